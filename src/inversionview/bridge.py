@@ -1,0 +1,288 @@
+"""Any causal LM, run through TransformerLens' ``TransformerBridge``, with the weights of the checkpoint as they are.
+
+Stands beside ``gpt2.py``, which is quicker but runs GPT-2 alone; both fulfil ``backend.Backend``. The bridge knows
+where in each architecture the sites lie; this file reads and writes there, and says why a model will not load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from torch import Tensor
+from transformer_lens.model_bridge.exceptions import StopAtLayerException
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from inversionview.backend import Patch, Shape
+from inversionview.errors import WeightsError
+from inversionview.sites import Site
+
+_Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
+"""Pairs of a TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
+
+
+class BridgeBackend:
+    """A causal LM with its sites laid open.
+
+    Attributes:
+        shape: its dimensions.
+        bridge: the ``TransformerBridge``; no weight is folded or centred.
+    """
+
+    def __init__(self, hf_model: Any) -> None:
+        """Wrap a Hugging Face causal LM, in place: its submodules become the bridge's, its weights are not touched.
+
+        Raises:
+            WeightsError: TransformerLens has no bridge for this architecture, or one that lacks some of the sites.
+        """
+        architecture = type(hf_model).__name__
+        self._weights = sorted(hf_model.named_parameters(), key=lambda item: item[0])  # the bridge will rename them
+        vocabulary = hf_model.get_input_embeddings().weight.size(0)
+        try:
+            with _quiet():
+                hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
+                self.bridge = build_bridge_from_module(hf_model, architecture, hf_config=hf_model.config)
+            self.bridge.eval()
+            heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
+            parallel = not hasattr(self.bridge.blocks[0], "hook_resid_mid")
+            self.shape = Shape((heads,) * len(self.bridge.blocks), self._w_o(0).size(-1), vocabulary, length, parallel)
+            self._try_out()
+        except Exception as error:  # an unknown architecture, or a hook point that its bridge lacks or never reaches
+            raise WeightsError(
+                f"TransformerLens' bridge cannot lay open the activations of {architecture} ({_first_line(error)}): "
+                "choose a causal LM of another architecture, such as GPT-2, Llama, Qwen, Gemma or Pythia."
+            ) from error
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        gguf_file: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> tuple[BridgeBackend, Any]:
+        """Load a Hugging Face directory, a hub name, or a GGUF file, and its ``AutoTokenizer``.
+
+        Args:
+            name_or_path: what to load; a path that ends in ``.gguf`` is a GGUF file.
+            device: where the model shall run.
+            dtype: the weights' type.
+            gguf_file: name of a GGUF file inside the directory.
+            trust_remote_code: run Python code that comes with the model.
+
+        Raises:
+            WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
+        """
+        name_or_path = os.path.expanduser(name_or_path)
+        if gguf_file is None and name_or_path.endswith(".gguf"):
+            name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
+        where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
+        _check_path(where)
+        options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
+        try:
+            with _quiet():
+                model, found = AutoModelForCausalLM.from_pretrained(
+                    name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                )
+                tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        except Exception as error:
+            raise WeightsError(_explain(where, error)) from error
+        _check_weights(where, model, found)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
+            raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
+        return cls(model.to(device)), tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self._weights[0][1].device
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield every weight with its Hugging Face name, sorted; tied weights once."""
+        return ((name, weight.detach()) for name, weight in self._weights)
+
+    def activations(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"],
+    ) -> Float[Tensor, "site batch k d_model"]:
+        """See ``Backend.activations``."""
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        out = self._weights[0][1].new_empty(len(sites), *positions.shape, self.shape.d_model)
+        waiting: dict[Any, list[int]] = {}  # for each hook point, which of the sites are read there
+        for i, site in enumerate(sites):
+            waiting.setdefault(self._point(site), []).append(i)
+
+        def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
+            here = value[rows, positions]
+            for i in waiting.pop(hook):
+                out[i] = self._head_output(here, sites[i]) if sites[i].kind == "head" else here
+            if not waiting:
+                raise StopAtLayerException(value)  # the bridge's forward catches it
+
+        if sites:
+            self._run(tokens, mask, [(point, read) for point in waiting])
+        if waiting:
+            raise LookupError(f"{sites[next(iter(waiting.values()))[0]]} is never reached")
+        return out
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        patches: Mapping[Site, Patch] | None = None,
+    ) -> Float[Tensor, "batch pos vocabulary"]:
+        """See ``Backend.logits``. Patching a head adds new − old to the output of the attention layer."""
+        ordered = sorted((patches or {}).items(), key=lambda item: item[0])
+        return self._run(tokens, mask, [hook for site, patch in ordered for hook in self._patch_hooks(site, patch)])
+
+    def attention(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
+    ) -> Float[Tensor, "batch head query key"]:
+        """See ``Backend.attention``."""
+
+        found = []
+
+        def read(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            found.append(pattern)
+            raise StopAtLayerException(pattern)
+
+        self._run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
+        return found[0]
+
+    def _try_out(self) -> None:
+        """Read everything once on one token, so that an architecture that hides a site is refused on loading."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        self.activations(token, None, self.shape.sites, token)
+        for layer in range(len(self.shape.heads)):
+            self.attention(token, None, layer)
+
+    def _run(self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, hooks: _Hooks) -> Tensor:
+        """Return the logits, unless a hook stops the run. The bridge derives the position ids from the mask."""
+        if mask is not None:
+            tokens = tokens.masked_fill(~mask, 0)  # the padding id may lie outside the embedding
+        try:
+            for point, hook in hooks:
+                point.add_hook(hook)
+            with torch.no_grad():  # not inference_mode: decoders are trained on these activations
+                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), use_cache=False)
+            return out
+        finally:
+            for point, _ in hooks:
+                point.remove_hooks()
+
+    def _point(self, site: Site) -> Any:
+        """Return the hook point where ``site`` is read; for a head, that of the input of W_O."""
+        block = self.bridge.blocks[site.layer]
+        if site.kind == "head":
+            return block.attn.o.hook_in
+        return getattr(block, "hook_mlp_out" if site.kind == "mlp" else f"hook_resid_{site.kind}")
+
+    def _w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Return a view of W_O."""
+        linear = self.bridge.blocks[layer].attn.o.original_component
+        matrix = linear.weight if isinstance(linear, Conv1D) else linear.weight.T
+        return matrix.detach().unflatten(0, (int(self.bridge.cfg.n_heads), -1))
+
+    def _head_output(self, z: Float[Tensor, "batch k *width"], site: Site) -> Float[Tensor, "batch k d_model"]:
+        """Return a head's output from the input of W_O, which some bridges split into heads and some do not."""
+        w_o = self._w_o(site.layer)
+        return z.reshape(*z.shape[:2], *w_o.shape[:2])[:, :, site.head] @ w_o[site.head]
+
+    def _patch_hooks(self, site: Site, patch: Patch) -> _Hooks:
+        """Return hooks that write at ``site``.
+
+        x.mid is written as what the attention adds to x.pre: the bridge's ``hook_resid_mid`` is the input of the MLP's
+        norm, which the residual stream passes by.
+        """
+        at = torch.arange(len(patch.positions), device=patch.positions.device)[:, None], patch.positions
+        block = self.bridge.blocks[site.layer]
+        kept: list[Float[Tensor, "batch k d_model"]] = []
+
+        def keep(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
+            kept.append(self._head_output(value[at], site) if site.kind == "head" else value[at])
+
+        def write(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+            new = patch.values.to(value)
+            if site.kind == "head":
+                new = value[at] + new - kept.pop()
+            elif site.kind == "mid":
+                new = new - kept.pop()
+            return value.index_put(at, new)
+
+        if site.kind == "head":
+            return [(self._point(site), keep), (block.attn.o.hook_out, write)]
+        if site.kind == "mid":
+            return [(block.hook_resid_pre, keep), (block.hook_attn_out, write)]
+        return [(self._point(site), write)]
+
+
+def _check_path(where: str) -> None:
+    """Refuse what can only be a path and does not exist, before the hub is asked for it."""
+    path = Path(where)
+    local = where.startswith(("/", ".")) or where.count("/") > 1 or where.endswith(".gguf")
+    if not path.exists() and (local or ("/" in where and path.parent.exists())):
+        raise WeightsError(f"There is no model at {where}: give a Hugging Face directory, a .gguf file or a hub name.")
+    if path.is_file() and path.suffix != ".gguf":
+        raise WeightsError(f"{where} is a file: give the directory that holds it and config.json, or a .gguf file.")
+
+
+def _check_weights(where: str, model: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which some weights were not in the checkpoint: Hugging Face would leave those random."""
+    wrong = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
+    if wrong:
+        raise WeightsError(
+            f"The weights in {where} are not those of the {type(model).__name__} that config.json describes "
+            f"({len(wrong)} tensors lack or differ in size, such as {wrong[0]!r}): give both files of one model."
+        )
+
+
+def _explain(where: str, error: Exception) -> str:
+    """Return the sentence for an error that Hugging Face raised while it loaded ``where``."""
+    line = _first_line(error)
+    if "custom code" in str(error):
+        return f"{where} comes with Python code of its own: pass trust_remote_code=True if you trust whoever wrote it."
+    if isinstance(error, pickle.UnpicklingError):
+        return f"The weights in {where} are truncated or would need code to be run: give them as model.safetensors."
+    if isinstance(error, SafetensorError) or where.endswith(".gguf"):
+        return f"The weights in {where} are truncated or not weights ({line}): copy or download them again."
+    if "connect" in line:
+        return f"There is no directory {where}, and the hub cannot be reached: give a Hugging Face directory."
+    wanted = "config.json, model.safetensors and tokenizer.json"
+    return f"{where} cannot be loaded ({line}): give a directory with {wanted} of a causal LM."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars, warnings and log lines of the libraries off the terminal."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)

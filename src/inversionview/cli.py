@@ -1,0 +1,295 @@
+"""The command line: each command is a few lines over the library. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from inversionview.errors import InversionViewError, SettingError, UnknownStudyError, did_you_mean
+
+if TYPE_CHECKING:
+    from inversionview.study import Study
+
+app = typer.Typer(
+    help="Read what a neural activation encodes: sample its ε-preimage, verify every sample in the model, show it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+StudyArg = Annotated[str, typer.Argument(help="A shipped study (counting, addition) or the folder of a run.")]
+ModelOpt = Annotated[
+    str | None, typer.Option("--model", help="Another checkpoint of the same vocabulary, in place of the study's own.")
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _load(study: str, model: str | None, device: str = "cpu") -> Study:
+    from inversionview.study import load
+
+    return load(study, model=model, device=_device(device))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+@app.command(epilog='Example: `inversionview read addition "615+861=1476" --at "=" --site a0.0`')
+def read(
+    study: StudyArg,
+    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
+    at: Annotated[
+        str | None,
+        typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token."),
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Draw at this temperature (repeatable); by default a pool of several.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
+    candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
+    fixed: Annotated[
+        str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")
+    ] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Read one activation: verified samples of its ε-preimage, sorted by distance."""
+    loaded = _load(study, model, device)
+    from inversionview.preimage.sampled import Setting
+
+    query = loaded.query(text, at=at, site=site)
+    preimage = loaded.preimage(
+        query,
+        epsilon=epsilon,
+        distance=distance,  # type: ignore[arg-type]
+        count=count if count is not None else (100 if as_json else 30),
+        settings=[Setting(t, noise) for t in temperature] if temperature else "auto",
+        each=candidates,
+        fixed=fixed,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+
+
+@app.command(epilog="Example: `inversionview sites addition`")
+def sites(study: StudyArg, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
+    """List the sites and named positions of a study."""
+    loaded = _load(study, model)
+    if as_json:
+        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
+        _print_json({"sites": listing, "positions": loaded.position_names})
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("site", "TransformerLens", "LaTeX"):
+        table.add_column(title, no_wrap=True)
+    for s in loaded.sites:
+        table.add_row(s.short, s.hook, s.latex)
+    out.print(table)
+    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index")
+
+
+@app.command(epilog="Example: `inversionview path addition decoder`")
+def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
+    """Print where a study's probed model or decoder lies."""
+    from inversionview.studies import SHIPPED, shipped_path
+
+    if part not in ("model", "decoder"):
+        raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
+    if study in SHIPPED:
+        print(shipped_path(study, part))  # type: ignore[arg-type]
+        return
+    from inversionview.study import read_spec
+
+    folder = Path(study)
+    if not (folder / "study.json").exists():
+        raise UnknownStudyError(
+            f"There is no study {study!r} and no run in that folder; there are {', '.join(SHIPPED)}."
+            + did_you_mean(study, SHIPPED)
+        )
+    print((folder / "decoder").resolve() if part == "decoder" else read_spec(folder).model)
+
+
+@app.command(epilog="Example: `inversionview evaluate counting --queries 200 --json`")
+def evaluate(
+    study: StudyArg,
+    queries: Annotated[int, typer.Option(min=1, help="Held-out queries for each site.")] = 200,
+    samples: Annotated[int, typer.Option(min=1, help="Samples for each query, at temperature 1.")] = 8,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
+    loaded = _load(study, model, device)
+    with _bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
+        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
+    if as_json:
+        _print_json(result)
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("site")
+    table.add_column("good ratio", justify="right")
+    for name, ratio in result["sites"].items():
+        table.add_row(name, f"{ratio:.3f}")
+    table.add_row("mean", f"{result['mean']:.3f}", style="bold")
+    out.print(table)
+    out.print(f"[dim]ε = {loaded.spec.epsilon:g}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")
+
+
+@app.command(
+    epilog="Examples: `inversionview train counting --minutes 30 --out runs/counting`; "
+    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`"
+)
+def train(
+    study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an interrupted run in it goes on.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the training (30 if neither is given).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in batches: then the seed fixes the decoder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
+    ] = None,
+    texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as 'a*.*,x*.post'; by default all.")] = None,
+    max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Width of the decoder.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Train a decoder: for a shipped study, or for your own model on your own texts."""
+    if to is None:
+        raise SettingError("Say where the run goes, for instance --out runs/mine.")
+    if (study is None) == (texts is None) or (texts and not model):
+        raise SettingError("Name a study, or give both --model and --texts.")
+    from inversionview.decoder.training import TrainConfig, make_accelerator
+    from inversionview.runs import train_study, train_texts
+
+    length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
+    config = TrainConfig(**{"minutes": None, **length}, seed=seed, **_given(batch=batch))  # type: ignore[arg-type]
+    sizes = _given(width=width, layers=layers)
+    where = _device(device)
+    accelerator = make_accelerator(where)
+    with _bar("training", 1000, quiet=not accelerator.is_main_process) as advance:
+
+        def report(done: float, row: dict[str, Any]) -> None:
+            ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
+            advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
+
+        common: dict[str, Any] = {"device": where, "report": report, "accelerator": accelerator, **sizes}
+        if texts is not None and model is not None:
+            made = train_texts(model, texts, to, config, sites=sites or "*", max_length=max_length, **common)
+        else:
+            made = train_study(study or "", to, config, model=model, sites=sites, **common)
+    if accelerator.is_main_process:
+        err.print(f"Decoder in {made.decoder_path}; read with: inversionview read {to} \"…\"", soft_wrap=True)
+
+
+@app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")
+def train_probed_command(
+    study: Annotated[str, typer.Argument(help="counting or addition")],
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for the model; by default runs/STUDY-model.")] = None,
+    inputs: Annotated[int | None, typer.Option(min=1, help="Inputs seen in training; by default the recipe's.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    as_json: JsonOpt = False,
+) -> None:
+    """Train the probed model of a shipped study from scratch and report its test accuracy."""
+    from inversionview.studies.training import train_shipped
+
+    folder = to or Path("runs") / f"{study}-model"
+    with _bar("training", 1000, quiet=as_json) as advance:
+        result = train_shipped(
+            study, folder, inputs=inputs, seed=seed, device=_device(device),
+            report=lambda share, loss: advance(int(1000 * share), f"loss {loss:.4f}"),
+        )  # fmt: skip
+    if as_json:
+        _print_json({**result, "path": str(folder)})
+    else:
+        out.print(f"test accuracy {result['accuracy']:.2%} after {result['minutes']:.1f} minutes; model in {folder}")
+
+
+@app.command()
+def demo() -> None:
+    """Show three telling readings of each shipped study, with one line each on what to see."""
+    from inversionview.demo import show_demo
+
+    show_demo(out)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@contextmanager
+def _bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr with ETA; yields a function to set how far it is, and a note."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=quiet) as progress:
+        task = progress.add_task(what, total=total, note="")
+
+        def advance(done: int, note: str) -> None:
+            progress.update(task, completed=done, note=note)
+
+        yield advance
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's error is one sentence on stderr and exit code 2."""
+    try:
+        app(args=arguments, standalone_mode=False)
+    except InversionViewError as error:
+        _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stdout.write(error.format_message() + "\n")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.")
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+def _fail(sentence: str) -> None:
+    sys.stderr.write(" ".join(sentence.split()) + "\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

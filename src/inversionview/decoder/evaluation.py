@@ -1,0 +1,95 @@
+"""The good ratio: the share of a decoder's samples at temperature 1 that lie inside ε, per site, on held-out queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inversionview import distances
+from inversionview.decoder.model import Decoder
+from inversionview.decoder.sampling import sample
+from inversionview.inputs import Inputs
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site
+
+
+@torch.no_grad()
+def distance_to(
+    model: ProbedModel,
+    tokens: Int[Tensor, "batch pos"],
+    z: Float[Tensor, "batch d_model"],
+    site: Site,
+    kind: distances.Distance = "euclidean",
+) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """Run ``tokens`` (padded on the right) through the model and measure them against one query activation per row.
+
+    Returns:
+        the distance at every position (infinite where D may not be reached), D, and the position where it is reached.
+    """
+    candidates = model.candidates(tokens)
+    per_token = torch.full(tokens.shape, torch.inf)
+    order = torch.argsort(candidates.sum(1), stable=True)
+    for rows in order.split(512):
+        length = int(candidates[rows].sum(1).max())
+        cut = tokens[rows, :length]
+        activations = model.activations(cut, [site])[0].float().cpu()
+        per_token[rows, :length] = distances.between(kind, z[rows, None].float(), activations)
+    per_token = per_token.masked_fill(~candidates, torch.inf)
+    nearest, position = distances.nearest_position(per_token, candidates)
+    return per_token, nearest, position
+
+
+@torch.no_grad()
+def good_ratio(
+    decoder: Decoder,
+    model: ProbedModel,
+    inputs: Inputs,
+    sites: Sequence[Site],
+    *,
+    epsilon: float = 0.1,
+    distance: distances.Distance = "euclidean",
+    queries: int = 200,
+    samples: int = 8,
+    seed: int = 0,
+    report: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Return for each site the share of samples at temperature 1 with D ≤ ε.
+
+    Every site is read at ``queries`` random (input, position) pairs of the test split, ``samples`` samples each; positions
+    are those a decoder is trained on. Huang et al. 2024, appendix; ``Numbers that define the extras`` of the design.
+    """
+    rng = np.random.default_rng((seed, 3))
+    tokens = inputs.draw(queries, split="test", seed=(seed, 4))
+    allowed = inputs.trained_positions(tokens)
+    positions = np.where(allowed, rng.random(allowed.shape), -1).argmax(1)[:, None]
+    z_all = model.harvest(tokens, sites, positions)[:, :, 0]
+    device = decoder.lm_head.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    training, ratios = decoder.training, []
+    decoder.eval()
+    for number, site in enumerate(sites):
+        z = z_all[number].repeat_interleave(samples, dim=0)
+        which = torch.full((len(z),), decoder.config.sites.index(site.short), device=device)
+        drawn = sample(decoder, z.to(device), which, generator=generator).cpu()
+        _, nearest, _ = distance_to(model, drawn, z, site, distance)
+        ratios.append(float((nearest <= epsilon).float().mean()))
+        if report is not None:
+            report(number + 1)
+    decoder.train(training)
+    return ratios
+
+
+def rebalanced(ratios: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the sites' probabilities softmax(6 · (mean − ratio)): what is decoded badly is trained on more.
+
+    Huang et al. 2024, appendix on the counting task.
+    """
+    logits = 6 * (np.mean(ratios) - np.asarray(ratios, dtype=np.float64))
+    weights = np.exp(logits - logits.max())
+    normed: npt.NDArray[np.float64] = weights / weights.sum()
+    return normed

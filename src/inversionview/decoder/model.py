@@ -1,0 +1,207 @@
+"""The decoder p_θ(x ∣ z, s): a causal transformer over the probed model's tokens, conditioned on one activation vector.
+
+After Huang et al. 2024, figure 12: the activation, normalised per site and joined with a learned site embedding, runs
+through residual MLP blocks; for every layer its own linear map turns the result into one extra key/value position that all
+tokens see. What is ours is tuning: the result is also added to the token embeddings, tokens carry how often they have
+occurred so far, and normalisation and activation function are those that train fastest on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from inversionview.errors import WeightsError
+from inversionview.storage import replacing
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Everything that fixes a decoder's shape and meaning; written to ``config.json``."""
+
+    sites: tuple[str, ...]
+    """Short names of the sites it decodes; one decoder serves all of them."""
+    d_model: int
+    """Width of the probed model, hence of z."""
+    vocabulary: int
+    """Token ids run below this (the probed model's, and one more where padding has no id of its own)."""
+    max_length: int
+    """Longest input in tokens, BOS and EOS included."""
+    bos: int
+    eos: int
+    pad: int
+    fingerprint: str = ""
+    """Of the probed model's weights: a decoder belongs to one model."""
+    model: str = ""
+    """Where the probed model came from, for messages."""
+    layers: int = 3
+    heads: int = 4
+    width: int = 128
+    pathway: int = 256
+    """Width of the residual MLP blocks that z runs through."""
+    blocks: int = 6
+    film: int = 0
+    perpos: int = 0
+    occurrences: int = 10
+    """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(self.sites))
+
+
+class _Pathway(nn.Module):
+    """z and its site → one vector u: ``[batch, pathway]``."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        n, width = len(config.sites), config.pathway
+        self.mean = nn.Buffer(torch.zeros(n, config.d_model))
+        self.scale = nn.Buffer(torch.ones(n, config.d_model))
+        self.sites_embed = nn.Parameter(torch.randn(n, n))
+        self.enter = nn.Linear(config.d_model + n, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Float[Tensor, "batch pathway"]:
+        z = (z.to(self.mean.dtype) - self.mean[site]) / self.scale[site]
+        u = self.enter(torch.cat([z, self.sites_embed[site]], dim=-1))
+        for block in self.blocks:
+            u = u + block(u)
+        normed: Tensor = self.norm(u)
+        return normed
+
+
+class _Layer(nn.Module):
+    """Attention over [the activation's slot, tokens], then an MLP; both before a residual sum."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.norm_1, self.norm_2, self.norm_slot = (nn.LayerNorm(width) for _ in range(3))
+        self.slot = nn.Linear(config.pathway, width)
+        self.film = nn.Linear(config.pathway, 4 * width) if config.film else None
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def split(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch head pos d_head"]:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def memory(self, u: Float[Tensor, "batch pathway"]) -> tuple[Tensor, Tensor]:
+        """Return key and value of the activation's slot, ``[batch, head, 1, d_head]`` each."""
+        slot = self.norm_slot(self.slot(u))[:, None]
+        return self.split(self.key(slot)), self.split(self.value(slot))
+
+    def forward(
+        self, x: Float[Tensor, "batch pos width"], memory: tuple[Tensor, Tensor], cache: list[Tensor] | None = None, u=None
+    ) -> Float[Tensor, "batch pos width"]:
+        """``cache``: keys and values of earlier positions, slot first; this call's are appended (one token a step)."""
+        h = self.norm_1(x)
+        if self.film is not None:
+            g1, b1, g2, b2 = self.film(u)[:, None].chunk(4, -1)
+            h = h * (1 + g1) + b1
+        q, k, v = self.split(self.query(h)), self.split(self.key(h)), self.split(self.value(h))
+        past = memory if cache is None or not cache else (cache[0], cache[1])
+        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        if cache is not None:
+            cache[:] = [k, v]
+        mask = None
+        if q.size(2) > 1:
+            mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=x.device).tril(k.size(2) - q.size(2))
+        a = attend(q, k, v, mask)
+        x = x + self.out(a.transpose(1, 2).flatten(2))
+        h = self.norm_2(x)
+        if self.film is not None:
+            h = h * (1 + g2) + b2
+        return x + self.down(F.relu(self.up(h)).square())
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor, "batch head pos d_head"]:
+    """Attention written out: for the short sequences here quicker on a CPU than the fused kernel."""
+    scores = (q * q.size(-1) ** -0.5) @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tags=["interpretability"]):
+    """p_θ(x ∣ z, s), see the module's text.
+
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are those of Hugging Face; weights are safetensors only.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.pathway = _Pathway(config)
+        self.embed_token = nn.Embedding(config.vocabulary, width)
+        self.embed_position = nn.Embedding(config.max_length, width)
+        self.embed_occurrence = nn.Embedding(config.occurrences + 1, width) if config.occurrences else None
+        self.entrance = nn.Linear(config.pathway, width * (config.max_length if config.perpos else 1))
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.lm_head = nn.Linear(width, config.vocabulary, bias=False)
+        self.apply(self._initialise)
+
+    @torch.no_grad()
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight, gain=0.5 if module.weight.size(0) > 1 else 1.0)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02 * 5)
+        if isinstance(module, Decoder):
+            nn.init.zeros_(self.lm_head.weight)
+
+    def embed(self, tokens: Int[Tensor, "batch pos"], start: int = 0) -> Float[Tensor, "batch new width"]:
+        """Return the embeddings of ``tokens[:, start:]`` (the earlier ones count as occurrences)."""
+        new = tokens[:, start:]
+        x = self.embed_token(new) + self.embed_position.weight[start : tokens.size(1)]
+        if self.embed_occurrence is not None:
+            same = new[:, :, None] == tokens[:, None, :]  # (batch, new, pos)
+            count = same.tril(start).sum(-1).clamp(max=self.config.occurrences)
+            x = x + self.embed_occurrence(count)
+        return x
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch pos vocabulary"]:
+        """Return next-token logits at every position; ``site`` indexes ``config.sites``."""
+        u = self.pathway(z, site)
+        x = self.embed(tokens) + self.entrance(u).unflatten(-1, (-1, self.config.width))[:, : tokens.size(1)]
+        for layer in self.layers:
+            x = layer(x, layer.memory(u), None, u)
+        logits: Tensor = self.lm_head(self.norm(x))
+        return logits
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with replacing(save_directory / "model.safetensors") as path:
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, path)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Decoder:
+        download = {k: options.pop(k, None) for k in ("revision", "cache_dir", "token", "force_download", "local_files_only")}
+        path = Path(model_id) / "model.safetensors"
+        if not Path(model_id).is_dir():
+            path = Path(hf_hub_download(model_id, "model.safetensors", **{k: v for k, v in download.items() if v is not None}))
+        try:
+            decoder = cls(**options)
+            decoder.load_state_dict(load_file(path, device=map_location))
+        except Exception as error:
+            raise WeightsError(
+                f"{path} cannot be read as a decoder, it is truncated or another model's: copy it again or train anew."
+            ) from error
+        return decoder.eval()

@@ -1,0 +1,364 @@
+"""Train a decoder: stream fresh inputs through the probed model, learn to write each from one of its activations.
+
+The stream works in *pools* of a few thousand (input, site, position) pairs: one forward pass of the probed model serves all
+pairs of an input, and a pool is sorted by length, so that batches hold next to no padding. A pool is a pure function of
+(seed, pool number, site weights); checkpoints fall between pools. So an interrupted run goes on exactly where it stood, and
+several processes, each taking its slice of every batch, compute what one would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inversionview import optim
+from inversionview.decoder.checkpoint import Progress, append_metrics, load_checkpoint, save_checkpoint
+from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.errors import SettingError
+from inversionview.inputs import Ids, Inputs
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site, expand
+from inversionview.storage import replacing
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a decoder is trained; defaults are what did best on the two shipped studies."""
+
+    minutes: float | None = 30.0
+    """Length of the run in minutes of training; the learning rate falls to zero at its end."""
+    steps: int | None = None
+    """Length of the run in batches, in place of minutes: then the same seed gives the same decoder."""
+    batch: int = 256
+    """Pairs in a batch, over all processes."""
+    pairs_per_input: int = 4
+    """Pairs of each input: they share its forward pass."""
+    pool: int = 32
+    """Batches in a pool."""
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.0
+    decay: float = 0.6
+    """Share of the run over which the learning rate falls linearly to zero."""
+    bos_share: float = 0.01
+    """Share of pairs at BOS, from which the unconditional decoder is learned (Huang et al. 2024, appendix)."""
+    evaluations: int = 10
+    """How often in a run the good ratio is measured and the sites are re-weighted."""
+    queries: int = 24
+    """Held-out queries per site for that."""
+    epsilon: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise SettingError("Give the length of the training either in minutes or in steps.")
+        if (self.minutes or self.steps or 0) <= 0:
+            raise SettingError(f"The length of the training must be positive, but is {self.minutes or self.steps}.")
+
+
+class Batch(NamedTuple):
+    """A batch of pairs, on the CPU."""
+
+    tokens: Tensor  # Int[batch, pos]
+    z: Tensor  # Float[batch, d_model]
+    site: Tensor  # Int[batch]
+    count: int
+    """Predicted tokens in the whole batch, over all processes."""
+
+
+def site_statistics(model: ProbedModel, inputs: Inputs, sites: list[Site], seed: int) -> tuple[Tensor, Tensor]:
+    """Return mean and scale of the activations of each site, ``[site, d_model]``, over 2,048 training inputs.
+
+    The scale is the root mean square deviation over a site's whole vector, so that directions keep their relative size.
+    """
+    tokens = inputs.draw(2048, split="train", seed=(seed, 0, 1), fresh=True)
+    positions = _pick_positions(inputs, tokens, np.random.default_rng((seed, 0, 2)), 2, 0.0)
+    z = model.harvest(tokens, sites, positions).flatten(1, 2)  # (site, batch·k, d_model)
+    mean = z.mean(1)
+    scale = (z - mean[:, None]).square().mean((1, 2)).sqrt().clamp(min=1e-6)
+    return mean, scale[:, None].expand_as(mean).clone()
+
+
+def _pick_positions(
+    inputs: Inputs, tokens: Ids, rng: np.random.Generator, count: int, bos_share: float
+) -> npt.NDArray[np.int64]:
+    """Return for each row ``count`` positions to train on, ``[rows, count]``, BOS with probability ``bos_share``.
+
+    Without replacement while a row has positions left, so that pairs of one input differ.
+    """
+    allowed = inputs.trained_positions(tokens)
+    keys = rng.random(allowed.shape)
+    keys[~allowed] += 2.0
+    order = np.argsort(keys, axis=1)
+    available = allowed.sum(1)[:, None]
+    chosen = np.take_along_axis(order, np.arange(count)[None] % np.maximum(available, 1), axis=1)
+    chosen[rng.random(chosen.shape) < bos_share] = 0
+    return np.where(available > 0, chosen, 0)
+
+
+def pool_of_batches(
+    model: ProbedModel,
+    inputs: Inputs,
+    sites: list[Site],
+    config: TrainConfig,
+    number: int,
+    weights: npt.NDArray[np.float64],
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Yield this process' slices of the batches of pool ``number``; the pool depends on nothing but the arguments."""
+    rng = np.random.default_rng((config.seed, 1, number))
+    per_input = config.pairs_per_input
+    tokens = inputs.draw(
+        config.pool * config.batch // per_input, split="train", seed=(config.seed, 2, number), fresh=True
+    )
+    positions = _pick_positions(inputs, tokens, rng, per_input, config.bos_share)
+    drawn = rng.choice(len(sites), size=positions.shape, p=weights)
+    lengths = inputs.lengths(tokens)
+    which = np.repeat(np.arange(len(tokens)), per_input)
+    order = rng.permutation(len(which))
+    order = order[np.argsort(lengths[which[order]], kind="stable")]  # by length, random within
+    parts = order[: config.pool * config.batch].reshape(-1, config.batch)
+    parts = parts[rng.permutation(len(parts))]
+    mine = parts[:, rank::world]
+    z = _harvest_pairs(model, tokens, sites, positions, drawn, mine)
+    for part, share, values in zip(parts, mine, z, strict=True):
+        length = lengths[which[part]].max()
+        count = int((lengths[which[part]] - 1).sum())
+        rows = tokens[which[share], :length]
+        yield Batch(torch.from_numpy(rows), values, torch.from_numpy(drawn.ravel()[share]), count)
+
+
+def _harvest_pairs(
+    model: ProbedModel,
+    tokens: Ids,
+    sites: list[Site],
+    positions: npt.NDArray[np.int64],
+    drawn: npt.NDArray[np.int64],
+    pairs: npt.NDArray[np.int64],
+) -> Tensor:
+    """Return the activation of each pair, ``[*pairs.shape, d_model]``: one forward pass for each input."""
+    per_input = positions.shape[1]
+    rows, inverse = np.unique(pairs // per_input, return_inverse=True)
+    z = model.harvest(tokens[rows], sites, positions[rows], pick=drawn[rows])  # (row, k, d_model)
+    flat = inverse.reshape(pairs.shape) * per_input + pairs % per_input
+    return z.flatten(0, 1)[torch.from_numpy(flat)]
+
+
+def loss_of(decoder: torch.nn.Module, batch: Batch, pad: int, vocabulary: int) -> Tensor:
+    """Return the summed cross entropy of the next token over BOS … EOS, in nats."""
+    tokens = batch.tokens
+    logits = decoder(tokens[:, :-1].clamp(max=vocabulary - 1), batch.z, batch.site)
+    return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), ignore_index=pad, reduction="sum")
+
+
+class Clock:
+    """How much of a run is done: by steps, or by minutes of training over all its sittings."""
+
+    def __init__(self, config: TrainConfig, progress: Progress) -> None:
+        self.config, self.progress = config, progress
+        self._last = time.perf_counter()
+
+    def tick(self) -> float:
+        """Count the time since the last tick, and return the share of the run that is done."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self._last
+        self._last = now
+        if self.config.steps is not None:
+            return self.progress.step / self.config.steps
+        return self.progress.seconds / (60 * (self.config.minutes or 1.0))
+
+
+Report = Callable[[float, dict[str, Any]], None]
+"""Called after every pool with the share of the run that is done and the last metrics."""
+
+
+def train_decoder(
+    decoder: Decoder,
+    model: ProbedModel,
+    inputs: Inputs,
+    config: TrainConfig,
+    out: Path | None,
+    *,
+    report: Report | None = None,
+    accelerator: Accelerator | None = None,
+) -> Decoder:
+    """Train ``decoder`` in place, from the last checkpoint in ``out`` if there is one.
+
+    Args:
+        decoder: freshly made by ``new_decoder`` (or to be overwritten by the checkpoint).
+        model: the probed model.
+        inputs: where fresh inputs come from.
+        config: length and recipe.
+        out: folder for ``checkpoints/`` and ``metrics.jsonl``; ``None`` keeps nothing.
+        report: called after every pool, for a progress bar.
+        accelerator: of Hugging Face Accelerate, for GPUs and several processes; by default one for this machine.
+
+    Raises:
+        MismatchError: ``out`` holds a run of another model or with other settings.
+        StorageError: the disk is full; the last checkpoint still stands.
+    """
+    from inversionview.decoder.evaluation import good_ratio, rebalanced
+
+    accelerator = accelerator or make_accelerator(str(model.device))
+    sites = [Site.parse(name) for name in decoder.config.sites]
+    optimizers = optim.build(
+        decoder, muon_lr=config.muon_lr, adam_lr=config.adam_lr, weight_decay=config.weight_decay
+    )
+    base = optim.rates(optimizers)
+    wrapped = accelerator.prepare(decoder)
+    settings = {**asdict(config), "decoder": {**asdict(decoder.config), "sites": list(decoder.config.sites)}}
+    progress = Progress(model.fingerprint, settings, [1 / len(sites)] * len(sites))
+    if out is not None:
+        found = load_checkpoint(out / "checkpoints" / "last", settings, model.fingerprint, decoder, optimizers)
+        progress = found or progress
+        if accelerator.is_main_process:
+            cut_metrics(out / "metrics.jsonl", progress.step)
+    clock = Clock(config, progress)
+    done, row = clock.tick(), dict[str, Any]()
+    while done < 1:
+        total, tokens, before = 0.0, 0, progress.seconds
+        pool = pool_of_batches(
+            model, inputs, sites, config, progress.pool, np.array(progress.weights),
+            accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
+        for batch in pool:
+            if done >= 1:
+                break
+            optim.set_rates(optimizers, base, optim.schedule(done, decay=config.decay))
+            total += step(wrapped, batch, optimizers, accelerator, decoder)
+            tokens += batch.count
+            progress.step += 1
+            done = clock.tick()
+        progress.pool += 1
+        progress.pairs = progress.step * config.batch
+        rate = config.batch * config.pool / max(progress.seconds - before, 1e-9)
+        row = {**row, "step": progress.step, "pairs": progress.pairs, "seconds": round(progress.seconds, 2),
+               "loss": gather(total, accelerator) / max(tokens, 1), "pairs_per_second": round(rate, 1)}  # fmt: skip
+        due = int(min(done, 1.0) * config.evaluations)
+        if due > progress.evaluated:
+            progress.evaluated = due
+            ratios = good_ratio(
+                decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries,
+                samples=8, seed=config.seed + due,
+            )  # fmt: skip
+            progress.weights = list(rebalanced(ratios))
+            row |= {"good_ratio": sum(ratios) / len(ratios), "good_ratios": dict(zip(decoder.config.sites, ratios, strict=True))}
+            done = clock.tick()
+        if out is not None and accelerator.is_main_process:
+            append_metrics(out / "metrics.jsonl", row)
+            if due == progress.evaluated or done >= 1:
+                save_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers)
+        accelerator.wait_for_everyone()
+        if report is not None:
+            report(done, row)
+    return decoder
+
+
+def step(
+    wrapped: torch.nn.Module,
+    batch: Batch,
+    optimizers: list[torch.optim.Optimizer],
+    accelerator: Accelerator,
+    decoder: Decoder,
+) -> float:
+    """Make one optimiser step on this process' slice of a batch; return the slice's summed loss in nats."""
+    device = accelerator.device
+    batch = batch._replace(tokens=batch.tokens.to(device), z=batch.z.to(device), site=batch.site.to(device))
+    with accelerator.autocast():
+        loss = loss_of(wrapped, batch, decoder.config.pad, decoder.config.vocabulary)
+    # gradients are averaged over processes, the loss is a mean over the tokens of all
+    accelerator.backward(loss * (accelerator.num_processes / batch.count))
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
+def gather(value: float, accelerator: Accelerator) -> float:
+    """Return the sum of ``value`` over all processes."""
+    total: Tensor = accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=accelerator.device))
+    return float(total)
+
+
+def make_accelerator(device: str) -> Accelerator:
+    """Return Accelerate's handle: bf16 autocast on a GPU, plain fp32 on a CPU."""
+    from accelerate import Accelerator
+
+    cpu = device == "cpu"
+    return Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
+
+
+def new_decoder(
+    model: ProbedModel, inputs: Inputs, sites: Sequence[Site], *, seed: int = 0, **sizes: Any
+) -> Decoder:
+    """Return an untrained decoder for some sites of a model, its activations' mean and scale measured.
+
+    Args:
+        model: the probed model.
+        inputs: what it will be trained on.
+        sites: the sites it will decode.
+        seed: of its initial weights.
+        sizes: fields of ``DecoderConfig``: ``layers``, ``heads``, ``width``, ``pathway``, ``blocks``, ``occurrences``.
+    """
+    vocabulary = model.vocabulary
+    torch.manual_seed(seed)
+    config = DecoderConfig(
+        sites=tuple(site.short for site in sites), d_model=model.shape.d_model,
+        vocabulary=max(model.shape.vocabulary, vocabulary.size), max_length=inputs.max_length, bos=vocabulary.bos,
+        eos=vocabulary.eos, pad=vocabulary.pad, fingerprint=model.fingerprint, model=model.name, **sizes,
+    )  # fmt: skip
+    decoder = Decoder(config)
+    mean, scale = site_statistics(model, inputs, list(sites), seed)
+    decoder.pathway.mean.copy_(mean)
+    decoder.pathway.scale.copy_(scale)
+    return decoder.to(model.device)
+
+
+def train(
+    model: ProbedModel,
+    inputs: Inputs,
+    sites: str | Sequence[str | Site] = "*",
+    config: TrainConfig | None = None,
+    out: str | Path | None = None,
+    *,
+    report: Report | None = None,
+    accelerator: Accelerator | None = None,
+    **sizes: Any,
+) -> Decoder:
+    """Train a decoder for ``sites`` (patterns such as ``"a9.*"``) of ``model`` on ``inputs``.
+
+    Args:
+        model: the probed model.
+        inputs: fresh inputs come from their train split.
+        sites: one decoder serves all of them.
+        config: length and recipe.
+        out: folder for checkpoints, metrics and the decoder; an interrupted run in it goes on.
+        report: called after every pool.
+        accelerator: of Hugging Face Accelerate, where there are several processes.
+        sizes: fields of ``DecoderConfig``.
+
+    Raises:
+        UnknownSiteError: a pattern matches no site.
+        MismatchError: ``out`` holds a run of another model or with other settings.
+    """
+    folder = None if out is None else Path(out)
+    config = config or TrainConfig()
+    decoder = new_decoder(model, inputs, expand(sites, model.sites), seed=config.seed, **sizes)
+    train_decoder(decoder, model, inputs, config, folder, report=report, accelerator=accelerator)
+    if folder is not None and (accelerator is None or accelerator.is_main_process):
+        with replacing(folder / "decoder") as temporary:
+            decoder.save_pretrained(temporary)
+    return decoder.eval()

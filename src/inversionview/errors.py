@@ -1,0 +1,53 @@
+"""Every error a user can cause, as a typed exception whose message is one sentence: what was wrong, and the way out.
+
+The command line prints that sentence on stderr and exits with code 2; the library raises the exception.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InversionViewError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class UnknownStudyError(InversionViewError):
+    """No shipped study and no run folder has this name."""
+
+
+class UnknownSiteError(InversionViewError):
+    """The model has no such activation site, or the decoder was not trained on it."""
+
+
+class UnknownPositionError(InversionViewError):
+    """The input has no such token, named position or index."""
+
+
+class InputError(InversionViewError):
+    """A text that the tokenizer or the model cannot take: empty, too long, or with unknown characters."""
+
+
+class SettingError(InversionViewError):
+    """A setting outside its range, such as ε ≤ 0."""
+
+
+class WeightsError(InversionViewError):
+    """A weights file that is missing, truncated, of another architecture, or would need code to be run."""
+
+
+class MismatchError(InversionViewError):
+    """A decoder (or checkpoint) that was made for another probed model."""
+
+
+class StorageError(InversionViewError):
+    """A file could not be written; what was there before is untouched."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known name, or an empty string if none is near."""
+    known = list(known)
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(wrong.lower(), lower, n=1, cutoff=0.4)
+    return f" Did you mean {lower[near[0]]!r}?" if near else ""

@@ -1,0 +1,246 @@
+"""A plain GPT-2 over a Hugging Face checkpoint, for speed: it imports in no time and harvests every site in one pass.
+
+Stands beside ``bridge.py``, which runs any causal LM; both fulfil ``backend.Backend``, and a test holds one against the other.
+Reads ``config.json`` and ``model.safetensors`` (or ``pytorch_model.bin`` with ``weights_only``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from inversionview.backend import Patch, Shape
+from inversionview.errors import WeightsError
+from inversionview.sites import Site
+
+_ACTIVATIONS = {
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+class _Block(NamedTuple):
+    """Weights of one block; matrices are (in, out), as GPT-2 keeps them."""
+
+    ln_1: tuple[Tensor, Tensor]
+    qkv: tuple[Tensor, Tensor]
+    out: tuple[Tensor, Tensor]
+    ln_2: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+
+
+_NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # type: ignore[arg-type]
+
+
+class GPT2Backend:
+    """GPT-2 with its sites laid open."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
+        tensors = {name.removeprefix("transformer."): w.to(device, dtype) for name, w in weights.items()}
+        self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
+        self.head = tensors.get("lm_head.weight", self.wte)
+        layers, self.n_heads = int(config["n_layer"]), int(config["n_head"])
+        self.blocks = [
+            _Block(*((tensors[f"h.{i}.{n}.weight"], tensors[f"h.{i}.{n}.bias"]) for n in _NAMES)) for i in range(layers)
+        ]
+        self.ln_f = tensors["ln_f.weight"], tensors["ln_f.bias"]
+        self.eps = float(config.get("layer_norm_epsilon", 1e-5))
+        self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
+        d_model, length = self.wte.size(1), self.wpe.size(0)
+        self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
+        used = {"wte.weight", "wpe.weight", "lm_head.weight", "ln_f.weight", "ln_f.bias"}
+        used |= {f"h.{i}.{n}.{part}" for i in range(layers) for n in _NAMES for part in ("weight", "bias")}
+        self._tensors = {name: tensor for name, tensor in sorted(tensors.items()) if name in used}
+        self._check(config)
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        d, inner = self.shape.d_model, config.get("n_inner") or 4 * self.shape.d_model
+        wanted = [(d,), (d, 3 * d), (d, d), (d,), (d, inner), (inner, d)]
+        for block in self.blocks:
+            if [tuple(w.shape) for w, _ in block] != wanted or d % self.n_heads:
+                raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
+
+    @staticmethod
+    def reads(folder: Path) -> bool:
+        """Return whether ``folder`` is a Hugging Face directory of a GPT-2 that this file runs faithfully."""
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError):
+            return False
+        plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
+        known = config.get("activation_function", "gelu_new") in _ACTIVATIONS
+        one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
+        return config.get("model_type") == "gpt2" and plain and known and one_file
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GPT2Backend:
+        """Load a Hugging Face directory.
+
+        Raises:
+            WeightsError: the weights are truncated, foreign, or would need code to be run.
+        """
+        from safetensors.torch import load_file
+
+        path = folder / "model.safetensors"
+        try:
+            if path.exists():
+                weights = load_file(path)
+            else:
+                path = folder / "pytorch_model.bin"
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+            return cls(json.loads((folder / "config.json").read_text()), weights, device, dtype)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from error
+        except KeyError as error:
+            raise WeightsError(f"{path} is not a GPT-2 checkpoint: it lacks {error.args[0]!r}.") from error
+        except Exception as error:
+            raise WeightsError(
+                f"{path} cannot be read, it is truncated or not a weights file: copy or download it again."
+            ) from error
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.wte.device
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield every weight with its name, sorted."""
+        return self._tensors.items()
+
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    def activations(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"],
+    ) -> Float[Tensor, "site batch k d_model"]:
+        """See ``Backend.activations``. The last needed layer is computed at ``positions`` alone."""
+        wanted = {site: i for i, site in enumerate(sites)}
+        last = max(site.layer for site in sites)
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
+
+        def keep(site: Site, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
+            if site in wanted:
+                out[wanted[site]] = x if selected else x[rows, positions]
+
+        x, allowed = self._embed(tokens, mask)
+        for layer, block in enumerate(self.blocks[: last + 1]):
+            here = positions if layer == last else None
+            keep(Site(layer, "pre"), x, False)
+            if all(s.kind == "pre" for s in wanted if s.layer >= layer):
+                break
+            z = self._attend(block, x, allowed, here)
+            heads = [h for h in range(self.n_heads) if Site(layer, "head", h) in wanted]
+            if heads:
+                at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
+                per_head = block.out[0].unflatten(0, (self.n_heads, -1))
+                for h in heads:
+                    out[wanted[Site(layer, "head", h)]] = at[:, :, h] @ per_head[h]
+            x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
+            keep(Site(layer, "mid"), x, here is not None)
+            m = self._mlp(block, x)
+            keep(Site(layer, "mlp"), m, here is not None)
+            x = x + m
+            keep(Site(layer, "post"), x, here is not None)
+        return out
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        patches: Mapping[Site, Patch] | None = None,
+    ) -> Float[Tensor, "batch pos vocabulary"]:
+        """See ``Backend.logits``."""
+        patches = patches or {}
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+
+        def patched(site: Site, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+            if site not in patches:
+                return x
+            patch = patches[site]
+            return x.index_put((rows, patch.positions), patch.values)
+
+        x, allowed = self._embed(tokens, mask)
+        for layer, block in enumerate(self.blocks):
+            x = patched(Site(layer, "pre"), x)
+            z = self._attend(block, x, allowed, None)
+            attended = _linear(z, block.out)
+            for h in range(self.n_heads):
+                if Site(layer, "head", h) in patches:
+                    own = z.unflatten(-1, (self.n_heads, -1))[:, :, h] @ block.out[0].unflatten(0, (self.n_heads, -1))[h]
+                    attended = attended + patched(Site(layer, "head", h), own) - own
+            x = patched(Site(layer, "mid"), x + attended)
+            x = patched(Site(layer, "post"), x + patched(Site(layer, "mlp"), self._mlp(block, x)))
+        return self._norm(x, self.ln_f) @ self.head.T
+
+    def attention(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
+    ) -> Float[Tensor, "batch head query key"]:
+        """See ``Backend.attention``."""
+        x, allowed = self._embed(tokens, mask)
+        for block in self.blocks[:layer]:
+            x = x + _linear(self._attend(block, x, allowed, None), block.out)
+            x = x + self._mlp(block, x)
+        q, k, _ = self._qkv(self.blocks[layer], x)
+        scores = q @ k.mT / q.size(-1) ** 0.5
+        causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
+        return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
+
+    def _embed(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
+        """Return the first residual stream, and which keys a query sees (``None``: the causal ones)."""
+        length = tokens.size(1)
+        if mask is None or bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
+            return self.wte[tokens] + self.wpe[:length], None
+        place = (mask.long().cumsum(1) - 1).clamp(min=0)
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
+        return self.wte[tokens] + self.wpe[place], (causal & mask[:, None, None, :]) | eye
+
+    def _qkv(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> list[Float[Tensor, "batch head pos d_head"]]:
+        joint = _linear(self._norm(x, block.ln_1), block.qkv)
+        return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1)]
+
+    def _attend(
+        self,
+        block: _Block,
+        x: Float[Tensor, "batch pos d_model"],
+        allowed: Bool[Tensor, "batch 1 query key"] | None,
+        positions: Int[Tensor, "batch k"] | None,
+    ) -> Float[Tensor, "batch query d_model"]:
+        """Return the input of W_O, at all positions or at ``positions`` only."""
+        q, k, v = self._qkv(block, x)
+        if positions is None:
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
+        else:
+            rows = torch.arange(len(x), device=self.device)[:, None]
+            keys = torch.arange(x.size(1), device=self.device)
+            seen = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
+            z = F.scaled_dot_product_attention(q.transpose(1, 2)[rows, positions].transpose(1, 2), k, v, attn_mask=seen)
+        return z.transpose(1, 2).flatten(2)
+
+    def _mlp(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        hidden: Tensor = self.activation(_linear(self._norm(x, block.ln_2), block.up))
+        return _linear(hidden, block.down)
+
+    def _norm(self, x: Tensor, gain_bias: tuple[Tensor, Tensor]) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], *gain_bias, self.eps)
+
+
+def _linear(x: Float[Tensor, "*batch d_in"], weight: tuple[Tensor, Tensor]) -> Float[Tensor, "*batch d_out"]:
+    matrix, bias = weight
+    return torch.addmm(bias, x.reshape(-1, x.size(-1)), matrix).unflatten(0, x.shape[:-1])

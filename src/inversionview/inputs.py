@@ -1,0 +1,154 @@
+"""Inputs: tokenized sequences with named positions and feature values.
+
+A study's inputs are either *generated* (an enumerable space, any row made on demand from its index) or *texts* kept in a
+memory-mapped Arrow file. Both answer the same questions: the tokens of given rows, which positions have a name, which
+positions a decoder is trained on, and what the value of a feature is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.errors import InputError
+from inversionview.tokens import Vocabulary
+
+Split = Literal["train", "test"]
+Ids = npt.NDArray[np.int64]
+"""Token ids, ``[rows, positions]``, padded on the right."""
+
+
+def mix(values: npt.NDArray[np.uint64], salt: int = 0) -> npt.NDArray[np.uint64]:
+    """Hash integers to 64 well-mixed bits (splitmix64), so that any row can be made again from its index alone."""
+    with np.errstate(over="ignore"):
+        x = values + np.uint64((0x9E3779B97F4A7C15 * (salt + 1)) % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Inputs(ABC):
+    """Rows of token ids. Subclasses say how many there are, how to make them, and what their positions mean."""
+
+    pad: int
+    bos: int | None
+    eos: int | None
+    vocabulary: list[str] = []
+    """The characters of a generated study, in the order of their ids."""
+    max_length: int
+    """Longest row in tokens, BOS and EOS included."""
+    test_share: float = 0.25
+
+    @staticmethod
+    def from_texts(texts: Sequence[str], tokenizer: Any, max_length: int = 64) -> TextInputs:
+        """Tokenize texts with a ``Vocabulary`` or a fast Hugging Face tokenizer; see ``TextInputs.tokenize``."""
+        return TextInputs.tokenize(texts, tokenizer, max_length)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
+        """Return the token ids of ``rows``, ``[len(rows), max_length]``, padded on the right.
+
+        ``salt`` draws again whatever a row leaves free (the order of the letters in counting); 0 is the row itself.
+        """
+
+    def named_positions(self, tokens: Ids) -> dict[str, Ids]:
+        """Return for each named position its index in each row, ``[rows]``; −1 where a row lacks it."""
+        return {"END": self.lengths(tokens) - 1 - (tokens == self.eos).any(1)}
+
+    def trained_positions(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which positions a decoder is trained on, ``[rows, max_length]``: by default all but EOS and padding."""
+        mask: npt.NDArray[np.bool_] = (tokens != self.pad) & (tokens != self.eos)
+        if self.bos is not None:
+            mask[:, 0] = False
+        return mask
+
+    def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return for each feature its value in each row, ``[rows]``."""
+        return {"length": self.lengths(tokens)}
+
+    def lengths(self, tokens: Ids) -> Ids:
+        """Return the number of tokens of each row, BOS and EOS included, padding not."""
+        lengths: Ids = (tokens != self.pad).sum(1)
+        return lengths
+
+    @cached_property
+    def _order(self) -> Ids:
+        """A fixed shuffle of all rows; the split is a cut through it."""
+        return np.random.default_rng(0).permutation(len(self))
+
+    def split(self, name: Split) -> Ids:
+        """Return the row numbers of the train or the test split (disjoint, the same in every run)."""
+        cut = len(self) - round(len(self) * self.test_share)
+        return self._order[:cut] if name == "train" else self._order[cut:]
+
+    def draw(self, count: int, *, split: Split, seed: Sequence[int], fresh: bool = False) -> Ids:
+        """Draw ``count`` rows of a split at random and return their tokens, ``[count, max_length]``.
+
+        With ``fresh`` the rows' free part is drawn anew, so that repeated draws do not repeat inputs.
+        """
+        rng = np.random.default_rng(list(seed))
+        rows = self.split(split)
+        rows = rows[rng.integers(len(rows), size=count)]
+        return self.tokens(rows, salt=int(rng.integers(1, 2**31)) if fresh else 0)
+
+    def stream(self, batch: int, *, split: Split, seed: int, start: int = 0) -> Iterator[Ids]:
+        """Yield fresh batches ``[batch, max_length]`` without end; batch ``start`` onwards, the same in every run."""
+        step = start
+        while True:
+            yield self.draw(batch, split=split, seed=(seed, step), fresh=True)
+            step += 1
+
+
+class TextInputs(Inputs):
+    """Texts of the user's own, tokenized once into an Arrow file that is memory-mapped, not loaded."""
+
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, max_length: int, test_share: float = 0.05) -> None:
+        self.dataset = dataset
+        self.pad, self.bos, self.eos = vocabulary.pad, vocabulary.bos, vocabulary.eos
+        self.max_length = max_length
+        self.test_share = test_share
+        if len(self.split("test")) == 0 or len(self.split("train")) == 0:
+            raise InputError(f"{len(dataset)} texts are too few to train and to test on: give at least 40.")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
+        """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
+        out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
+        for i, ids in enumerate(self.dataset.select(rows)["tokens"] if len(rows) else []):
+            out[i, : len(ids)] = ids
+        return out
+
+    @classmethod
+    def tokenize(
+        cls, texts: Sequence[str], tokenizer: Any, max_length: int = 64, folder: str | Path | None = None
+    ) -> TextInputs:
+        """Tokenize ``texts`` (BOS and EOS added, cut at ``max_length`` tokens) and keep them as an Arrow dataset.
+
+        With ``folder`` the dataset is written there and memory-mapped; without, it stays in memory.
+
+        Raises:
+            InputError: no text is left after empty ones are dropped, or too few to train and to test on.
+        """
+        from datasets import Dataset
+
+        vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_transformers(tokenizer)
+        rows = [vocabulary.encode(text, truncate=max_length) for text in texts if text.strip()]
+        rows = list({tuple(row): row for row in rows}.values())
+        if not rows:
+            raise InputError("There is no text in the corpus: every line is empty.")
+        dataset = Dataset.from_dict({"tokens": rows})
+        if folder is not None:
+            dataset.save_to_disk(str(folder))
+            dataset = Dataset.load_from_disk(str(folder))
+        return cls(dataset, vocabulary, max_length=max(map(len, rows)))

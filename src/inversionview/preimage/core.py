@@ -1,0 +1,122 @@
+"""The one value everything turns around: the preimage of a query. Sources make it, views show it, analyses read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.distances import Distance
+from inversionview.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """An input, a position in it and a site: the activation to be read, z_q = f_s(x_q)_t."""
+
+    text: str
+    ids: tuple[int, ...]
+    """Token ids, BOS and EOS included."""
+    tokens: tuple[str, ...]
+    """The same as text, as the tokenizer prints them."""
+    position: int
+    """Index into ``tokens``; BOS is 0."""
+    site: Site
+    model: str
+    z: Float[Tensor, " d_model"] = field(repr=False)
+    """The query activation."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One distinct input, run through the probed model and measured."""
+
+    tokens: tuple[str, ...]
+    """BOS and EOS included, no padding."""
+    text: str
+    distance: float
+    """D(z_q, x)."""
+    position: int
+    """Where it is reached."""
+    inside: bool
+    """D ≤ ε."""
+    token_distances: tuple[float | None, ...]
+    """Distance of every token's activation to z_q; ``None`` at EOS, which is never a candidate."""
+    effect: tuple[float, ...]
+    """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS) of every token, in [−1, 1]; 0 at BOS."""
+    source: str
+    """What made it: ``decoder``."""
+    count: int
+    """How often it was drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preimage:
+    """Verified samples of a query's preimage and its surroundings, sorted by distance."""
+
+    query: Query
+    distance: Distance
+    epsilon: float
+    seed: int
+    samples: tuple[Sample, ...]
+    candidates: int
+    """How many inputs were drawn and measured, repeats counted; ``samples`` are a choice of them."""
+
+    @property
+    def inside(self) -> tuple[Sample, ...]:
+        """The samples inside the ε-preimage."""
+        return tuple(s for s in self.samples if s.inside)
+
+    @property
+    def outside(self) -> tuple[Sample, ...]:
+        """The samples outside."""
+        return tuple(s for s in self.samples if not s.inside)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the preimage as plain JSON values, the form that everything else reads."""
+        q = self.query
+        return {
+            "query": {
+                "text": q.text,
+                "tokens": list(q.tokens),
+                "position": q.position,
+                "site": q.site.short,
+                "model": q.model,
+            },
+            "distance": self.distance,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+            "samples": [asdict(s) for s in self.samples],
+            "candidates": self.candidates,
+        }
+
+    def __rich__(self) -> Any:
+        from inversionview.views.text import preimage_table
+
+        return preimage_table(self)
+
+    def __str__(self) -> str:
+        from inversionview.views.text import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        q = self.query
+        return (
+            f"Preimage({q.text!r} at {q.position}, {q.site.short}: {len(self.inside)} inside ε = {self.epsilon:g}, "
+            f"{len(self.outside)} outside, of {self.candidates} candidates)"
+        )
+
+    def _repr_html_(self) -> str:
+        from inversionview.views.text import as_html
+
+        return as_html(self)

@@ -1,0 +1,172 @@
+"""The first source of preimages: sample the decoder, then measure every sample in the probed model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inversionview import distances
+from inversionview.decoder.evaluation import distance_to
+from inversionview.decoder.model import Decoder
+from inversionview.decoder.sampling import sample, token_log_probs
+from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
+from inversionview.inputs import Ids
+from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.probed import ProbedModel
+
+INSIDE_SHARE = 0.7
+"""Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw candidates: a temperature, and noise η on the activation in units of std(z)."""
+
+    temperature: float = 1.0
+    noise: float = 0.0
+
+
+AUTO = tuple(Setting(t, n) for t, n in product((0.5, 1.0, 2.0, 4.0), (0.0, 0.05, 0.1)))
+"""Pooled by ``"auto"`` (Huang et al. 2024, appendix on sampling): 64 candidates of each of 12 settings."""
+
+
+def draw(
+    decoder: Decoder,
+    z: Float[Tensor, " d_model"],
+    site: int,
+    settings: Sequence[Setting],
+    each: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "candidate max_length"]:
+    """Draw ``each`` candidates under every setting."""
+    device = decoder.lm_head.weight.device
+    heat = torch.tensor([s.temperature for s in settings]).repeat_interleave(each)
+    eta = torch.tensor([s.noise for s in settings]).repeat_interleave(each)
+    noise = torch.randn(len(eta), len(z), generator=generator)
+    noisy = z.float().cpu() + eta[:, None] * z.float().std().cpu() * noise
+    where = torch.full((len(eta),), site, device=device)
+    own = torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    return sample(decoder, noisy.to(device), where, temperature=heat.to(device), generator=own).cpu()
+
+
+def sampled_preimage(
+    decoder: Decoder,
+    model: ProbedModel,
+    query: Query,
+    *,
+    epsilon: float,
+    distance: distances.Distance,
+    count: int = 100,
+    settings: Sequence[Setting] | Literal["auto"] = "auto",
+    each: int = 64,
+    fixed: Callable[[Ids], Ids] | None = None,
+    seed: int = 0,
+) -> Preimage:
+    """Sample a query's preimage with the decoder and verify every sample in the probed model.
+
+    Args:
+        decoder: trained on the query's site.
+        model: the probed model.
+        query: what to read.
+        epsilon: threshold of the preimage.
+        distance: which distance.
+        count: how many distinct samples to show at most, about 70 % of them inside ε where so many were found.
+        settings: ways to draw candidates, or ``"auto"``.
+        each: candidates of each setting.
+        fixed: for the fixed-position variant, the position to compare in each row of tokens, −1 where there is none (such
+            candidates are dropped); ``None`` takes the minimum over positions.
+        seed: the same seed gives the same samples.
+
+    Raises:
+        SettingError: ε, the count or a setting is out of range.
+        UnknownSiteError: the decoder was not trained on the site.
+    """
+    distances.check_epsilon(epsilon)
+    chosen = AUTO if settings == "auto" else tuple(settings)
+    if count < 1 or each < 1 or not chosen or any(s.temperature <= 0 or s.noise < 0 for s in chosen):
+        raise SettingError("Counts and temperatures must be positive, and noise at least 0.")
+    if query.site.short not in decoder.config.sites:
+        known = decoder.config.sites
+        raise UnknownSiteError(
+            f"The decoder was not trained on {query.site}, but on {', '.join(known)}."
+            + did_you_mean(query.site.short, known)
+        )
+    number = decoder.config.sites.index(query.site.short)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw(decoder, query.z, number, chosen, each, generator)
+    tokens, times = torch.unique(drawn, dim=0, return_counts=True)
+    z = query.z.expand(len(tokens), -1)
+    per_token, nearest, position = distance_to(model, tokens, z, query.site, distance)
+    if fixed is not None:
+        position = torch.from_numpy(fixed(tokens.numpy()))
+        tokens, times, per_token, position = (t[position >= 0] for t in (tokens, times, per_token, position))
+        nearest = per_token.gather(1, position[:, None])[:, 0]
+    shown = choose(nearest, epsilon, count, generator)
+    effect = effects(decoder, model, tokens[shown], query, number)
+    samples = tuple(
+        _sample(model, epsilon, tokens[row], nearest[row], position[row], per_token[row], caused, times[row])
+        for row, caused in zip(shown.tolist(), effect, strict=True)
+    )
+    return Preimage(query, distance, epsilon, seed, samples, candidates=len(drawn))
+
+
+def choose(
+    nearest: Float[Tensor, " candidate"], epsilon: float, count: int, generator: torch.Generator
+) -> Int[Tensor, " shown"]:
+    """Return which candidates to show, sorted by distance.
+
+    Inside ε a random choice, which shows what varies there; outside the nearest, which show where the preimage ends. Either
+    fills up what the other lacks.
+    """
+    order = torch.argsort(nearest, stable=True)
+    inside = order[nearest[order] <= epsilon]
+    outside = order[nearest[order] > epsilon]
+    wanted = max(round(INSIDE_SHARE * count), count - len(outside))
+    lot = torch.randperm(len(inside), generator=generator)[:wanted].sort().values
+    return torch.cat([inside[lot], outside[: count - len(lot)]])
+
+
+def effects(
+    decoder: Decoder, model: ProbedModel, tokens: Int[Tensor, "shown pos"], query: Query, site: int
+) -> Float[Tensor, "shown pos"]:
+    """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS."""
+    bos = torch.tensor([[decoder.config.bos]])
+    z_bos = model.activations(bos, [query.site], torch.zeros(1, 1, dtype=torch.long))[0, 0]
+    device = decoder.lm_head.weight.device
+    where = torch.full((len(tokens),), site, device=device)
+    with_z, without = (
+        token_log_probs(decoder, tokens.to(device), z.to(device, torch.float32).expand(len(tokens), -1), where).exp()
+        for z in (query.z[None], z_bos)
+    )
+    return (with_z - without).cpu()
+
+
+def _sample(
+    model: ProbedModel,
+    epsilon: float,
+    ids: Int[Tensor, " pos"],
+    nearest: Tensor,
+    position: Tensor,
+    per_token: Float[Tensor, " pos"],
+    effect: Float[Tensor, " pos"],
+    times: Tensor,
+) -> Sample:
+    real = ids[ids != model.vocabulary.pad].tolist()
+    length = len(real)
+    return Sample(
+        tokens=tuple(model.vocabulary.strings(real)),
+        text=model.vocabulary.decode(real),
+        distance=float(nearest),
+        position=int(position),
+        inside=bool(nearest <= epsilon),
+        token_distances=tuple(None if d == float("inf") else d for d in per_token[:length].tolist()),
+        effect=tuple(effect[:length].tolist()),
+        source="decoder",
+        count=int(times),
+    )

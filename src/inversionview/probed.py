@@ -1,0 +1,201 @@
+"""The probed model f: tokens in; activations at any sites, logits, patched runs and attention patterns out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from inversionview.backend import Backend, Patch, Shape
+from inversionview.errors import InputError
+from inversionview.gpt2 import GPT2Backend
+from inversionview.inputs import Ids
+from inversionview.sites import Site
+from inversionview.tokens import Vocabulary
+
+_TOKENS_PER_PASS = 6000
+"""Tokens in one forward pass of ``harvest`` on a CPU: what stays in the cache runs fastest."""
+
+
+class ProbedModel:
+    """A causal language model with its activation sites laid open.
+
+    Attributes:
+        name: where it was loaded from.
+        backend: what runs it.
+        vocabulary: its tokenizer, special tokens resolved.
+    """
+
+    def __init__(self, backend: Backend, vocabulary: Vocabulary, name: str) -> None:
+        self.backend, self.vocabulary, self.name = backend, vocabulary, name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        trust_remote_code: bool = False,
+    ) -> ProbedModel:
+        """Load any causal LM: a Hugging Face directory, a hub name, or a GGUF file.
+
+        Raises:
+            WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
+        """
+        path = Path(name_or_path).expanduser()
+        if path.is_dir() and GPT2Backend.reads(path) and (path / "tokenizer.json").exists():
+            return cls(GPT2Backend.from_folder(path, device, dtype), Vocabulary.from_folder(path), str(name_or_path))
+        from inversionview.bridge import BridgeBackend
+
+        gguf = path.suffix == ".gguf"
+        backend, tokenizer = BridgeBackend.from_pretrained(
+            str(path.parent if gguf else name_or_path),
+            device=device,
+            dtype=dtype,
+            gguf_file=path.name if gguf else None,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(backend, Vocabulary.from_transformers(tokenizer), str(name_or_path))
+
+    @property
+    def shape(self) -> Shape:
+        """The model's dimensions."""
+        return self.backend.shape
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site of the model, in the order of computation."""
+        return self.backend.shape.sites
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.backend.device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's ``PreTrainedTokenizerFast``."""
+        from transformers import PreTrainedTokenizerFast
+
+        v = self.vocabulary
+        names = {"bos_token": v.bos, "eos_token": v.eos, "pad_token": v.pad if v.pad < v.size else v.eos}
+        tokens = {name: v.tokenizer.id_to_token(number) for name, number in names.items()}
+        return PreTrainedTokenizerFast(tokenizer_object=v.tokenizer, **tokens)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all weights (name, shape, values as float32), 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name, weight in self.backend.weights():
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
+            digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of ``text`` with BOS and EOS.
+
+        Raises:
+            InputError: the text is empty, cannot be encoded, or is longer than the model reads.
+        """
+        ids = self.vocabulary.encode(text)
+        if len(ids) > self.shape.max_length:
+            raise InputError(
+                f"The text has {len(ids)} tokens with BOS and EOS, the model reads {self.shape.max_length}: shorten it."
+            )
+        return ids
+
+    def mask(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Return which tokens are real, not padding."""
+        return tokens != self.vocabulary.pad
+
+    def candidates(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Return where D may be reached: all but padding and EOS (Huang et al. 2024, section 2.2). BOS may."""
+        end = tokens == self.vocabulary.eos
+        end[:, 0] = False
+        return self.mask(tokens) & ~end
+
+    @torch.no_grad()
+    def activations(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"] | None = None,
+    ) -> Float[Tensor, "site batch k d_model"]:
+        """Return the activations of all ``sites`` in one forward pass, at ``positions`` or (``None``) at all positions.
+
+        ``tokens`` may be padded on either side with ``vocabulary.pad``; values at padding mean nothing.
+        """
+        mask = self.mask(tokens)
+        if positions is None:
+            positions = torch.arange(tokens.size(1)).expand(len(tokens), -1)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        return self.backend.activations(safe, padded, list(sites), positions.to(self.device))
+
+    @torch.no_grad()
+    def harvest(
+        self,
+        tokens: Ids,
+        sites: Sequence[Site],
+        positions: npt.NDArray[np.int64],
+        pick: npt.NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """Return activations of many inputs, on the CPU in float32, in passes of inputs of like length.
+
+        Nothing behind the last asked position is computed: a causal model does not look there.
+
+        Args:
+            tokens: padded on the right, ``[rows, pos]``.
+            sites: the sites to read.
+            positions: ``[rows, k]``.
+            pick: which site (index into ``sites``) is wanted at each position, ``[rows, k]``; without it, all are.
+
+        Returns:
+            ``[site, rows, k, d_model]``, or ``[rows, k, d_model]`` with ``pick``.
+        """
+        n, k = positions.shape
+        width = self.shape.d_model
+        out = torch.empty((n, k, width) if pick is not None else (len(sites), n, k, width))
+        needed = positions.max(1) + 1
+        order = np.argsort(needed, kind="stable")
+        budget = _TOKENS_PER_PASS if self.device.type == "cpu" else 40 * _TOKENS_PER_PASS
+        budget = min(budget, 2**26 // (len(sites) * k * width) * int(needed.max()) + int(needed.max()))
+        start = 0
+        while start < n:
+            stop = start + max(1, budget // int(needed[order[start]]))
+            rows = order[start:stop]
+            cut = torch.from_numpy(tokens[rows, : needed[rows].max()])
+            at = torch.from_numpy(positions[rows]).to(self.device)
+            z = self.backend.activations(cut.masked_fill(~self.mask(cut), 0).to(self.device), None, sites, at)
+            if pick is None:
+                out[:, rows] = z.float().cpu()
+            else:
+                i = torch.arange(len(rows))[:, None]
+                out[rows] = z[torch.from_numpy(pick[rows]), i, torch.arange(k)[None]].float().cpu()
+            start = stop
+        return out
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], patches: Mapping[Site, Patch] | None = None
+    ) -> Float[Tensor, "batch pos vocabulary"]:
+        """Return next-token logits, with the activations of some sites replaced (activation patching)."""
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        return self.backend.logits(safe, None if bool(mask.all()) else mask.to(self.device), patches)
+
+    @torch.no_grad()
+    def attention(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Float[Tensor, "batch head query key"]:
+        """Return the attention pattern of ``layer``."""
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        return self.backend.attention(safe, None if bool(mask.all()) else mask.to(self.device), layer)

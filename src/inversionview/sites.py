@@ -1,0 +1,149 @@
+"""Activation sites: their three names, and patterns over the sites of a model.
+
+=========  ===========================  ==============================  =============================================
+short      TransformerLens              LaTeX                           what
+=========  ===========================  ==============================  =============================================
+``x0.pre`` ``blocks.0.hook_resid_pre``  ``x^{0,pre}``                   residual stream before block 0
+``x0.mid`` ``blocks.0.hook_resid_mid``  ``x^{0,mid}``                   between attention and MLP
+``x0.post`` ``blocks.0.hook_resid_post`` ``x^{0,post}``                 after block 0
+``a0.3``   ``blocks.0.attn.hook_result[3]`` ``a^{0,3}``                 output of head 3 after W_O, without bias
+``m0``     ``blocks.0.hook_mlp_out``    ``m^{0}``                       MLP output
+=========  ===========================  ==============================  =============================================
+
+Huang et al. 2024, section 2 and appendix A.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from inversionview.errors import UnknownSiteError, did_you_mean
+
+Kind = Literal["pre", "head", "mid", "mlp", "post"]
+_ORDER: tuple[Kind, ...] = ("pre", "head", "mid", "mlp", "post")
+_STYLES: tuple[tuple[str, Kind | None], ...] = (
+    (r"x(?P<layer>\d+)\.(?P<kind>pre|mid|post)", None),
+    (r"blocks\.(?P<layer>\d+)\.hook_resid_(?P<kind>pre|mid|post)", None),
+    (r"\$?x\^\{(?P<layer>\d+),\s*(?P<kind>pre|mid|post)\}\$?", None),
+    (r"a(?P<layer>\d+)\.(?P<head>\d+)", "head"),
+    (r"blocks\.(?P<layer>\d+)\.attn\.hook_result[\[.](?P<head>\d+)\]?", "head"),
+    (r"\$?a\^\{(?P<layer>\d+),\s*(?P<head>\d+)\}\$?", "head"),
+    (r"m(?P<layer>\d+)", "mlp"),
+    (r"blocks\.(?P<layer>\d+)\.hook_mlp_out", "mlp"),
+    (r"\$?m\^\{?(?P<layer>\d+)\}?\$?", "mlp"),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a transformer where an activation vector of width d_model is read."""
+
+    layer: int
+    kind: Kind
+    head: int | None = None
+
+    @property
+    def short(self) -> str:
+        """The short name: ``x0.pre``, ``a0.3``, ``m1``."""
+        if self.kind == "head":
+            return f"a{self.layer}.{self.head}"
+        return f"m{self.layer}" if self.kind == "mlp" else f"x{self.layer}.{self.kind}"
+
+    @property
+    def hook(self) -> str:
+        """The TransformerLens name; a head's carries its index in brackets."""
+        if self.kind == "head":
+            return f"blocks.{self.layer}.attn.hook_result[{self.head}]"
+        return f"blocks.{self.layer}.hook_" + ("mlp_out" if self.kind == "mlp" else f"resid_{self.kind}")
+
+    @property
+    def latex(self) -> str:
+        """The paper's notation."""
+        if self.kind == "head":
+            return f"a^{{{self.layer},{self.head}}}"
+        return f"m^{{{self.layer}}}" if self.kind == "mlp" else f"x^{{{self.layer},{self.kind}}}"
+
+    def __str__(self) -> str:
+        return self.short
+
+    def __lt__(self, other: Site) -> bool:
+        return self._key < other._key
+
+    @property
+    def _key(self) -> tuple[int, int, int]:
+        return (self.layer, _ORDER.index(self.kind), self.head or 0)
+
+    @classmethod
+    def parse(cls, name: str | Site) -> Site:
+        """Return the site that ``name`` means in any of the three styles.
+
+        Raises:
+            UnknownSiteError: the name follows none of them.
+        """
+        if isinstance(name, Site):
+            return name
+        for pattern, kind in _STYLES:
+            if found := re.fullmatch(pattern, name.strip()):
+                parts = found.groupdict()
+                head = parts.get("head")
+                return cls(int(parts["layer"]), kind or parts["kind"], int(head) if head else None)  # type: ignore[arg-type]
+        raise UnknownSiteError(
+            f"{name!r} is not the name of a site: write x0.pre, x0.mid, x0.post, a0.3 (layer.head) or m0, "
+            "or the TransformerLens or LaTeX name."
+        )
+
+
+def all_sites(heads: Sequence[int], *, parallel: bool = False) -> list[Site]:
+    """Return every site of a model in the order of computation.
+
+    Args:
+        heads: number of attention heads of each layer.
+        parallel: attention and MLP read the same residual stream (GPT-NeoX, GPT-J), so there is no ``x.mid``.
+    """
+    sites = []
+    for layer, count in enumerate(heads):
+        sites.append(Site(layer, "pre"))
+        sites += [Site(layer, "head", head) for head in range(count)]
+        sites += [] if parallel else [Site(layer, "mid")]
+        sites += [Site(layer, "mlp"), Site(layer, "post")]
+    return sites
+
+
+def find_site(name: str | Site, known: Sequence[Site]) -> Site:
+    """Return the site of that name, if it is one of ``known``.
+
+    Raises:
+        UnknownSiteError: it is not; the message lists what exists.
+    """
+    short = name.short if isinstance(name, Site) else name
+    try:
+        site = Site.parse(name)
+    except UnknownSiteError:
+        site = None
+    if site is None or site not in known:
+        names = [s.short for s in known]
+        listing = ", ".join(names) if len(names) <= 24 else ", ".join(names[:12]) + f", … ({len(names)} sites)"
+        raise UnknownSiteError(f"There is no site {short!r}; there are {listing}.{did_you_mean(short, names)}")
+    return site
+
+
+def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[Site]:
+    """Return the sites that patterns such as ``"a*.*,x*.post"`` mean, in the order of ``known``.
+
+    Raises:
+        UnknownSiteError: a pattern matches none of ``known``, or there is no pattern.
+    """
+    listed = patterns.split(",") if isinstance(patterns, str) and "{" not in patterns else patterns
+    listed = [listed] if isinstance(listed, str) else list(listed)
+    chosen: set[Site] = set()
+    for pattern in listed:
+        text = pattern.strip() if isinstance(pattern, str) else pattern
+        matches = [s for s in known if isinstance(text, str) and fnmatch.fnmatchcase(s.short, text)]
+        chosen.update(matches or [find_site(text, known)])
+    if not chosen:
+        raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")
+    return [s for s in known if s in chosen]

@@ -1,0 +1,69 @@
+"""Writing so that nothing is lost or half-written: a temporary name, fsync, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from inversionview.errors import StorageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to, a file or a folder; on success it takes ``path``'s place.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; what stood at ``path`` still does.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        if temporary.is_dir() and path.exists():
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        # safetensors reports a full disk as its own error, torch as RuntimeError
+        raise StorageError(f"{path} could not be written ({error}): what was there before is untouched.") from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise StorageError(
+                f"{path} could not be written ({error}): what was there before is untouched."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    for each in [path, *(path.rglob("*") if path.is_dir() else [])]:
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def recover(path: Path) -> None:
+    """Bring back a folder whose replacement was cut short between its two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

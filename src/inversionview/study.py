@@ -1,0 +1,327 @@
+"""A study binds what reading needs: a probed model, its inputs, sites and positions, a distance, ε, and a decoder.
+
+``load("addition")`` gives a shipped one, ``load("runs/mine")`` one that ``inversionview train`` made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inversionview.decoder.evaluation import good_ratio
+from inversionview.decoder.model import Decoder
+from inversionview.distances import Distance
+from inversionview.errors import (
+    InputError,
+    MismatchError,
+    UnknownPositionError,
+    UnknownStudyError,
+    WeightsError,
+    did_you_mean,
+)
+from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.preimage.core import Preimage, Query
+from inversionview.preimage.sampled import Setting, sampled_preimage
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site, expand, find_site
+from inversionview.storage import recover, write_json
+from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
+
+
+class StudySpec(BaseModel):
+    """What ``study.json`` of a run holds."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    inputs: str
+    """``counting``, ``addition``, or ``texts`` (the run's own ``corpus`` folder)."""
+    model: str
+    """Path or hub name of the probed model."""
+    sites: list[str]
+    at: str = "END"
+    """The position that is read when none is named."""
+    site: str
+    """The site that is read when none is named."""
+    distance: Distance = "euclidean"
+    epsilon: float = 0.1
+
+
+class Study:
+    """See the module's text.
+
+    Attributes:
+        name: its name or the path of its run.
+        spec: its settings.
+        model: the probed model.
+    """
+
+    def __init__(self, name: str, spec: StudySpec, model: ProbedModel, folder: Path | None = None) -> None:
+        self.name, self.spec, self.model, self.folder = name, spec, model, folder
+        self.sites: list[Site] = expand(spec.sites, model.sites)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped."""
+        if self.spec.inputs in SHIPPED:
+            return shipped_inputs(self.spec.inputs)
+        from datasets import Dataset
+
+        corpus = (self.folder or Path()) / "corpus"
+        try:
+            dataset = Dataset.load_from_disk(str(corpus))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{corpus} holds no corpus ({error}): train the run again.") from error
+        return TextInputs(dataset, self.model.vocabulary, self.decoder.config.max_length)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The trained decoder.
+
+        Raises:
+            WeightsError: there is none yet.
+            MismatchError: it was trained for another probed model.
+        """
+        path = self.decoder_path
+        recover(path)
+        if not (path / "config.json").exists():
+            raise WeightsError(
+                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first."
+            )
+        decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
+        if decoder.config.fingerprint != self.model.fingerprint:
+            raise MismatchError(
+                f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {self.model.name}"
+                ": train one for this model with `inversionview train`, or leave --model out."
+            )
+        return decoder
+
+    @property
+    def decoder_path(self) -> Path:
+        """Where the decoder lies."""
+        return shipped_path(self.name, "decoder") if self.folder is None else self.folder / "decoder"
+
+    @property
+    def model_path(self) -> Path:
+        """Where the probed model lies (or its hub name)."""
+        return Path(self.model.name)
+
+    # -- positions ----------------------------------------------------------------------------------------------------
+
+    @property
+    def position_names(self) -> list[str]:
+        """The named positions of the study's inputs."""
+        if self.spec.inputs not in SHIPPED:
+            return ["END"]
+        row = shipped_inputs(self.spec.inputs).tokens(np.zeros(1, dtype=np.int64))
+        return list(shipped_inputs(self.spec.inputs).named_positions(row))
+
+    def _named(self, tokens: Ids) -> dict[str, Ids]:
+        if self.spec.inputs in SHIPPED:
+            return shipped_inputs(self.spec.inputs).named_positions(tokens)
+        last = (tokens != self.model.vocabulary.pad).sum(1) - 1
+        return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
+
+    def locate(self, ids: Sequence[int], at: str | int) -> int:
+        """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
+
+        A number is an index, BOS being 0; a token must occur exactly once.
+
+        Raises:
+            UnknownPositionError: there is no such position, or the token occurs more than once.
+        """
+        tokens = np.array([list(ids)])
+        strings = self.model.vocabulary.strings(ids)
+        named = {name: int(place[0]) for name, place in self._named(tokens).items() if place[0] >= 0}
+        if isinstance(at, str) and at in named:
+            return named[at]
+        number = _as_number(at)
+        if number is not None:
+            if not -len(ids) <= number < len(ids):
+                raise UnknownPositionError(f"There is no position {number}: the input has tokens 0 to {len(ids) - 1}.")
+            return number % len(ids)
+        places = [i for i, s in enumerate(strings) if at in (s, s.strip())]
+        if len(places) == 1:
+            return places[0]
+        if places:
+            raise UnknownPositionError(
+                f"The token {at!r} occurs at positions {', '.join(map(str, places))}: name one by its index."
+            )
+        known = [*named, *dict.fromkeys(s.strip() for s in strings if s.strip() and s.strip() not in named)]
+        raise UnknownPositionError(
+            f"There is no position {at!r} in this input; there are {', '.join(known)} and indices 0 to {len(ids) - 1}."
+            f"{did_you_mean(str(at), known)}"
+        )
+
+    def _fixed(self, at: str | int) -> Callable[[Ids], Ids]:
+        """Return a function from many inputs to the index of ``at`` in each, −1 where it has none."""
+
+        def locate_all(tokens: Ids) -> Ids:
+            named = self._named(tokens)
+            if at in named:
+                return named[str(at)]
+            pad, out = self.model.vocabulary.pad, np.full(len(tokens), -1)
+            for i, row in enumerate(tokens):
+                try:
+                    out[i] = self.locate(row[row != pad].tolist(), at)
+                except UnknownPositionError:
+                    continue
+            return out
+
+        return locate_all
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
+        """Return the query: ``text`` run through the probed model and read at one position and site.
+
+        Args:
+            text: an input, without or with BOS and EOS.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index, BOS being 0; negative from the end.
+            site: any of the three name styles of ``Site``.
+
+        Raises:
+            InputError: the text is empty, too long, or cannot be encoded.
+            UnknownPositionError, UnknownSiteError: there is no such place.
+        """
+        ids = self.model.encode(text)
+        position = self.locate(ids, self.spec.at if at is None else at)
+        where = find_site(self.spec.site if site is None else site, self.model.sites)
+        z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
+        strings = tuple(self.model.vocabulary.strings(ids))
+        shown = self.model.vocabulary.decode(ids)
+        return Query(shown, tuple(ids), strings, position, where, self.model.name, z)
+
+    def preimage(
+        self,
+        query: Query,
+        *,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        count: int = 100,
+        settings: Sequence[Setting] | Literal["auto"] = "auto",
+        each: int = 64,
+        fixed: str | int | None = None,
+        seed: int = 0,
+    ) -> Preimage:
+        """Sample the query's preimage with the decoder; every sample is verified in the probed model.
+
+        Args:
+            query: from ``query``.
+            epsilon: threshold; by default the study's.
+            distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+            count: how many distinct samples to show at most.
+            settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool.
+            each: candidates of each setting.
+            fixed: compare this position only, in place of the minimum over positions.
+            seed: the same seed gives the same preimage.
+
+        Raises:
+            SettingError: a setting is out of range.
+            UnknownSiteError: the decoder was not trained on the query's site.
+            MismatchError: the decoder belongs to another probed model.
+        """
+        return sampled_preimage(
+            self.decoder,
+            self.model,
+            query,
+            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            distance=distance or self.spec.distance,
+            count=count,
+            settings=settings,
+            each=each,
+            fixed=None if fixed is None else self._fixed(fixed),
+            seed=seed,
+        )
+
+    def evaluate(
+        self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Callable[[int], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
+
+        ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
+        """
+        ratios = good_ratio(
+            self.decoder, self.model, self.inputs, self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance,
+            queries=queries, samples=samples, seed=seed, report=report,
+        )  # fmt: skip
+        by_site = {site.short: ratio for site, ratio in zip(self.sites, ratios, strict=True)}
+        return {"mean": sum(ratios) / len(ratios), "sites": by_site}
+
+
+def _as_number(at: str | int) -> int | None:
+    try:
+        return int(at)
+    except ValueError:
+        return None
+
+
+SPECS = {
+    "counting": StudySpec(inputs="counting", model="", sites=["x0.pre,a0.0,x0.mid,m0,x0.post,a1.0,x1.mid,m1,x1.post"],
+                          at=":", site="a1.0"),
+    "addition": StudySpec(inputs="addition", model="", sites=["x0.pre,a*.*,x*.mid,x*.post"], at="=", site="a0.0"),
+}  # fmt: skip
+"""The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
+
+
+def load(name: str | Path, *, model: str | Path | None = None, device: str = "cpu") -> Study:
+    """Load a shipped study by its name, or a run by its folder.
+
+    Args:
+        name: ``"counting"``, ``"addition"`` or the folder of a run.
+        model: another checkpoint of the same vocabulary, in place of the study's own.
+        device: where to run.
+
+    Raises:
+        UnknownStudyError: there is neither a study nor a run of that name.
+        WeightsError: the model cannot be loaded, or its vocabulary is another.
+    """
+    text, folder = str(name), Path(name).expanduser()
+    if text in SHIPPED:
+        spec, run = SPECS[text].model_copy(update={"model": str(shipped_path(text, "model"))}), None
+    elif (folder / "study.json").is_file():
+        spec, run = read_spec(folder), folder
+    else:
+        raise UnknownStudyError(
+            f"There is no study {text!r} and no run in that folder; there are {', '.join(SHIPPED)}."
+            + did_you_mean(text, SHIPPED)
+        )
+    probed = ProbedModel.from_pretrained(model or spec.model, device=device)
+    if spec.inputs in SHIPPED:
+        check_vocabulary(probed, spec.inputs)
+    return Study(text, spec, probed, run)
+
+
+def check_vocabulary(model: ProbedModel, study: str) -> None:
+    """Raise ``WeightsError`` unless the model has the vocabulary of a shipped study, in its order."""
+    wanted = shipped_inputs(study)
+    if model.vocabulary.tokens[: wanted.pad + 1] != wanted.vocabulary or model.shape.max_length < wanted.max_length:
+        raise WeightsError(
+            f"{model.name} is not a model of the {study} study: its vocabulary must be {''.join(wanted.vocabulary)}, in this "
+            f"order, and it must read {wanted.max_length} tokens."
+        )
+
+
+def read_spec(folder: Path) -> StudySpec:
+    """Read a run's ``study.json``.
+
+    Raises:
+        UnknownStudyError: it is damaged.
+    """
+    try:
+        return StudySpec.model_validate(json.loads((folder / "study.json").read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UnknownStudyError(f"{folder / 'study.json'} is damaged ({type(error).__name__}): train the run again.") from error
+
+
+def write_spec(folder: Path, spec: StudySpec) -> None:
+    """Write a run's ``study.json``."""
+    write_json(folder / "study.json", spec.model_dump())
+
+

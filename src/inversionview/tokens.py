@@ -1,0 +1,137 @@
+"""Text to token ids and back, with BOS and EOS always present and a padding id that no real token shares.
+
+Works on the Rust ``tokenizers`` object directly, so that reading a shipped study need not import transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from inversionview.errors import InputError, WeightsError
+
+
+class Vocabulary:
+    """A tokenizer with its special tokens resolved.
+
+    Where a model has no BOS its EOS takes that part; where it has no padding token of its own (or pads with EOS), ``pad``
+    is one past the model's vocabulary, an id that only masks ever see.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        ends = [token for token in (bos, eos) if token is not None]
+        if not ends:
+            raise WeightsError("The tokenizer names neither a BOS nor an EOS token: set bos_token in its configuration.")
+        self.bos: int = self._id(ends[0])
+        self.eos: int = self._id(ends[-1])
+        self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        own = pad is not None and self._id(pad) not in (self.bos, self.eos)
+        self.pad: int = self._id(pad) if own and pad is not None else self.size
+
+    def _id(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise WeightsError(f"The tokenizer's special token {token!r} is not in its vocabulary.")
+        return int(number)
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The text of every token, ``[size]``, as the tokenizer prints it."""
+        return [self._text(number) for number in range(self.size)]
+
+    def _text(self, number: int) -> str:
+        text = self.tokenizer.decode([number], skip_special_tokens=False)
+        return text if text and "�" not in text else (self.tokenizer.id_to_token(number) or "")
+
+    def encode(self, text: str, truncate: int | None = None) -> list[int]:
+        """Return the ids of ``text`` between BOS and EOS; a BOS or EOS that the text itself carries is not doubled.
+
+        Args:
+            text: what to encode.
+            truncate: at most this many tokens, BOS and EOS counted; ``None`` for all.
+
+        Raises:
+            InputError: the text is empty, or holds a character that the vocabulary lacks.
+        """
+        if not text.strip():
+            raise InputError("The text is empty: give the input whose activation you want to read.")
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        if isinstance(self.tokenizer.model, models.WordLevel) and self.tokenizer.token_to_id(unknown or "") is None:
+            missing = [c for c in text if self.tokenizer.token_to_id(c) is None]
+            if missing:
+                raise InputError(f"The tokenizer cannot encode {missing[0]!r} in {text!r}: its vocabulary lacks it.")
+        body = ids[int(ids[:1] == [self.bos]) :]
+        body = body[: len(body) - int(body[-1:] == [self.eos])]
+        if not body:
+            raise InputError(f"The text {text!r} holds no token but BOS and EOS: give an input to read.")
+        if truncate is not None:
+            body = body[: truncate - 2]
+        return [self.bos, *body, self.eos]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids`` without special tokens."""
+        special = {self.bos, self.eos, self.pad}
+        text: str = self.tokenizer.decode([i for i in ids if i not in special], skip_special_tokens=False)
+        return text
+
+    def strings(self, ids: Sequence[int]) -> list[str]:
+        """Return each id's own text, special tokens as the tokenizer prints them."""
+        return [self._text(i) for i in ids]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Vocabulary:
+        """Read ``tokenizer.json`` and ``tokenizer_config.json`` of a Hugging Face directory.
+
+        Raises:
+            WeightsError: the files are missing or not a tokenizer.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = json.loads((folder / "tokenizer_config.json").read_text())
+        except Exception as error:  # tokenizers raises bare Exception
+            raise WeightsError(f"{folder} holds no readable tokenizer ({error}).") from error
+
+        def name(key: str) -> str | None:
+            value: Any = config.get(key)
+            return value.get("content") if isinstance(value, dict) else value
+
+        return cls(tokenizer, name("bos_token"), name("eos_token"), name("pad_token"))
+
+    @classmethod
+    def from_transformers(cls, tokenizer: Any) -> Vocabulary:
+        """Wrap a fast Hugging Face tokenizer.
+
+        Raises:
+            WeightsError: the tokenizer is not a fast one.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise WeightsError(f"{type(tokenizer).__name__} is not a fast tokenizer: a tokenizer.json is needed.")
+        copy = Tokenizer.from_str(backend.to_str())
+        return cls(copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+
+
+def character_tokenizer(tokens: Sequence[str]) -> Any:
+    """Return a ``PreTrainedTokenizerFast`` with one token per character, in this order; the last three are BOS, EOS, pad.
+
+    Its ids are the places in ``tokens``, so that checkpoints trained on that vocabulary load.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    *_, bos, eos, pad = tokens
+    tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=[(bos, tokens.index(bos)), (eos, tokens.index(eos))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad)

@@ -1,0 +1,96 @@
+"""Preimages in a terminal: samples sorted by distance, a line at ε, tokens coloured by their effect."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.preimage.core import Preimage, Query, Sample
+
+
+def visible(token: str) -> str:
+    """Return a token's text with line breaks and control characters made visible, so that no token can move the cursor."""
+    return "".join({"\n": "⏎", "\t": "⇥"}.get(c, c if c.isprintable() else "·") for c in token)
+
+
+def marked(tokens: Sequence[str], position: int, effect: Sequence[float] | None = None) -> Text:
+    """Return tokens with the one at ``position`` in parentheses, coloured by effect: orange caused, blue suppressed."""
+    text = Text()
+    for i, token in enumerate(tokens):
+        style = colour(effect[i]) if effect is not None else ""
+        shown = visible(token)
+        if i == position:
+            text.append("(", style="bold")
+            text.append(shown, style=f"{style} bold".strip())
+            text.append(")", style="bold")
+        else:
+            text.append(shown, style=style)
+    return text
+
+
+def colour(effect: float) -> str:
+    """Return the background for an effect in [−1, 1]; below 0.05 in size none."""
+    strength = min(abs(effect), 1.0)
+    if strength < 0.05:
+        return ""
+    target = (232, 119, 34) if effect > 0 else (58, 124, 196)
+    # from a pale tint to the full colour, always under black letters
+    share = 0.15 + 0.85 * strength
+    red, green, blue = (round(255 + (channel - 255) * share) for channel in target)
+    return f"black on #{red:02x}{green:02x}{blue:02x}"
+
+
+def query_line(query: Query) -> Text:
+    """Return one line that names the query: its text with the position marked, and the site."""
+    line = Text("query ", style="dim")
+    line.append_text(marked(query.tokens, query.position))
+    line.append(f"   site {query.site.short}, position {query.position}", style="dim")
+    return line
+
+
+def preimage_table(preimage: Preimage) -> Group:
+    """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("D", justify="right", width=7)
+    table.add_column("drawn", justify="right", style="dim")
+    table.add_column("sample")
+    table.add_column("")
+    for sample in preimage.inside:
+        _row(table, sample)
+    epsilon = Text(f"{preimage.epsilon:.3f}", style="bold magenta")
+    table.add_row(epsilon, "", Text("─" * 24, style="magenta"), Text(f"ε, {preimage.distance}", style="magenta"))
+    for sample in preimage.outside:
+        _row(table, sample)
+    inside = len(preimage.inside)
+    note = f"{inside} inside, {len(preimage) - inside} outside shown, of {preimage.candidates} candidates, each run through "
+    legend = Text(note + "the model.\n", style="dim")
+    legend.append_text(Text.assemble(("caused", colour(0.8)), " or ", ("suppressed", colour(-0.8)), " by the activation; "))
+    legend.append("(…) where D is reached.")
+    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+
+
+def _row(table: Table, sample: Sample) -> None:
+    style = "" if sample.inside else "dim"
+    times = f"{sample.count}×" if sample.count > 1 else ""
+    table.add_row(Text(f"{sample.distance:.3f}", style=style), times, marked(sample.tokens, sample.position, sample.effect))
+
+
+def as_text(preimage: Preimage, width: int = 100) -> str:
+    """Return the reading as plain text."""
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(preimage_table(preimage))
+    return file.getvalue()
+
+
+def as_html(preimage: Preimage, width: int = 100) -> str:
+    """Return the reading as an HTML fragment for a notebook; token text is escaped."""
+    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, color_system="truecolor")
+    console.print(preimage_table(preimage))
+    style = "font-family:Menlo,'DejaVu Sans Mono',monospace;line-height:1.25;white-space:pre"
+    code: Any = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    return str(code)
