@@ -34,7 +34,25 @@ _PUBLIC = {
     "load": "study",
     "train": "decoder.training",
 }
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Inputs",
+    "InversionViewError",
+    "Patch",
+    "Preimage",
+    "ProbedModel",
+    "Query",
+    "Sample",
+    "Setting",
+    "Site",
+    "Study",
+    "TextInputs",
+    "TrainConfig",
+    "__version__",
+    "load",
+    "train",
+]
 
 if TYPE_CHECKING:
     from inversionview.backend import Patch

@@ -73,9 +73,7 @@ def read(
     ] = None,
     noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
     candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
-    fixed: Annotated[
-        str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")
-    ] = None,
+    fixed: Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")] = None,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
@@ -213,7 +211,7 @@ def train(
         else:
             made = train_study(study or "", to, config, model=model, sites=sites, **common)
     if accelerator.is_main_process:
-        err.print(f"Decoder in {made.decoder_path}; read with: inversionview read {to} \"…\"", soft_wrap=True)
+        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
 
 
 @app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")

@@ -45,10 +45,13 @@ _NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c
 class GPT2Backend:
     """GPT-2 with its sites laid open."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype
+    ) -> None:
         tensors = {name.removeprefix("transformer."): w.to(device, dtype) for name, w in weights.items()}
         self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
-        self.head = tensors.get("lm_head.weight", self.wte)
+        tied = config.get("tie_word_embeddings", True)
+        self.head = self.wte if tied else tensors["lm_head.weight"]
         layers, self.n_heads = int(config["n_layer"]), int(config["n_head"])
         self.blocks = [
             _Block(*((tensors[f"h.{i}.{n}.weight"], tensors[f"h.{i}.{n}.bias"]) for n in _NAMES)) for i in range(layers)
@@ -58,17 +61,26 @@ class GPT2Backend:
         self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
         d_model, length = self.wte.size(1), self.wpe.size(0)
         self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
-        used = {"wte.weight", "wpe.weight", "lm_head.weight", "ln_f.weight", "ln_f.bias"}
+        used = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"} | (set() if tied else {"lm_head.weight"})
         used |= {f"h.{i}.{n}.{part}" for i in range(layers) for n in _NAMES for part in ("weight", "bias")}
         self._tensors = {name: tensor for name, tensor in sorted(tensors.items()) if name in used}
-        self._check(config)
+        self._check(config, tensors)
 
-    def _check(self, config: Mapping[str, Any]) -> None:
-        d, inner = self.shape.d_model, config.get("n_inner") or 4 * self.shape.d_model
-        wanted = [(d,), (d, 3 * d), (d, d), (d,), (d, inner), (inner, d)]
-        for block in self.blocks:
-            if [tuple(w.shape) for w, _ in block] != wanted or d % self.n_heads:
-                raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
+    def _check(self, config: Mapping[str, Any], names: Iterable[str]) -> None:
+        d, rows, length = (int(config.get(key, 0)) for key in ("n_embd", "vocab_size", "n_positions"))
+        inner = config.get("n_inner") or 4 * d
+        sizes = [(d, d), (d, 3 * d), (d, d), (d, d), (d, inner), (inner, d)]  # of a norm: gain and bias
+        wanted = [((n_in,) if i in (0, 3) else (n_in, n_out), (n_out,)) for i, (n_in, n_out) in enumerate(sizes)]
+        outer = [tuple(w.shape) for w in (self.wte, self.wpe, self.head, *self.ln_f)]
+        found = [[(tuple(w.shape), tuple(b.shape)) for w, b in block] for block in self.blocks]
+        deeper = any(name.startswith(f"h.{len(self.blocks)}.") for name in names)
+        if (
+            any(block != wanted for block in found)
+            or outer != [(rows, d), (length, d), (rows, d), (d,), (d,)]
+            or deeper
+            or d % self.n_heads
+        ):
+            raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
 
     @staticmethod
     def reads(folder: Path) -> bool:
@@ -76,6 +88,8 @@ class GPT2Backend:
         try:
             config = json.loads((folder / "config.json").read_text())
         except (OSError, ValueError):
+            return False
+        if not isinstance(config, dict):
             return False
         plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
         known = config.get("activation_function", "gelu_new") in _ACTIVATIONS
@@ -140,7 +154,7 @@ class GPT2Backend:
         for layer, block in enumerate(self.blocks[: last + 1]):
             here = positions if layer == last else None
             keep(Site(layer, "pre"), x, False)
-            if all(s.kind == "pre" for s in wanted if s.layer >= layer):
+            if here is not None and all(s.kind == "pre" for s in wanted if s.layer == last):
                 break
             z = self._attend(block, x, allowed, here)
             heads = [h for h in range(self.n_heads) if Site(layer, "head", h) in wanted]

@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Apply one update; matrices of one shape go through Newton–Schulz together."""
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     shapes[p.shape].append(p)
@@ -57,7 +57,8 @@ class Muon(torch.optim.Optimizer):
 
 def build(model: nn.Module, *, muon_lr: float, adam_lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of hidden layers and AdamW for embeddings, the output head, gains and biases."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue

@@ -18,7 +18,7 @@ from inversionview.probed import ProbedModel
 from inversionview.sites import expand
 from inversionview.storage import replacing
 from inversionview.studies import SHIPPED, shipped_inputs
-from inversionview.study import SPECS, Study, StudySpec, check_vocabulary, load, read_spec, write_spec
+from inversionview.study import Study, StudySpec, load, read_spec, write_spec
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
             old = path.with_name(f".{path.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             temporary.replace(path)
@@ -38,13 +42,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StorageError(f"{path} could not be written ({error}): what was there before is untouched.") from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
-            raise StorageError(
-                f"{path} could not be written ({error}): what was there before is untouched."
-            ) from error
+            raise StorageError(f"{path} could not be written ({error}): what was there before is untouched.") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _sync(path: Path) -> None:

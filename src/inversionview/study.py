@@ -91,9 +91,7 @@ class Study:
         path = self.decoder_path
         recover(path)
         if not (path / "config.json").exists():
-            raise WeightsError(
-                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first."
-            )
+            raise WeightsError(f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first.")
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.fingerprint != self.model.fingerprint:
             raise MismatchError(
@@ -263,9 +261,9 @@ def _as_number(at: str | int) -> int | None:
 
 
 SPECS = {
-    "counting": StudySpec(inputs="counting", model="", sites=["x0.pre,a0.0,x0.mid,m0,x0.post,a1.0,x1.mid,m1,x1.post"],
+    "counting": StudySpec(inputs="counting", model="", sites="x0.pre a0.0 x0.mid m0 x0.post a1.0 x1.mid m1 x1.post".split(),
                           at=":", site="a1.0"),
-    "addition": StudySpec(inputs="addition", model="", sites=["x0.pre,a*.*,x*.mid,x*.post"], at="=", site="a0.0"),
+    "addition": StudySpec(inputs="addition", model="", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
 }  # fmt: skip
 """The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
 
@@ -323,5 +321,3 @@ def read_spec(folder: Path) -> StudySpec:
 def write_spec(folder: Path, spec: StudySpec) -> None:
     """Write a run's ``study.json``."""
     write_json(folder / "study.json", spec.model_dump())
-
-

@@ -63,12 +63,15 @@ class Vocabulary:
         """
         if not text.strip():
             raise InputError("The text is empty: give the input whose activation you want to read.")
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        unknown = getattr(self.tokenizer.model, "unk_token", None)
-        if isinstance(self.tokenizer.model, models.WordLevel) and self.tokenizer.token_to_id(unknown or "") is None:
-            missing = [c for c in text if self.tokenizer.token_to_id(c) is None]
-            if missing:
-                raise InputError(f"The tokenizer cannot encode {missing[0]!r} in {text!r}: its vocabulary lacks it.")
+        if truncate is not None and truncate < 3:
+            raise InputError(f"A text must be allowed at least 3 tokens with BOS and EOS, but is cut at {truncate}.")
+        try:
+            ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
+            lacking = next((c for c in text if not self._knows(c)), text)
+            raise InputError(f"The tokenizer cannot encode {lacking!r} in {text!r}: its vocabulary lacks it.") from error
+        if self.pad in ids:
+            raise InputError(f"The text {text!r} holds the padding token: leave it out.")
         body = ids[int(ids[:1] == [self.bos]) :]
         body = body[: len(body) - int(body[-1:] == [self.eos])]
         if not body:
@@ -76,6 +79,13 @@ class Vocabulary:
         if truncate is not None:
             body = body[: truncate - 2]
         return [self.bos, *body, self.eos]
+
+    def _knows(self, character: str) -> bool:
+        try:
+            self.tokenizer.encode(character, add_special_tokens=False)
+        except Exception:
+            return False
+        return True
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
@@ -97,6 +107,8 @@ class Vocabulary:
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             config = json.loads((folder / "tokenizer_config.json").read_text())
+            if not isinstance(config, dict):
+                raise ValueError("tokenizer_config.json is not an object")
         except Exception as error:  # tokenizers raises bare Exception
             raise WeightsError(f"{folder} holds no readable tokenizer ({error}).") from error
 
@@ -121,13 +133,13 @@ class Vocabulary:
 
 
 def character_tokenizer(tokens: Sequence[str]) -> Any:
-    """Return a ``PreTrainedTokenizerFast`` with one token per character, in this order; the last three are BOS, EOS, pad.
+    """Return a ``PreTrainedTokenizerFast`` with one token per character, in this order; B is BOS, E is EOS, P is padding.
 
     Its ids are the places in ``tokens``, so that checkpoints trained on that vocabulary load.
     """
     from transformers import PreTrainedTokenizerFast
 
-    *_, bos, eos, pad = tokens
+    bos, eos, pad = "B", "E", "P"
     tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()

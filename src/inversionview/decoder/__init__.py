@@ -1,0 +1,1 @@
+"""The decoder p_θ(x ∣ z, s): model, training, sampling, evaluation."""

@@ -34,9 +34,7 @@ class Progress:
     evaluated: int = 0
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
+def save_checkpoint(folder: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Write a checkpoint in place of the last one, atomically.
 
     Raises:
@@ -53,7 +51,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, settings: dict[str, Any], fingerprint: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    folder: Path,
+    settings: dict[str, Any],
+    fingerprint: str,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> Progress | None:
     """Restore the last checkpoint, if there is one.
 

@@ -48,7 +48,7 @@ class DecoderConfig:
     pathway: int = 256
     """Width of the residual MLP blocks that z runs through."""
     blocks: int = 6
-    film: int = 0
+    persite: int = 0
     perpos: int = 0
     occurrences: int = 10
     """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
@@ -64,7 +64,8 @@ class _Pathway(nn.Module):
         super().__init__()
         n, width = len(config.sites), config.pathway
         self.mean = nn.Buffer(torch.zeros(n, config.d_model))
-        self.scale = nn.Buffer(torch.ones(n, config.d_model))
+        self.whiten = nn.Buffer(torch.eye(config.d_model).repeat(n, 1, 1))
+        self.own = nn.Parameter(torch.randn(n, width, config.d_model) * 0.5 / config.d_model**0.5) if config.persite else None
         self.sites_embed = nn.Parameter(torch.randn(n, n))
         self.enter = nn.Linear(config.d_model + n, width)
         self.blocks = nn.ModuleList(
@@ -74,8 +75,10 @@ class _Pathway(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Float[Tensor, "batch pathway"]:
-        z = (z.to(self.mean.dtype) - self.mean[site]) / self.scale[site]
+        z = torch.einsum("bd,bde->be", z.to(self.mean.dtype) - self.mean[site], self.whiten[site])
         u = self.enter(torch.cat([z, self.sites_embed[site]], dim=-1))
+        if self.own is not None:
+            u = u + torch.einsum("bd,bwd->bw", z, self.own[site])
         for block in self.blocks:
             u = u + block(u)
         normed: Tensor = self.norm(u)
@@ -91,7 +94,6 @@ class _Layer(nn.Module):
         self.heads = config.heads
         self.norm_1, self.norm_2, self.norm_slot = (nn.LayerNorm(width) for _ in range(3))
         self.slot = nn.Linear(config.pathway, width)
-        self.film = nn.Linear(config.pathway, 4 * width) if config.film else None
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
@@ -104,13 +106,14 @@ class _Layer(nn.Module):
         return self.split(self.key(slot)), self.split(self.value(slot))
 
     def forward(
-        self, x: Float[Tensor, "batch pos width"], memory: tuple[Tensor, Tensor], cache: list[Tensor] | None = None, u=None
+        self,
+        x: Float[Tensor, "batch pos width"],
+        memory: tuple[Tensor, Tensor],
+        cache: list[Tensor] | None = None,
+        u=None,
     ) -> Float[Tensor, "batch pos width"]:
         """``cache``: keys and values of earlier positions, slot first; this call's are appended (one token a step)."""
         h = self.norm_1(x)
-        if self.film is not None:
-            g1, b1, g2, b2 = self.film(u)[:, None].chunk(4, -1)
-            h = h * (1 + g1) + b1
         q, k, v = self.split(self.query(h)), self.split(self.key(h)), self.split(self.value(h))
         past = memory if cache is None or not cache else (cache[0], cache[1])
         k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -121,10 +124,7 @@ class _Layer(nn.Module):
             mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=x.device).tril(k.size(2) - q.size(2))
         a = attend(q, k, v, mask)
         x = x + self.out(a.transpose(1, 2).flatten(2))
-        h = self.norm_2(x)
-        if self.film is not None:
-            h = h * (1 + g2) + b2
-        return x + self.down(F.relu(self.up(h)).square())
+        return x + self.down(F.relu(self.up(self.norm_2(x))).square())
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor, "batch head pos d_head"]:
@@ -162,7 +162,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02 * 5)
+            nn.init.normal_(module.weight, std=0.5)
         if isinstance(module, Decoder):
             nn.init.zeros_(self.lm_head.weight)
 
@@ -183,7 +183,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         u = self.pathway(z, site)
         x = self.embed(tokens) + self.entrance(u).unflatten(-1, (-1, self.config.width))[:, : tokens.size(1)]
         for layer in self.layers:
-            x = layer(x, layer.memory(u), None, u)
+            x = layer(x, layer.memory(u))
         logits: Tensor = self.lm_head(self.norm(x))
         return logits
 
@@ -192,13 +192,27 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
             save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, path)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Decoder:
+        """Load a decoder from a folder or the hub.
+
+        Raises:
+            WeightsError: it is missing, truncated or not a decoder.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except WeightsError:
+            raise
+        except Exception as error:  # the hub's, JSON's and the file system's share no base
+            raise WeightsError(f"{pretrained_model_name_or_path} holds no readable decoder ({error}).") from error
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Decoder:
         download = {k: options.pop(k, None) for k in ("revision", "cache_dir", "token", "force_download", "local_files_only")}
         path = Path(model_id) / "model.safetensors"
         if not Path(model_id).is_dir():
             path = Path(hf_hub_download(model_id, "model.safetensors", **{k: v for k, v in download.items() if v is not None}))
         try:
-            decoder = cls(**options)
+            decoder = cls(DecoderConfig(**options["config"]))
             decoder.load_state_dict(load_file(path, device=map_location))
         except Exception as error:
             raise WeightsError(

@@ -35,7 +35,7 @@ def sample(
     for place in range(1, config.max_length):
         x = decoder.embed(out[live, :place], start=place - 1) + (entrance[:, place - 1 : place] if config.perpos else entrance)
         for layer, memory, cache in zip(decoder.layers, memories, caches, strict=True):
-            x = layer(x, memory, cache, u)
+            x = layer(x, memory, cache)
         logits = decoder.lm_head(decoder.norm(x))[:, 0].float() / heat
         banned = {config.bos, config.pad} - {config.eos}
         logits[:, [b for b in banned if b < config.vocabulary]] = -torch.inf
@@ -46,7 +46,7 @@ def sample(
         if not bool(going.any()):
             break
         if not bool(going.all()):
-            live, heat, entrance, u = live[going], heat[going], entrance[going], u[going]
+            live, heat, entrance = live[going], heat[going], entrance[going]
             caches = [[t[going] for t in cache] for cache in caches]
             memories = [(k[going], v[going]) for k, v in memories]
     return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inversionview import optim
-from inversionview.decoder.checkpoint import Progress, append_metrics, load_checkpoint, save_checkpoint
+from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.model import Decoder, DecoderConfig
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids, Inputs
@@ -43,6 +44,9 @@ class TrainConfig:
     """Length of the run in batches, in place of minutes: then the same seed gives the same decoder."""
     batch: int = 256
     """Pairs in a batch, over all processes."""
+    groups: int = 4
+    """Parts of a batch, each of about one length: little padding, yet every batch mixes lengths (without which training
+    stalls: the gradient of one length is a poor guide to all)."""
     pairs_per_input: int = 4
     """Pairs of each input: they share its forward pass."""
     pool: int = 32
@@ -68,13 +72,19 @@ class TrainConfig:
             raise SettingError(f"The length of the training must be positive, but is {self.minutes or self.steps}.")
 
 
-class Batch(NamedTuple):
-    """A batch of pairs, on the CPU."""
+class Group(NamedTuple):
+    """Some pairs of a batch, of about one length, on the CPU."""
 
-    tokens: Tensor  # Int[batch, pos]
-    z: Tensor  # Float[batch, d_model]
-    site: Tensor  # Int[batch]
-    count: int
+    tokens: Tensor  # Int[rows, pos]
+    z: Tensor  # Float[rows, d_model]
+    site: Tensor  # Int[rows]
+
+
+class Batch(NamedTuple):
+    """This process' slice of a batch."""
+
+    groups: list[Group]
+    predicted: int
     """Predicted tokens in the whole batch, over all processes."""
 
 
@@ -87,8 +97,15 @@ def site_statistics(model: ProbedModel, inputs: Inputs, sites: list[Site], seed:
     positions = _pick_positions(inputs, tokens, np.random.default_rng((seed, 0, 2)), 2, 0.0)
     z = model.harvest(tokens, sites, positions).flatten(1, 2)  # (site, batch·k, d_model)
     mean = z.mean(1)
-    scale = (z - mean[:, None]).square().mean((1, 2)).sqrt().clamp(min=1e-6)
-    return mean, scale[:, None].expand_as(mean).clone()
+    centred = z - mean[:, None]
+    _, sv, v = torch.linalg.svd(centred, full_matrices=False)
+    sigma = sv / z.size(1) ** 0.5
+    import os
+    floor = float(os.environ.get("FLOOR", 0.02)) * z.norm(dim=-1).mean(1, keepdim=True)
+    if os.environ.get("WH", "1") == "0":
+        sigma = sigma.square().mean(1, keepdim=True).sqrt().expand_as(sigma); floor = 0 * floor
+    whiten = v.mT @ torch.diag_embed(1 / (sigma + floor)) @ v
+    return mean, whiten
 
 
 def _pick_positions(
@@ -121,24 +138,25 @@ def pool_of_batches(
     """Yield this process' slices of the batches of pool ``number``; the pool depends on nothing but the arguments."""
     rng = np.random.default_rng((config.seed, 1, number))
     per_input = config.pairs_per_input
-    tokens = inputs.draw(
-        config.pool * config.batch // per_input, split="train", seed=(config.seed, 2, number), fresh=True
-    )
+    tokens = inputs.draw(config.pool * config.batch // per_input, split="train", seed=(config.seed, 2, number), fresh=True)
     positions = _pick_positions(inputs, tokens, rng, per_input, config.bos_share)
     drawn = rng.choice(len(sites), size=positions.shape, p=weights)
     lengths = inputs.lengths(tokens)
     which = np.repeat(np.arange(len(tokens)), per_input)
     order = rng.permutation(len(which))
     order = order[np.argsort(lengths[which[order]], kind="stable")]  # by length, random within
-    parts = order[: config.pool * config.batch].reshape(-1, config.batch)
-    parts = parts[rng.permutation(len(parts))]
-    mine = parts[:, rank::world]
+    size = config.batch // config.groups
+    parts = order[: config.pool * config.batch].reshape(-1, size)
+    batches = parts[rng.permutation(len(parts))].reshape(config.pool, config.groups, size)
+    mine = batches[:, :, rank::world]
     z = _harvest_pairs(model, tokens, sites, positions, drawn, mine)
-    for part, share, values in zip(parts, mine, z, strict=True):
-        length = lengths[which[part]].max()
-        count = int((lengths[which[part]] - 1).sum())
-        rows = tokens[which[share], :length]
-        yield Batch(torch.from_numpy(rows), values, torch.from_numpy(drawn.ravel()[share]), count)
+    for whole, share, values in zip(batches, mine, z, strict=True):
+        longest = lengths[which[whole]].max(1)
+        groups = [
+            Group(torch.from_numpy(tokens[which[rows], :length]), v, torch.from_numpy(drawn.ravel()[rows]))
+            for rows, v, length in zip(share, values, longest, strict=True)
+        ]
+        yield Batch(groups, int((lengths[which[whole]] - 1).sum()))
 
 
 def _harvest_pairs(
@@ -157,7 +175,7 @@ def _harvest_pairs(
     return z.flatten(0, 1)[torch.from_numpy(flat)]
 
 
-def loss_of(decoder: torch.nn.Module, batch: Batch, pad: int, vocabulary: int) -> Tensor:
+def loss_of(decoder: torch.nn.Module, batch: Group, pad: int, vocabulary: int) -> Tensor:
     """Return the summed cross entropy of the next token over BOS … EOS, in nats."""
     tokens = batch.tokens
     logits = decoder(tokens[:, :-1].clamp(max=vocabulary - 1), batch.z, batch.site)
@@ -214,9 +232,7 @@ def train_decoder(
 
     accelerator = accelerator or make_accelerator(str(model.device))
     sites = [Site.parse(name) for name in decoder.config.sites]
-    optimizers = optim.build(
-        decoder, muon_lr=config.muon_lr, adam_lr=config.adam_lr, weight_decay=config.weight_decay
-    )
+    optimizers = optim.build(decoder, muon_lr=config.muon_lr, adam_lr=config.adam_lr, weight_decay=config.weight_decay)
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
     settings = {**asdict(config), "decoder": {**asdict(decoder.config), "sites": list(decoder.config.sites)}}
@@ -239,7 +255,7 @@ def train_decoder(
                 break
             optim.set_rates(optimizers, base, optim.schedule(done, decay=config.decay))
             total += step(wrapped, batch, optimizers, accelerator, decoder)
-            tokens += batch.count
+            tokens += batch.predicted
             progress.step += 1
             done = clock.tick()
         progress.pool += 1
@@ -255,7 +271,10 @@ def train_decoder(
                 samples=8, seed=config.seed + due,
             )  # fmt: skip
             progress.weights = list(rebalanced(ratios))
-            row |= {"good_ratio": sum(ratios) / len(ratios), "good_ratios": dict(zip(decoder.config.sites, ratios, strict=True))}
+            row |= {
+                "good_ratio": sum(ratios) / len(ratios),
+                "good_ratios": dict(zip(decoder.config.sites, ratios, strict=True)),
+            }
             done = clock.tick()
         if out is not None and accelerator.is_main_process:
             append_metrics(out / "metrics.jsonl", row)
@@ -275,16 +294,20 @@ def step(
     decoder: Decoder,
 ) -> float:
     """Make one optimiser step on this process' slice of a batch; return the slice's summed loss in nats."""
-    device = accelerator.device
-    batch = batch._replace(tokens=batch.tokens.to(device), z=batch.z.to(device), site=batch.site.to(device))
-    with accelerator.autocast():
-        loss = loss_of(wrapped, batch, decoder.config.pad, decoder.config.vocabulary)
-    # gradients are averaged over processes, the loss is a mean over the tokens of all
-    accelerator.backward(loss * (accelerator.num_processes / batch.count))
+    device, total = accelerator.device, 0.0
+    for number, group in enumerate(batch.groups):
+        last = number == len(batch.groups) - 1
+        here = Group(*(t.to(device, non_blocking=True) for t in group))
+        with nullcontext() if last else accelerator.no_sync(wrapped):
+            with accelerator.autocast():
+                loss = loss_of(wrapped, here, decoder.config.pad, decoder.config.vocabulary)
+            # gradients are averaged over processes, the loss is a mean over the tokens of all
+            accelerator.backward(loss * (accelerator.num_processes / batch.predicted))
+        total += loss.item()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return loss.item()
+    return total
 
 
 def gather(value: float, accelerator: Accelerator) -> float:
@@ -301,9 +324,7 @@ def make_accelerator(device: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
 
 
-def new_decoder(
-    model: ProbedModel, inputs: Inputs, sites: Sequence[Site], *, seed: int = 0, **sizes: Any
-) -> Decoder:
+def new_decoder(model: ProbedModel, inputs: Inputs, sites: Sequence[Site], *, seed: int = 0, **sizes: Any) -> Decoder:
     """Return an untrained decoder for some sites of a model, its activations' mean and scale measured.
 
     Args:
@@ -323,7 +344,7 @@ def new_decoder(
     decoder = Decoder(config)
     mean, scale = site_statistics(model, inputs, list(sites), seed)
     decoder.pathway.mean.copy_(mean)
-    decoder.pathway.scale.copy_(scale)
+    decoder.pathway.whiten.copy_(scale)
     return decoder.to(model.device)
 
 

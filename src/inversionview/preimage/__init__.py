@@ -1,0 +1,1 @@
+"""Preimages of queries, and the sources that make them."""

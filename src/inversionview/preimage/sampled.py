@@ -94,8 +94,7 @@ def sampled_preimage(
     if query.site.short not in decoder.config.sites:
         known = decoder.config.sites
         raise UnknownSiteError(
-            f"The decoder was not trained on {query.site}, but on {', '.join(known)}."
-            + did_you_mean(query.site.short, known)
+            f"The decoder was not trained on {query.site}, but on {', '.join(known)}." + did_you_mean(query.site.short, known)
         )
     number = decoder.config.sites.index(query.site.short)
     generator = torch.Generator().manual_seed(seed)

@@ -62,7 +62,7 @@ class CountingInputs(Inputs):
         out[:, 0] = self.bos
         out[:, 1:28] = np.where(cells[None] < length[:, None], letters, self.pad)
         each = np.arange(len(rows))
-        tail = [BAR, self._triples[triple, asked], COLON, 25 + counts[each, asked], self.eos]
+        tail: list[Ids | int] = [BAR, self._triples[triple, asked], COLON, 25 + counts[each, asked], self.eos]
         for offset, column in enumerate(tail):
             out[each, 1 + length + offset] = column
         return out

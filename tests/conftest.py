@@ -1,0 +1,58 @@
+"""Shared fixtures: the shipped studies, and a small model of the user's own trained in the tests' set-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import inversionview as iv
+
+torch.set_num_threads(2)
+WORDS = {"ann": "fig", "bob": "nut", "cat": "pie", "dan": "tea"}
+
+
+@pytest.fixture(scope="session")
+def addition() -> iv.Study:
+    return iv.load("addition")
+
+
+@pytest.fixture(scope="session")
+def counting() -> iv.Study:
+    return iv.load("counting")
+
+
+def sentences() -> list[str]:
+    """Every "<name> has <n> <food>s" there is: the food follows from the name, the number (1–60) is free."""
+    return [f"{name} has {n} {food}s" for name, food in WORDS.items() for n in range(1, 61)]
+
+
+@pytest.fixture(scope="session")
+def own_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-layer Llama of width 32, trained for some seconds to continue those sentences."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from inversionview.tokens import character_tokenizer
+
+    torch.manual_seed(0)
+    characters = [*"abcdefghijklmnopqrstuvwxyz 0123456789", "B", "E", "P"]
+    tokenizer = character_tokenizer(characters)
+    config = LlamaConfig(
+        vocab_size=len(characters), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    batch = tokenizer(sentences(), padding=True, return_tensors="pt", return_token_type_ids=False)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("own") / "llama"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

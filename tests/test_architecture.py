@@ -1,0 +1,59 @@
+"""Imports go down only: a room imports from rooms above it in docs/architecture.md, never from below."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import inversionview
+
+ROOT = Path(inversionview.__file__).parent
+ORDER = [
+    "errors", "storage", "optim", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge", "probed",
+    "decoder.model", "decoder.sampling", "decoder.evaluation", "decoder.checkpoint", "decoder.training",
+    "preimage.core", "preimage.sampled", "studies.counting", "studies.addition", "studies", "studies.training",
+    "views.text", "study", "runs", "demo", "cli",
+]  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name not in ("__init__", "decoder", "preimage", "views"):
+            found[name] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports when it is itself imported (not those inside functions)."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inversionview"):
+            inner = (node.module or "").removeprefix("inversionview").removeprefix(".")
+            names |= {inner} if inner else {alias.name for alias in node.names}
+    return names
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(modules()) == set(ORDER)
+
+
+def test_imports_go_down_only() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, path in modules().items()
+        for other in imported(path)
+        if ORDER.index(other) >= ORDER.index(name)
+    ]
+    assert upward == []
+
+
+def test_every_file_opens_with_what_it_is_for() -> None:
+    missing = [str(path) for path in ROOT.rglob("*.py") if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert missing == []
+
+
+def test_rooms_are_in_the_document() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
+    assert [name for name in ORDER if f"`{name.split('.')[-1]}" not in text and f"`{name.split('.')[0]}/" not in text] == []

@@ -1,0 +1,101 @@
+"""A user's own model, from texts to a reading: a small Llama that knows who has which food.
+
+"<name> has <number> <food>s": at the last letter of "has" the residual stream must hold the name (the food follows from it), and
+cannot hold the number, which comes later. Samples of its preimage must then agree on the name and not on the number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import inversionview as iv
+from inversionview import errors
+from inversionview.runs import read_texts, train_texts
+from tests.conftest import WORDS, sentences
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "sentences.txt"
+    path.write_text("\n".join([*sentences(), "", "  "]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(own_model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    config = iv.TrainConfig(minutes=None, steps=700, batch=64, queries=8, evaluations=2)
+    train_texts(str(own_model), str(texts), out, config, sites="x0.pre,x0.post,a0.*", width=32, layers=2, pathway=64)
+    return out
+
+
+def test_what_comes_before_is_encoded_what_comes_after_is_not(run: Path) -> None:
+    study = iv.load(run)
+    query = study.query("bob has 23 nuts", at=7, site="x0.post")
+    assert query.tokens[7] == "s"
+    inside = study.preimage(query, count=100).inside
+    assert len(inside) >= 10
+    assert all(sample.text.startswith("bob has ") for sample in inside)
+    assert len({sample.text for sample in inside}) >= 10
+
+
+def test_a_run_reads_without_naming_site_or_position(run: Path) -> None:
+    study = iv.load(run)
+    query = study.query("ann has 5 figs")
+    assert query.position == len(query.tokens) - 2
+    assert query.site == study.sites[-1]
+    assert len(study.preimage(query, count=10)) == 10
+
+
+def test_the_good_ratio_is_well_above_chance(run: Path) -> None:
+    assert iv.load(run).evaluate(queries=20)["mean"] > 0.2
+
+
+def test_texts_are_kept_as_arrow_without_empty_lines(run: Path) -> None:
+    study = iv.load(run)
+    assert len(study.inputs) == 60 * len(WORDS)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "corpus", "decoder", "metrics.jsonl", "study.json"]
+
+
+def test_the_library_way(own_model: Path, tmp_path: Path) -> None:
+    model = iv.ProbedModel.from_pretrained(own_model)
+    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    config = iv.TrainConfig(minutes=None, steps=2, batch=8, pool=2, evaluations=1, queries=2)
+    decoder = iv.train(model, inputs, sites="a0.*", config=config, width=16, layers=1)
+    decoder.save_pretrained(tmp_path)
+    again = iv.Decoder.from_pretrained(tmp_path)
+    assert again.config == decoder.config
+    assert again.config.sites == ("a0.0", "a0.1", "a0.2", "a0.3")
+
+
+def test_sources_of_texts(tmp_path: Path) -> None:
+    lines = tmp_path / "t.jsonl"
+    lines.write_text("\n".join(json.dumps({"text": t, "other": 1}) for t in ("one", "two\nlines")) + "\n\n")
+    assert list(read_texts(str(lines))) == ["one", "two\nlines"]
+
+
+def bad_sources(folder: Path) -> Iterator[tuple[str, str]]:
+    (folder / "broken.jsonl").write_text('{"text": "x"}\n{"txt": 1}\n')
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    yield str(folder / "nowhere.txt"), "no file"
+    yield str(folder / "broken.jsonl"), "Line 2"
+    yield str(folder / "latin.txt"), "UTF-8"
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    for source, says in bad_sources(tmp_path):
+        with pytest.raises(errors.InputError, match=says):
+            list(read_texts(source))
+
+
+@pytest.mark.parametrize(("content", "says"), [("\n\n", "no text"), ("ann has 1 figs\n", "too few"), ("Ünn has 1\n" * 3, "Ü")])
+def test_bad_texts(own_model: Path, tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(content)
+    with pytest.raises(errors.InputError, match=says):
+        train_texts(str(own_model), str(path), tmp_path / "run", iv.TrainConfig(minutes=None, steps=1))
+    assert not (tmp_path / "run" / "decoder").exists()

@@ -1,0 +1,235 @@
+"""Reading a shipped study through the library: every figure that is shown is measured again here, by plain Hugging Face."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+import inversionview as iv
+from inversionview import errors
+
+TEXT = "615+861=1476"
+
+
+@pytest.fixture(scope="module")
+def plain(addition: iv.Study):
+    return AutoModelForCausalLM.from_pretrained(addition.model_path).eval()
+
+
+@torch.no_grad()
+def residual_after(model, layer: int, ids: list[int]) -> torch.Tensor:
+    """x^{layer,post} at all positions, by a hook on Hugging Face's own block."""
+    kept = []
+    handle = model.transformer.h[layer].register_forward_hook(
+        lambda m, i, o: kept.append(o[0] if isinstance(o, tuple) else o)
+    )
+    model(torch.tensor([ids]))
+    handle.remove()
+    return kept[0].reshape(len(ids), -1)
+
+
+def test_every_sample_is_verified_in_the_model(addition: iv.Study, plain) -> None:
+    query = addition.query(TEXT, at="A1", site="x1.post")
+    preimage = addition.preimage(query, count=40)
+    ids = addition.model.vocabulary.tokenizer.token_to_id
+    z = residual_after(plain, 1, list(query.ids))[query.position]
+    assert torch.allclose(z, query.z, atol=1e-4)
+    for sample in preimage:
+        row = [ids(token) for token in sample.tokens]
+        activations = residual_after(plain, 1, row)
+        candidates = len(row) - (sample.tokens[-1] == "E")
+        distances = ((activations - z).norm(dim=1) / z.norm())[:candidates]
+        assert sample.distance == pytest.approx(distances.min().item(), abs=1e-4)
+        assert distances[sample.position].item() == pytest.approx(sample.distance, abs=1e-4)
+        assert sample.inside == (sample.distance <= 0.1)
+        assert [d for d in sample.token_distances if d is not None] == pytest.approx(distances.tolist(), abs=1e-4)
+        assert (sample.token_distances[-1] is None) == (sample.tokens[-1] == "E")
+
+
+def test_samples_are_sorted_distinct_and_counted(counting: iv.Study) -> None:
+    preimage = counting.preimage(counting.query("vvzccvczvvvzvcvc|v:8", at="query", site="x0.post"))
+    distances = [s.distance for s in preimage]
+    assert distances == sorted(distances)
+    assert len({s.tokens for s in preimage}) == len(preimage) <= 100
+    assert 1 <= sum(s.count for s in preimage) <= preimage.candidates == 768
+    assert all(s.tokens[0] == "B" and "P" not in s.tokens and s.source == "decoder" for s in preimage)
+    assert all(s.text == "".join(t for t in s.tokens if t not in "BEP") for s in preimage)
+
+
+def test_the_query_itself_is_at_distance_zero(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="x0.pre")
+    preimage = addition.preimage(query, count=200)
+    # x0.pre at '=' is its embedding and place alone: whatever has '=' there is at 0
+    for sample in preimage:
+        if len(sample.tokens) > 8 and sample.tokens[8] == "=":
+            assert sample.distance == pytest.approx(0, abs=1e-6)
+            assert sample.position == 8
+
+
+def test_effect_is_the_difference_of_two_probabilities(addition: iv.Study) -> None:
+    """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), by two forward passes of the decoder over the sample's prefix."""
+    query = addition.query(TEXT, at="A1", site="x1.post")
+    sample = addition.preimage(query, count=3).samples[0]
+    decoder, vocabulary = addition.decoder, addition.model.vocabulary
+    ids = [vocabulary.tokenizer.token_to_id(t) for t in sample.tokens]
+    z_bos = addition.query(TEXT, at=0, site="x1.post").z
+    site = torch.tensor([decoder.config.sites.index("x1.post")])
+    with torch.no_grad():
+        for place in range(1, len(ids)):
+            prefix = torch.tensor([ids[:place]])
+            with_z, without = (decoder(prefix, z[None], site)[0, -1].softmax(-1)[ids[place]] for z in (query.z, z_bos))
+            assert sample.effect[place] == pytest.approx((with_z - without).item(), abs=1e-5)
+    assert sample.effect[0] == 0
+    assert all(-1 <= e <= 1 for e in sample.effect)
+
+
+def test_seeds_reproduce(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="a0.0")
+    once, again, other = (addition.preimage(query, seed=s, count=30).to_json() for s in (3, 3, 4))
+    assert once == again
+    assert once["samples"] != other["samples"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(100, 999), st.integers(100, 999), st.integers(0, 11), st.sampled_from(["x0.pre", "a0.2", "x1.post"]))
+def test_any_query_can_be_read(addition: iv.Study, first: int, second: int, at: int, site: str) -> None:
+    preimage = addition.preimage(addition.query(f"{first}+{second}={first + second}", at=at, site=site), count=5, each=4)
+    assert all(s.inside == (s.distance <= 0.1) and 0 <= s.position < len(s.tokens) for s in preimage)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.3])
+def test_epsilon_moves_the_line_only(addition: iv.Study, epsilon: float) -> None:
+    preimage = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon, count=60)
+    assert all(s.inside == (s.distance <= epsilon) for s in preimage)
+    assert preimage.epsilon == epsilon
+
+
+def test_fixed_position_compares_that_position_alone(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="a0.0")
+    preimage = addition.preimage(query, fixed="=", count=50)
+    assert len(preimage) > 0
+    for s in preimage:
+        assert s.position == 8
+        assert s.distance == s.token_distances[8]
+
+
+def test_cosine_is_blind_to_length(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="a0.0")
+    preimage = addition.preimage(query, distance="cosine", count=20)
+    assert preimage.to_json()["distance"] == "cosine"
+    assert all(0 <= s.distance <= 2 for s in preimage)
+
+
+def test_settings_draw_what_they_say(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="a0.0")
+    preimage = addition.preimage(query, settings=[iv.Setting(0.5), iv.Setting(1.0, noise=0.1)], each=10)
+    assert preimage.candidates == 20
+
+
+def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
+    value = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), count=4).to_json()
+    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates"}
+    assert set(value["query"]) == {"text", "tokens", "position", "site", "model"}
+    assert value["query"]["tokens"] == [*"B615+861=1476E"]
+    assert value["query"]["position"] == 8
+    fields = {"tokens", "text", "distance", "position", "inside", "token_distances", "effect", "source", "count"}
+    for s in value["samples"]:
+        assert set(s) == fields
+        assert len(s["tokens"]) == len(s["token_distances"]) == len(s["effect"])
+
+
+@pytest.mark.parametrize(
+    ("at", "position"),
+    [("=", 8), ("A1", 9), ("END", 12), (8, 8), ("8", 8), (-1, 13), ("-6", 8), ("+", 4), ("E", 13), ("B", 0), ("A4", 12)],
+)
+def test_positions(addition: iv.Study, at: str | int, position: int) -> None:
+    assert addition.query(TEXT, at=at).position == position
+
+
+@pytest.mark.parametrize("site", ["a0.3", "blocks.0.attn.hook_result[3]", "a^{0,3}", "$a^{0,3}$"])
+def test_three_styles_name_one_site(addition: iv.Study, site: str) -> None:
+    assert addition.query(TEXT, at="=", site=site).site == iv.Site(0, "head", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "site", "error", "says"),
+    [
+        ("", "=", "a0.0", errors.InputError, "empty"),
+        ("  ", "=", "a0.0", errors.InputError, "empty"),
+        ("615x861=1476", "=", "a0.0", errors.InputError, "'x'"),
+        ("615+861=14761476", "=", "a0.0", errors.InputError, "18 tokens"),
+        (TEXT, "A9", "a0.0", errors.UnknownPositionError, "Did you mean 'A4'|Did you mean 'A1'"),
+        ("100+100=200", "A4", "a0.0", errors.UnknownPositionError, "A3"),
+        (TEXT, "99", "a0.0", errors.UnknownPositionError, "0 to 13"),
+        (TEXT, "-15", "a0.0", errors.UnknownPositionError, "0 to 13"),
+        (TEXT, "=", "a0.7", errors.UnknownSiteError, "a0.3"),
+        (TEXT, "=", "x0.past", errors.UnknownSiteError, "Did you mean 'x0.post'"),
+        (TEXT, "=", "x9.post", errors.UnknownSiteError, "x1.post"),
+    ],
+)
+def test_bad_queries(addition: iv.Study, text: str, at: str, site: str, error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        addition.query(text, at=at, site=site)
+
+
+def test_a_token_that_occurs_twice_must_be_named_by_its_index(counting: iv.Study) -> None:
+    with pytest.raises(errors.UnknownPositionError, match="1, 2, 6"):
+        counting.query("vvzccvcz|c:3", at="v")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -0.1, math.nan, math.inf])
+def test_bad_epsilon(addition: iv.Study, epsilon: float) -> None:
+    with pytest.raises(errors.SettingError, match="positive"):
+        addition.preimage(addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon)
+
+
+def test_bad_settings(addition: iv.Study) -> None:
+    query = addition.query(TEXT, at="=", site="a0.0")
+    for wrong in ({"count": 0}, {"each": 0}, {"settings": []}, {"settings": [iv.Setting(0.0)]}, {"settings": [iv.Setting(1, -1)]}):
+        with pytest.raises(errors.SettingError):
+            addition.preimage(query, **wrong)
+    with pytest.raises(errors.SettingError, match="cosine"):
+        addition.preimage(query, distance="manhattan")
+
+
+def test_a_site_the_decoder_was_not_trained_on(addition: iv.Study) -> None:
+    with pytest.raises(errors.UnknownSiteError, match=r"not trained on m0"):
+        addition.preimage(addition.query(TEXT, at="=", site="m0"))
+
+
+def test_studies_that_do_not_exist(tmp_path) -> None:
+    with pytest.raises(errors.UnknownStudyError, match="Did you mean 'counting'"):
+        iv.load("couting")
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(errors.UnknownStudyError, match="damaged"):
+        iv.load(tmp_path)
+
+
+def test_views_show_tokens_as_text(addition: iv.Study) -> None:
+    preimage = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), count=10)
+    shown = str(preimage)
+    assert "B615+861(=)1476E" in shown
+    lines = [line for line in shown.splitlines() if re.match(r"\s+\d\.\d{3}", line)]
+    assert len(lines) == len(preimage) + 1
+    at = [i for i, line in enumerate(lines) if "ε" in line]
+    assert at == [len(preimage.inside)]
+    assert preimage._repr_html_().startswith("<pre")
+
+
+def test_hostile_token_text_stays_text() -> None:
+    from inversionview.preimage.core import Preimage, Query, Sample
+    from inversionview.views.text import as_html, as_text
+
+    evil = "<img src=x onerror=alert(1)>\x1b[2J[red]"
+    query = Query(evil, (0,), (evil,), 0, iv.Site(0, "pre"), "m", torch.zeros(1))
+    sample = Sample((evil,), evil, 0.0, 0, True, (0.0,), (0.9,), "decoder", 1)
+    preimage = Preimage(query, "euclidean", 0.1, 0, (sample,), 1)
+    assert "<img" not in as_html(preimage, width=200)
+    assert "\x1b" not in as_text(preimage)
+    assert "[red]" in as_text(preimage)

@@ -1,0 +1,180 @@
+"""Training a decoder: it learns, resumes exactly after a kill, computes the same on two processes, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import inversionview as iv
+from inversionview import errors
+from inversionview.decoder.evaluation import rebalanced
+from inversionview.decoder.training import pool_of_batches
+from inversionview.sites import expand
+from inversionview.studies import shipped_inputs
+
+SMALL = ["--batch", "32", "--width", "16", "--layers", "1", "--sites", "x0.pre,x1.post"]
+
+
+def command(out: Path, steps: int, *more: str) -> list[str]:
+    return [sys.executable, "-m", "inversionview.cli", "train", "addition", "--out", str(out), "--steps", str(steps), *SMALL, *more]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 160 steps (five pools) that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(out, 160), check=True, env=environment(), capture_output=True)
+    return out
+
+
+def test_a_run_holds_what_it_should(whole: Path) -> None:
+    assert (whole / "study.json").is_file()
+    assert (whole / "decoder" / "config.json").is_file()
+    steps = [step for step, _ in losses(whole)]
+    assert steps == [32, 64, 96, 128, 160]
+    row = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["pairs"] == 160 * 32
+    assert set(row["good_ratios"]) == {"x0.pre", "x1.post"}
+    curve = [loss for _, loss in losses(whole)]
+    assert curve[-1] < curve[0]
+    study = iv.load(whole)
+    assert len(study.preimage(study.query("615+861=1476", at="=", site="x0.pre"), count=3)) == 3
+
+
+def test_resumes_exactly_after_kill_minus_nine(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(out, 160), env=environment(), stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if (out / "metrics.jsonl").exists() and len(losses(out)) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "decoder").exists()
+    subprocess.run(command(out, 160), check=True, env=environment(), capture_output=True)
+    assert losses(out) == losses(whole)
+    once, again = (load_file(run / "decoder" / "model.safetensors") for run in (whole, out))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_two_processes_have_the_loss_curve_of_one(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "inversionview.cli"]
+    subprocess.run([*launch, *command(out, 160)[3:]], check=True, env=environment(), capture_output=True, timeout=300)
+    assert [step for step, _ in losses(out)] == [step for step, _ in losses(whole)]
+    np.testing.assert_allclose([b for _, b in losses(out)], [b for _, b in losses(whole)], rtol=2e-3)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(whole: Path, tmp_path: Path) -> None:
+    """The file size limit stands for a full disk: the checkpoint of a finished run is there, the next cannot be written."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(out, 160), env=environment(), stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if (out / "checkpoints" / "last").exists():
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = (out / "checkpoints" / "last" / "state.safetensors").read_bytes()
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *command(out, 160)]
+    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (out / "checkpoints" / "last" / "state.safetensors").read_bytes() == before
+    subprocess.run(command(out, 160), check=True, env=environment(), capture_output=True)
+    assert losses(out) == losses(whole)
+
+
+def test_an_interrupt_is_one_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(out, 100_000), env=environment(), stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if (out / "metrics.jsonl").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_other_settings_or_another_model_do_not_mix_with_a_run(whole: Path) -> None:
+    done = subprocess.run(command(whole, 320), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 2
+    assert "steps = 160" in done.stderr
+    done = subprocess.run(command(whole, 160)[:-1] + ["x0.mid"], capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 2
+    assert "sites" in done.stderr
+
+
+def test_an_unfinished_run_says_what_to_do(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text((whole / "study.json").read_text())
+    study = iv.load(tmp_path)
+    with pytest.raises(errors.WeightsError, match="inversionview train"):
+        study.decoder  # noqa: B018
+
+
+def test_slices_of_a_pool_make_the_whole_pool(addition: iv.Study) -> None:
+    config = iv.TrainConfig(minutes=None, steps=1, batch=32, pool=3, groups=2)
+    inputs, sites = shipped_inputs("addition"), expand("x0.pre,a0.*", addition.model.sites)
+    weights = np.full(len(sites), 1 / len(sites))
+
+    def pool(rank: int, world: int):
+        return list(pool_of_batches(addition.model, inputs, sites, config, 5, weights, rank, world))
+
+    for one, *parts in zip(pool(0, 1), pool(0, 2), pool(1, 2), strict=True):
+        assert {one.predicted} == {part.predicted for part in parts}
+        for i, group in enumerate(one.groups):
+            for rank, part in enumerate(parts):
+                assert torch.equal(group.tokens[rank::2], part.groups[i].tokens)
+                assert torch.allclose(group.z[rank::2], part.groups[i].z, atol=1e-5)
+                assert torch.equal(group.site[rank::2], part.groups[i].site)
+
+
+def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
+    """Each z must be the activation of its input at its site, at one of the trained positions or BOS."""
+    config = iv.TrainConfig(minutes=None, steps=1, batch=16, pool=2, groups=2, bos_share=0.2)
+    inputs, sites = shipped_inputs("addition"), expand("a0.*,x1.post", addition.model.sites)
+    for batch in pool_of_batches(addition.model, inputs, sites, config, 0, np.full(5, 0.2)):
+        for group in batch.groups:
+            everywhere = addition.model.activations(group.tokens, sites)  # (site, row, pos, d_model)
+            for row, (z, site) in enumerate(zip(group.z, group.site, strict=True)):
+                gap = (everywhere[site, row] - z).norm(dim=-1) / z.norm()
+                position = int(gap.argmin())
+                assert gap[position] < 1e-4
+                trained = inputs.trained_positions(group.tokens.numpy())[row]
+                assert position == 0 or trained[position]
+
+
+def test_sites_that_are_decoded_badly_are_trained_on_more() -> None:
+    """softmax(6 · (mean − ratio)) by hand."""
+    ratios = [0.2, 0.5, 0.8]
+    expected = np.exp(6 * (0.5 - np.array(ratios)))
+    np.testing.assert_allclose(rebalanced(ratios), expected / expected.sum())
+
+
+@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": None}, {"steps": 5}, {"minutes": None, "steps": -2}])
+def test_lengths_that_are_none(wrong: dict) -> None:
+    with pytest.raises(errors.SettingError):
+        iv.TrainConfig(**wrong)
