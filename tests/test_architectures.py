@@ -21,7 +21,7 @@ from inversionview.errors import WeightsError
 from inversionview.sites import Site
 from inversionview.tokens import character_tokenizer
 
-CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?", "<s>", "</s>", "<pad>"]
+CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzACDFGHIJKLMNOQRSTUVWXYZ0123456789 .,;:!?", "B", "E", "P"]
 VOCABULARY = len(CHARACTERS)
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

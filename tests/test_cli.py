@@ -75,7 +75,21 @@ def test_sites_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "sites", "addition", "--json")
     value = json.loads(out)
     names = [site["short"] for site in value["sites"]]
-    assert names == "x0.pre a0.0 a0.1 a0.2 a0.3 x0.mid x0.post a1.0 a1.1 a1.2 a1.3 x1.mid x1.post".split()
+    assert names == [
+        "x0.pre",
+        "a0.0",
+        "a0.1",
+        "a0.2",
+        "a0.3",
+        "x0.mid",
+        "x0.post",
+        "a1.0",
+        "a1.1",
+        "a1.2",
+        "a1.3",
+        "x1.mid",
+        "x1.post",
+    ]
     assert {"F1", "S3", "+", "=", "A4", "END"} <= set(value["positions"])
     _, out, _ = run(capsys, "sites", "counting")
     assert "blocks.1.attn.hook_result[0]" in out

@@ -1,7 +1,7 @@
 """A user's own model, from texts to a reading: a small Llama that knows who has which food.
 
-"<name> has <number> <food>s": at the last letter of "has" the residual stream must hold the name (the food follows from it), and
-cannot hold the number, which comes later. Samples of its preimage must then agree on the name and not on the number.
+"<name> has <number> <food>s": at the last letter of "has" the residual stream must hold the name, from which the food follows,
+and cannot hold the number, which comes later. So samples of its preimage must agree on the name, not on the number.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ def plain(addition: iv.Study):
 def residual_after(model, layer: int, ids: list[int]) -> torch.Tensor:
     """x^{layer,post} at all positions, by a hook on Hugging Face's own block."""
     kept = []
-    handle = model.transformer.h[layer].register_forward_hook(
-        lambda m, i, o: kept.append(o[0] if isinstance(o, tuple) else o)
-    )
+    handle = model.transformer.h[layer].register_forward_hook(lambda m, i, o: kept.append(o[0] if isinstance(o, tuple) else o))
     model(torch.tensor([ids]))
     handle.remove()
     return kept[0].reshape(len(ids), -1)
@@ -191,7 +189,13 @@ def test_bad_epsilon(addition: iv.Study, epsilon: float) -> None:
 
 def test_bad_settings(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="a0.0")
-    for wrong in ({"count": 0}, {"each": 0}, {"settings": []}, {"settings": [iv.Setting(0.0)]}, {"settings": [iv.Setting(1, -1)]}):
+    for wrong in (
+        {"count": 0},
+        {"each": 0},
+        {"settings": []},
+        {"settings": [iv.Setting(0.0)]},
+        {"settings": [iv.Setting(1, -1)]},
+    ):
         with pytest.raises(errors.SettingError):
             addition.preimage(query, **wrong)
     with pytest.raises(errors.SettingError, match="cosine"):

@@ -40,7 +40,9 @@ def test_counting_keeps_the_count_at_the_colon(counting: iv.Study) -> None:
     """Huang et al. 2024, figure 3b: at ':' a1.0 keeps the count and drops the character."""
     query = counting.query("vvzccvczvvvzvcvc|v:8", at=":", site="a1.0")
     inside = counting.preimage(query, fixed=":", count=100).inside
-    true_counts = [s.text.split("|")[0].count(s.text.split("|")[1][0]) for s in inside if re.fullmatch(r"[a-z]+\|[a-z]:.*", s.text)]
+    true_counts = [
+        s.text.split("|")[0].count(s.text.split("|")[1][0]) for s in inside if re.fullmatch(r"[a-z]+\|[a-z]:.*", s.text)
+    ]
     assert len(true_counts) >= 20
     assert sum(c == 8 for c in true_counts) / len(true_counts) >= 0.9
     assert len({s.text.split("|")[1][:1] for s in inside if "|" in s.text}) >= 3

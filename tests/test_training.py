@@ -26,7 +26,19 @@ SMALL = ["--batch", "32", "--width", "16", "--layers", "1", "--sites", "x0.pre,x
 
 
 def command(out: Path, steps: int, *more: str) -> list[str]:
-    return [sys.executable, "-m", "inversionview.cli", "train", "addition", "--out", str(out), "--steps", str(steps), *SMALL, *more]
+    return [
+        sys.executable,
+        "-m",
+        "inversionview.cli",
+        "train",
+        "addition",
+        "--out",
+        str(out),
+        "--steps",
+        str(steps),
+        *SMALL,
+        *more,
+    ]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -123,7 +135,7 @@ def test_other_settings_or_another_model_do_not_mix_with_a_run(whole: Path) -> N
     done = subprocess.run(command(whole, 320), capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 2
     assert "steps = 160" in done.stderr
-    done = subprocess.run(command(whole, 160)[:-1] + ["x0.mid"], capture_output=True, text=True, check=False, env=environment())
+    done = subprocess.run([*command(whole, 160)[:-1], "x0.mid"], capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 2
     assert "sites" in done.stderr
 
@@ -132,7 +144,7 @@ def test_an_unfinished_run_says_what_to_do(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text((whole / "study.json").read_text())
     study = iv.load(tmp_path)
     with pytest.raises(errors.WeightsError, match="inversionview train"):
-        study.decoder  # noqa: B018
+        study.decoder
 
 
 def test_slices_of_a_pool_make_the_whole_pool(addition: iv.Study) -> None:

@@ -39,7 +39,7 @@ class Inputs(ABC):
     pad: int
     bos: int | None
     eos: int | None
-    vocabulary: list[str] = []
+    vocabulary: Sequence[str] = ()
     """The characters of a generated study, in the order of their ids."""
     max_length: int
     """Longest row in tokens, BOS and EOS included."""

@@ -261,10 +261,15 @@ def _as_number(at: str | int) -> int | None:
 
 
 SPECS = {
-    "counting": StudySpec(inputs="counting", model="", sites="x0.pre a0.0 x0.mid m0 x0.post a1.0 x1.mid m1 x1.post".split(),
-                          at=":", site="a1.0"),
+    "counting": StudySpec(
+        inputs="counting",
+        model="",
+        sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
+        at=":",
+        site="a1.0",
+    ),
     "addition": StudySpec(inputs="addition", model="", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
-}  # fmt: skip
+}
 """The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
 
 

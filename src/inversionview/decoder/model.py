@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +45,11 @@ class DecoderConfig:
     layers: int = 3
     heads: int = 4
     width: int = 128
-    pathway: int = 256
+    pathway: int = 128
     """Width of the residual MLP blocks that z runs through."""
+    rank: int = 64
+    """Principal directions of a site along which z is whitened one by one."""
     blocks: int = 6
-    persite: int = 0
-    perpos: int = 0
     occurrences: int = 10
     """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
 
@@ -58,15 +58,22 @@ class DecoderConfig:
 
 
 class _Pathway(nn.Module):
-    """z and its site → one vector u: ``[batch, pathway]``."""
+    """z and its site → one vector u: ``[batch, pathway]``.
+
+    z is whitened first: along each of its site's principal directions, and as one in the rest of the space. The whitened
+    vector enters twice, by a matrix that all sites share and by the site's own.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         n, width = len(config.sites), config.pathway
+        rank = min(config.d_model, config.rank)
         self.mean = nn.Buffer(torch.zeros(n, config.d_model))
-        self.whiten = nn.Buffer(torch.eye(config.d_model).repeat(n, 1, 1))
-        self.own = nn.Parameter(torch.randn(n, width, config.d_model) * 0.5 / config.d_model**0.5) if config.persite else None
+        self.directions = nn.Buffer(torch.eye(rank, config.d_model).repeat(n, 1, 1))
+        self.deviation = nn.Buffer(torch.ones(n, rank))
+        self.rest = nn.Buffer(torch.ones(n))
         self.sites_embed = nn.Parameter(torch.randn(n, n))
+        self.sites_enter = nn.Parameter(torch.randn(n, width, rank) * 0.5 / rank**0.5)
         self.enter = nn.Linear(config.d_model + n, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
@@ -75,10 +82,13 @@ class _Pathway(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Float[Tensor, "batch pathway"]:
-        z = torch.einsum("bd,bde->be", z.to(self.mean.dtype) - self.mean[site], self.whiten[site])
-        u = self.enter(torch.cat([z, self.sites_embed[site]], dim=-1))
-        if self.own is not None:
-            u = u + torch.einsum("bd,bwd->bw", z, self.own[site])
+        z, directions = z.to(self.mean.dtype) - self.mean[site], self.directions[site]  # (batch, rank, d_model)
+        along = torch.einsum("bd,brd->br", z, directions)
+        white = along / self.deviation[site]
+        z = (z - torch.einsum("br,brd->bd", along, directions)) / self.rest[site, None]
+        z = z + torch.einsum("br,brd->bd", white, directions)
+        own = torch.einsum("br,bwr->bw", white, self.sites_enter[site])
+        u = own + self.enter(torch.cat([z, self.sites_embed[site]], dim=-1))
         for block in self.blocks:
             u = u + block(u)
         normed: Tensor = self.norm(u)
@@ -106,11 +116,7 @@ class _Layer(nn.Module):
         return self.split(self.key(slot)), self.split(self.value(slot))
 
     def forward(
-        self,
-        x: Float[Tensor, "batch pos width"],
-        memory: tuple[Tensor, Tensor],
-        cache: list[Tensor] | None = None,
-        u=None,
+        self, x: Float[Tensor, "batch pos width"], memory: tuple[Tensor, Tensor], cache: list[Tensor] | None = None
     ) -> Float[Tensor, "batch pos width"]:
         """``cache``: keys and values of earlier positions, slot first; this call's are appended (one token a step)."""
         h = self.norm_1(x)
@@ -149,7 +155,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         self.embed_token = nn.Embedding(config.vocabulary, width)
         self.embed_position = nn.Embedding(config.max_length, width)
         self.embed_occurrence = nn.Embedding(config.occurrences + 1, width) if config.occurrences else None
-        self.entrance = nn.Linear(config.pathway, width * (config.max_length if config.perpos else 1))
+        self.entrance = nn.Linear(config.pathway, width)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.lm_head = nn.Linear(width, config.vocabulary, bias=False)
@@ -176,14 +182,18 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
             x = x + self.embed_occurrence(count)
         return x
 
+    def memories(self, u: Float[Tensor, "batch pathway"]) -> list[tuple[Tensor, Tensor]]:
+        """Return every layer's key and value of the activation's slot."""
+        return [cast(_Layer, layer).memory(u) for layer in self.layers]
+
     def forward(
         self, tokens: Int[Tensor, "batch pos"], z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """Return next-token logits at every position; ``site`` indexes ``config.sites``."""
         u = self.pathway(z, site)
-        x = self.embed(tokens) + self.entrance(u).unflatten(-1, (-1, self.config.width))[:, : tokens.size(1)]
-        for layer in self.layers:
-            x = layer(x, layer.memory(u))
+        x = self.embed(tokens) + self.entrance(u)[:, None]
+        for layer, memory in zip(self.layers, self.memories(u), strict=True):
+            x = layer(x, memory)
         logits: Tensor = self.lm_head(self.norm(x))
         return logits
 

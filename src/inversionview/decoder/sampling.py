@@ -28,12 +28,12 @@ def sample(
     out[:, 0] = config.bos
     heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(n)[:, None]
     u = decoder.pathway(z, site)
-    memories = [layer.memory(u) for layer in decoder.layers]
+    memories = decoder.memories(u)
     caches: list[list[Tensor]] = [[] for _ in decoder.layers]
-    entrance = decoder.entrance(u).unflatten(-1, (-1, config.width))
+    entrance = decoder.entrance(u)[:, None]
     live = torch.arange(n, device=z.device)
     for place in range(1, config.max_length):
-        x = decoder.embed(out[live, :place], start=place - 1) + (entrance[:, place - 1 : place] if config.perpos else entrance)
+        x = decoder.embed(out[live, :place], start=place - 1) + entrance
         for layer, memory, cache in zip(decoder.layers, memories, caches, strict=True):
             x = layer(x, memory, cache)
         logits = decoder.lm_head(decoder.norm(x))[:, 0].float() / heat
