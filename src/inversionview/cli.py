@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from inversionview.errors import InversionViewError, SettingError, UnknownStudyError, did_you_mean
 
@@ -135,7 +135,8 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
             f"There is no study {study!r} and no run in that folder; there are {', '.join(SHIPPED)}."
             + did_you_mean(study, SHIPPED)
         )
-    print((folder / "decoder").resolve() if part == "decoder" else read_spec(folder).model)
+    spec = read_spec(folder)
+    print((folder / "decoder").resolve() if part == "decoder" else spec.model or shipped_path(spec.inputs, "model"))
 
 
 @app.command(epilog="Example: `inversionview evaluate counting --queries 200 --json`")
@@ -178,7 +179,7 @@ def train(
         str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
-    sites: Annotated[str | None, typer.Option(help="Patterns such as 'a*.*,x*.post'; by default all.")] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
     max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
     width: Annotated[int | None, typer.Option(min=8, help="Width of the decoder.")] = None,
@@ -259,26 +260,32 @@ def _bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, 
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=err, disable=quiet) as progress:
-        task = progress.add_task(what, total=total, note="")
+    progress = Progress(*columns, console=err, disable=quiet)
+    task = progress.add_task(what, total=total, note="")
 
-        def advance(done: int, note: str) -> None:
-            progress.update(task, completed=done, note=note)
+    def advance(done: int, note: str) -> None:
+        progress.start()  # only now: a mistake found before must leave nothing but its sentence on stderr
+        progress.update(task, completed=done, note=note)
 
+    try:
         yield advance
+    finally:
+        progress.stop()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one sentence on stderr and exit code 2."""
     try:
-        app(args=arguments, standalone_mode=False)
+        if app(args=arguments, standalone_mode=False) == 130:  # how typer reports Ctrl-C
+            raise KeyboardInterrupt
     except InversionViewError as error:
         _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        sys.stdout.write(error.format_message() + "\n")
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
+            return
+        said = getattr(error, "format_message", error.__str__)()
+        _fail(f"{said.rstrip('.')}. See inversionview --help.")
+    except (KeyboardInterrupt, typer.Abort):
         _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.")
     except BrokenPipeError:
         sys.stderr.close()

@@ -39,7 +39,7 @@ def train_study(
         raise SettingError(f"{study} is a run: train it anew with the command that began it, or name a shipped study.")
     chosen = [s.short for s in expand(sites or base.spec.sites, base.model.sites)]
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    spec = base.spec.model_copy(update={"model": _absolute(base.model.name), "sites": chosen, "site": site})
+    spec = base.spec.model_copy(update={"model": _absolute(model or ""), "sites": chosen, "site": site})
     return _train(base.model, shipped_inputs(study), spec, out, config, report, accelerator, sizes)
 
 
@@ -95,13 +95,13 @@ def _train(
         raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
     if accelerator is None or accelerator.is_main_process:
         write_spec(out, spec)
-    train(model, inputs, spec.sites, config, out, report=report, accelerator=accelerator, **sizes)
+    train(model, inputs, spec.sites, config, out, report=report, accelerator=accelerator, **{"width": spec.width, **sizes})
     return Study(str(out), spec, model, out)
 
 
 def _absolute(model: str) -> str:
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
+    return str(path.resolve()) if model and path.exists() else model
 
 
 def read_texts(source: str, limit: int = 2_000_000) -> Iterator[str]:

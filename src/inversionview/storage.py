@@ -52,6 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _sync(path: Path) -> None:
     for each in [path, *(path.rglob("*") if path.is_dir() else [])]:
+        each.chmod(0o755 if each.is_dir() else 0o644)  # safetensors leaves files that only their owner can read
         handle = os.open(each, os.O_RDONLY)
         try:
             os.fsync(handle)

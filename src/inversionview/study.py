@@ -42,8 +42,8 @@ class StudySpec(BaseModel):
 
     inputs: str
     """``counting``, ``addition``, or ``texts`` (the run's own ``corpus`` folder)."""
-    model: str
-    """Path or hub name of the probed model."""
+    model: str = ""
+    """Path or hub name of the probed model; empty for the shipped one."""
     sites: list[str]
     at: str = "END"
     """The position that is read when none is named."""
@@ -51,6 +51,8 @@ class StudySpec(BaseModel):
     """The site that is read when none is named."""
     distance: Distance = "euclidean"
     epsilon: float = 0.1
+    width: int = 96
+    """Width of the decoder that is trained unless another is asked for."""
 
 
 class Study:
@@ -108,7 +110,7 @@ class Study:
     @property
     def model_path(self) -> Path:
         """Where the probed model lies (or its hub name)."""
-        return Path(self.model.name)
+        return shipped_path(self.model.name, "model") if self.model.name in SHIPPED else Path(self.model.name)
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
@@ -263,12 +265,12 @@ def _as_number(at: str | int) -> int | None:
 SPECS = {
     "counting": StudySpec(
         inputs="counting",
-        model="",
         sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
         at=":",
         site="a1.0",
+        width=64,
     ),
-    "addition": StudySpec(inputs="addition", model="", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
+    "addition": StudySpec(inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
 }
 """The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
 
@@ -287,7 +289,7 @@ def load(name: str | Path, *, model: str | Path | None = None, device: str = "cp
     """
     text, folder = str(name), Path(name).expanduser()
     if text in SHIPPED:
-        spec, run = SPECS[text].model_copy(update={"model": str(shipped_path(text, "model"))}), None
+        spec, run = SPECS[text], None
     elif (folder / "study.json").is_file():
         spec, run = read_spec(folder), folder
     else:
@@ -295,7 +297,9 @@ def load(name: str | Path, *, model: str | Path | None = None, device: str = "cp
             f"There is no study {text!r} and no run in that folder; there are {', '.join(SHIPPED)}."
             + did_you_mean(text, SHIPPED)
         )
-    probed = ProbedModel.from_pretrained(model or spec.model, device=device)
+    probed = ProbedModel.from_pretrained(model or spec.model or shipped_path(spec.inputs, "model"), device=device)
+    if not (model or spec.model):
+        probed.name = spec.inputs
     if spec.inputs in SHIPPED:
         check_vocabulary(probed, spec.inputs)
     return Study(text, spec, probed, run)

@@ -44,7 +44,7 @@ class DecoderConfig:
     """Where the probed model came from, for messages."""
     layers: int = 3
     heads: int = 4
-    width: int = 128
+    width: int = 96
     pathway: int = 128
     """Width of the residual MLP blocks that z runs through."""
     rank: int = 64

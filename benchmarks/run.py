@@ -1,0 +1,186 @@
+"""The figures of docs/benchmarks.md, as a table: ``make bench`` (some minutes), or with ``--ten-minutes`` (25 minutes more).
+
+Speeds are medians of several rounds on this machine, baselines in the same run: TransformerBridge with one pair an input for
+the harvest, and the paper's decoder (2 layers, width 256, batch 256 padded to the longest input, AdamW) for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+import inversionview as iv
+from inversionview import optim
+from inversionview.bridge import BridgeBackend
+from inversionview.decoder.evaluation import distance_to
+from inversionview.decoder.model import Decoder
+from inversionview.decoder.sampling import sample
+from inversionview.decoder.training import make_accelerator, new_decoder, pool_of_batches, step
+from inversionview.runs import train_study
+
+
+def rate(work: Callable[[], int], rounds: int = 5) -> float:
+    """Median of (things done / seconds) over some rounds, after one that does not count."""
+    work()
+    rates = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        done = work()
+        rates.append(done / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def positions_of(inputs: iv.Inputs, tokens: np.ndarray) -> np.ndarray:
+    return np.nonzero(inputs.trained_positions(tokens))[1].reshape(len(tokens), -1)
+
+
+def harvest(study: iv.Study) -> float:
+    """Inputs/s from the generator to the activations of all sites × 2 positions."""
+    inputs, seeds = study.inputs, count()
+
+    def work() -> int:
+        tokens = inputs.draw(8192, split="train", seed=(next(seeds),), fresh=True)
+        study.model.harvest(tokens, study.sites, positions_of(inputs, tokens))
+        return len(tokens)
+
+    return rate(work)
+
+
+def harvest_baseline(study: iv.Study) -> float:
+    """Pairs/s with TransformerBridge: one site at one position of each input, inputs padded to the longest."""
+    backend, inputs = BridgeBackend(AutoModelForCausalLM.from_pretrained(study.model_path)), study.inputs
+    seeds = count()
+
+    def work() -> int:
+        seed = next(seeds)
+        tokens = inputs.draw(256, split="train", seed=(seed,), fresh=True)
+        at = torch.from_numpy(positions_of(inputs, tokens)[:, :1])
+        ids = torch.from_numpy(tokens)
+        backend.activations(ids, ids != inputs.pad, [study.sites[seed % len(study.sites)]], at)
+        return len(tokens)
+
+    return rate(work, rounds=15)
+
+
+def training(study: iv.Study) -> float:
+    """Pairs/s of decoder training as shipped, harvest included."""
+    inputs, config = study.inputs, iv.TrainConfig(minutes=None, steps=1)
+    decoder = new_decoder(study.model, inputs, study.sites)
+    optimizers = optim.build(decoder, muon_lr=1e-2, adam_lr=2e-3, weight_decay=0.0)
+    accelerator, pools = make_accelerator("cpu"), count()
+    weights = np.full(len(study.sites), 1 / len(study.sites))
+
+    def work() -> int:
+        for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
+            step(decoder, batch, optimizers, accelerator, decoder)
+        return config.batch * config.pool
+
+    return rate(work, rounds=3)
+
+
+def training_baseline(study: iv.Study) -> float:
+    """Pairs/s of the paper's decoder and batches."""
+    inputs, pools = study.inputs, count()
+    config = iv.TrainConfig(minutes=None, steps=1, batch=256, groups=1, pairs_per_input=1, pool=4)
+    decoder = new_decoder(
+        study.model, inputs, study.sites, layers=2, width=256, pathway=study.model.shape.d_model, occurrences=0
+    )
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, weight_decay=0.01)
+    weights = np.full(len(study.sites), 1 / len(study.sites))
+    accelerator = make_accelerator("cpu")
+
+    def work() -> int:
+        for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
+            group = batch.groups[0]
+            padded = torch.full((len(group.tokens), inputs.max_length), inputs.pad)
+            padded[:, : group.tokens.size(1)] = group.tokens
+            step(decoder, batch._replace(groups=[group._replace(tokens=padded)]), [optimizer], accelerator, decoder)
+        return config.batch * config.pool
+
+    return rate(work, rounds=3)
+
+
+def sampling(study: iv.Study) -> float:
+    """Samples/s, drawn and verified in the probed model, of random held-out queries of one site at a time."""
+    inputs, seeds = study.inputs, count()
+    decoder: Decoder = study.decoder
+
+    def work() -> int:
+        seed = next(seeds)
+        site = study.sites[seed % len(study.sites)]
+        tokens = inputs.draw(64, split="test", seed=(seed,))
+        z = study.model.harvest(tokens, [site], positions_of(inputs, tokens)[:, :1])[0, :, 0].repeat_interleave(16, 0)
+        drawn = sample(decoder, z, torch.full((len(z),), decoder.config.sites.index(site.short)))
+        distance_to(study.model, drawn, z, site)
+        return len(z)
+
+    return rate(work, rounds=9)
+
+
+def reading(study: str, text: str, at: str, site: str) -> float:
+    """Seconds from process start to the table."""
+    command = [sys.executable, "-m", "inversionview.cli", "read", study, text, "--at", at, "--site", site]
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def ten_minutes(study: str) -> float:
+    """Good ratio of a decoder trained from scratch for ten minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = train_study(study, Path(folder) / "run", iv.TrainConfig(minutes=10.0))
+        return float(made.evaluate()["mean"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ten-minutes", action="store_true", help="also train both decoders from scratch for ten minutes")
+    options = parser.parse_args()
+    counting, addition = iv.load("counting"), iv.load("addition")
+    table = Table(
+        "figure", "measured", "baseline", "ratio", "target", title=f"{os.cpu_count()} cores, torch {torch.__version__}"
+    )
+
+    def row(name: str, value: float, target: str, base: float | None = None, digits: int = 0) -> None:
+        ratio = "" if base is None else f"{value / base:.1f}×"
+        table.add_row(name, f"{value:,.{digits}f}", "" if base is None else f"{base:,.{digits}f}", ratio, target)
+
+    row("harvest, counting, 9 sites × 2 positions, inputs/s", harvest(counting), "10,000")
+    row(
+        "  the same in activations/s; baseline: bridge, one pair an input",
+        18 * harvest(counting),
+        "180,000",
+        harvest_baseline(counting),
+    )
+    row("decoder training, counting, pairs/s; baseline: the paper's", training(counting), "1,000", training_baseline(counting))
+    row("decoder training, addition, pairs/s; baseline: the paper's", training(addition), "", training_baseline(addition))
+    row("verified samples/s, counting", sampling(counting), "1,000")
+    row("read, addition, s", reading("addition", "615+861=1476", "=", "a0.0"), "6", digits=2)
+    row("read, counting, s", reading("counting", "vvzccvczvvvzvcvc|v:8", ":", "a1.0"), "6", digits=2)
+    row("good ratio, shipped counting decoder", counting.evaluate()["mean"], "0.70", digits=3)
+    row("good ratio, shipped addition decoder", addition.evaluate()["mean"], "0.85", digits=3)
+    if options.ten_minutes:
+        row("good ratio after 10 minutes, counting", ten_minutes("counting"), "0.40", digits=3)
+        row("good ratio after 10 minutes, addition", ten_minutes("addition"), "0.72", digits=3)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
