@@ -183,7 +183,7 @@ def test_sites_that_are_decoded_badly_are_trained_on_more() -> None:
     """softmax(6 · (mean − ratio)) by hand."""
     ratios = [0.2, 0.5, 0.8]
     expected = np.exp(6 * (0.5 - np.array(ratios)))
-    np.testing.assert_allclose(rebalanced(ratios), expected / expected.sum())
+    np.testing.assert_allclose(rebalanced(ratios, 6.0), expected / expected.sum())
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": None}, {"steps": 5}, {"minutes": None, "steps": -2}])

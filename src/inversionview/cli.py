@@ -181,6 +181,7 @@ def train(
     texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
     max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
+    start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
     width: Annotated[int | None, typer.Option(min=8, help="Width of the decoder.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
@@ -206,7 +207,7 @@ def train(
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
 
-        common: dict[str, Any] = {"device": where, "report": report, "accelerator": accelerator, **sizes}
+        common: dict[str, Any] = {"device": where, "start": start, "report": report, "accelerator": accelerator, **sizes}
         if texts is not None and model is not None:
             made = train_texts(model, texts, to, config, sites=sites or "*", max_length=max_length, **common)
         else:

@@ -140,15 +140,19 @@ class TextInputs(Inputs):
         Raises:
             InputError: no text is left after empty ones are dropped, or too few to train and to test on.
         """
-        from datasets import Dataset
+        import datasets
 
         vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_transformers(tokenizer)
         rows = [vocabulary.encode(text, truncate=max_length) for text in texts if text.strip()]
         rows = list({tuple(row): row for row in rows}.values())
         if not rows:
             raise InputError("There is no text in the corpus: every line is empty.")
-        dataset = Dataset.from_dict({"tokens": rows})
+        dataset = datasets.Dataset.from_dict({"tokens": rows})
         if folder is not None:
+            quiet = datasets.are_progress_bars_disabled()
+            datasets.disable_progress_bars()
             dataset.save_to_disk(str(folder))
-            dataset = Dataset.load_from_disk(str(folder))
+            if not quiet:
+                datasets.enable_progress_bars()
+            dataset = datasets.Dataset.load_from_disk(str(folder))
         return cls(dataset, vocabulary, max_length=max(map(len, rows)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def train_study(
     study: str, out: Path, config: TrainConfig, *, model: str | None = None, sites: str | None = None, device: str = "cpu",
-    report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
+    start: str | None = None, report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for a shipped study (or for another checkpoint of its vocabulary) into the run folder ``out``.
 
@@ -40,12 +40,12 @@ def train_study(
     chosen = [s.short for s in expand(sites or base.spec.sites, base.model.sites)]
     site = base.spec.site if base.spec.site in chosen else chosen[0]
     spec = base.spec.model_copy(update={"model": _absolute(model or ""), "sites": chosen, "site": site})
-    return _train(base.model, shipped_inputs(study), spec, out, config, report, accelerator, sizes)
+    return _train(base.model, shipped_inputs(study), spec, out, config, {"start": start, **sizes}, report, accelerator)
 
 
 def train_texts(
     model: str, texts: str, out: Path, config: TrainConfig, *, sites: str = "*", max_length: int = 64, device: str = "cpu",
-    report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
+    start: str | None = None, report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for any causal LM on the user's texts into the run folder ``out``.
 
@@ -75,7 +75,7 @@ def train_texts(
         with replacing(corpus) as temporary:
             TextInputs.tokenize(rows, probed.vocabulary, length, folder=temporary)
         inputs = _corpus(corpus, probed)
-    return _train(probed, inputs, spec, out, config, report, accelerator, sizes)
+    return _train(probed, inputs, spec, out, config, {"start": start, **sizes}, report, accelerator)
 
 
 def _corpus(folder: Path, model: ProbedModel) -> TextInputs:
@@ -87,15 +87,16 @@ def _corpus(folder: Path, model: ProbedModel) -> TextInputs:
 
 
 def _train(
-    model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, report: Report | None,
-    accelerator: Accelerator | None, sizes: dict[str, Any],
+    model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, options: dict[str, Any],
+    report: Report | None, accelerator: Accelerator | None,
 ) -> Study:  # fmt: skip
     if (out / "study.json").exists() and (was := read_spec(out)) != spec:
         changed = [k for k, v in spec.model_dump().items() if was.model_dump()[k] != v]
         raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
     if accelerator is None or accelerator.is_main_process:
         write_spec(out, spec)
-    train(model, inputs, spec.sites, config, out, report=report, accelerator=accelerator, **{"width": spec.width, **sizes})
+    options = {"width": spec.width, **options}
+    train(model, inputs, spec.sites, config, out, report=report, accelerator=accelerator, **options)
     return Study(str(out), spec, model, out)
 
 

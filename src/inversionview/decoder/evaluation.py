@@ -84,12 +84,12 @@ def good_ratio(
     return ratios
 
 
-def rebalanced(ratios: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return the sites' probabilities softmax(6 · (mean − ratio)): what is decoded badly is trained on more.
+def rebalanced(ratios: Sequence[float], strength: float) -> npt.NDArray[np.float64]:
+    """Return the sites' probabilities softmax(strength · (mean − ratio)): what is decoded badly is trained on more.
 
-    Huang et al. 2024, appendix on the counting task.
+    Huang et al. 2024, appendix on the counting task, with strength 6.
     """
-    logits = 6 * (np.mean(ratios) - np.asarray(ratios, dtype=np.float64))
+    logits = strength * (np.mean(ratios) - np.asarray(ratios, dtype=np.float64))
     weights = np.exp(logits - logits.max())
     normed: npt.NDArray[np.float64] = weights / weights.sum()
     return normed

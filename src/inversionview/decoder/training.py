@@ -58,6 +58,8 @@ class TrainConfig:
     """Share of the run over which the learning rate falls linearly to zero."""
     bos_share: float = 0.01
     """Share of pairs at BOS, from which the unconditional decoder is learned (Huang et al. 2024, appendix)."""
+    rebalance: float = 2.0
+    """Sites are weighted by softmax(rebalance · (mean − ratio)); the paper's 6 made the ratios swing, 0 weights all alike."""
     evaluations: int = 10
     """How often in a run the good ratio is measured and the sites are re-weighted."""
     queries: int = 24
@@ -273,7 +275,7 @@ def train_decoder(
                 decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries,
                 samples=8, seed=config.seed + due,
             )  # fmt: skip
-            progress.weights = list(rebalanced(ratios))
+            progress.weights = list(rebalanced(ratios, config.rebalance))
             row |= {
                 "good_ratio": sum(ratios) / len(ratios),
                 "good_ratios": dict(zip(decoder.config.sites, ratios, strict=True)),
@@ -349,6 +351,20 @@ def new_decoder(model: ProbedModel, inputs: Inputs, sites: Sequence[Site], *, se
     return decoder.to(model.device)
 
 
+def begin_from(decoder: Decoder, start: str | Path) -> None:
+    """Copy the weights of another decoder for the same model, sites and sizes.
+
+    Raises:
+        MismatchError: it has another shape or belongs to another model.
+    """
+    other = Decoder.from_pretrained(start)
+    mine, theirs = asdict(decoder.config), asdict(other.config)
+    changed = sorted(k for k in mine if k != "model" and mine[k] != theirs[k])
+    if changed:
+        raise MismatchError(f"The decoder {start} cannot be begun from: it has another {', '.join(changed)}.")
+    decoder.load_state_dict(other.state_dict())
+
+
 def train(
     model: ProbedModel,
     inputs: Inputs,
@@ -356,6 +372,7 @@ def train(
     config: TrainConfig | None = None,
     out: str | Path | None = None,
     *,
+    start: str | Path | None = None,
     report: Report | None = None,
     accelerator: Accelerator | None = None,
     **sizes: Any,
@@ -368,17 +385,20 @@ def train(
         sites: one decoder serves all of them.
         config: length and recipe.
         out: folder for checkpoints, metrics and the decoder; an interrupted run in it goes on.
+        start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes.
         report: called after every pool.
         accelerator: of Hugging Face Accelerate, where there are several processes.
         sizes: fields of ``DecoderConfig``.
 
     Raises:
         UnknownSiteError: a pattern matches no site.
-        MismatchError: ``out`` holds a run of another model or with other settings.
+        MismatchError: ``out`` holds a run of another model or with other settings, or ``start`` has another shape.
     """
     folder = None if out is None else Path(out)
     config = config or TrainConfig()
     decoder = new_decoder(model, inputs, expand(sites, model.sites), seed=config.seed, **sizes)
+    if start is not None:
+        begin_from(decoder, start)
     train_decoder(decoder, model, inputs, config, folder, report=report, accelerator=accelerator)
     if folder is not None and (accelerator is None or accelerator.is_main_process):
         with replacing(folder / "decoder") as temporary:

@@ -78,6 +78,7 @@ def train_probed(
         ``accuracy`` (share of test inputs whose answer is right), ``minutes``, ``inputs`` seen.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
 
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
@@ -109,6 +110,7 @@ def train_probed(
             report((step + 1) / steps, total)
     minutes = (time.time() - start) / 60
     result = {"accuracy": accuracy(model, inputs), "minutes": round(minutes, 2), "inputs": steps * recipe.batch}
+    logging.disable_progress_bar()
     with replacing(out) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -141,7 +143,7 @@ def accuracy(model: Any, inputs: Inputs, limit: int = 40_000) -> float:
     right = 0
     for part in np.array_split(tokens, max(1, len(tokens) // 2000)):
         ids = torch.from_numpy(part).to(device)
-        best = model(ids).logits[:, :-1].argmax(-1)
+        best = model(ids, attention_mask=(ids != inputs.pad).long()).logits[:, :-1].argmax(-1)
         answer = (ids == mark).cumsum(1)[:, :-1].bool() & (ids[:, 1:] != inputs.eos) & (ids[:, 1:] != inputs.pad)
         right += int(((best == ids[:, 1:]) | ~answer).all(1).sum())
     return right / len(tokens)
