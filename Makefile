@@ -18,9 +18,9 @@ test: $(READY)  ## lint, types and all tests
 bench: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
 
-# A virtual environment needs python3-venv on Debian; where that is missing, pip itself fills an empty one.
+# Debian has no ensurepip without python3-venv, so the environment begins empty and the system's pip fills it.
 $(READY): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV); }
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -r requirements.lock
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

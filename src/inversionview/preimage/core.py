@@ -104,17 +104,10 @@ class Preimage:
 
         return preimage_table(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from inversionview.views.text import as_text
 
         return as_text(self)
-
-    def __repr__(self) -> str:
-        q = self.query
-        return (
-            f"Preimage({q.text!r} at {q.position}, {q.site.short}: {len(self.inside)} inside ε = {self.epsilon:g}, "
-            f"{len(self.outside)} outside, of {self.candidates} candidates)"
-        )
 
     def _repr_html_(self) -> str:
         from inversionview.views.text import as_html
