@@ -36,25 +36,43 @@ def test_decoders_reach_their_targets(study: str) -> None:
     assert iv.load(study).evaluate(queries=60)["mean"] >= TARGET[study] - 0.02  # the sampling error of 60 queries a site
 
 
-def test_counting_keeps_the_count_at_the_colon(counting: iv.Study) -> None:
-    """Huang et al. 2024, figure 3b: at ':' a1.0 keeps the count and drops the character."""
-    query = counting.query("vvzccvczvvvzvcvc|v:8", at=":", site="a1.0")
-    inside = counting.preimage(query, fixed=":", count=100).inside
-    true_counts = [
-        s.text.split("|")[0].count(s.text.split("|")[1][0]) for s in inside if re.fullmatch(r"[a-z]+\|[a-z]:.*", s.text)
-    ]
-    assert len(true_counts) >= 20
-    assert sum(c == 8 for c in true_counts) / len(true_counts) >= 0.9
-    assert len({s.text.split("|")[1][:1] for s in inside if "|" in s.text}) >= 3
+def parts(sample: iv.Sample) -> re.Match[str] | None:
+    return re.fullmatch(r"(\d)(\d)(\d)\+(\d)(\d)(\d)=\d+", sample.text)
+
+
+@pytest.mark.parametrize(("site", "first", "second", "digits"), [("a0.0", 1, 4, {"6", "8"}), ("a0.1", 2, 5, {"1", "6"})])
+def test_heads_at_the_equals_sign_hold_pairs_of_digits(
+    addition: iv.Study, site: str, first: int, second: int, digits: set[str]
+) -> None:
+    """Huang et al. 2024, table 3 and figure 31: heads of layer 0 at '=' collect F_i and S_i, in either order."""
+    query = addition.query("615+861=1476", at="=", site=site)
+    inside = [m for s in addition.preimage(query, fixed="=", count=100).inside if (m := parts(s))]
+    assert len(inside) >= 20
+    assert sum({m[first], m[second]} == digits for m in inside) >= 0.9 * len(inside)
+    others = [{m[group] for m in inside} for group in range(1, 7) if group not in (first, second)]
+    assert all(len(values) >= 5 for values in others)
+
+
+def counted(sample: iv.Sample) -> tuple[str, int] | None:
+    """The letter a sample asks for, and how often it really occurs."""
+    match = re.fullmatch(r"([a-z]+)\|([a-z]):\d", sample.text)
+    return (match[2], match[1].count(match[2])) if match else None
 
 
 def test_counting_holds_character_and_count_at_the_query(counting: iv.Study) -> None:
     """Huang et al. 2024, figure 3a: at the query character x0.post encodes the character and its count."""
     query = counting.query("vvzccvczvvvzvcvc|v:8", at="query", site="x0.post")
-    inside = counting.preimage(query, fixed="query", count=100).inside
-    assert len(inside) >= 10
-    right = [s.text.split("|")[1][:1] == "v" and s.text.split("|")[0].count("v") == 8 for s in inside]
-    assert sum(right) / len(right) >= 0.9
+    inside = [c for s in counting.preimage(query, fixed="query", count=100).inside if (c := counted(s))]
+    assert len(inside) >= 20
+    assert all(letter == "v" for letter, _ in inside)
+    assert sum(abs(count - 8) <= 1 for _, count in inside) >= 0.9 * len(inside)
+
+
+def test_counting_knows_the_answer_before_it_is_written(counting: iv.Study) -> None:
+    query = counting.query("vvzccvczvvvzvcvc|v:8", at=":", site="x1.post")
+    inside = [c for s in counting.preimage(query, fixed=":", count=100).inside if (c := counted(s))]
+    assert len(inside) >= 20
+    assert sum(count == 8 for _, count in inside) >= 0.9 * len(inside)
 
 
 def test_train_probed_learns(tmp_path) -> None:

@@ -10,19 +10,18 @@ from inversionview.study import load
 from inversionview.views.text import preimage_table
 
 READINGS = (
+    ("counting", "vvzccvczvvvzvcvc|v:8", "query", "x0.pre",
+     "The embedding at the query character holds the letter, v, and where it stands. The count is free."),
     ("counting", "vvzccvczvvvzvcvc|v:8", "query", "x0.post",
-     "At the query character, after the first MLP: every sample asks for v, and its string holds 8 of them; the other "
-     "letters are free."),
-    ("counting", "vvzccvczvvvzvcvc|v:8", ":", "a1.0",
-     "At the colon, the second attention keeps the count, 8, and drops which letter was counted."),
-    ("counting", "vvzccvczvvvzvcvc|v:8", ":", "x0.pre",
-     "The embedding at the colon holds no more than where the colon stands: all samples have one length."),
-    ("addition", "615+861=1476", "A1", "x1.post",
-     "Where the second digit of the answer is about to be written: what the samples share is that digit."),
+     "One layer later the string has been counted: v occurs 8 times, give or take one, among c and z. Their order is free."),
+    ("counting", "vvzccvczvvvzvcvc|v:8", ":", "x1.post",
+     "Where the answer is about to be written, the count is sharp: 8 in every sample inside."),
     ("addition", "615+861=1476", "=", "a0.0",
-     "One head at the equals sign: compare which digits stay fixed in the samples, and which run free."),
-    ("addition", "615+861=1476", "F2", "x0.pre",
-     "The embedding of F2 holds its digit and its place, and nothing else."),
+     "One head at the equals sign has collected the hundreds, 6 and 8, in either order. The other digits are free."),
+    ("addition", "615+861=1476", "=", "a0.1",
+     "Another head has collected the tens, 1 and 6, in either order, and nothing else."),
+    ("addition", "615+861=1476", "A1", "x1.post",
+     "After the first digit of the answer, the next one, 4, stands ready: all sums inside begin with 14."),
 )  # fmt: skip
 """Study, input, position, site, what to see."""
 

@@ -83,7 +83,7 @@ def _row(table: Table, sample: Sample) -> None:
 def as_text(preimage: Preimage, width: int = 100) -> str:
     """Return the reading as plain text."""
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(preimage_table(preimage))
+    Console(file=file, width=width, color_system=None, force_jupyter=False).print(preimage_table(preimage))
     return file.getvalue()
 
 
