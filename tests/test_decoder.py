@@ -290,7 +290,7 @@ def test_sites_that_are_decoded_badly_are_trained_on_more(ratios: list[float]) -
     """softmax(6 · (mean − ratio)), method of Huang et al. 2024, appendix on the counting task."""
     mean = sum(ratios) / len(ratios)
     raised = [np.exp(6 * (mean - ratio)) for ratio in ratios]
-    assert rebalanced(ratios).tolist() == pytest.approx([value / sum(raised) for value in raised])
+    assert rebalanced(ratios, 6.0).tolist() == pytest.approx([value / sum(raised) for value in raised])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.decoder.evaluation import rebalanced
 from inversionview.decoder.training import pool_of_batches
 from inversionview.sites import expand
 from inversionview.studies import shipped_inputs
@@ -179,11 +178,16 @@ def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
                 assert position == 0 or trained[position]
 
 
-def test_sites_that_are_decoded_badly_are_trained_on_more() -> None:
-    """softmax(6 · (mean − ratio)) by hand."""
-    ratios = [0.2, 0.5, 0.8]
-    expected = np.exp(6 * (0.5 - np.array(ratios)))
-    np.testing.assert_allclose(rebalanced(ratios, 6.0), expected / expected.sum())
+def test_begin_from_another_decoder(whole: Path, tmp_path: Path) -> None:
+    """A rate of zero leaves the weights that were begun from as they are; another shape is refused."""
+    study = iv.load(whole)
+    config = iv.TrainConfig(minutes=None, steps=2, batch=8, groups=2, pool=2, muon_lr=0.0, adam_lr=0.0, queries=2)
+    start, sizes = whole / "decoder", {"width": 16, "layers": 1}
+    decoder = iv.train(study.model, study.inputs, ["x0.pre", "x1.post"], config, start=start, **sizes)
+    again = study.decoder.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in decoder.state_dict().items())
+    with pytest.raises(errors.MismatchError, match="width"):
+        iv.train(study.model, study.inputs, ["x0.pre", "x1.post"], config, start=start, width=32, layers=1)
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": None}, {"steps": 5}, {"minutes": None, "steps": -2}])

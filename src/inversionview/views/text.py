@@ -55,17 +55,19 @@ def query_line(query: Query) -> Text:
 
 def preimage_table(preimage: Preimage) -> Group:
     """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn."""
+    repeated = any(sample.count > 1 for sample in preimage)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("D", justify="right", width=7)
-    table.add_column("drawn", justify="right", style="dim")
+    if repeated:
+        table.add_column("drawn", justify="right", style="dim")
     table.add_column("sample")
-    table.add_column("")
+    blank = [""] if repeated else []
     for sample in preimage.inside:
-        _row(table, sample)
-    epsilon = Text(f"{preimage.epsilon:.3f}", style="bold magenta")
-    table.add_row(epsilon, "", Text("─" * 24, style="magenta"), Text(f"ε, {preimage.distance}", style="magenta"))
+        _row(table, sample, repeated)
+    line = Text(f"──────── ε, {preimage.distance} ────────", style="magenta")
+    table.add_row(Text(f"{preimage.epsilon:.3f}", style="bold magenta"), *blank, line)
     for sample in preimage.outside:
-        _row(table, sample)
+        _row(table, sample, repeated)
     inside = len(preimage.inside)
     note = f"{inside} inside, {len(preimage) - inside} outside shown, of {preimage.candidates} candidates, each run through "
     legend = Text(note + "the model.\n", style="dim")
@@ -74,10 +76,10 @@ def preimage_table(preimage: Preimage) -> Group:
     return Group(query_line(preimage.query), Text(), table, Text(), legend)
 
 
-def _row(table: Table, sample: Sample) -> None:
-    style = "" if sample.inside else "dim"
-    times = f"{sample.count}×" if sample.count > 1 else ""
-    table.add_row(Text(f"{sample.distance:.3f}", style=style), times, marked(sample.tokens, sample.position, sample.effect))
+def _row(table: Table, sample: Sample, repeated: bool) -> None:
+    times = [f"{sample.count}×" if sample.count > 1 else ""] if repeated else []
+    distance = Text(f"{sample.distance:.3f}", style="" if sample.inside else "dim")
+    table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect))
 
 
 def as_text(preimage: Preimage, width: int = 100) -> str:
