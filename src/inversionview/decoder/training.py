@@ -24,7 +24,7 @@ from torch import Tensor
 from inversionview import optim
 from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.model import Decoder, DecoderConfig
-from inversionview.errors import SettingError
+from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
