@@ -1,4 +1,4 @@
-"""What the package ships is as good as it says: probed models above the paper's accuracy, decoders as good as the documents say."""
+"""What the package ships is as good as it says: probed models above the paper's accuracy, decoders as documented."""
 
 from __future__ import annotations
 
