@@ -95,6 +95,16 @@ def test_two_processes_have_the_loss_curve_of_one(whole: Path, tmp_path: Path) -
     np.testing.assert_allclose([b for _, b in losses(out)], [b for _, b in losses(whole)], rtol=2e-3)
 
 
+def test_two_processes_end_together_when_trained_by_the_clock(tmp_path: Path) -> None:
+    """Both must take the same steps at the same rates, or their weights part and the run hangs."""
+    out = tmp_path / "run"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "inversionview.cli"]
+    timed = ["train", "addition", "--out", str(out), "--minutes", "0.1", *SMALL]
+    subprocess.run([*launch, *timed], check=True, env=environment(), capture_output=True, timeout=120)
+    assert (out / "decoder" / "config.json").is_file()
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] >= 6
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(whole: Path, tmp_path: Path) -> None:
     """The file size limit stands for a full disk: the checkpoint of a finished run is there, the next cannot be written."""
     out = tmp_path / "run"

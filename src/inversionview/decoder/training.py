@@ -187,17 +187,20 @@ def loss_of(decoder: torch.nn.Module, batch: Group, pad: int, vocabulary: int) -
 
 
 class Clock:
-    """How much of a run is done: by steps, or by minutes of training over all its sittings."""
+    """How much of a run is done: by steps, or by minutes of training over all its sittings, on the first process' clock."""
 
-    def __init__(self, config: TrainConfig, progress: Progress) -> None:
-        self.config, self.progress = config, progress
+    def __init__(self, config: TrainConfig, progress: Progress, accelerator: Accelerator) -> None:
+        self.config, self.progress, self.accelerator = config, progress, accelerator
         self._last = time.perf_counter()
 
     def tick(self) -> float:
         """Count the time since the last tick, and return the share of the run that is done."""
         now = time.perf_counter()
-        self.progress.seconds += now - self._last
-        self._last = now
+        passed, self._last = now - self._last, now
+        if self.config.steps is None and self.accelerator.num_processes > 1:
+            first = passed if self.accelerator.is_main_process else 0.0
+            passed = gather(first, self.accelerator)
+        self.progress.seconds += passed
         if self.config.steps is not None:
             return self.progress.step / self.config.steps
         return self.progress.seconds / (60 * (self.config.minutes or 1.0))
@@ -247,7 +250,7 @@ def train_decoder(
         progress = found or progress
         if accelerator.is_main_process:
             cut_metrics(out / "metrics.jsonl", progress.step)
-    clock = Clock(config, progress)
+    clock = Clock(config, progress, accelerator)
     done, row = clock.tick(), dict[str, Any]()
     while done < 1:
         total, tokens, before = 0.0, 0, progress.seconds
