@@ -42,7 +42,7 @@ def colour(effect: float) -> str:
     # from a pale tint to the full colour, always under black letters
     share = 0.15 + 0.85 * strength
     red, green, blue = (round(255 + (channel - 255) * share) for channel in target)
-    return f"black on #{red:02x}{green:02x}{blue:02x}"
+    return f"#000000 on #{red:02x}{green:02x}{blue:02x}"
 
 
 def query_line(query: Query) -> Text:
