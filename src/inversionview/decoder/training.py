@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from inversionview import optim
 from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
+from inversionview.decoder.evaluation import good_ratio, rebalanced
 from inversionview.decoder.model import Decoder, DecoderConfig
 from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Ids, Inputs
@@ -235,8 +236,6 @@ def train_decoder(
         MismatchError: ``out`` holds a run of another model or with other settings.
         StorageError: the disk is full; the last checkpoint still stands.
     """
-    from inversionview.decoder.evaluation import good_ratio, rebalanced
-
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
     accelerator = accelerator or make_accelerator(str(model.device))
     sites = [Site.parse(name) for name in decoder.config.sites]
@@ -253,45 +252,52 @@ def train_decoder(
     clock = Clock(config, progress, accelerator)
     done, row = clock.tick(), dict[str, Any]()
     while done < 1:
-        total, tokens, before = 0.0, 0, progress.seconds
+        loss, predicted, since = 0.0, 0, replace(progress)
         pool = pool_of_batches(
             model, inputs, sites, config, progress.pool, np.array(progress.weights),
             accelerator.process_index, accelerator.num_processes,
         )  # fmt: skip
         for batch in pool:
-            if done >= 1:
-                break
             optim.set_rates(optimizers, base, optim.schedule(done, decay=config.decay))
-            total += step(wrapped, batch, optimizers, accelerator, decoder)
-            tokens += batch.predicted
+            loss += step(wrapped, batch, optimizers, accelerator, decoder)
+            predicted += batch.predicted
             progress.step += 1
             done = clock.tick()
+            if done >= 1:
+                break
         progress.pool += 1
         progress.pairs = progress.step * config.batch
-        rate = config.batch * config.pool / max(progress.seconds - before, 1e-9)
-        row = {**row, "step": progress.step, "pairs": progress.pairs, "seconds": round(progress.seconds, 2),
-               "loss": gather(total, accelerator) / max(tokens, 1), "pairs_per_second": round(rate, 1)}  # fmt: skip
-        due = int(min(done, 1.0) * config.evaluations)
-        if due > progress.evaluated:
-            progress.evaluated = due
-            ratios = good_ratio(
-                decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries,
-                samples=8, seed=config.seed + due,
-            )  # fmt: skip
-            progress.weights = list(rebalanced(ratios, config.rebalance))
-            row |= {
-                "good_ratio": sum(ratios) / len(ratios),
-                "good_ratios": dict(zip(decoder.config.sites, ratios, strict=True)),
-            }
+        speed = (progress.pairs - since.pairs) / max(progress.seconds - since.seconds, 1e-9)
+        row |= {"step": progress.step, "pairs": progress.pairs, "seconds": round(progress.seconds, 2),
+                "loss": gather(loss, accelerator) / predicted, "pairs_per_second": round(speed, 1)}  # fmt: skip
+        if int(min(done, 1.0) * config.evaluations) > progress.evaluated:
+            row |= _rebalance(decoder, model, inputs, sites, config, progress, done)
             done = clock.tick()
         if out is not None and accelerator.is_main_process:
             append_metrics(out / "metrics.jsonl", row)
-            if due == progress.evaluated or done >= 1:
-                save_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers)
+            save_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers)
         accelerator.wait_for_everyone()
         if report is not None:
             report(done, row)
     return decoder
+
+
+def _rebalance(
+    decoder: Decoder,
+    model: ProbedModel,
+    inputs: Inputs,
+    sites: Sequence[Site],
+    config: TrainConfig,
+    progress: Progress,
+    done: float,
+) -> dict[str, Any]:
+    """Measure the good ratio, re-weight the sites by it, and return it as metrics."""
+    progress.evaluated = int(min(done, 1.0) * config.evaluations)
+    seed = config.seed + progress.evaluated
+    ratios = good_ratio(decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries, seed=seed)
+    progress.weights = list(rebalanced(ratios, config.rebalance))
+    by_site = dict(zip(decoder.config.sites, ratios, strict=True))
+    return {"good_ratio": sum(ratios) / len(ratios), "good_ratios": by_site}
 
 
 def step(
