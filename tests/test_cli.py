@@ -162,11 +162,20 @@ def bad(capsys: pytest.CaptureFixture[str], *arguments: str, says: str) -> None:
         (("train", "nowhere", "--out", "x", "--steps", "1"), "nowhere"),
         (("train", "counting", "--out", "x", "--minutes", "-1"), "positive"),
         (("train", "counting", "--out", "x", "--steps", "2", "--minutes", "1"), "either"),
+        (("train", "addition", "--out", "x", "--steps", "2", "--batch", "30"), "groups"),
+        (("train", "addition", "--out", "x", "--steps", "2", "--width", "30"), "heads"),
         (("train-probed", "multiplication"), "multiplication"),
         (("reed", "addition"), "reed"),
     ],
 )
-def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str) -> None:
+def test_mistakes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     bad(capsys, *arguments, says=says)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from inversionview.errors import WeightsError
+from inversionview.errors import SettingError, WeightsError
 from inversionview.storage import replacing
 
 
@@ -55,6 +55,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", tuple(self.sites))
+        if self.width % self.heads:
+            raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
 
 
 class _Pathway(nn.Module):

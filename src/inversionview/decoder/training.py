@@ -73,6 +73,8 @@ class TrainConfig:
             raise SettingError("Give the length of the training either in minutes or in steps.")
         if (self.minutes or self.steps or 0) <= 0:
             raise SettingError(f"The length of the training must be positive, but is {self.minutes or self.steps}.")
+        if self.batch % self.groups or self.batch * self.pool % self.pairs_per_input:
+            raise SettingError(f"A batch of {self.batch} pairs does not divide into {self.groups} groups: choose a multiple.")
 
 
 class Group(NamedTuple):
