@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from inversionview.errors import InversionViewError, SettingError, UnknownStudyError, did_you_mean
 
 if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
     from inversionview.study import Study
 
 app = typer.Typer(
@@ -240,6 +241,96 @@ def train_probed_command(
         out.print(f"test accuracy {result['accuracy']:.2%} after {result['minutes']:.1f} minutes; model in {folder}")
 
 
+BankOpt = Annotated[
+    Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
+]
+
+
+@app.command(
+    epilog="Examples: `inversionview bank counting --inputs 1000000 --out runs/counting`; four processes share the work: "
+    "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`"
+)
+def bank(
+    study: StudyArg,
+    inputs: Annotated[int, typer.Option(min=1, help="Inputs of the corpus to harvest.")] = 200_000,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
+    positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    rank: Annotated[int, typer.Option(envvar="RANK", help="Number of this process, where several share the work.")] = 0,
+    world: Annotated[int, typer.Option(envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
+    model: ModelOpt = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
+    precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
+    if precision is None:
+        raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    loaded = _load(study, model, device)
+    options = _given(sites=sites, positions=None if positions is None else [p.strip() for p in positions.split(",")])
+    with _bar("harvesting", 1000) as advance:
+        made = loaded.build_bank(
+            None if to is None else to / "bank", rows=inputs, precision=precision, rank=rank, world=world,
+            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"), **options,
+        )  # fmt: skip
+    if to is not None:
+        loaded.keep(to)
+    err.print(f"{len(made):,} inputs × {len(made.sites)} sites × {len(made.manifest.positions)} positions in {made.folder}")
+
+
+@app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
+def search(
+    study: StudyArg,
+    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
+    at: Annotated[
+        str | None,
+        typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token."),
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
+    fixed: Annotated[
+        str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all.")] = None,
+    bank: BankOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
+    loaded = _load(study, model, device)
+    query = loaded.query(text, at=at, site=site)
+    preimage = loaded.search(
+        query,
+        epsilon=epsilon,
+        distance=distance,  # type: ignore[arg-type]
+        k=k,
+        fixed=None if fixed is None else [p.strip() for p in fixed.split(",")],
+        count=count if count is not None or as_json else 30,
+        bank=_bank(loaded, bank),
+        seed=seed,
+    )
+    if as_json:
+        _print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+
+
+def _bank(study: Study, folder: Path | None) -> ActivationBank:
+    """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
+    with _bar("harvesting", 1000) as advance:
+
+        def begin(path: Path, rows: int) -> None:
+            err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
+
+        return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+
+
 @app.command()
 def demo() -> None:
     """Show three telling readings of each shipped study, with one line each on what to see."""
@@ -271,7 +362,8 @@ def _bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, 
     try:
         yield advance
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -41,6 +41,10 @@ class MismatchError(InversionViewError):
     """A decoder (or checkpoint) that was made for another probed model."""
 
 
+class BankError(InversionViewError):
+    """A bank of activations that is missing, unfinished or damaged."""
+
+
 class StorageError(InversionViewError):
     """A file could not be written; what was there before is untouched."""
 

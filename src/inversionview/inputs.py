@@ -7,6 +7,7 @@ positions a decoder is trained on, and what the value of a feature is.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -44,6 +45,8 @@ class Inputs(ABC):
     max_length: int
     """Longest row in tokens, BOS and EOS included."""
     test_share: float = 0.25
+    redrawn: bool = False
+    """Rows have a free part that another salt draws anew, so the corpus has no end."""
 
     @staticmethod
     def from_texts(texts: Sequence[str], tokenizer: Any, max_length: int = 64) -> TextInputs:
@@ -100,12 +103,40 @@ class Inputs(ABC):
         rows = rows[rng.integers(len(rows), size=count)]
         return self.tokens(rows, salt=int(rng.integers(1, 2**31)) if fresh else 0)
 
+    @property
+    def corpus_size(self) -> int | None:
+        """How many inputs the corpus has; ``None`` where it has no end."""
+        return None if self.redrawn else len(self)
+
+    def corpus(self, numbers: npt.NDArray[np.int64]) -> Ids:
+        """Return the tokens of the corpus' inputs of these numbers, ``[len(numbers), max_length]``.
+
+        The corpus is all rows in a fixed random order, so its first n are a random sample; where rows have a free part, it
+        goes on with every row drawn anew.
+        """
+        laps, places = np.divmod(numbers, len(self))
+        out = np.empty((len(numbers), self.max_length), dtype=np.int64)
+        for lap in np.unique(laps):
+            out[laps == lap] = self.tokens(self._order[places[laps == lap]], salt=int(lap))
+        return out
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this corpus from another: SHA-256 over its size and 4,096 of its inputs, 16 hexadecimal digits."""
+        count = min(len(self), 4096)
+        sample = self.corpus(np.linspace(0, len(self) - 1, count).astype(np.int64))
+        return _digest(f"{len(self)} {self.redrawn}".encode(), sample.tobytes())
+
     def stream(self, batch: int, *, split: Split, seed: int, start: int = 0) -> Iterator[Ids]:
         """Yield fresh batches ``[batch, max_length]`` without end; batch ``start`` onwards, the same in every run."""
         step = start
         while True:
             yield self.draw(batch, split=split, seed=(seed, step), fresh=True)
             step += 1
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 class TextInputs(Inputs):
@@ -122,12 +153,34 @@ class TextInputs(Inputs):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this corpus from another: SHA-256 over all its tokens, 16 hexadecimal digits."""
+        column = self.dataset.data.column("tokens").combine_chunks()
+        return _digest(column.value_lengths().to_numpy().tobytes(), column.flatten().to_numpy().tobytes())
+
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
         out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
         for i, ids in enumerate(self.dataset.select(rows)["tokens"] if len(rows) else []):
             out[i, : len(ids)] = ids
         return out
+
+    @classmethod
+    def load(cls, folder: Path, vocabulary: Vocabulary) -> TextInputs:
+        """Open the corpus that a run keeps, memory-mapped.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        from datasets import Dataset
+
+        try:
+            dataset = Dataset.load_from_disk(str(folder))
+            longest = int(dataset.data.column("tokens").combine_chunks().value_lengths().to_numpy().max())
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{folder} holds no corpus ({error}): train the run again.") from error
+        return cls(dataset, vocabulary, longest)
 
     @classmethod
     def tokenize(

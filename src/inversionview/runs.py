@@ -74,16 +74,8 @@ def train_texts(
         rows = list(read_texts(texts))
         with replacing(corpus) as temporary:
             TextInputs.tokenize(rows, probed.vocabulary, length, folder=temporary)
-        inputs = _corpus(corpus, probed)
+        inputs = TextInputs.load(corpus, probed.vocabulary)
     return _train(probed, inputs, spec, out, config, {"start": start, **sizes}, report, accelerator)
-
-
-def _corpus(folder: Path, model: ProbedModel) -> TextInputs:
-    from datasets import Dataset
-
-    dataset = Dataset.load_from_disk(str(folder))
-    longest = max(map(len, dataset["tokens"]))
-    return TextInputs(dataset, model.vocabulary, longest)
 
 
 def _train(

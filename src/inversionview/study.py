@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from inversionview.bank import places
+from inversionview.bank.store import ActivationBank
+from inversionview.bank.store import Report as BankReport
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance
 from inversionview.errors import (
-    InputError,
     MismatchError,
     UnknownPositionError,
     UnknownStudyError,
@@ -28,11 +30,14 @@ from inversionview.errors import (
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
 from inversionview.preimage.core import Preimage, Query
+from inversionview.preimage.corpus import corpus_preimage
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import recover, write_json
 from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
+
+BeginBank = Callable[[Path, int], None]
 
 
 class StudySpec(BaseModel):
@@ -67,20 +72,14 @@ class Study:
     def __init__(self, name: str, spec: StudySpec, model: ProbedModel, folder: Path | None = None) -> None:
         self.name, self.spec, self.model, self.folder = name, spec, model, folder
         self.sites: list[Site] = expand(spec.sites, model.sites)
+        self._bank: ActivationBank | None = None
 
     @cached_property
     def inputs(self) -> Inputs:
         """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped."""
         if self.spec.inputs in SHIPPED:
             return shipped_inputs(self.spec.inputs)
-        from datasets import Dataset
-
-        corpus = (self.folder or Path()) / "corpus"
-        try:
-            dataset = Dataset.load_from_disk(str(corpus))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{corpus} holds no corpus ({error}): train the run again.") from error
-        return TextInputs(dataset, self.model.vocabulary, self.decoder.config.max_length)
+        return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -104,8 +103,16 @@ class Study:
 
     @property
     def decoder_path(self) -> Path:
-        """Where the decoder lies."""
-        return shipped_path(self.name, "decoder") if self.folder is None else self.folder / "decoder"
+        """Where the decoder lies; a run of a shipped study that trained none reads with the shipped one."""
+        own = (self.folder or Path()) / "decoder"
+        trained = self.folder is not None and (own.exists() or (self.folder / "checkpoints").exists())
+        return own if trained or self.spec.inputs not in SHIPPED else shipped_path(self.spec.inputs, "decoder")
+
+    def keep(self, folder: Path) -> None:
+        """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
+        if not (folder / "study.json").exists():
+            path = "" if self.model.name in SHIPPED else str(self.model_path.resolve())
+            write_spec(folder, self.spec.model_copy(update={"model": path}))
 
     @property
     def model_path(self) -> Path:
@@ -253,6 +260,98 @@ class Study:
         )  # fmt: skip
         by_site = {site.short: ratio for site, ratio in zip(self.sites, ratios, strict=True)}
         return {"mean": sum(ratios) / len(ratios), "sites": by_site}
+
+    # -- the corpus ---------------------------------------------------------------------------------------------------
+
+    def build_bank(
+        self, folder: str | Path | None = None, *, rows: int, report: BankReport | None = None, **options: Any
+    ) -> ActivationBank:
+        """Harvest a bank of the study's corpus, or what lacks of it; see ``ActivationBank.build`` for the options.
+
+        Args:
+            folder: where to; by default the user's cache, where later searches find it.
+            rows: how many inputs.
+            report: called with how many inputs are done, and of how many.
+            options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
+        """
+        return ActivationBank.build(
+            folder or places.cached(self.model, self.inputs, rows), self.model, self.inputs, rows=rows, report=report,
+            **{"sites": self.sites, "distance": self.spec.distance, **options},
+        )  # fmt: skip
+
+    def bank(
+        self,
+        folder: ActivationBank | str | Path | None = None,
+        *,
+        report: BankReport | None = None,
+        begin: BeginBank | None = None,
+    ) -> ActivationBank:
+        """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
+
+        Args:
+            folder: a bank, its folder, or a run's folder that holds one.
+            report: called with how many inputs are done, and of how many, where a bank must be built first.
+            begin: called before that, with its folder and size.
+
+        Raises:
+            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
+        """
+        if isinstance(folder, ActivationBank):
+            folder.check(self.model, self.inputs)
+            return folder
+        if folder is not None:
+            path = Path(folder)
+            return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, self.model, self.inputs)
+        if self._bank is None:
+            self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+        if self._bank is None:
+            rows = min(places.FIRST_ROWS, self.inputs.corpus_size or places.FIRST_ROWS)
+            if begin is not None:
+                begin(places.cached(self.model, self.inputs, rows), rows)
+            self._bank = self.build_bank(rows=rows, report=report)
+        return self._bank
+
+    def search(
+        self,
+        query: Query,
+        *,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        k: int = 10,
+        fixed: str | Sequence[str] | None = None,
+        count: int | None = None,
+        bank: ActivationBank | str | Path | None = None,
+        seed: int = 0,
+    ) -> Preimage:
+        """Return every input of a bank inside the query's ε-preimage and the k nearest, exactly, with the bits they mean.
+
+        The first search without a bank builds one of 200,000 inputs in the user's cache.
+
+        Args:
+            query: from ``query``.
+            epsilon: threshold; by default the study's.
+            distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+            k: how many of the nearest inputs to return at least, inside ε or not.
+            fixed: compare at these named positions only, in place of the minimum over all of the bank's.
+            count: how many inputs to return at most; ``None`` is all inside ε.
+            bank: to search, or its folder.
+            seed: of the choice where ``count`` makes one.
+
+        Raises:
+            SettingError: a setting is out of range.
+            UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
+            BankError, MismatchError: the bank is damaged or another model's.
+        """
+        return corpus_preimage(
+            self.bank(bank),
+            query,
+            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            distance=distance or self.spec.distance,
+            k=k,
+            at=fixed,
+            count=count,
+            seed=seed,
+        )
 
 
 def _as_number(at: str | int) -> int | None:

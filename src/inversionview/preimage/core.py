@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.distances import Distance
+from inversionview.information import Bits
 from inversionview.sites import Site
+
+INSIDE_SHARE = 0.7
+"""Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,10 @@ class Sample:
     """D ≤ ε."""
     token_distances: tuple[float | None, ...]
     """Distance of every token's activation to z_q; ``None`` at EOS, which is never a candidate."""
-    effect: tuple[float, ...]
-    """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS) of every token, in [−1, 1]; 0 at BOS."""
+    effect: tuple[float, ...] | None
+    """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS) of every token, in [−1, 1]; 0 at BOS. ``None`` without a decoder."""
     source: str
-    """What made it: ``decoder``."""
+    """What made it: ``decoder`` or ``corpus``."""
     count: int
     """How often it was drawn."""
 
@@ -63,7 +67,11 @@ class Preimage:
     seed: int
     samples: tuple[Sample, ...]
     candidates: int
-    """How many inputs were drawn and measured, repeats counted; ``samples`` are a choice of them."""
+    """How many inputs were drawn (repeats counted) or searched, and measured; ``samples`` are a choice of them."""
+    source: str = "decoder"
+    """What made it: ``decoder`` or ``corpus``."""
+    bits: Bits | None = None
+    """How much the activation tells, where a corpus was searched."""
 
     @property
     def inside(self) -> tuple[Sample, ...]:
@@ -74,6 +82,13 @@ class Preimage:
     def outside(self) -> tuple[Sample, ...]:
         """The samples outside."""
         return tuple(s for s in self.samples if not s.inside)
+
+    def choice(self, count: int) -> Preimage:
+        """Return this preimage with at most ``count`` samples: of those inside an even choice, then the nearest outside."""
+        inside, outside = self.inside, self.outside
+        wanted = min(len(inside), max(round(INSIDE_SHARE * count), count - len(outside)))
+        every = [inside[i * len(inside) // wanted] for i in range(wanted)]
+        return replace(self, samples=(*every, *outside[: count - wanted]))
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -97,6 +112,8 @@ class Preimage:
             "seed": self.seed,
             "samples": [asdict(s) for s in self.samples],
             "candidates": self.candidates,
+            "source": self.source,
+            **({} if self.bits is None else {"bits": asdict(self.bits)}),
         }
 
     def __rich__(self) -> Any:

@@ -17,11 +17,9 @@ from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
 from inversionview.inputs import Ids
-from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.preimage.core import Preimage, Query
+from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
-
-INSIDE_SHARE = 0.7
-"""Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""
 
 
 @dataclass(frozen=True)
@@ -108,27 +106,11 @@ def sampled_preimage(
         nearest = per_token.gather(1, position[:, None])[:, 0]
     shown = choose(nearest, epsilon, count, generator)
     effect = effects(decoder, model, tokens[shown], query, number)
-    samples = tuple(
-        _sample(model, epsilon, tokens[row], nearest[row], position[row], per_token[row], caused, times[row])
-        for row, caused in zip(shown.tolist(), effect, strict=True)
-    )
+    samples = samples_of(
+        model, tokens[shown], nearest[shown], position[shown], per_token[shown],
+        epsilon=epsilon, source="decoder", effect=effect, times=times[shown],
+    )  # fmt: skip
     return Preimage(query, distance, epsilon, seed, samples, candidates=len(drawn))
-
-
-def choose(
-    nearest: Float[Tensor, " candidate"], epsilon: float, count: int, generator: torch.Generator
-) -> Int[Tensor, " shown"]:
-    """Return which candidates to show, sorted by distance.
-
-    Inside ε a random choice, which shows what varies there; outside the nearest, which show where the preimage ends. Either
-    fills up what the other lacks.
-    """
-    order = torch.argsort(nearest, stable=True)
-    inside = order[nearest[order] <= epsilon]
-    outside = order[nearest[order] > epsilon]
-    wanted = max(round(INSIDE_SHARE * count), count - len(outside))
-    lot = torch.randperm(len(inside), generator=generator)[:wanted].sort().values
-    return torch.cat([inside[lot], outside[: count - len(lot)]])
 
 
 def effects(
@@ -144,28 +126,3 @@ def effects(
         for z in (query.z[None], z_bos)
     )
     return (with_z - without).cpu()
-
-
-def _sample(
-    model: ProbedModel,
-    epsilon: float,
-    ids: Int[Tensor, " pos"],
-    nearest: Tensor,
-    position: Tensor,
-    per_token: Float[Tensor, " pos"],
-    effect: Float[Tensor, " pos"],
-    times: Tensor,
-) -> Sample:
-    real = ids[ids != model.vocabulary.pad].tolist()
-    length = len(real)
-    return Sample(
-        tokens=tuple(model.vocabulary.strings(real)),
-        text=model.vocabulary.decode(real),
-        distance=float(nearest),
-        position=int(position),
-        inside=bool(nearest <= epsilon),
-        token_distances=tuple(None if d == float("inf") else d for d in per_token[:length].tolist()),
-        effect=tuple(effect[:length].tolist()),
-        source="decoder",
-        count=int(times),
-    )

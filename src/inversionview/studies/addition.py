@@ -5,6 +5,8 @@ All 900 × 900 = 810,000 inputs; row ``r`` adds ``100 + r // 900`` and ``100 + r
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,9 +52,18 @@ class AdditionInputs(Inputs):
             fourth = np.where(tokens[:, 12] < 10, 12, -1)
         return {**names, "A4": fourth, **super().named_positions(tokens)}
 
-    def features(self, tokens: Ids) -> dict[str, npt.NDArray[np.int64]]:
-        """Return the digits and the carries: C3 out of the ones into the tens, C2 out of the tens into the hundreds."""
+    def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of Huang et al. 2024, Table 3.
+
+        The digits F1 … S3 and A1 … A4 (A4 is E in a sum of three digits); per place the digits of both operands in either
+        order (``{F1,S1}`` is 68 for 6 and 8) and their sum; the carries C3 out of the ones and C2 out of the tens.
+        """
         digits = {name: tokens[:, index] for name, index in POSITIONS.items() if name not in "+="}
-        ones = tokens[:, 3] + tokens[:, 7] >= 10
-        tens = tokens[:, 2] + tokens[:, 6] + ones >= 10
-        return {**digits, "C2": tens.astype(np.int64), "C3": ones.astype(np.int64)}
+        features: dict[str, npt.NDArray[Any]] = {**digits, "A4": np.array(TOKENS)[tokens[:, 12]]}
+        for place in "123":
+            first, second = digits[f"F{place}"], digits[f"S{place}"]
+            features[f"{{F{place},S{place}}}"] = np.minimum(first, second) * 10 + np.maximum(first, second)
+            features[f"F{place}+S{place}"] = first + second
+        ones = features["F3+S3"] >= 10
+        tens = features["F2+S2"] + ones >= 10
+        return {**features, "C2": tens.astype(np.int64), "C3": ones.astype(np.int64)}

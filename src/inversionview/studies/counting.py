@@ -10,6 +10,7 @@ from __future__ import annotations
 import string
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ class CountingInputs(Inputs):
     bos, eos, pad = TOKENS.index("B"), TOKENS.index("E"), TOKENS.index("P")
     vocabulary = TOKENS
     max_length = 33
+    redrawn = True
 
     def __len__(self) -> int:
         return 2600 * CONFIGURATIONS * 3
@@ -80,13 +82,23 @@ class CountingInputs(Inputs):
         after_bar[:, 1:] = tokens[:, :-1] == BAR
         return colon | after_bar
 
-    def features(self, tokens: Ids) -> dict[str, npt.NDArray[np.str_] | npt.NDArray[np.int64]]:
-        """Return query letter, its count, and the length of the string."""
+    def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return the query letter, its count and the string's length; the other two letters, and their counts in that order."""
         asked = np.take_along_axis(tokens, self.named_positions(tokens)["query"][:, None], axis=1)
         string_length = (tokens == BAR).argmax(1) - 1
-        inside = np.arange(tokens.shape[1])[None] <= string_length[:, None]
+        inside = (np.arange(tokens.shape[1])[None] <= string_length[:, None]) & (tokens < 26)
+        counts = np.stack([((tokens == letter) & inside).sum(1) for letter in range(26)], axis=1)  # (row, letter)
+        count = np.take_along_axis(counts, asked.clip(max=25), axis=1)[:, 0]
+        others = counts.copy()
+        np.put_along_axis(others, asked.clip(max=25), 0, axis=1)
+        second = 25 - (others[:, ::-1] > 0).argmax(1)
+        first = (others > 0).argmax(1)
+        each = np.arange(len(tokens))
+        letters = np.array(TOKENS)
         return {
-            "letter": np.array(TOKENS)[asked[:, 0]],
-            "count": ((tokens == asked) & inside).sum(1),
+            "letter": letters[asked[:, 0]],
+            "count": count,
             "length": string_length,
+            "others": np.char.add(letters[first], letters[second]),
+            "counts": others[each, first] * 10 + others[each, second],
         }

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from inversionview.information import Bits
 from inversionview.preimage.core import Preimage, Query, Sample
 
 
@@ -53,27 +54,47 @@ def query_line(query: Query) -> Text:
     return line
 
 
+SHOWN = 100
+"""Rows of a table at most; of a longer preimage a choice is shown."""
+
+
 def preimage_table(preimage: Preimage) -> Group:
-    """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn."""
-    repeated = any(sample.count > 1 for sample in preimage)
+    """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn or searched."""
+    shown = preimage.choice(SHOWN) if len(preimage) > SHOWN else preimage
+    repeated = any(sample.count > 1 for sample in shown)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("D", justify="right", width=7)
     if repeated:
         table.add_column("drawn", justify="right", style="dim")
-    table.add_column("sample")
+    table.add_column("sample" if preimage.source == "decoder" else "input")
     blank = [""] if repeated else []
-    for sample in preimage.inside:
+    for sample in shown.inside:
         _row(table, sample, repeated)
     line = Text(f"──────── ε, {preimage.distance} ────────", style="magenta")
     table.add_row(Text(f"{preimage.epsilon:.3f}", style="bold magenta"), *blank, line)
-    for sample in preimage.outside:
+    for sample in shown.outside:
         _row(table, sample, repeated)
-    inside = len(preimage.inside)
-    note = f"{inside} inside, {len(preimage) - inside} outside shown, of {preimage.candidates} candidates, each run through "
+    legend = _corpus_note(shown, preimage.bits) if preimage.bits else _decoder_note(shown)
+    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+
+
+def _decoder_note(shown: Preimage) -> Text:
+    inside = len(shown.inside)
+    note = f"{inside} inside, {len(shown) - inside} outside shown, of {shown.candidates} candidates, each run through "
     legend = Text(note + "the model.\n", style="dim")
     legend.append_text(Text.assemble(("caused", colour(0.8)), " or ", ("suppressed", colour(-0.8)), " by the activation; "))
-    legend.append("(…) where D is reached.")
-    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+    return legend.append("(…) where D is reached.")
+
+
+def _corpus_note(shown: Preimage, bits: Bits) -> Text:
+    line = Text(f"{bits.hits:,} of {bits.inputs:,} inputs lie inside ε", style="bold")
+    if bits.hits:
+        line.append(f": {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]\n")
+    else:
+        line.append(f": more than {bits.low:.2f} bits; the nearest are shown\n")
+    inside = len(shown.inside)
+    note = f"{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
+    return line.append(note + "(…) where D is reached.", style="dim not bold")
 
 
 def _row(table: Table, sample: Sample, repeated: bool) -> None:

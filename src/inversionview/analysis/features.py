@@ -1,0 +1,275 @@
+"""Which features an activation tells: bits at every site × position, and how they share among the features of the inputs.
+
+For a feature φ: the mean over queries of log₂ P(φ = φ(x_q) ∣ preimage) / P(φ = φ(x_q)), in bits and as a share of H(φ); beside
+it the consistency rate P(φ = φ(x_q) ∣ preimage) of InverseScope (arXiv 2506.07406). The preimage is the exact one of a bank.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview import distances
+from inversionview.bank.search import Hits, search
+from inversionview.bank.store import ActivationBank
+from inversionview.errors import SettingError, did_you_mean
+from inversionview.information import Mean, bits, entropy, mean, shares
+from inversionview.inputs import Ids, Inputs
+from inversionview.sites import Site, expand
+
+Feature = Callable[[str], Any]
+"""A user's feature: the value of a text."""
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One feature at one site and position."""
+
+    site: str
+    position: str
+    feature: str
+    bits: Mean
+    """What the activation tells about the feature."""
+    share: float
+    """Of the feature's entropy; 1 means that it is known in full."""
+    entropy: float
+    """H(φ) over the corpus, in bits."""
+    consistency: Mean
+    """P(φ = φ(x_q) ∣ preimage)."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """All that one site and position tell."""
+
+    site: str
+    position: str
+    bits: Mean
+    """The mean of I_ε(q) over the queries."""
+    found: float
+    """Share of queries with any input inside ε; the others count as log₂ of the corpus, the most it can show."""
+    queries: int
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Sites × positions × features."""
+
+    study: str
+    inputs: int
+    epsilon: float
+    distance: distances.Distance
+    fixed: bool
+    """D was compared at the query's own position only."""
+    seed: int
+    totals: tuple[Total, ...]
+    cells: tuple[Cell, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as plain JSON values."""
+        return asdict(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat row for each site × position × feature, for a data frame."""
+        totals = {(t.site, t.position): t for t in self.totals}
+        rows = []
+        for cell in self.cells:
+            total = totals[cell.site, cell.position]
+            rows.append(
+                {
+                    "site": cell.site, "position": cell.position, "feature": cell.feature,
+                    "bits": cell.bits.value, "bits_low": cell.bits.low, "bits_high": cell.bits.high,
+                    "share": cell.share, "entropy": cell.entropy,
+                    "consistency": cell.consistency.value, "consistency_low": cell.consistency.low,
+                    "consistency_high": cell.consistency.high,
+                    "site_bits": total.bits.value, "site_bits_low": total.bits.low, "site_bits_high": total.bits.high,
+                    "queries": total.queries,
+                }  # fmt: skip
+            )
+        return rows
+
+    def __rich__(self) -> Any:
+        from inversionview.views.tables import feature_table
+
+        return feature_table(self)
+
+
+class Codes:
+    """Every feature of every input of a bank as a small integer.
+
+    Attributes:
+        names: of the features.
+        values: of each feature, in the order of their codes.
+        codes: ``[row, feature]``.
+        prior: share of each value in the corpus, for each feature.
+    """
+
+    def __init__(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.names = list(columns)
+        pairs = [np.unique(column, return_inverse=True) for column in columns.values()]
+        self.values = [values for values, _ in pairs]
+        self.codes = np.stack([codes for _, codes in pairs], axis=1).astype(np.int32)
+        self.prior = [shares(self.codes[:, i], len(values)) for i, values in enumerate(self.values)]
+        self.own = np.stack([prior[self.codes[:, i]] for i, prior in enumerate(self.prior)], axis=1)  # [row, feature]
+
+    def known(self, rows: npt.NDArray[np.int64], query: int, enumerated: bool) -> npt.NDArray[np.float64]:
+        """Return P(φ = φ(x_q) ∣ preimage) for every feature, ``[feature]``.
+
+        Where the bank holds every input there is, ``rows`` are the whole preimage, the query among them, and the share is
+        exact. Else the query is left out and the prior counts as one more input, so that few hits say little.
+        """
+        rows = rows if enumerated else rows[rows != query]
+        agree: npt.NDArray[np.float64] = (self.codes[rows] == self.codes[query]).sum(0).astype(np.float64)
+        if enumerated:
+            return agree / len(rows)
+        return (agree + self.own[query]) / (len(rows) + 1)
+
+
+def pattern(expression: str) -> dict[str, Feature]:
+    """Return a feature for every named group of a regular expression; a text that it does not match has no value.
+
+    Raises:
+        SettingError: it is not a regular expression, or has no named group.
+    """
+    try:
+        compiled = re.compile(expression)
+    except re.error as error:
+        raise SettingError(f"{expression!r} is not a regular expression ({error}).") from error
+    if not compiled.groupindex:
+        raise SettingError(f"{expression!r} has no named group: write for instance '(?P<last>.)$'.")
+
+    def feature(name: str) -> Feature:
+        return lambda text: (found[name] or "") if (found := compiled.search(text)) else ""
+
+    return {name: feature(name) for name in compiled.groupindex}
+
+
+def codes_of(
+    bank: ActivationBank, names: Sequence[str] | None = None, extra: Mapping[str, Feature] | None = None
+) -> Codes:
+    """Return the features of every input of a bank: the study's of these ``names`` (``None``: all), and the user's.
+
+    Raises:
+        SettingError: a feature is unknown, or has the same value in every input.
+    """
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    for start in range(0, len(bank), 2**16):
+        tokens = bank.tokens(np.arange(start, min(start + 2**16, len(bank))))
+        for name, values in {**bank.inputs.features(tokens), **_own_features(bank, tokens, extra or {})}.items():
+            parts.setdefault(name, []).append(values)
+    wanted = list(parts) if names is None else [*names, *(extra or {})]
+    for name in wanted:
+        if name not in parts:
+            raise SettingError(f"There is no feature {name!r}; there are {', '.join(parts)}.{did_you_mean(name, parts)}")
+    codes = Codes({name: np.concatenate(parts[name]) for name in wanted})
+    for name, values in zip(codes.names, codes.values, strict=True):
+        if len(values) < 2 and (names is None or name in names or name in (extra or {})):
+            raise SettingError(
+                f"The feature {name!r} has the value {str(values[0])!r} in every input of the corpus: there is nothing to tell."
+            )
+    return codes
+
+
+def _own_features(bank: ActivationBank, tokens: Ids, extra: Mapping[str, Feature]) -> dict[str, npt.NDArray[Any]]:
+    if not extra:
+        return {}
+    texts = [bank.model.vocabulary.decode([i for i in row if i != bank.inputs.pad]) for row in tokens.tolist()]
+    return {name: np.array([str(function(text)) for text in texts]) for name, function in extra.items()}
+
+
+def feature_information(
+    bank: ActivationBank,
+    *,
+    study: str,
+    queries: int = 200,
+    sites: str | Sequence[str | Site] = "*",
+    positions: Sequence[str] | None = None,
+    epsilon: float = 0.1,
+    distance: distances.Distance = "euclidean",
+    fixed: bool = False,
+    features: Sequence[str] | None = None,
+    extra: Mapping[str, Feature] | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> FeatureTable:
+    """Return how many bits every site tells at every position, and about which features.
+
+    Args:
+        bank: its inputs are the corpus, and random ones of them the queries.
+        study: its name, for the table.
+        queries: at each site and position; fewer where few inputs have the position.
+        sites: patterns over the bank's sites.
+        positions: of the queries; by default all of the bank's.
+        epsilon: threshold.
+        distance: which distance.
+        fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
+        features: of the study; by default all.
+        extra: the user's features, functions of the text.
+        seed: of the choice of queries.
+        report: called with how many cells are done, and of how many.
+
+    Raises:
+        SettingError: ``queries`` or a feature is none.
+        UnknownSiteError, UnknownPositionError: the bank does not hold them.
+    """
+    chosen = expand(sites, bank.sites)
+    names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
+    codes = codes_of(bank, features, extra)
+    priors = [entropy(p) for p in codes.prior]
+    totals, cells = [], []
+    for number, name in enumerate(names):
+        rows, at = draw_queries(bank, name, queries, seed)
+        z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
+        for i, site in enumerate(chosen):
+            found = search(bank, site, z[i], epsilon=epsilon, distance=distance, at=name if fixed else None)
+            total, known = _measure(bank, codes, rows, found)
+            totals.append(Total(site.short, name, mean(total, seed=seed), float((total < _most(bank)).mean()), len(rows)))
+            own = codes.own[rows]
+            gained = np.log2(known / own)
+            cells += [
+                Cell(site.short, name, feature, mean(gained[:, f], seed=seed), float(gained[:, f].mean() / priors[f]),
+                     priors[f], mean(known[:, f], seed=seed))
+                for f, feature in enumerate(codes.names)
+            ]  # fmt: skip
+            if report is not None:
+                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+    return FeatureTable(study, len(bank), epsilon, distance, fixed, seed, tuple(totals), tuple(cells))
+
+
+def draw_queries(bank: ActivationBank, position: str, count: int, seed: int) -> tuple[npt.NDArray[np.int64], Ids]:
+    """Return ``count`` random rows of a bank that have a position (fewer if it has not so many), and its index in each."""
+    if count < 1:
+        raise SettingError(f"The number of queries must be positive, but is {count}.")
+    rows = np.random.default_rng((seed, 5)).permutation(len(bank))[: 20 * count]
+    places = bank.inputs.named_positions(bank.tokens(rows))[position]
+    there = np.flatnonzero(places >= 0)[:count]
+    if not len(there):
+        raise SettingError(f"No input of the bank has a position {position}.")
+    return rows[there], places[there]
+
+
+def enumerated(bank: ActivationBank) -> bool:
+    """Return whether a bank holds every input there is."""
+    return bank.inputs.corpus_size == len(bank)
+
+
+def _most(bank: ActivationBank) -> float:
+    return float(np.log2(len(bank) - 1))
+
+
+def _measure(
+    bank: ActivationBank, codes: Codes, rows: npt.NDArray[np.int64], found: Iterator[Hits]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return for each query its bits, ``[query]``, and P(φ = φ(x_q) ∣ preimage), ``[query, feature]``."""
+    whole, total, known = enumerated(bank), np.empty(len(rows)), np.empty((len(rows), len(codes.names)))
+    for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
+        others = len(hits) - int((hits.rows == row).sum())
+        total[i] = bits(others, len(bank) - 1).value
+        known[i] = codes.known(hits.rows, row, whole)
+    return total, known

@@ -1,0 +1,471 @@
+"""The bank's files: a manifest and shards, each shard a folder of plain ``.npy`` arrays that appears by one rename.
+
+    bank/manifest.json
+    bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; zeros where a row lacks the position
+                     places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
+                     hashes.npy       [row] of the tokens
+                     sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
+
+A shard depends on nothing but the manifest and its number: an interrupted build goes on with the shards that lack, and
+several processes share the shards of one bank among them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from inversionview import distances
+from inversionview.bank import index
+from inversionview.bank.index import Index
+from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
+from inversionview.inputs import Ids, Inputs, mix
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site, expand, find_site
+from inversionview.storage import replacing, write_json
+
+Precision = Literal["float16", "float32"]
+SHARD_BYTES = 2**30
+"""Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
+SHARD_ROWS = 2**18
+_PASS_BYTES = 2**28
+"""Activations in memory at once while a shard is written, in fp32."""
+_MAPPED_BYTES = 2**29
+"""Files mapped at once while searching: what is mapped counts as the process' memory once it was read."""
+
+Report = Callable[[int, int], None]
+"""Called after every pass with how many inputs are done, and of how many."""
+
+
+class Manifest(BaseModel):
+    """What ``manifest.json`` holds: all that fixes a bank's content."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    format: Literal[1] = 1
+    model: str
+    fingerprint: str
+    """Of the probed model's weights."""
+    corpus: str
+    """Fingerprint of the inputs."""
+    inputs: int
+    """How many: the first so many of the corpus, in its fixed random order."""
+    sites: list[str]
+    positions: list[str]
+    d_model: int
+    precision: Precision = "float16"
+    distance: distances.Distance = "euclidean"
+    """Which distance the index serves; the other is searched without it."""
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of every shard but the last."""
+        each = len(self.sites) * len(self.positions) * self.d_model * np.dtype(self.precision).itemsize
+        return int(min(SHARD_ROWS, max(256, 2 ** int(np.log2(max(1, SHARD_BYTES // each))))))
+
+    @property
+    def shards(self) -> list[range]:
+        """The rows of every shard."""
+        step = self.shard_rows
+        return [range(start, min(start + step, self.inputs)) for start in range(0, self.inputs, step)]
+
+
+class Shard:
+    """One shard, its arrays memory-mapped when first used."""
+
+    def __init__(self, folder: Path, rows: range, manifest: Manifest) -> None:
+        self.folder, self.rows, self.manifest = folder, rows, manifest
+        self._maps: dict[str, npt.NDArray[Any]] = {}
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """Return an array of the shard, memory-mapped."""
+        if name not in self._maps:
+            try:
+                self._maps[name] = np.load(self.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise _damaged(self.folder / f"{name}.npy", str(error)) from error
+        return self._maps[name]
+
+    def index(self, site: int, position: int) -> Index:
+        """Return the index of one slice."""
+        scale, present = self.array("scales")[site, position]
+        sketches, order, basis = (self.array(name)[site, position] for name in ("sketches", "order", "basis"))
+        return Index(sketches, order, basis, float(scale), int(present))
+
+    def release(self) -> None:
+        """Unmap all arrays."""
+        self._maps.clear()
+
+    def check(self) -> None:
+        """Raise ``BankError`` unless all files are there, whole, and of the shapes that the manifest states."""
+        for name, (shape, kind) in _layout(self.manifest, len(self.rows)).items():
+            found = self.array(name)
+            if found.shape != shape or found.dtype != np.dtype(kind):
+                raise _damaged(self.folder / f"{name}.npy", f"it holds {found.dtype} {found.shape}")
+        self.release()
+
+
+def _damaged(path: Path, why: str) -> BankError:
+    return BankError(
+        f"{path} is missing, truncated or another bank's ({why}): delete the folder {path.parent} and give the command that "
+        "made the bank again, it rebuilds only what lacks."
+    )
+
+
+def _layout(manifest: Manifest, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and type of every array of a shard."""
+    slices, width = (len(manifest.sites), len(manifest.positions)), index.WIDTH
+    return {
+        "activations": ((*slices, rows, manifest.d_model), manifest.precision),
+        "places": ((slices[1], rows), "int32"),
+        "hashes": ((rows,), "uint64"),
+        "sketches": ((*slices, rows, width), "float16"),
+        "order": ((*slices, rows), "int32"),
+        "basis": ((*slices, width, manifest.d_model), "float32"),
+        "scales": ((*slices, 2), "float64"),
+    }
+
+
+class ActivationBank:
+    """Activations of every site × named position of a corpus.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it holds.
+        model, inputs: the probed model it was harvested from, and its corpus.
+        shards: its shards.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, model: ProbedModel, inputs: Inputs) -> None:
+        self.folder, self.manifest, self.model, self.inputs = folder, manifest, model, inputs
+        self.sites = [Site.parse(name) for name in manifest.sites]
+        self.shards = [Shard(_shard_folder(folder, i), rows, manifest) for i, rows in enumerate(manifest.shards)]
+        self._mapped = 0
+
+    def __len__(self) -> int:
+        return self.manifest.inputs
+
+    @classmethod
+    def open(cls, folder: str | Path, model: ProbedModel, inputs: Inputs) -> ActivationBank:
+        """Open a finished bank.
+
+        Raises:
+            BankError: there is none, it is not finished, or a shard is missing or truncated.
+            MismatchError: it was made of another model or corpus.
+        """
+        folder = Path(folder)
+        bank = cls(folder, read_manifest(folder), model, inputs)
+        bank.check(model, inputs)
+        lacking = [s.folder.name for s in bank.shards if not s.folder.is_dir()]
+        if lacking:
+            raise BankError(
+                f"The bank {folder} lacks {len(lacking)} of {len(bank.shards)} shards, {lacking[0]} first: give the command "
+                "that made it again, it goes on there."
+            )
+        for shard in bank.shards:
+            shard.check()
+        return bank
+
+    def check(self, model: ProbedModel, inputs: Inputs) -> None:
+        """Raise ``MismatchError`` unless this is a bank of that model and corpus."""
+        if self.manifest.fingerprint != model.fingerprint:
+            raise MismatchError(
+                f"The bank {self.folder} was made of another probed model ({self.manifest.model}) than {model.name}: build one "
+                "for this model with `inversionview bank`."
+            )
+        if self.manifest.corpus != inputs.fingerprint:
+            raise MismatchError(f"The bank {self.folder} was made of another corpus: build one with `inversionview bank`.")
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        model: ProbedModel,
+        inputs: Inputs,
+        *,
+        rows: int,
+        sites: str | Sequence[str | Site] = "*",
+        positions: Sequence[str] | None = None,
+        precision: Precision = "float16",
+        distance: distances.Distance = "euclidean",
+        rank: int = 0,
+        world: int = 1,
+        report: Report | None = None,
+    ) -> ActivationBank:
+        """Harvest a bank, or what lacks of it; ``rank`` of ``world`` processes writes every ``world``-th shard.
+
+        Args:
+            folder: where to; finished shards in it are kept.
+            model: the probed model.
+            inputs: the corpus.
+            rows: how many inputs of it.
+            sites: patterns.
+            positions: named positions; by default all but END.
+            precision: of the activations on disk.
+            distance: which distance the index serves.
+            rank: this process' number, from 0.
+            world: how many processes build the bank.
+            report: called after every pass.
+
+        Raises:
+            SettingError: ``rows`` or ``rank`` is out of range.
+            UnknownSiteError, UnknownPositionError: there is no such site or position.
+            MismatchError: ``folder`` holds another bank.
+            BankError: an activation is not finite, or too large for fp16.
+            StorageError: the disk is full; finished shards stand.
+        """
+        folder = Path(folder)
+        if not 0 <= rank < world:
+            raise SettingError(f"The rank must be from 0 to {world - 1}, but is {rank}.")
+        manifest = Manifest(
+            model=model.name, fingerprint=model.fingerprint, corpus=inputs.fingerprint, inputs=check_rows(inputs, rows),
+            sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
+            d_model=model.shape.d_model, precision=precision, distance=distance,
+        )  # fmt: skip
+        _claim(folder, manifest)
+        bank = cls(folder, manifest, model, inputs)
+        mine = bank.shards[rank::world]
+        done, total = 0, sum(len(shard.rows) for shard in mine)
+        for shard in mine:
+            if not _whole(shard):
+                for written in _write_shard(shard, bank):
+                    if report is not None:
+                        report(done + written, total)
+            done += len(shard.rows)
+        return bank
+
+    def position_numbers(self, at: str | Sequence[str] | None) -> list[int]:
+        """Return which of the bank's positions ``at`` means; ``None`` is all of them.
+
+        Raises:
+            UnknownPositionError: the bank does not hold it.
+        """
+        names = self.manifest.positions
+        asked = names if at is None else [at] if isinstance(at, str) else list(at)
+        for name in asked:
+            if name not in names:
+                raise UnknownPositionError(
+                    f"The bank {self.folder} holds no position {name!r}, it holds {', '.join(names)}."
+                    + did_you_mean(name, names)
+                )
+        return [names.index(name) for name in asked]
+
+    def site_number(self, site: str | Site) -> int:
+        """Return which of the bank's sites ``site`` is.
+
+        Raises:
+            UnknownSiteError: the bank does not hold it.
+        """
+        return self.sites.index(find_site(site, self.sites))
+
+    def tokens(self, rows: npt.NDArray[np.int64]) -> Ids:
+        """Return the tokens of some rows of the bank, ``[len(rows), max_length]``."""
+        return self.inputs.corpus(rows)
+
+    def activations(self, site: str | Site, position: str, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position."""
+        s, (p,) = self.site_number(site), self.position_numbers(position)
+        out = torch.empty(len(rows), self.manifest.d_model)
+        which = rows // self.manifest.shard_rows
+        for number in np.unique(which):
+            inside = which == number
+            part = self.shards[number].array("activations")[s, p][rows[inside] - self.shards[number].rows.start]
+            out[torch.from_numpy(inside)] = torch.from_numpy(part).float()
+        return out
+
+    def rows_of(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return the rows of the bank that hold exactly this input."""
+        padded = np.full((1, self.inputs.max_length), self.inputs.pad)
+        if len(ids) > self.inputs.max_length:
+            return np.empty(0, dtype=np.int64)
+        padded[0, : len(ids)] = ids
+        wanted = row_hashes(padded)[0]
+        found = [shard.rows.start + np.flatnonzero(shard.array("hashes") == wanted) for shard in self.shards]
+        rows = np.concatenate(found)
+        equal: npt.NDArray[np.int64] = rows[(self.tokens(rows) == padded).all(1)]
+        return equal
+
+    def visit(self, bytes_read: int) -> None:
+        """Note that so much was read through maps, and unmap all when it is much: memory stays bounded."""
+        self._mapped += bytes_read
+        if self._mapped > _MAPPED_BYTES:
+            for each in self.shards:
+                each.release()
+            self._mapped = 0
+
+
+def row_hashes(tokens: Ids) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash of each row of tokens."""
+    keys = (tokens * (1 << 16) + np.arange(tokens.shape[1])).astype(np.uint64)
+    hashes: npt.NDArray[np.uint64] = np.bitwise_xor.reduce(mix(keys, salt=7), axis=1)
+    return hashes
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bank's manifest.
+
+    Raises:
+        BankError: there is none, or it is damaged.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BankError(f"There is no bank in {folder}: build one with `inversionview bank`.")
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError) as error:
+        raise BankError(f"{path} is damaged ({type(error).__name__}): delete {folder} and build the bank again.") from error
+
+
+def check_rows(inputs: Inputs, rows: int) -> int:
+    """Return ``rows`` if the corpus has so many.
+
+    Raises:
+        SettingError: it has not, or ``rows`` is below 1.
+    """
+    most = inputs.corpus_size
+    if rows < 1 or (most is not None and rows > most):
+        raise SettingError(
+            f"The corpus has {most or 'endless'} inputs: ask for 1 to {most or 'as many as you like'}, not {rows}."
+        )
+    return rows
+
+
+def check_positions(inputs: Inputs, positions: Sequence[str] | None) -> list[str]:
+    """Return the named positions that a bank shall hold.
+
+    Raises:
+        UnknownPositionError: the inputs have no position of that name.
+    """
+    known = list(inputs.named_positions(inputs.corpus(np.arange(1))))
+    if positions is None:
+        return [name for name in known if name != "END"] or known
+    for name in positions:
+        if name not in known:
+            raise UnknownPositionError(
+                f"The corpus has no named position {name!r}; it has {', '.join(known)}.{did_you_mean(name, known)}"
+            )
+    return [name for name in known if name in positions]
+
+
+def _shard_folder(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}"
+
+
+def _claim(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, unless the same one is there already."""
+    if not (folder / "manifest.json").exists():
+        write_json(folder / "manifest.json", manifest.model_dump())
+        return
+    was, wanted = read_manifest(folder).model_dump(), manifest.model_dump()
+    changed = [key for key, value in wanted.items() if was[key] != value and key != "model"]
+    if changed:
+        raise MismatchError(
+            f"{folder} holds a bank of another {', '.join(changed)} ({', '.join(f'{k} = {was[k]}' for k in changed)}): choose "
+            "another folder, or delete that one."
+        )
+
+
+def _whole(shard: Shard) -> bool:
+    try:
+        shard.check()
+    except BankError:
+        shutil.rmtree(shard.folder, ignore_errors=True)
+        return False
+    return True
+
+
+def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
+    """Harvest one shard, activations pass by pass to disk, then the index slice by slice; yield the rows done so far."""
+    manifest, rows = bank.manifest, len(shard.rows)
+    layout = _layout(manifest, rows)
+    arrays = {name: np.zeros(shape, kind) for name, (shape, kind) in layout.items() if name in ("places", "hashes", "scales")}
+    with replacing(shard.folder) as folder:
+        folder.mkdir()
+        maps = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+            for name, (shape, kind) in layout.items()
+            if name not in arrays
+        }
+        offsets = {name: each.offset for name, each in maps.items()}
+        del maps  # written by offset, not through the map: what is mapped counts as memory
+        with open(folder / "activations.npy", "r+b") as file:
+            for start, tokens, z in _passes(bank, shard.rows):
+                places = bank.inputs.named_positions(tokens)
+                at = np.stack([places[name] for name in manifest.positions])  # (position, row)
+                arrays["places"][:, start : start + len(tokens)] = at
+                arrays["hashes"][start : start + len(tokens)] = row_hashes(tokens)
+                z = z.masked_fill(torch.from_numpy(at.T < 0)[None, :, :, None], 0.0)
+                _write_slices(file, offsets["activations"], layout["activations"], start, _stored(z, manifest, shard))
+                yield start + len(tokens)
+        _write_index(folder, manifest, layout, offsets, arrays)
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values)
+
+
+def _passes(bank: ActivationBank, rows: range) -> Iterator[tuple[int, Ids, Tensor]]:
+    """Yield (first row, tokens, activations ``[site, row, position, d_model]``) of a shard, in passes that fit memory."""
+    manifest = bank.manifest
+    each = 4 * manifest.d_model * len(manifest.sites) * len(manifest.positions)
+    step = max(1, min(16_384, _PASS_BYTES // each))
+    for start in range(0, len(rows), step):
+        tokens = bank.inputs.corpus(np.arange(rows.start + start, min(rows.start + start + step, rows.stop)))
+        places = bank.inputs.named_positions(tokens)
+        at = np.stack([places[name] for name in manifest.positions], axis=1)  # (row, position)
+        yield start, tokens, bank.model.harvest(tokens, bank.sites, at.clip(min=0))
+
+
+def _stored(z: Tensor, manifest: Manifest, shard: Shard) -> npt.NDArray[Any]:
+    """Return activations as they are written, ``[site, position, row, d_model]``."""
+    values: npt.NDArray[Any] = z.transpose(1, 2).to(getattr(torch, manifest.precision)).numpy()
+    if not np.isfinite(values).all():
+        if bool(z.isfinite().all()):
+            raise BankError(
+                f"Activations of {manifest.model} reach {float(z.abs().max()):.3g}, beyond fp16: ask for --dtype fp32."
+            )
+        bad = [name for name, part in zip(manifest.sites, z, strict=True) if not bool(part.isfinite().all())]
+        raise BankError(
+            f"{manifest.model} gives NaN or infinite activations at {', '.join(bad)} among inputs {shard.rows.start} to "
+            f"{shard.rows.stop - 1}: the model's weights are broken, or need another precision."
+        )
+    return values
+
+
+def _write_slices(file: Any, offset: int, layout: tuple[tuple[int, ...], str], start: int, values: npt.NDArray[Any]) -> None:
+    (_, positions, rows, d_model), kind = layout
+    row = d_model * np.dtype(kind).itemsize
+    for s, of_site in enumerate(values):
+        for p, part in enumerate(of_site):
+            file.seek(offset + ((s * positions + p) * rows + start) * row)
+            file.write(np.ascontiguousarray(part).data)
+
+
+def _write_index(
+    folder: Path,
+    manifest: Manifest,
+    layout: dict[str, tuple[tuple[int, ...], str]],
+    offsets: dict[str, int],
+    arrays: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Read each slice back, as it was rounded, and write its index."""
+    (_, positions, rows, d_model), kind = layout["activations"]
+    size = rows * d_model
+    for number in range(len(manifest.sites) * positions):
+        s, p = divmod(number, positions)
+        where = offsets["activations"] + number * size * np.dtype(kind).itemsize
+        x = torch.from_numpy(np.fromfile(folder / "activations.npy", kind, size, offset=where).reshape(rows, d_model)).float()
+        if manifest.distance == "cosine":
+            x = torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
+        made = index.build(x, torch.from_numpy(arrays["places"][p] >= 0))
+        arrays["scales"][s, p] = made.scale, made.present
+        for name, values in (("sketches", made.sketches), ("order", made.order), ("basis", made.basis)):
+            with open(folder / f"{name}.npy", "r+b") as file:
+                file.seek(offsets[name] + number * values.nbytes)
+                file.write(values.tobytes())

@@ -1,0 +1,104 @@
+"""Information in bits: what the size of a preimage says, with intervals. Pure functions on counts.
+
+An activation z_q whose ε-preimage holds a share p of all inputs tells −log₂ p bits about its input; a feature φ of which the
+preimage knows the value with probability P(φ = φ(x_q) ∣ preimage) instead of P(φ = φ(x_q)) gets log₂ of their ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.errors import SettingError
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """I_ε(q) = −log₂ P(D(z_q, x) ≤ ε) over a corpus without the query itself, with its 95 % Clopper–Pearson interval."""
+
+    value: float
+    """In bits. Without a hit: log₂ of the corpus, the most that it can show."""
+    low: float
+    high: float | None
+    """``None`` without a hit: then ``low`` is all that is known."""
+    hits: int
+    """Inputs inside ε."""
+    inputs: int
+    """Inputs searched, the query itself left out."""
+
+
+def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:
+    """Return the information that ``hits`` of ``inputs`` mean.
+
+    >>> bits(250, 1000).value
+    2.0
+
+    Raises:
+        SettingError: there are no inputs, or more hits than inputs.
+    """
+    least, most = clopper_pearson(hits, inputs, confidence)
+    value = -log2(hits / inputs) if hits else log2(inputs)
+    return Bits(abs(value), abs(log2(most)), -log2(least) if hits else None, hits, inputs)
+
+
+def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact binomial interval of a share: P(≥ hits ∣ low) = P(≤ hits ∣ high) = (1 − confidence) / 2.
+
+    Both ends are quantiles of beta distributions (Clopper and Pearson 1934); 0 and 1 where no or all trials hit.
+    """
+    from scipy.stats import beta
+
+    if not 0 <= hits <= trials or trials < 1:
+        raise SettingError(f"{hits} hits of {trials} inputs make no share: there must be inputs, and no more hits than these.")
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
+    return low, high
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over queries with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(values: npt.ArrayLike, *, seed: int = 0, draws: int = 1000, confidence: float = 0.95) -> Mean:
+    """Return the mean of ``values`` with its percentile bootstrap interval (queries drawn again, with replacement)."""
+    x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        raise SettingError("There is no query to average over.")
+    picks = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
+    low, high = np.quantile(x[picks].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Mean(float(x.mean()), float(low), float(high))
+
+
+def shares(codes: npt.NDArray[np.integer[Any]], size: int) -> Values:
+    """Return the share of each value 0 … size − 1 among ``codes``."""
+    counts: Values = np.bincount(codes, minlength=size) / max(1, len(codes))
+    return counts
+
+
+def entropy(distribution: Values) -> float:
+    """Return H = −Σ p log₂ p in bits, 0 log 0 being 0.
+
+    >>> entropy(np.array([0.5, 0.25, 0.25, 0.0]))
+    1.5
+    """
+    p = distribution[distribution > 0]
+    return float(abs(-(p * np.log2(p)).sum()))
+
+
+def divergence(p: Values, q: Values) -> float:
+    """Return KL(p ‖ q) = Σ p log₂ (p / q) in bits, ≥ 0; infinite where p has what q lacks."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * np.log2(p / q), 0.0)
+    return float(max(terms.sum(), 0.0))

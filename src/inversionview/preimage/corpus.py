@@ -1,0 +1,73 @@
+"""The second source of preimages: search a bank for every known input inside ε; needs no decoder and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from inversionview import distances
+from inversionview.bank.search import search
+from inversionview.bank.store import ActivationBank
+from inversionview.decoder.evaluation import distance_to
+from inversionview.errors import SettingError
+from inversionview.information import bits
+from inversionview.preimage.core import Preimage, Query
+from inversionview.preimage.samples import choose, samples_of
+
+
+def corpus_preimage(
+    bank: ActivationBank,
+    query: Query,
+    *,
+    epsilon: float,
+    distance: distances.Distance,
+    k: int = 10,
+    at: str | Sequence[str] | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> Preimage:
+    """Return every input of a bank inside the query's ε-preimage, and the ``k`` nearest, with the information in bits.
+
+    Every input that is returned was run through the probed model again. The query itself never counts.
+
+    Args:
+        bank: of the query's model.
+        query: what to read.
+        epsilon: threshold.
+        distance: which distance.
+        k: the k nearest inputs are returned, inside ε or not.
+        at: named positions at which D may be reached; ``None`` is all of the bank's.
+        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all.
+        seed: of that choice.
+
+    Raises:
+        SettingError: ε, ``k`` or ``count`` is out of range.
+        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
+        BankError: the bank is damaged.
+    """
+    if k < 0 or (count is not None and count < 1):
+        raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+    own = bank.rows_of(query.ids)
+    found = next(search(bank, query.site, query.z[None], epsilon=epsilon, distance=distance, at=at, k=k + len(own)))
+    found = found.part(~np.isin(found.rows, own))
+    inside = len(found.within(epsilon))
+    found = found.part(slice(max(inside, k)))
+    if count is not None and count < len(found):
+        generator = torch.Generator().manual_seed(seed)
+        found = found.part(choose(torch.from_numpy(found.distances), epsilon, count, generator).numpy())
+    tokens = bank.tokens(found.rows)
+    per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), query.z.expand(len(tokens), -1), query.site, distance)
+    named = bank.inputs.named_positions(tokens)
+    places = torch.from_numpy(np.stack([named[bank.manifest.positions[p]] for p in bank.position_numbers(at)], axis=1))
+    reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
+    nearest, which = reached.min(1) if len(tokens) else (torch.empty(0), torch.empty(0, dtype=torch.long))
+    position = places.gather(1, which[:, None])[:, 0] if len(tokens) else which
+    order = torch.argsort(nearest, stable=True)
+    samples = samples_of(
+        bank.model, torch.from_numpy(tokens)[order], nearest[order], position[order], per_token[order],
+        epsilon=epsilon, source="corpus",
+    )  # fmt: skip
+    searched = len(bank) - len(own)
+    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=bits(inside, searched))
