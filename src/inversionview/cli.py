@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -269,7 +270,7 @@ def bank(
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
     loaded = _load(study, model, device)
-    options = _given(sites=sites, positions=None if positions is None else [p.strip() for p in positions.split(",")])
+    options = _given(sites=sites, positions=_listed(positions))
     with _bar("harvesting", 1000) as advance:
         made = loaded.build_bank(
             None if to is None else to / "bank", rows=inputs, precision=precision, rank=rank, world=world,
@@ -310,7 +311,7 @@ def search(
         epsilon=epsilon,
         distance=distance,  # type: ignore[arg-type]
         k=k,
-        fixed=None if fixed is None else [p.strip() for p in fixed.split(",")],
+        fixed=_listed(fixed),
         count=count if count is not None or as_json else 30,
         bank=_bank(loaded, bank),
         seed=seed,
@@ -319,6 +320,130 @@ def search(
         _print_json(preimage.to_json())
     else:
         out.print(preimage)
+
+
+FixedOpt = Annotated[bool, typer.Option("--fixed", help="Compare at the query's own position only, not at all of the bank's.")]
+SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")]
+PositionsOpt = Annotated[str | None, typer.Option(help="Named positions, by commas; by default all of the bank's.")]
+
+
+@app.command(
+    epilog="Examples: `inversionview inform addition --positions '=,A1,A2,A3' --out table.html --out table.csv`; a feature of "
+    "your own: `inversionview inform counting --feature '^(?P<first>.)'`"
+)
+def inform(
+    study: StudyArg,
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
+    sites: SitesOpt = None,
+    positions: PositionsOpt = None,
+    features: Annotated[str | None, typer.Option(help="Features of the study, by commas; by default all.")] = None,
+    feature: Annotated[list[str] | None, typer.Option(help="A regular expression: each named group is a feature.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    fixed: FixedOpt = False,
+    bank: BankOpt = None,
+    to: Annotated[
+        list[Path] | None, typer.Option("--out", help="Write .csv, .parquet, .html, .png or .svg (repeatable).")
+    ] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
+    from inversionview.analysis.features import pattern
+    from inversionview.views.export import check_formats, write_features
+
+    check_formats(to or [], ("csv", "parquet", "html", "png", "svg"))
+    extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
+    loaded = _load(study, model)
+    searched = _bank(loaded, bank)
+    with _bar("informing", 1000, quiet=as_json) as advance:
+        table = loaded.inform(
+            bank=searched, queries=queries, epsilon=epsilon, fixed=fixed, extra=extra, seed=seed,
+            distance=distance,  # type: ignore[arg-type]
+            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            **_given(sites=sites, positions=_listed(positions), features=_listed(features)),
+        )  # fmt: skip
+    for path in to or []:
+        write_features(table, path)
+    if as_json:
+        _print_json(table.to_json())
+    else:
+        out.print(table)
+
+
+@app.command(epilog="Example: `inversionview truth addition --queries 50`")
+def truth(
+    study: StudyArg,
+    queries: Annotated[int, typer.Option(min=1, help="Held-out queries for each site.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Samples for each query, at temperature 1.")] = 128,
+    bank: BankOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Hold the decoder against exact preimages: good ratio, recall, and how its samples' features differ (KL)."""
+    from inversionview.views.tables import truth_table
+
+    loaded = _load(study, model)
+    searched = _bank(loaded, bank)
+    with _bar("comparing", len(loaded.sites), quiet=as_json) as advance:
+        rows = loaded.against_truth(
+            bank=searched, queries=queries, samples=samples, seed=seed, report=lambda done, _: advance(done, "")
+        )
+    if as_json:
+        _print_json({"study": loaded.name, "inputs": len(searched), "sites": [asdict(row) for row in rows]})
+    else:
+        out.print(truth_table(rows))
+
+
+@app.command(epilog="Example: `inversionview bits counting --epsilons 0.02,0.05,0.1,0.2,0.5`")
+def bits(
+    study: StudyArg,
+    epsilons: Annotated[str, typer.Option(help="Thresholds, by commas.")] = "0.02,0.05,0.1,0.2,0.5",
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
+    sites: SitesOpt = None,
+    positions: PositionsOpt = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    fixed: FixedOpt = False,
+    bank: BankOpt = None,
+    to: Annotated[list[Path] | None, typer.Option("--out", help="A .csv, .html, .png or .svg (repeatable).")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Tell how much information every site holds at every position, as ε grows."""
+    from inversionview.analysis.features import bits_curve
+    from inversionview.views.export import check_formats, write_curves
+    from inversionview.views.tables import curve_table
+
+    check_formats(to or [], ("csv", "html", "png", "svg"))
+    loaded = _load(study, model)
+    searched = _bank(loaded, bank)
+    with _bar("measuring", 1000, quiet=as_json) as advance:
+        curves = bits_curve(
+            searched, _numbers(epsilons), queries=queries, fixed=fixed, seed=seed,
+            distance=distance or loaded.spec.distance,  # type: ignore[arg-type]
+            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            **_given(sites=sites, positions=_listed(positions)),
+        )  # fmt: skip
+    for path in to or []:
+        write_curves(curves, path)
+    if as_json:
+        _print_json({"study": loaded.name, "inputs": len(searched), "curves": [asdict(curve) for curve in curves]})
+    else:
+        out.print(curve_table(curves))
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"{text!r} is not a list of numbers: write for instance 0.05,0.1,0.2.") from None
 
 
 def _bank(study: Study, folder: Path | None) -> ActivationBank:

@@ -43,8 +43,12 @@ def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:
         SettingError: there are no inputs, or more hits than inputs.
     """
     least, most = clopper_pearson(hits, inputs, confidence)
-    value = -log2(hits / inputs) if hits else log2(inputs)
-    return Bits(abs(value), abs(log2(most)), -log2(least) if hits else None, hits, inputs)
+    return Bits(value(hits, inputs), abs(log2(most)), -log2(least) if hits else None, hits, inputs)
+
+
+def value(hits: int, inputs: int) -> float:
+    """Return −log₂ (hits / inputs); without a hit log₂ inputs, the most that a corpus of this size can show."""
+    return log2(inputs / max(1, hits))
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

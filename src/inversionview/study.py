@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from inversionview.analysis.features import FeatureTable, feature_information
+from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
@@ -351,6 +353,35 @@ class Study:
             at=fixed,
             count=count,
             seed=seed,
+        )
+
+    def inform(
+        self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,
+        distance: Distance | None = None, **options: Any,
+    ) -> FeatureTable:  # fmt: skip
+        """Return how many bits every site tells at every position, and about which features.
+
+        Args:
+            bank: to search, or its folder; by default as in ``search``.
+            epsilon: threshold; by default the study's.
+            distance: by default the study's.
+            options: ``queries``, ``sites``, ``positions``, ``fixed``, ``features``, ``extra``, ``seed`` and ``report`` of
+                ``feature_information``.
+        """
+        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        return feature_information(
+            self.bank(bank), study=self.name, epsilon=epsilon, distance=distance or self.spec.distance, **options
+        )
+
+    def against_truth(self, *, bank: ActivationBank | str | Path | None = None, **options: Any) -> list[SiteTruth]:
+        """Return for each site how the decoder's samples compare with exact preimages: good ratio, recall, KL by feature.
+
+        Args:
+            bank: to search, or its folder; by default as in ``search``.
+            options: ``queries``, ``samples``, ``seed`` and ``report`` of ``decoder_against_truth``.
+        """
+        return decoder_against_truth(
+            self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
         )
 
 

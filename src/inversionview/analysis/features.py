@@ -18,13 +18,17 @@ from inversionview import distances
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
-from inversionview.information import Mean, bits, entropy, mean, shares
-from inversionview.inputs import Ids, Inputs
+from inversionview.information import Mean, entropy, mean, shares, value
+from inversionview.inputs import Ids
 from inversionview.sites import Site, expand
 
 Feature = Callable[[str], Any]
 """A user's feature: the value of a text."""
 Report = Callable[[int, int], None]
+"""Called with how many cells are done, and of how many."""
+ENOUGH = 2**14
+"""A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
+_ENDS = {"value": "", "low": "_low", "high": "_high"}
 
 
 @dataclass(frozen=True)
@@ -78,26 +82,29 @@ class FeatureTable:
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × position × feature, for a data frame."""
         totals = {(t.site, t.position): t for t in self.totals}
-        rows = []
-        for cell in self.cells:
-            total = totals[cell.site, cell.position]
-            rows.append(
-                {
-                    "site": cell.site, "position": cell.position, "feature": cell.feature,
-                    "bits": cell.bits.value, "bits_low": cell.bits.low, "bits_high": cell.bits.high,
-                    "share": cell.share, "entropy": cell.entropy,
-                    "consistency": cell.consistency.value, "consistency_low": cell.consistency.low,
-                    "consistency_high": cell.consistency.high,
-                    "site_bits": total.bits.value, "site_bits_low": total.bits.low, "site_bits_high": total.bits.high,
-                    "queries": total.queries,
-                }  # fmt: skip
-            )
-        return rows
+        return [self._record(cell, totals[cell.site, cell.position]) for cell in self.cells]
+
+    @staticmethod
+    def _record(cell: Cell, total: Total) -> dict[str, Any]:
+        means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
+        flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
+        plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
+        return {**plain, **flat, "share": cell.share, "entropy": cell.entropy, "queries": total.queries, "found": total.found}
 
     def __rich__(self) -> Any:
         from inversionview.views.tables import feature_table
 
         return feature_table(self)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How much one site and position tell as ε grows."""
+
+    site: str
+    position: str
+    epsilons: tuple[float, ...]
+    bits: tuple[Mean, ...]
 
 
 class Codes:
@@ -118,17 +125,21 @@ class Codes:
         self.prior = [shares(self.codes[:, i], len(values)) for i, values in enumerate(self.values)]
         self.own = np.stack([prior[self.codes[:, i]] for i, prior in enumerate(self.prior)], axis=1)  # [row, feature]
 
-    def known(self, rows: npt.NDArray[np.int64], query: int, enumerated: bool) -> npt.NDArray[np.float64]:
+    def encode(self, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.int32]:
+        """Return the codes of other inputs, ``[row, feature]``; the nearest value's where the corpus lacks one."""
+        encoded = [
+            np.searchsorted(v, columns[name]).clip(max=len(v) - 1) for name, v in zip(self.names, self.values, strict=True)
+        ]
+        return np.stack(encoded, axis=1).astype(np.int32)
+
+    def known(self, others: npt.NDArray[np.int64], query: int, whole: bool) -> npt.NDArray[np.float64]:
         """Return P(φ = φ(x_q) ∣ preimage) for every feature, ``[feature]``.
 
-        Where the bank holds every input there is, ``rows`` are the whole preimage, the query among them, and the share is
-        exact. Else the query is left out and the prior counts as one more input, so that few hits say little.
+        Where the others are the ``whole`` preimage but the query, it counts too and the share is exact. Where they are a
+        sample, the query is left out and the prior counts as one more input, so that few hits say little.
         """
-        rows = rows if enumerated else rows[rows != query]
-        agree: npt.NDArray[np.float64] = (self.codes[rows] == self.codes[query]).sum(0).astype(np.float64)
-        if enumerated:
-            return agree / len(rows)
-        return (agree + self.own[query]) / (len(rows) + 1)
+        agree: npt.NDArray[np.float64] = (self.codes[others] == self.codes[query]).sum(0).astype(np.float64)
+        return (agree + (1.0 if whole else self.own[query])) / (len(others) + 1)
 
 
 def pattern(expression: str) -> dict[str, Feature]:
@@ -150,9 +161,7 @@ def pattern(expression: str) -> dict[str, Feature]:
     return {name: feature(name) for name in compiled.groupindex}
 
 
-def codes_of(
-    bank: ActivationBank, names: Sequence[str] | None = None, extra: Mapping[str, Feature] | None = None
-) -> Codes:
+def codes_of(bank: ActivationBank, names: Sequence[str] | None = None, extra: Mapping[str, Feature] | None = None) -> Codes:
     """Return the features of every input of a bank: the study's of these ``names`` (``None``: all), and the user's.
 
     Raises:
@@ -163,17 +172,19 @@ def codes_of(
         tokens = bank.tokens(np.arange(start, min(start + 2**16, len(bank))))
         for name, values in {**bank.inputs.features(tokens), **_own_features(bank, tokens, extra or {})}.items():
             parts.setdefault(name, []).append(values)
-    wanted = list(parts) if names is None else [*names, *(extra or {})]
-    for name in wanted:
+    asked = [] if names is None else [*names, *(extra or {})]
+    for name in asked:
         if name not in parts:
             raise SettingError(f"There is no feature {name!r}; there are {', '.join(parts)}.{did_you_mean(name, parts)}")
-    codes = Codes({name: np.concatenate(parts[name]) for name in wanted})
-    for name, values in zip(codes.names, codes.values, strict=True):
-        if len(values) < 2 and (names is None or name in names or name in (extra or {})):
-            raise SettingError(
-                f"The feature {name!r} has the value {str(values[0])!r} in every input of the corpus: there is nothing to tell."
-            )
-    return codes
+    columns = {name: np.concatenate(parts[name]) for name in asked or parts}
+    constant = [name for name, column in columns.items() if (column == column[0]).all()]
+    stated = [name for name in constant if name in asked or name in (extra or {})]
+    if stated or len(constant) == len(columns):
+        name = (stated or constant)[0]
+        raise SettingError(
+            f"The feature {name!r} is {str(columns[name][0])!r} in every input of the corpus: there is nothing to tell."
+        )
+    return Codes({name: column for name, column in columns.items() if name not in constant})
 
 
 def _own_features(bank: ActivationBank, tokens: Ids, extra: Mapping[str, Feature]) -> dict[str, npt.NDArray[Any]]:
@@ -227,9 +238,11 @@ def feature_information(
         rows, at = draw_queries(bank, name, queries, seed)
         z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
         for i, site in enumerate(chosen):
-            found = search(bank, site, z[i], epsilon=epsilon, distance=distance, at=name if fixed else None)
-            total, known = _measure(bank, codes, rows, found)
-            totals.append(Total(site.short, name, mean(total, seed=seed), float((total < _most(bank)).mean()), len(rows)))
+            found = search(
+                bank, site, z[i], epsilon=epsilon, distance=distance, at=name if fixed else None, verify=False, enough=ENOUGH
+            )
+            told, known, empty = _measure(bank, codes, rows, found)
+            totals.append(Total(site.short, name, mean(told, seed=seed), 1 - empty, len(rows)))
             own = codes.own[rows]
             gained = np.log2(known / own)
             cells += [
@@ -259,17 +272,55 @@ def enumerated(bank: ActivationBank) -> bool:
     return bank.inputs.corpus_size == len(bank)
 
 
-def _most(bank: ActivationBank) -> float:
-    return float(np.log2(len(bank) - 1))
-
-
 def _measure(
     bank: ActivationBank, codes: Codes, rows: npt.NDArray[np.int64], found: Iterator[Hits]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return for each query its bits, ``[query]``, and P(φ = φ(x_q) ∣ preimage), ``[query, feature]``."""
-    whole, total, known = enumerated(bank), np.empty(len(rows)), np.empty((len(rows), len(codes.names)))
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+    """Return each query's bits, ``[query]``, P(φ = φ(x_q) ∣ preimage), ``[query, feature]``, and the share without a hit."""
+    told, known, empty = np.empty(len(rows)), np.empty((len(rows), len(codes.names))), 0
     for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
-        others = len(hits) - int((hits.rows == row).sum())
-        total[i] = bits(others, len(bank) - 1).value
-        known[i] = codes.known(hits.rows, row, whole)
-    return total, known
+        others = hits.rows[hits.rows != row]
+        told[i] = value(len(others), hits.searched - (row < hits.searched))
+        known[i] = codes.known(others, row, enumerated(bank) and hits.searched == len(bank))
+        empty += not len(others)
+    return told, known, empty / len(rows)
+
+
+def bits_curve(
+    bank: ActivationBank,
+    epsilons: Sequence[float],
+    *,
+    queries: int = 200,
+    sites: str | Sequence[str | Site] = "*",
+    positions: Sequence[str] | None = None,
+    distance: distances.Distance = "euclidean",
+    fixed: bool = False,
+    seed: int = 0,
+    report: Report | None = None,
+) -> list[Curve]:
+    """Return the mean of I_ε(q) at every site and position for a ladder of ε; see ``feature_information``.
+
+    Raises:
+        SettingError: there is no ε, or one is not positive.
+    """
+    if not epsilons:
+        raise SettingError("Name at least one ε.")
+    ladder = sorted(distances.check_epsilon(e) for e in epsilons)
+    chosen, curves = expand(sites, bank.sites), []
+    names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
+    for number, name in enumerate(names):
+        rows, at = draw_queries(bank, name, queries, seed)
+        z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
+        for i, site in enumerate(chosen):
+            told = np.empty((len(rows), len(ladder)))
+            found = search(
+                bank, site, z[i], epsilon=ladder[-1], distance=distance, at=name if fixed else None, verify=False, enough=ENOUGH
+            )
+            for q, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
+                others = hits.distances[hits.rows != row]
+                counts = np.searchsorted(others, np.array(ladder, dtype=np.float32), side="right")
+                told[q] = [value(int(c), hits.searched - (row < hits.searched)) for c in counts]
+            means = tuple(mean(column, seed=seed) for column in told.T)
+            curves.append(Curve(site.short, name, tuple(ladder), means))
+            if report is not None:
+                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+    return curves

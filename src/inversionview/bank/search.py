@@ -1,7 +1,8 @@
 """Exact search of a bank: all rows within a radius of a query activation, and the k nearest, for many queries in one pass.
 
 The index rules out most rows; the others are measured on the stored vectors. A row so near ε that the rounding of the stored
-vectors could decide is run through the probed model again.
+vectors could decide is run through the probed model again. Statistics over many queries may do without that (rounding to fp16
+moves D by 5e-4 at most, and a share of inputs by next to nothing), and may measure a large preimage on a part of the corpus.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from inversionview.bank.store import ActivationBank, Shard
 from inversionview.errors import BankError
 from inversionview.sites import Site
 
+Rows = npt.NDArray[np.int64]
+Distances = npt.NDArray[np.float32]
 _PAIRS = 2**16
 """(query, row) pairs measured together."""
 _HITS = 4_000_000
@@ -33,11 +36,13 @@ _HITS = 4_000_000
 class Hits:
     """Rows of a bank by their distance to one query."""
 
-    rows: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.float32]
+    rows: Rows
+    distances: Distances
     """Ascending."""
-    positions: npt.NDArray[np.int64]
+    positions: Rows
     """Where each distance is reached: index into the bank's positions."""
+    searched: int
+    """How many rows were searched: the bank's first so many."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +53,7 @@ class Hits:
 
     def part(self, which: slice | npt.NDArray[Any]) -> Hits:
         """Return some of the hits, by index or mask."""
-        return Hits(self.rows[which], self.distances[which], self.positions[which])
+        return Hits(self.rows[which], self.distances[which], self.positions[which], self.searched)
 
 
 def search(
@@ -60,6 +65,8 @@ def search(
     distance: distances.Distance = "euclidean",
     at: str | Sequence[str] | None = None,
     k: int = 0,
+    verify: bool = True,
+    enough: int | None = None,
 ) -> Iterator[Hits]:
     """Yield for each query activation all rows with D ≤ ε and, if these are fewer than ``k``, the ``k`` nearest.
 
@@ -71,6 +78,8 @@ def search(
         distance: which distance.
         at: named positions at which rows are compared; D is the minimum over them. ``None``: over all of the bank's.
         k: how many rows each query gets at least.
+        verify: measure again, in the model, what is so near ε that rounding could decide.
+        enough: a query with more hits than so many is searched in about as many of the bank's rows as hold that number.
 
     Raises:
         SettingError: ε or the distance is none.
@@ -78,81 +87,103 @@ def search(
         BankError: a shard is damaged.
     """
     distances.check_epsilon(epsilon)
-    scope = _Scope(bank, bank.site_number(site), bank.position_numbers(at), distance)
+    scope = _Scope(bank, bank.site_number(site), bank.position_numbers(at), distance, epsilon, k, verify)
     queries, inverse = torch.unique(z.float().cpu(), dim=0, return_inverse=True)
-    found: dict[int, Hits] = {}
     last_use = {int(u): i for i, u in enumerate(inverse)}
+    waiting, found = list(dict.fromkeys(inverse.tolist())), dict[int, Hits]()
     for i, u in enumerate(inverse.tolist()):
         if u not in found:
-            wanted = list(dict.fromkeys(v for v in inverse[i:].tolist() if v not in found))
-            batch = scope.batch(queries[wanted], epsilon, k)
-            found |= zip(wanted, scope.resolve(queries[wanted[:batch]], epsilon, k), strict=False)
-        yield found[u]
-        if last_use[u] == i:
-            del found[u]
+            limits, count = scope.plan(queries[waiting], enough)
+            batch, waiting = waiting[:count], waiting[count:]
+            found |= zip(batch, scope.resolve(queries[batch], limits[:count]), strict=True)
+        yield found[u] if last_use[u] > i else found.pop(u)
 
 
 class _Scope:
-    """What is searched: a site of a bank at some of its positions, by one distance."""
+    """What is searched: a site of a bank at some of its positions, by one distance, for one ε and k."""
 
-    def __init__(self, bank: ActivationBank, site: int, positions: list[int], distance: distances.Distance) -> None:
+    def __init__(
+        self,
+        bank: ActivationBank,
+        site: int,
+        positions: list[int],
+        distance: distances.Distance,
+        epsilon: float,
+        k: int,
+        verify: bool,
+    ) -> None:
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
+        self.epsilon, self.k = epsilon, min(k, len(bank))
         distances.between(distance, torch.ones(1, 1), torch.ones(1, 1))  # raises if there is no such distance
         self.indexed = bank.manifest.distance == distance
+        self.tolerance = self._tolerance() if verify else 0.0
 
-    def batch(self, queries: Tensor, epsilon: float, k: int) -> int:
-        """Return how many of the queries to search together, by a sample's estimate of their hits."""
-        share = (self._sample(queries[:2048], rows=512) <= epsilon).float().mean(1)
-        expected = (share * len(self.bank) + max(k, 1000)).cumsum(0)
-        return max(1, int((expected <= _HITS).sum()))
-
-    def resolve(self, queries: Tensor, epsilon: float, k: int) -> list[Hits]:
-        """Return all rows within ε and the k nearest, what is near ε decided by the model itself."""
-        tolerance = self.tolerance(epsilon)
-        radius = torch.full((len(queries),), epsilon + tolerance)
-        k = min(k, len(self.bank))
-        if k:
-            radius = torch.maximum(radius, self._reach(queries, k))
-        hits = self.within(queries, radius)
-        short = [i for i, h in enumerate(hits) if len(h) < k]
-        while short:
-            radius[short] = torch.where(radius[short] > 1e3, torch.inf, radius[short] * 2)
-            for i, more in zip(short, self.within(queries[short], radius[short]), strict=True):
-                hits[i] = more
-            short = [i for i in short if len(hits[i]) < k and radius[i] < torch.inf]
-        return [_cut(h, epsilon, k) for h in self._verified(queries, hits, epsilon, tolerance)]
-
-    def tolerance(self, epsilon: float) -> float:
+    def _tolerance(self) -> float:
         """Return by how much D near ε may be off for the rounding of stored vectors.
 
         A vector rounded to relative u lies within u·‖z‖ of itself, and ‖z‖ ≤ (1 + ε)·‖z_q‖ there; a unit vector within 2u,
         which moves ½‖ẑ − ẑ_q‖² by 2u·√(2ε) + 2u². In fp32 what is left is the order of sums in the forward pass.
         """
         u = 2.0**-11 if self.bank.manifest.precision == "float16" else 1e-5
-        return u * (1 + epsilon) * 1.01 if self.distance == "euclidean" else 2 * u * (2 * epsilon) ** 0.5 + 2 * u**2
+        if self.distance == "euclidean":
+            return u * (1 + self.epsilon) * 1.01
+        return 2 * u * (2 * self.epsilon) ** 0.5 + 2 * u**2
 
-    def within(self, queries: Tensor, radius: Float[Tensor, " query"]) -> list[Hits]:
-        """Return for each query the rows with a stored distance up to its radius."""
+    def plan(self, queries: Tensor, enough: int | None) -> tuple[Rows, int]:
+        """Return how many rows to search for each query, and how many queries to search together; by a sample."""
+        share = (self._sample(queries[:2048], rows=2048) <= self.epsilon).double().mean(1).numpy()
+        limits = np.full(len(queries), len(self.bank))
+        if enough is not None:  # a share below 2 % is not known well enough from the sample
+            part = np.where(share < 0.02, len(self.bank), enough / share.clip(0.02))
+            limits[: len(share)] = np.minimum(len(self.bank), part)
+        expected = (share * limits[: len(share)] + max(self.k, 1000)).cumsum()
+        return limits, max(1, int((expected <= _HITS).sum()))
+
+    def resolve(self, queries: Tensor, limits: Rows) -> list[Hits]:
+        """Return all rows within ε and the k nearest, what is near ε decided by the model itself."""
+        radius = torch.full((len(queries),), self.epsilon + self.tolerance)
+        if self.k:
+            radius = torch.maximum(radius, self._reach(queries))
+        hits = self.measure(queries, radius, limits)
+        short = [i for i, h in enumerate(hits) if len(h) < self.k]
+        while short:
+            radius[short] = torch.where(radius[short] > 1e3, torch.inf, radius[short] * 2)
+            for i, more in zip(short, self.measure(queries[short], radius[short], limits[short]), strict=True):
+                hits[i] = more
+            short = [i for i in short if len(hits[i]) < self.k and radius[i] < torch.inf]
+        hits = self._verified(queries, hits) if self.tolerance else hits
+        return [h.part(slice(max(len(h.within(self.epsilon)), min(self.k, len(h))))) for h in hits]
+
+    def measure(self, queries: Tensor, radius: Float[Tensor, " query"], limits: Rows) -> list[Hits]:
+        """Return for each query the rows, of the first ``limits``, with a stored distance up to its radius."""
         parts = [
-            (which, rows + shard.rows.start, near, np.full(len(rows), p))
+            (which.astype(np.uint16), rows, near, np.full(len(rows), p, dtype=np.int64))
             for shard in self.bank.shards
             for p in self.positions
-            for which, rows, near in self._slice(shard, p, queries, radius)
-        ]
-        if not parts:
-            return [Hits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+            for which, rows, near in self._slice(shard, p, queries, radius, limits)
+        ] or [(np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))]
         which, rows, near, place = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((near, which))
-        which, found = which[order], Hits(rows[order], near[order], place[order])
-        cuts = np.searchsorted(which, np.arange(len(queries) + 1))
-        return [_once(found.part(slice(*cut))) for cut in pairwise(cuts)]
+        order = np.argsort(which, kind="stable")  # of 16 bits: a radix sort
+        cuts = np.searchsorted(which[order], np.arange(len(queries) + 1))
+        seen, out = np.empty(len(self.bank), dtype=np.int32), []
+        for limit, (a, b) in zip(limits.tolist(), pairwise(cuts), strict=True):
+            own = order[a:b]
+            own = own[np.argsort(near[own], kind="stable")]
+            hits = Hits(rows[own], near[own], place[own], limit)
+            out.append(_once(hits, seen) if len(self.positions) > 1 else hits)
+        return out
 
     def _slice(
-        self, shard: Shard, position: int, queries: Tensor, radius: Tensor
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Yield (query, row of the shard, distance) of one slice."""
+        self, shard: Shard, position: int, queries: Tensor, radius: Tensor, limits: Rows
+    ) -> Iterator[tuple[Rows, Rows, Distances]]:
+        """Yield (query, row of the bank, distance) of one slice."""
+        asked = np.flatnonzero(limits > shard.rows.start)
         vectors, touched = shard.array("activations")[self.site, position], 0
-        for which, rows in self._pairs(shard, position, queries, radius):
+        for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
+            which = asked[which]
+            if limits.min() < shard.rows.stop:
+                inside = rows + shard.rows.start < limits[which]
+                which, rows = which[inside], rows[inside]
             touched += 2**16 * len(rows)  # the kernel maps so much around each row that is read
             for start in range(0, len(which), _PAIRS):
                 w, r = which[start : start + _PAIRS], rows[start : start + _PAIRS]
@@ -161,12 +192,11 @@ class _Scope:
                 if np.isnan(d).any():
                     raise BankError(f"{shard.folder} holds NaN activations: delete that folder and build the bank again.")
                 near = d <= radius[w].numpy()
-                yield w[near], r[near], d[near]
+                yield w[near], r[near] + shard.rows.start, d[near]
         self.bank.visit(min(touched, vectors.nbytes) + 20 * len(vectors))
 
-    def _pairs(
-        self, shard: Shard, position: int, queries: Tensor, radius: Tensor
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    def _pairs(self, shard: Shard, position: int, queries: Tensor, radius: Tensor) -> Iterator[tuple[Rows, Rows]]:
+        """Yield pairs (query, row of the shard) that may lie within the radius."""
         if self.indexed:
             unit, reach = queries, radius * queries.norm(dim=-1)
             if self.distance == "cosine":
@@ -191,32 +221,30 @@ class _Scope:
             nearest = torch.minimum(nearest, d.nan_to_num(0.0).masked_fill(~there, torch.inf))
         return nearest
 
-    def _reach(self, queries: Tensor, k: int) -> Float[Tensor, " query"]:
+    def _reach(self, queries: Tensor) -> Float[Tensor, " query"]:
         """Return a radius in which about twice ``k`` rows lie, by a sample."""
         sample = self._sample(queries)
-        rank = min(sample.size(1), 2 * k * sample.size(1) // len(self.bank) + 2)
+        rank = min(sample.size(1), 2 * self.k * sample.size(1) // len(self.bank) + 2)
         return sample.kthvalue(rank, dim=1).values
 
-    def _verified(self, queries: Tensor, hits: list[Hits], epsilon: float, tolerance: float) -> list[Hits]:
+    def _verified(self, queries: Tensor, hits: list[Hits]) -> list[Hits]:
         """Measure again, in the model, every hit so near ε that rounding could decide."""
-        unsure = [np.abs(h.distances - epsilon) <= tolerance for h in hits]
+        unsure = [np.abs(h.distances - self.epsilon) <= self.tolerance for h in hits]
         rows, inverse = np.unique(np.concatenate([h.rows[u] for h, u in zip(hits, unsure, strict=True)]), return_inverse=True)
         if not len(rows):
             return hits
         which = np.repeat(np.arange(len(hits)), [int(u.sum()) for u in unsure])
-        exact, place = self._measure(queries[which], rows, inverse)
+        exact, place = self._again(queries[which], rows, inverse)
         out, start = [], 0
         for h, u in zip(hits, unsure, strict=True):
             stop = start + int(u.sum())
             d, p = h.distances.copy(), h.positions.copy()
             d[u], p[u] = exact[start:stop], place[start:stop]
-            out.append(Hits(h.rows, d, p).part(np.argsort(d, kind="stable")))
+            out.append(Hits(h.rows, d, p, h.searched).part(np.argsort(d, kind="stable")))
             start = stop
         return out
 
-    def _measure(
-        self, queries: Tensor, rows: npt.NDArray[np.int64], inverse: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _again(self, queries: Tensor, rows: Rows, inverse: Rows) -> tuple[Distances, Rows]:
         """Run ``rows`` through the model; return D of pairs (query, ``rows[inverse]``) and the position where it is reached."""
         bank, names = self.bank, [self.bank.manifest.positions[p] for p in self.positions]
         exact, place = np.empty(len(inverse), dtype=np.float32), np.empty(len(inverse), dtype=np.int64)
@@ -236,11 +264,9 @@ class _Scope:
         return exact, place
 
 
-def _once(hits: Hits) -> Hits:
-    """Return each row once, at its nearest position; they are sorted by distance already."""
-    _, first = np.unique(hits.rows, return_index=True)
-    return hits if len(first) == len(hits) else hits.part(np.sort(first))
-
-
-def _cut(hits: Hits, epsilon: float, k: int) -> Hits:
-    return hits.part(slice(max(len(hits.within(epsilon)), min(k, len(hits)))))
+def _once(hits: Hits, seen: npt.NDArray[np.int32]) -> Hits:
+    """Return each row once, at its nearest position: the first, as they are sorted by distance. ``seen`` is scratch space."""
+    numbers = np.arange(len(hits), dtype=np.int32)
+    seen[hits.rows[::-1]] = numbers[::-1]
+    first = seen[hits.rows] == numbers
+    return hits if first.all() else hits.part(first)
