@@ -36,10 +36,10 @@ class SiteTruth:
     site: str
     good_ratio: float
     """Share of samples at temperature 1 inside ε."""
-    recall: float
+    recall: float | None
     """Share of the exact preimage whose log p(x ∣ z_q) exceeds the 95th percentile of the inputs outside."""
     divergence: dict[str, float]
-    """For each feature KL(samples inside ε ‖ exact preimage) in bits."""
+    """For each feature KL(samples inside ε ‖ exact preimage) in bits; empty where no query could be compared."""
     floor: dict[str, float]
     """The same for as many draws from the exact preimage itself: what is left of it by chance alone."""
     queries: int
@@ -123,13 +123,12 @@ class _Site:
                 again = members[self.rng.integers(len(members), size=len(drawn))]
                 chance.append(self._divergence(self.codes.codes[again], members))
         return SiteTruth(
-            self.site.short, float(np.mean(good)), float(np.mean(recalls)) if recalls else float("nan"),
+            self.site.short, float(np.mean(good)), float(np.mean(recalls)) if recalls else None,
             self._mean(apart), self._mean(chance), len(tokens), len(recalls),
         )  # fmt: skip
 
     def _mean(self, rows: list[npt.NDArray[np.float64]]) -> dict[str, float]:
-        means = np.mean(rows, axis=0) if rows else np.full(len(self.codes.names), np.nan)
-        return dict(zip(self.codes.names, means.tolist(), strict=True))
+        return dict(zip(self.codes.names, np.mean(rows, axis=0).tolist(), strict=True)) if rows else {}
 
     def _inside(self, z: Float[Tensor, " d_model"]) -> npt.NDArray[np.int64]:
         """Return the decoder's samples at temperature 1 that lie inside ε."""

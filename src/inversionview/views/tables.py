@@ -66,8 +66,8 @@ def truth_table(rows: Sequence[SiteTruth]) -> Group:
     for row in rows:
         apart = sorted(row.divergence, key=lambda name: row.floor[name] - row.divergence[name])
         said = ", ".join(f"{name} {row.divergence[name]:.2f} ({row.floor[name]:.2f})" for name in apart[:4])
-        recall = f"{row.recall:.3f}" if row.compared else "–"
+        recall = "–" if row.recall is None else f"{row.recall:.3f}"
         ratio = f"{row.good_ratio:.3f}"
-        grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said if row.compared else "–")
+        grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said or "–")
     note = "recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries with enough inputs "
     return Group(grid, Text(note + "inside ε.", style="dim"))

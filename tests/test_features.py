@@ -1,0 +1,218 @@
+"""Feature information against its definition, computed by hand from brute-force preimages; and the views of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import inversionview as iv
+from inversionview import distances, errors, information
+from inversionview.analysis import features as features_module
+from inversionview.analysis.features import bits_curve, codes_of, draw_queries, feature_information, pattern
+from inversionview.bank.store import ActivationBank
+from inversionview.inputs import Ids
+from inversionview.studies.addition import AdditionInputs
+from tests.test_cli import run
+
+ROWS = 1500
+NAMES = ["=", "A1"]
+
+
+class FewAdditions(AdditionInputs):
+    """The first 1,500 additions of the corpus as a whole input space."""
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def tokens(self, rows: np.ndarray, salt: int = 0) -> Ids:
+        return super().tokens(rows * 539 + 7)
+
+
+@pytest.fixture(scope="module", params=["all there is", "a sample"])
+def bank(request: pytest.FixtureRequest, addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
+    inputs = FewAdditions() if request.param == "all there is" else addition.inputs
+    folder = tmp_path_factory.mktemp("bank")
+    return ActivationBank.build(folder, addition.model, inputs, rows=ROWS, positions=NAMES, precision="float32")
+
+
+def preimages(
+    bank: ActivationBank, site: str, at: str, queries: int, names: list[str], epsilon: float
+) -> tuple[np.ndarray, list]:
+    """Return query rows and, for each, all other rows within ε, by brute force from the definition."""
+    tokens = bank.tokens(np.arange(ROWS))
+    z = bank.model.activations(torch.from_numpy(tokens), [iv.Site.parse(site)])[0]
+    named = bank.inputs.named_positions(tokens)
+    rows, places = draw_queries(bank, at, queries, seed=0)
+    found = []
+    for row, place in zip(rows, places, strict=True):
+        each = [distances.euclidean(z[row, place], z[torch.arange(ROWS), torch.from_numpy(named[n])]) for n in names]
+        near = np.flatnonzero(torch.stack(each).min(0).values.numpy() <= epsilon)
+        found.append(near[near != row])
+    return rows, found
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("site", ["a0.0", "x0.post", "x0.pre"])
+def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: str) -> None:
+    table = feature_information(bank, study="few", queries=40, sites=site, positions=["A1"], epsilon=0.3, fixed=fixed)
+    rows, found = preimages(bank, site, "A1", 40, ["A1"] if fixed else NAMES, 0.3)
+    whole = isinstance(bank.inputs, FewAdditions)
+    values = bank.inputs.features(bank.tokens(np.arange(ROWS)))
+    told = [math.log2((ROWS - 1) / max(1, len(others))) for others in found]
+    assert table.totals[0].bits.value == pytest.approx(np.mean(told), abs=1e-9)
+    assert table.totals[0].found == np.mean([len(others) > 0 for others in found])
+    assert {cell.feature for cell in table.cells} == set(values)
+    for cell in table.cells:
+        column = values[cell.feature]
+        gained, known = [], []
+        for row, others in zip(rows, found, strict=True):
+            prior = (column == column[row]).mean()
+            agree = (column[others] == column[row]).sum()
+            after = (agree + (1 if whole else prior)) / (len(others) + 1)
+            gained.append(math.log2(after / prior))
+            known.append(after)
+        _, counts = np.unique(column, return_counts=True)
+        entropy = -sum(c / ROWS * math.log2(c / ROWS) for c in counts)
+        assert cell.bits.value == pytest.approx(np.mean(gained), abs=1e-9)
+        assert cell.consistency.value == pytest.approx(np.mean(known), abs=1e-9)
+        assert cell.entropy == pytest.approx(entropy)
+        assert cell.share == pytest.approx(np.mean(gained) / entropy)
+        assert cell.bits.low <= cell.bits.value <= cell.bits.high
+
+
+def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> None:
+    """x0.pre is token plus position: constant at '=', the digit A1 at A1."""
+    bank = ActivationBank.build(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
+    table = feature_information(bank, study="few", queries=200, epsilon=0.01)
+    cells = {(c.position, c.feature): c for c in table.cells}
+    totals = {t.position: t.bits.value for t in table.totals}
+    assert totals["="] == 0
+    assert all(cells["=", feature].bits.value == pytest.approx(0, abs=1e-9) for _, feature in cells if _ == "=")
+    assert cells["A1", "A1"].consistency.value == 1
+    assert totals["A1"] == pytest.approx(cells["A1", "A1"].bits.value, abs=0.01)
+
+
+def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
+    monkeypatch.setattr(features_module, "ENOUGH", 100)
+    part = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
+    for one, other in zip(whole.totals, part.totals, strict=True):
+        assert other.bits.value == pytest.approx(one.bits.value, abs=0.3)
+
+
+def test_more_room_means_fewer_bits(bank: ActivationBank) -> None:
+    curves = bits_curve(bank, [0.5, 0.05, 0.2], queries=20, sites="a0.0,x0.post")
+    table = feature_information(bank, study="few", queries=20, sites="a0.0,x0.post", epsilon=0.2)
+    for curve, total in zip(curves, table.totals, strict=True):
+        assert curve.epsilons == (0.05, 0.2, 0.5)
+        values = [m.value for m in curve.bits]
+        assert values == sorted(values, reverse=True)
+        assert curve.bits[1].value == pytest.approx(total.bits.value)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_entropy_and_divergence(codes: list[int]) -> None:
+    p = information.shares(np.array(codes), 6)
+    uniform = np.full(6, 1 / 6)
+    assert information.divergence(p, p) == 0
+    assert information.divergence(p, uniform) == pytest.approx(math.log2(6) - information.entropy(p), abs=1e-9)
+    assert information.divergence(uniform, p) == (
+        math.inf if (p == 0).any() else pytest.approx(information.divergence(uniform, p))
+    )
+
+
+def test_the_bootstrap_covers_the_mean() -> None:
+    """Of 200 samples of 50 uniform numbers, the 95 % interval holds ½ in about 190."""
+    rng = np.random.default_rng(0)
+    intervals = [information.mean(rng.random(50), seed=i) for i in range(200)]
+    assert 180 <= sum(m.low <= 0.5 <= m.high for m in intervals) <= 199
+
+
+def test_features_of_the_users_own(bank: ActivationBank) -> None:
+    extra = {**pattern(r"^(?P<first>\d)\d(?P<third>\d)"), "even": lambda text: text[-1] in "02468"}
+    codes = codes_of(bank, ["F1", "F3"], extra)
+    values = bank.inputs.features(bank.tokens(np.arange(ROWS)))
+    assert codes.names == ["F1", "F3", "first", "third", "even"]
+    assert (codes.codes[:, 0] == codes.codes[:, 2]).all()
+    assert (codes.codes[:, 1] == codes.codes[:, 3]).all()
+    assert (codes.values[1][codes.codes[:, 1]] == values["F3"]).all()
+
+
+def test_bad_features(bank: ActivationBank) -> None:
+    with pytest.raises(errors.SettingError, match=r"no feature 'F9'.*Did you mean 'F"):
+        codes_of(bank, ["F9"])
+    with pytest.raises(errors.SettingError, match=r"'plus' is '\+' in every input"):
+        codes_of(bank, None, pattern(r"(?P<plus>\+)"))
+    with pytest.raises(errors.SettingError, match="'letter' is '' in every input"):
+        codes_of(bank, None, pattern("(?P<letter>[a-z])"))
+    with pytest.raises(errors.SettingError, match="not a regular expression"):
+        pattern("(")
+    with pytest.raises(errors.SettingError, match="named group"):
+        pattern("a(b)")
+    with pytest.raises(errors.SettingError, match="queries"):
+        feature_information(bank, study="few", queries=0)
+
+
+# -- the command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("run") / "addition"
+    addition.build_bank(folder / "bank", rows=5000, positions=NAMES)
+    return str(folder)
+
+
+def test_inform_and_bits_and_truth(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"table.{end}") for end in ("csv", "parquet", "html", "png", "svg")]
+    outs = [part for file in files for part in ("--out", file)]
+    asked = ("inform", "addition", "--bank", folder, "--queries", "20", "--sites", "a0.*", "--feature", "(?P<last>.)$")
+    code, out, _ = run(capsys, *asked, *outs)
+    assert code == 0
+    assert "{F1,S1}" in out
+    frame = pandas.read_csv(files[0])
+    assert list(pandas.read_parquet(files[1])["feature"]) == list(frame["feature"])
+    assert len(frame) == 4 * 2 * 19
+    code, out, _ = run(capsys, *asked, "--json")
+    value = json.loads(out)
+    assert [c["bits"]["value"] for c in value["cells"]] == pytest.approx(frame["bits"].tolist())
+    assert "cdn" not in Path(files[2]).read_text()[:2000]
+    assert Path(files[3]).read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in Path(files[4]).read_text()[:1000]
+    curve = str(tmp_path / "curve.png")
+    code, out, _ = run(capsys, "bits", "addition", "--bank", folder, "--queries", "10", "--sites", "a0.0", "--out", curve)
+    assert code == 0
+    assert "ε 0.05" in out
+    code, out, _ = run(capsys, "truth", "addition", "--bank", folder, "--queries", "6", "--samples", "16", "--json")
+    sites = {row["site"]: row for row in json.loads(out)["sites"]}
+    assert code == 0
+    assert len(sites) == 13
+    assert sites["x0.pre"]["good_ratio"] > 0.5
+    assert sites["x0.pre"]["recall"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("inform", "addition", "--out", "table.pdf"), "table.pdf cannot be written"),
+        (("inform", "addition", "--features", "F9"), "There is no feature"),
+        (("inform", "addition", "--feature", "F"), "named group"),
+        (("inform", "addition", "--positions", "A7"), "no position"),
+        (("bits", "addition", "--epsilons", "a"), "not a list of numbers"),
+        (("bits", "addition", "--epsilons", "0"), "ε"),
+    ],
+)
+def test_mistakes(capsys: pytest.CaptureFixture[str], folder: str, arguments: tuple[str, ...], sentence: str) -> None:
+    code, out, err = run(capsys, *arguments, "--bank", folder)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
