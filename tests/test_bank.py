@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +247,28 @@ def test_two_processes_build_one_bank(counting: iv.Study, tmp_path: Path) -> Non
         np.testing.assert_allclose(np.load(path).astype(float), np.load(other).astype(float), rtol=1e-2, atol=1e-3)
     with pytest.raises(errors.SettingError, match="rank"):
         counting.build_bank(tmp_path / "two", rows=ROWS, rank=2, world=2)
+
+
+def test_an_approximate_index_proposes_and_the_exact_distance_decides(
+    bank: ActivationBank, counting: iv.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = counting.query(COUNT, at=":", site="a1.0")
+    exact = counting.search(query, epsilon=0.2, k=0, bank=bank)
+    found = counting.search(query, epsilon=0.2, k=0, bank=bank, approximate=True)
+    again = counting.search(query, epsilon=0.2, k=0, bank=bank, approximate=True)
+    assert {s.text for s in found} <= {s.text for s in exact}
+    assert [s.text for s in again] == [s.text for s in found]
+    assert found.recall is not None
+    assert len(found) >= 0.8 * found.recall * len(exact)
+    assert found.recall >= 0.95
+    assert "Approximate: finds" in repr(found)
+    path = bank.folder / "faiss" / "a1.0@:" / "index.faiss"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(errors.BankError, match="damaged"):
+        counting.search(query, bank=bank, approximate=True)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(errors.SettingError, match="pip install"):
+        counting.search(query, bank=bank, approximate=True)
 
 
 # -- damage and mistakes --------------------------------------------------------------------------------------------------

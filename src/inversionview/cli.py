@@ -298,6 +298,9 @@ def search(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all.")] = None,
     bank: BankOpt = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Let a faiss index propose what to measure (banks of tens of millions).")
+    ] = False,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
@@ -314,6 +317,7 @@ def search(
         fixed=_listed(fixed),
         count=count if count is not None or as_json else 30,
         bank=_bank(loaded, bank),
+        approximate=approximate,
         seed=seed,
     )
     if as_json:

@@ -323,6 +323,7 @@ class Study:
         fixed: str | Sequence[str] | None = None,
         count: int | None = None,
         bank: ActivationBank | str | Path | None = None,
+        approximate: bool = False,
         seed: int = 0,
     ) -> Preimage:
         """Return every input of a bank inside the query's ε-preimage and the k nearest, exactly, with the bits they mean.
@@ -337,6 +338,7 @@ class Study:
             fixed: compare at these named positions only, in place of the minimum over all of the bank's.
             count: how many inputs to return at most; ``None`` is all inside ε.
             bank: to search, or its folder.
+            approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
             seed: of the choice where ``count`` makes one.
 
         Raises:
@@ -352,6 +354,7 @@ class Study:
             k=k,
             at=fixed,
             count=count,
+            approximate=approximate,
             seed=seed,
         )
 

@@ -7,10 +7,10 @@ moves D by 5e-4 at most, and a share of inputs by next to nothing), and may meas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,14 @@ _PAIRS = 2**16
 """(query, row) pairs measured together."""
 _HITS = 4_000_000
 """Hits of one batch of queries, by estimate."""
+
+
+class Proposals(Protocol):
+    """An approximate index."""
+
+    def propose(self, queries: Float[Tensor, "query d_model"]) -> tuple[Rows, Rows]:
+        """Return pairs (query, row of the bank) that seem near, by row."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +75,7 @@ def search(
     k: int = 0,
     verify: bool = True,
     enough: int | None = None,
+    proposals: Mapping[int, Proposals] | None = None,
 ) -> Iterator[Hits]:
     """Yield for each query activation all rows with D ≤ ε and, if these are fewer than ``k``, the ``k`` nearest.
 
@@ -80,6 +89,7 @@ def search(
         k: how many rows each query gets at least.
         verify: measure again, in the model, what is so near ε that rounding could decide.
         enough: a query with more hits than so many is searched in about as many of the bank's rows as hold that number.
+        proposals: for each position an approximate index that names the rows to measure, in place of the exact one.
 
     Raises:
         SettingError: ε or the distance is none.
@@ -87,7 +97,7 @@ def search(
         BankError: a shard is damaged.
     """
     distances.check_epsilon(epsilon)
-    scope = _Scope(bank, bank.site_number(site), bank.position_numbers(at), distance, epsilon, k, verify)
+    scope = _Scope(bank, bank.site_number(site), bank.position_numbers(at), distance, epsilon, k, verify, proposals or {})
     queries, inverse = torch.unique(z.float().cpu(), dim=0, return_inverse=True)
     last_use = {int(u): i for i, u in enumerate(inverse)}
     waiting, found = list(dict.fromkeys(inverse.tolist())), dict[int, Hits]()
@@ -111,7 +121,9 @@ class _Scope:
         epsilon: float,
         k: int,
         verify: bool,
+        proposals: Mapping[int, Proposals],
     ) -> None:
+        self.proposals = proposals
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
         self.epsilon, self.k = epsilon, min(k, len(bank))
         distances.between(distance, torch.ones(1, 1), torch.ones(1, 1))  # raises if there is no such distance
@@ -146,7 +158,7 @@ class _Scope:
             radius = torch.maximum(radius, self._reach(queries))
         hits = self.measure(queries, radius, limits)
         short = [i for i, h in enumerate(hits) if len(h) < self.k]
-        while short:
+        while short and not self.proposals:
             radius[short] = torch.where(radius[short] > 1e3, torch.inf, radius[short] * 2)
             for i, more in zip(short, self.measure(queries[short], radius[short], limits[short]), strict=True):
                 hits[i] = more
@@ -197,6 +209,11 @@ class _Scope:
 
     def _pairs(self, shard: Shard, position: int, queries: Tensor, radius: Tensor) -> Iterator[tuple[Rows, Rows]]:
         """Yield pairs (query, row of the shard) that may lie within the radius."""
+        if position in self.proposals:
+            which, rows = self.proposals[position].propose(queries)
+            inside = slice(*np.searchsorted(rows, [shard.rows.start, shard.rows.stop]))
+            yield which[inside], rows[inside] - shard.rows.start
+            return
         if self.indexed:
             unit, reach = queries, radius * queries.norm(dim=-1)
             if self.distance == "cosine":

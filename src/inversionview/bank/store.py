@@ -36,7 +36,7 @@ Precision = Literal["float16", "float32"]
 SHARD_BYTES = 2**30
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
 SHARD_ROWS = 2**18
-_PASS_BYTES = 2**28
+_PASS_BYTES = 2**25
 """Activations in memory at once while a shard is written, in fp32."""
 _MAPPED_BYTES = 2**29
 """Files mapped at once while searching: what is mapped counts as the process' memory once it was read."""
@@ -288,7 +288,10 @@ class ActivationBank:
             return np.empty(0, dtype=np.int64)
         padded[0, : len(ids)] = ids
         wanted = row_hashes(padded)[0]
-        found = [shard.rows.start + np.flatnonzero(shard.array("hashes") == wanted) for shard in self.shards]
+        found = []
+        for shard in self.shards:
+            found.append(shard.rows.start + np.flatnonzero(shard.array("hashes") == wanted))
+            self.visit(shard.array("hashes").nbytes)
         rows = np.concatenate(found)
         equal: npt.NDArray[np.int64] = rows[(self.tokens(rows) == padded).all(1)]
         return equal

@@ -72,6 +72,8 @@ class Preimage:
     """What made it: ``decoder`` or ``corpus``."""
     bits: Bits | None = None
     """How much the activation tells, where a corpus was searched."""
+    recall: float | None = None
+    """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
 
     @property
     def inside(self) -> tuple[Sample, ...]:
@@ -114,6 +116,7 @@ class Preimage:
             "candidates": self.candidates,
             "source": self.source,
             **({} if self.bits is None else {"bits": asdict(self.bits)}),
+            **({} if self.recall is None else {"recall": self.recall}),
         }
 
     def __rich__(self) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from inversionview import distances
+from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.evaluation import distance_to
@@ -26,6 +27,7 @@ def corpus_preimage(
     k: int = 10,
     at: str | Sequence[str] | None = None,
     count: int | None = None,
+    approximate: bool = False,
     seed: int = 0,
 ) -> Preimage:
     """Return every input of a bank inside the query's ε-preimage, and the ``k`` nearest, with the information in bits.
@@ -40,6 +42,7 @@ def corpus_preimage(
         k: the k nearest inputs are returned, inside ε or not.
         at: named positions at which D may be reached; ``None`` is all of the bank's.
         count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all.
+        approximate: let faiss propose what to measure; the result's ``recall`` says how much that finds.
         seed: of that choice.
 
     Raises:
@@ -50,7 +53,11 @@ def corpus_preimage(
     if k < 0 or (count is not None and count < 1):
         raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
     own = bank.rows_of(query.ids)
-    found = next(search(bank, query.site, query.z[None], epsilon=epsilon, distance=distance, at=at, k=k + len(own)))
+    made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
+    recall = min((index.settings.recall for index in made.values()), default=None)
+    found = next(
+        search(bank, query.site, query.z[None], epsilon=epsilon, distance=distance, at=at, k=k + len(own), proposals=made)
+    )
     found = found.part(~np.isin(found.rows, own))
     inside = len(found.within(epsilon))
     found = found.part(slice(max(inside, k)))
@@ -70,4 +77,5 @@ def corpus_preimage(
         epsilon=epsilon, source="corpus",
     )  # fmt: skip
     searched = len(bank) - len(own)
-    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=bits(inside, searched))
+    told = bits(inside, searched)
+    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall)

@@ -74,7 +74,7 @@ def preimage_table(preimage: Preimage) -> Group:
     table.add_row(Text(f"{preimage.epsilon:.3f}", style="bold magenta"), *blank, line)
     for sample in shown.outside:
         _row(table, sample, repeated)
-    legend = _corpus_note(shown, preimage.bits) if preimage.bits else _decoder_note(shown)
+    legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
     return Group(query_line(preimage.query), Text(), table, Text(), legend)
 
 
@@ -86,12 +86,14 @@ def _decoder_note(shown: Preimage) -> Text:
     return legend.append("(…) where D is reached.")
 
 
-def _corpus_note(shown: Preimage, bits: Bits) -> Text:
+def _corpus_note(shown: Preimage, bits: Bits, recall: float | None) -> Text:
     line = Text(f"{bits.hits:,} of {bits.inputs:,} inputs lie inside ε", style="bold")
     if bits.hits:
         line.append(f": {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]\n")
     else:
         line.append(f": more than {bits.low:.2f} bits; the nearest are shown\n")
+    if recall is not None:
+        line.append(f"Approximate: finds {recall:.1%} of what lies inside, measured on random queries.\n")
     inside = len(shown.inside)
     note = f"{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
     return line.append(note + "(…) where D is reached.", style="dim not bold")

@@ -1,0 +1,126 @@
+"""An approximate index for banks of tens of millions: faiss proposes rows, their exact distance decides.
+
+What is found is inside ε for sure; what is missed is not known for a query, but measured when the index is made: its *recall*,
+the share of the exact hits of random queries that it proposes, is kept beside it and shown with every result.
+Needs ``pip install inversionview[index]``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.bank.search import search
+from inversionview.bank.store import ActivationBank
+from inversionview.errors import BankError, SettingError
+from inversionview.sites import Site
+from inversionview.storage import replacing
+
+_LISTED = 40
+"""Rows of the training sample for each list of the inverted file, as faiss advises at least."""
+_QUERIES = 50
+_WANTED = 0.95
+"""Recall up to which more and more cells are looked into."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an index was made, and how well it does."""
+
+    lists: int
+    """Cells that the space is cut into."""
+    probes: int
+    """Cells that a query looks into."""
+    proposals: int
+    """Rows proposed to a query."""
+    recall: float
+    """Share of the exact hits at the study's ε that are proposed, over 50 random queries."""
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise SettingError("The approximate index needs faiss: pip install 'inversionview[index]'.") from error
+    return faiss
+
+
+class ApproximateIndex:
+    """An inverted file with product quantization over one site and position of a bank; by Euclidean distance."""
+
+    def __init__(self, index: Any, settings: Settings) -> None:
+        self.index, self.settings = index, settings
+        index.nprobe = settings.probes
+
+    def propose(self, queries: Float[Tensor, "query d_model"]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return pairs (query, row of the bank) that seem near, by row."""
+        _, proposed = self.index.search(queries.float().numpy(), self.settings.proposals)
+        which, column = np.nonzero(proposed >= 0)  # −1 where there are fewer
+        rows = proposed[which, column]
+        order = np.argsort(rows, kind="stable")
+        return which[order], rows[order]
+
+
+def folder_of(bank: ActivationBank, site: Site, position: int) -> Path:
+    """Return where an index lies: beside the bank's shards."""
+    return bank.folder / "faiss" / f"{site.short}@{bank.manifest.positions[position]}"
+
+
+def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: float = 0.1, seed: int = 0) -> ApproximateIndex:
+    """Return the index of one site and position; the first call makes it.
+
+    Raises:
+        SettingError: faiss is not installed, or the bank's index is not of the Euclidean distance.
+        BankError: the files are damaged.
+    """
+    faiss, folder = _faiss(), folder_of(bank, site, position)
+    if bank.manifest.distance != "euclidean":
+        raise SettingError("The approximate index knows the Euclidean distance only: search without it.")
+    if not folder.exists():
+        _build(bank, site, position, folder, epsilon, seed)
+    try:
+        settings = Settings(**json.loads((folder / "settings.json").read_text()))
+        return ApproximateIndex(faiss.read_index(str(folder / "index.faiss")), settings)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise BankError(f"The approximate index in {folder} is damaged ({error}): delete that folder.") from error
+
+
+def _build(bank: ActivationBank, site: Site, position: int, folder: Path, epsilon: float, seed: int) -> None:
+    faiss, d = _faiss(), bank.manifest.d_model
+    lists = int(max(1, min(65_536, 4 * len(bank) ** 0.5, len(bank) // _LISTED)))
+    codes = max(c for c in (1, 2, 4, 8, 16, 32) if d % c == 0)
+    made = faiss.index_factory(d, f"IVF{lists},PQ{codes}" if len(bank) >= 10_000 else f"IVF{lists},Flat")
+    name = bank.manifest.positions[position]
+    sample = np.random.default_rng(seed).permutation(len(bank))[: 2 * _LISTED * lists]
+    made.train(bank.activations(site, name, np.sort(sample)).numpy())
+    number = bank.site_number(site)
+    for shard in bank.shards:
+        vectors, places = shard.array("activations")[number, position], shard.array("places")[position]
+        for start in range(0, len(vectors), 2**16):
+            there = start + np.flatnonzero(places[start : start + 2**16] >= 0)
+            made.add_with_ids(vectors[there].astype(np.float32), shard.rows.start + there)
+            bank.visit(len(there) * d * 4)
+    z = bank.activations(site, name, sample[:_QUERIES])
+    index = ApproximateIndex(made, Settings(lists, max(1, lists // 64), min(len(bank), 2**14), 0.0))
+    exact = [hits.rows for hits in search(bank, site, z, epsilon=epsilon, at=name, verify=False)]
+    while index.settings.recall < _WANTED and index.settings.probes < lists:
+        probes = min(lists, 2 * index.settings.probes)
+        index = ApproximateIndex(made, replace(index.settings, probes=probes))
+        index = ApproximateIndex(made, replace(index.settings, recall=_recall(index, z, exact)))
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        faiss.write_index(made, str(temporary / "index.faiss"))
+        (temporary / "settings.json").write_text(json.dumps(asdict(index.settings), indent=1))
+
+
+def _recall(index: ApproximateIndex, z: Tensor, exact: list[npt.NDArray[np.int64]]) -> float:
+    """Return the share of the exact hits that the index proposes, the mean over queries (each of which is a hit of its own)."""
+    which, proposed = index.propose(z)
+    return float(np.mean([np.isin(rows, proposed[which == i]).mean() for i, rows in enumerate(exact)]))
