@@ -9,10 +9,12 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge", "probed",
+    "errors", "storage", "optim", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge", "probed",
     "decoder.model", "decoder.sampling", "decoder.evaluation", "decoder.checkpoint", "decoder.training",
-    "preimage.core", "preimage.sampled", "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "study", "runs", "demo", "cli",
+    "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
+    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "analysis.features", "analysis.truth",
+    "studies.counting", "studies.addition", "studies", "studies.training",
+    "views.text", "views.tables", "views.maps", "views.export", "study", "runs", "demo", "cli",
 ]  # fmt: skip
 
 
@@ -20,7 +22,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for path in ROOT.rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name not in ("__init__", "decoder", "preimage", "views"):
+        if name not in ("__init__", "decoder", "preimage", "views", "bank", "analysis"):
             found[name] = path
     return found
 
