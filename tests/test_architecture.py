@@ -9,7 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge", "probed",
+    "errors", "storage", "optim", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge",
+    "probed",
     "decoder.model", "decoder.sampling", "decoder.evaluation", "decoder.checkpoint", "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "analysis.features", "analysis.truth",
@@ -18,11 +19,14 @@ ORDER = [
 ]  # fmt: skip
 
 
+PACKAGES = ("decoder", "preimage", "views", "bank", "analysis")
+
+
 def modules() -> dict[str, Path]:
     found = {}
     for path in ROOT.rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name not in ("__init__", "decoder", "preimage", "views", "bank", "analysis"):
+        if name not in ("__init__", *PACKAGES):
             found[name] = path
     return found
 
@@ -33,7 +37,7 @@ def imported(path: Path) -> set[str]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inversionview"):
             inner = (node.module or "").removeprefix("inversionview").removeprefix(".")
-            names |= {inner} if inner else {alias.name for alias in node.names}
+            names |= {inner} if inner and inner not in PACKAGES else {f"{inner}.{a.name}".strip(".") for a in node.names}
     return names
 
 
