@@ -46,6 +46,8 @@ class Cell:
     """H(φ) over the corpus, in bits."""
     consistency: Mean
     """P(φ = φ(x_q) ∣ preimage)."""
+    queries: int
+    """Those with another input inside ε, or whose whole preimage is known; the others say nothing of features."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class FeatureTable:
         means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
         flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
         plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
-        return {**plain, **flat, "share": cell.share, "entropy": cell.entropy, "queries": total.queries, "found": total.found}
+        return {**plain, **flat, "share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
 
     def __rich__(self) -> Any:
         from inversionview.views.tables import feature_table
@@ -232,8 +234,7 @@ def feature_information(
     chosen = expand(sites, bank.sites)
     names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
     codes = codes_of(bank, features, extra)
-    priors = [entropy(p) for p in codes.prior]
-    totals, cells = [], []
+    totals, cells = list[Total](), list[Cell]()
     for number, name in enumerate(names):
         rows, at = draw_queries(bank, name, queries, seed)
         z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
@@ -241,15 +242,9 @@ def feature_information(
             found = search(
                 bank, site, z[i], epsilon=epsilon, distance=distance, at=name if fixed else None, verify=False, enough=ENOUGH
             )
-            told, known, empty = _measure(bank, codes, rows, found)
-            totals.append(Total(site.short, name, mean(told, seed=seed), 1 - empty, len(rows)))
-            own = codes.own[rows]
-            gained = np.log2(known / own)
-            cells += [
-                Cell(site.short, name, feature, mean(gained[:, f], seed=seed), float(gained[:, f].mean() / priors[f]),
-                     priors[f], mean(known[:, f], seed=seed))
-                for f, feature in enumerate(codes.names)
-            ]  # fmt: skip
+            told, known, others = _measure(bank, codes, rows, found)
+            totals.append(Total(site.short, name, mean(told, seed=seed), float((others > 0).mean()), len(rows)))
+            cells += _cells(site.short, name, codes, rows, known, seed)
             if report is not None:
                 report(number * len(chosen) + i + 1, len(names) * len(chosen))
     return FeatureTable(study, len(bank), epsilon, distance, fixed, seed, tuple(totals), tuple(cells))
@@ -274,15 +269,30 @@ def enumerated(bank: ActivationBank) -> bool:
 
 def _measure(
     bank: ActivationBank, codes: Codes, rows: npt.NDArray[np.int64], found: Iterator[Hits]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Return each query's bits, ``[query]``, P(φ = φ(x_q) ∣ preimage), ``[query, feature]``, and the share without a hit."""
-    told, known, empty = np.empty(len(rows)), np.empty((len(rows), len(codes.names))), 0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return each query's bits, P(φ = φ(x_q) ∣ preimage) for every feature, ``[query, feature]`` (NaN where nothing is known
+    of it), and how many others lie inside ε."""
+    told, known, others = np.empty(len(rows)), np.full((len(rows), len(codes.names)), np.nan), np.empty(len(rows), np.int64)
     for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
-        others = hits.rows[hits.rows != row]
-        told[i] = value(len(others), hits.searched - (row < hits.searched))
-        known[i] = codes.known(others, row, enumerated(bank) and hits.searched == len(bank))
-        empty += not len(others)
-    return told, known, empty / len(rows)
+        near = hits.rows[hits.rows != row]
+        whole = enumerated(bank) and hits.searched == len(bank)
+        others[i], told[i] = len(near), value(len(near), hits.searched - (row < hits.searched))
+        if len(near) or whole:
+            known[i] = codes.known(near, row, whole)
+    return told, known, others
+
+
+def _cells(
+    site: str, position: str, codes: Codes, rows: npt.NDArray[np.int64], known: npt.NDArray[np.float64], seed: int
+) -> Iterator[Cell]:
+    said = ~np.isnan(known[:, 0])
+    if not said.any():
+        return
+    gained = np.log2(known[said] / codes.own[rows[said]])
+    for f, feature in enumerate(codes.names):
+        told, least = mean(gained[:, f], seed=seed), entropy(codes.prior[f])
+        consistency = mean(known[said, f], seed=seed)
+        yield Cell(site, position, feature, told, told.value / least, least, consistency, int(said.sum()))
 
 
 def bits_curve(

@@ -32,11 +32,15 @@ def _features(table: FeatureTable) -> list[str]:
 
 
 def _shares(sites: Sequence[str], features: Sequence[str], cells: dict[tuple[str, str], Cell]) -> npt.NDArray[np.float64]:
-    return np.array([[min(1.0, max(0.0, cells[s, f].share)) for f in features] for s in sites])
+    return np.array([[min(1.0, max(0.0, cells[s, f].share)) if (s, f) in cells else 0.0 for f in features] for s in sites])
+
+
+def _bits(cells: dict[tuple[str, str], Cell], site: str, feature: str) -> float:
+    return cells[site, feature].bits.value if (site, feature) in cells else 0.0
 
 
 def _title(table: FeatureTable) -> str:
-    return f"What each site tells, {table.study}: bits, shaded by share of the feature's entropy (ε = {table.epsilon:g})"
+    return f"{table.study}: bits about each feature (ε = {table.epsilon:g})"
 
 
 def feature_figure(table: FeatureTable) -> Figure:
@@ -57,7 +61,7 @@ def feature_figure(table: FeatureTable) -> Figure:
         for i, site in enumerate(sites):
             ax.text(0, i, f"{totals[position, site]:.1f}", ha="center", va="center", fontsize=7, fontweight="bold")
             for j, feature in enumerate(features, 1):
-                if (bits := cells[site, feature].bits.value) >= 0.05:
+                if (bits := _bits(cells, site, feature)) >= 0.05:
                     ink = "white" if shares[i, j] > 0.6 else "black"
                     ax.text(j, i, f"{bits:.1f}", ha="center", va="center", fontsize=7, color=ink)
         ax.axvline(0.5, color="black", linewidth=0.8)
@@ -87,8 +91,10 @@ def feature_page(table: FeatureTable) -> Any:
         vertical_spacing=0.35 / max(1, sum(rows)) * 3 if len(rows) > 1 else 0,
     )  # fmt: skip
     for number, (sites, cells) in enumerate(panels.values(), 1):
-        said = [[_hover(cells[s, f]) for f in features] for s in sites]
-        inside = [[f"{cells[s, f].bits.value:.1f}" if cells[s, f].bits.value >= 0.05 else "" for f in features] for s in sites]
+        said = [
+            [_hover(cells[s, f]) if (s, f) in cells else "no query has another input inside ε" for f in features] for s in sites
+        ]
+        inside = [[f"{bits:.1f}" if (bits := _bits(cells, s, f)) >= 0.05 else "" for f in features] for s in sites]
         heat = graph_objects.Heatmap(
             z=_shares(sites, features, cells), x=features, y=sites, zmin=0, zmax=1, colorscale=_SCALE, hovertext=said,
             hoverinfo="text", text=inside, texttemplate="%{text}", xgap=1, ygap=1, showscale=number == 1,
@@ -103,7 +109,9 @@ def feature_page(table: FeatureTable) -> Any:
     return figure
 
 
-def _hover(cell: Cell) -> str:
+def _hover(cell: Cell | None) -> str:
+    if cell is None:
+        return "no query has another input inside ε"
     b, c = cell.bits, cell.consistency
     return (
         f"{cell.feature} at {cell.position}, {cell.site}<br>{b.value:.2f} bits [{b.low:.2f}, {b.high:.2f}], "

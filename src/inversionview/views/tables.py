@@ -32,7 +32,7 @@ def feature_table(table: FeatureTable, most: int = 5) -> Group:
     where = "at the query's position" if table.fixed else "the least over the bank's positions"
     queries = max(t.queries for t in table.totals)
     note = f"ε = {table.epsilon:g}, {table.distance}, {where}; {queries} queries over {table.inputs:,} inputs; 95 % intervals; "
-    parts.append(Text(note + "≥: some queries had no other input inside ε.", style="dim"))
+    parts.append(Text(note + "≥: some queries had no other input inside ε; the features are the others'.", style="dim"))
     return Group(*parts)
 
 
