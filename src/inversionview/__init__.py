@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ActivationBank": "bank.store",
     "Decoder": "decoder.model",
     "DecoderConfig": "decoder.model",
     "Inputs": "inputs",
@@ -35,6 +36,7 @@ _PUBLIC = {
     "train": "decoder.training",
 }
 __all__ = [
+    "ActivationBank",
     "Decoder",
     "DecoderConfig",
     "Inputs",
@@ -56,6 +58,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from inversionview.backend import Patch
+    from inversionview.bank.store import ActivationBank
     from inversionview.decoder.model import Decoder, DecoderConfig
     from inversionview.decoder.training import TrainConfig, train
     from inversionview.errors import InversionViewError
