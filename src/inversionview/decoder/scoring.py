@@ -50,6 +50,16 @@ class PrefixTree:
         fresh = np.where(differs.any(1), differs.argmax(1), tokens.shape[1])
         return cls(torch.from_numpy(tokens), order, np.concatenate([[0], fresh]), (tokens != pad).sum(1))
 
+    def part(self, chosen: npt.NDArray[np.bool_]) -> PrefixTree:
+        """Return the tree of the chosen ones of the given inputs, without sorting them again."""
+        kept = np.flatnonzero(chosen[self.order])
+        if not len(kept):
+            return PrefixTree(self.tokens[:0], self.order[:0], self.fresh[:0], self.lengths[:0])
+        # what two neighbours now share is the least that any two between them shared
+        fresh = np.minimum.reduceat(self.fresh[: kept[-1] + 1], np.concatenate([[0], kept[:-1] + 1]))
+        place = np.cumsum(chosen) - 1
+        return PrefixTree(self.tokens[torch.from_numpy(kept)], place[self.order[kept]], fresh, self.lengths[kept])
+
     def __len__(self) -> int:
         return len(self.order)
 
@@ -73,7 +83,7 @@ def log_probs(
     site: int,
     *,
     temperatures: Sequence[float] = (1.0,),
-    floor: float = -torch.inf,
+    floors: Sequence[float] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "temperature input"]:
     """Return log p_θ(x ∣ z) of every input of the tree, in the order in which they were given.
@@ -84,15 +94,15 @@ def log_probs(
         z: one activation, or several draws of a noisy one: then log of the mean probability over the draws.
         site: index into ``decoder.config.sites``.
         temperatures: logits are divided by each of these; one pass serves all.
-        floor: a prefix whose log-probability is below this under every temperature is not followed further. Its inputs get
-            the prefix's value: an upper bound of theirs, and itself below the floor. All values at or above the floor are
-            exact, and an input has a value below the floor only if it belongs there. So ranks of and quantiles that come out
-            above the floor are exact too: what lies below is counted right, only not told apart.
+        floors: one for each temperature. A prefix whose log-probability is below the floor at every temperature is not
+            followed further, and its inputs get the prefix's value: an upper bound of theirs, since every further token can
+            only lower it. So a value at or above its floor is exact, and whatever is below the floor has a value below the
+            floor. What compares inputs with a threshold at or above the floor, a rank or a quantile, is therefore exact.
         report: called with the number of inputs scored so far.
     """
     decoder.eval()
     z = z.to(decoder.lm_head.weight.device, torch.float32)
-    scorer = _Scorer(decoder, z, site, temperatures, floor)
+    scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
     for start in range(0, len(tree), _LEAVES):
         rows = slice(start, start + _LEAVES)
@@ -107,9 +117,10 @@ class _Scorer:
     """A decoder under fixed activations; see ``log_probs``. The nodes of several draws lie one draw behind the other."""
 
     def __init__(
-        self, decoder: Decoder, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float], floor: float
+        self, decoder: Decoder, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float], floors: Sequence[float]
     ) -> None:
-        self.decoder, self.temperatures, self.floor, self.draws, self.device = decoder, temperatures, floor, len(z), z.device
+        self.decoder, self.temperatures, self.draws, self.device = decoder, temperatures, len(z), z.device
+        self.floors = torch.tensor(floors)[:, None]
         self.layers = [_Branches(cast(_Layer, layer)) for layer in decoder.layers]
         u = decoder.pathway(z, torch.full((len(z),), site, device=z.device))
         self.entrance = decoder.entrance(u)[:, None, None]  # (draw, 1, 1, width)
@@ -134,7 +145,7 @@ class _Scorer:
             if after is not None:
                 total = total + after[:, :, tokens[rows[first], place].to(self.device), parent]
             value = self._mean(total)
-            going = (value >= self.floor).any(0).numpy()[node] & (lengths[rows] > place + 1)
+            going = (value >= self.floors).any(0).numpy()[node] & (lengths[rows] > place + 1)
             out[:, rows[~going]] = value[:, node[~going]]
             rows, node = rows[going], node[going]
             if not len(rows):
