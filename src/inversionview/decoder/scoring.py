@@ -50,16 +50,6 @@ class PrefixTree:
         fresh = np.where(differs.any(1), differs.argmax(1), tokens.shape[1])
         return cls(torch.from_numpy(tokens), order, np.concatenate([[0], fresh]), (tokens != pad).sum(1))
 
-    def part(self, chosen: npt.NDArray[np.bool_]) -> PrefixTree:
-        """Return the tree of the chosen ones of the given inputs, without sorting them again."""
-        kept = np.flatnonzero(chosen[self.order])
-        if not len(kept):
-            return PrefixTree(self.tokens[:0], self.order[:0], self.fresh[:0], self.lengths[:0])
-        # what two neighbours now share is the least that any two between them shared
-        fresh = np.minimum.reduceat(self.fresh[: kept[-1] + 1], np.concatenate([[0], kept[:-1] + 1]))
-        place = np.cumsum(chosen) - 1
-        return PrefixTree(self.tokens[torch.from_numpy(kept)], place[self.order[kept]], fresh, self.lengths[kept])
-
     def __len__(self) -> int:
         return len(self.order)
 

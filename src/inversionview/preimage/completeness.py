@@ -6,6 +6,7 @@ all additions, all counting strings, the texts of a run. ``threshold.py`` asks t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +34,8 @@ VARIANTS = (Setting(1.0), Setting(2.0), Setting(1.0, noise=0.1))
 """The three of figure 11: temperature 1, temperature 2, and noise on the activation."""
 _TOKENS_PER_PASS = 6000
 """Tokens in one forward pass of the probed model on a CPU: what stays in the cache runs fastest."""
-_MARGIN = 4.0
-"""How far below the least probable input inside ε the others are still told apart (in nats), for the figure's sake."""
+_PILOT = 3000
+"""Inputs that are scored to find out how far down the others must be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,12 @@ class Scores:
     lowest: float | None
     """log p of the least probable input inside ε."""
     lowest_rank: int | None
-    """Its rank: 1 is the most probable input of all."""
+    """Its rank: 1 is the most probable input of all. A lower bound if ``lowest`` is below the floor."""
+
+    @property
+    def rank_is_exact(self) -> bool:
+        """Whether ``lowest_rank`` is the rank, not a lower bound of it."""
+        return self.lowest is None or self.floor is None or self.lowest >= self.floor
 
     @property
     def name(self) -> str:
@@ -64,15 +70,15 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, without the values of single inputs."""
-        floored = self.floor is not None and self.percentile is not None and self.percentile < self.floor
         return {
             "temperature": self.setting.temperature,
             "noise": self.setting.noise,
             "draws": self.draws,
             "recall": self.recall,
-            "outside_95th_percentile": None if floored else self.percentile,
+            "outside_95th_percentile": self.percentile,
             "lowest_log_p_inside": self.lowest,
             "lowest_rank_inside": self.lowest_rank,
+            "lowest_rank_is_exact": self.rank_is_exact,
             "exact_above": self.floor,
         }
 
@@ -169,8 +175,8 @@ def completeness(
         epsilon: threshold of the preimage.
         distance: which distance.
         draws: of the noise; the probability is the mean over them (the paper draws 500).
-        quick: do not tell apart inputs that are less probable than every input inside ε. Recall and ranks stay exact, see
-            ``scored``; for the noise it is always done.
+        quick: do not tell apart the least probable inputs: recall stays exact, see ``pilot_floors``. With noise, which costs
+            as much as ``draws`` passes, it is always done.
         limit: take a random choice of so many inputs.
         seed: of the noise and of that choice.
         report: called with the share of the work that is done, and a note.
@@ -191,47 +197,43 @@ def completeness(
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):
         noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed(1000 * seed + i))
-        inside, variants = measured[i] <= epsilon, []
+        inside, own = measured[i] <= epsilon, is_query(tokens, query, inputs.pad)
+        variants: list[Scores] = []
         for settings, some in ((VARIANTS[:2], 1), (VARIANTS[2:], draws)):
             z = query.z + settings[0].noise * query.z.std() * noise[:some]
             note = next(step)(f"query {i + 1} of {len(queries)}")
             heat = [s.temperature for s in settings]
-            log_p, floors = scored(decoder, tree, z, number, heat, inside, quick or some > 1, note)
+            floors = None
+            if quick or settings[0].noise:
+                outside = tokens if inside.all() else tokens[~inside]
+                floors = pilot_floors(decoder, outside, inputs.pad, z, number, heat, np.random.default_rng((seed, i)))
+            log_p = log_probs(decoder, tree, z, number, temperatures=heat, floors=floors, report=note).numpy()
             variants += [
-                summary(setting, some, values, floor, inside, is_query(tokens, query, inputs.pad))
-                for setting, values, floor in zip(settings, log_p.numpy(), floors, strict=True)
+                summary(setting, some, values, floor, inside, own)
+                for setting, values, floor in zip(settings, log_p, floors or [None] * len(heat), strict=True)
             ]
         results.append(Completeness(query, distance, epsilon, seed, rows, measured[i], tuple(variants)))
     return results
 
 
-def scored(
+def pilot_floors(
     decoder: Decoder,
-    tree: PrefixTree,
+    tokens: Ids,
+    pad: int,
     z: Float[Tensor, "draw d_model"],
     site: int,
     temperatures: Sequence[float],
-    inside: npt.NDArray[np.bool_],
-    quick: bool,
-    report: Callable[[int], None],
-) -> tuple[Float[Tensor, "temperature input"], list[float | None]]:
-    """Return log p of every input, and below which value it is an upper bound only (``None``: nowhere).
+    generator: np.random.Generator,
+) -> list[float]:
+    """Return at each temperature the 85th percentile of log p over a random choice of the inputs outside ε.
 
-    With ``quick`` the inputs inside ε are scored first, and the others down to somewhat below the least probable of these. That
-    changes neither recall nor ranks. Every rank of an input inside counts inputs above the floor. The 95th percentile of the
-    inputs outside is exact if it is above the floor; if it is below, its bound is below the floor as well, and either way all
-    inputs inside exceed it.
+    Scored down to there only, recall stays exact: the 95th percentile of all inputs outside lies above, thirty standard errors
+    of the choice away, so it is exact, and an input inside that is above it is above the floor. The rank of the least probable
+    input inside stays exact if that is above the floor; else it is a lower bound.
     """
-    if not quick or not inside.any():
-        return log_probs(decoder, tree, z, site, temperatures=temperatures, report=report), [None] * len(temperatures)
-    out, members = torch.empty(len(temperatures), len(tree)), int(inside.sum())
-    own = log_probs(decoder, tree.part(inside), z, site, temperatures=temperatures, report=report)
-    floors = (own.amin(1) - _MARGIN).tolist()
-    out[:, torch.from_numpy(inside)] = own
-    out[:, torch.from_numpy(~inside)] = log_probs(
-        decoder, tree.part(~inside), z, site, temperatures=temperatures, floors=floors, report=lambda n: report(members + n)
-    )
-    return out, floors
+    some = tokens[generator.permutation(len(tokens))[:_PILOT]]
+    log_p = log_probs(decoder, PrefixTree.of(some, pad), z, site, temperatures=temperatures)
+    return [float(floor) for floor in log_p.quantile(0.85, dim=1)]
 
 
 def summary(
@@ -248,7 +250,7 @@ def summary(
     percentile = float(np.quantile(outside, 0.95, method="inverted_cdf")) if len(outside) else None
     recall = float((others > percentile).mean()) if percentile is not None and len(others) else None
     lowest = float(log_p[inside].min()) if inside.any() else None
-    rank = 1 + int((log_p > lowest).sum()) if lowest is not None else None
+    rank = None if lowest is None else 1 + int((log_p > max(lowest, -math.inf if floor is None else floor)).sum())
     return Scores(setting, draws, log_p, floor, recall, percentile, lowest, rank)
 
 

@@ -28,8 +28,8 @@ _WIDTH = 1.25
 """And ε by no less than this one."""
 _FEWEST = 5
 """So many inputs must lie inside: between fewer, wide spaces come by chance."""
-_SAME = 1e-3
-"""Distances below this are rounding: the activations are the same."""
+_SAME = 0.01
+"""Activations closer than this are the same."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Gap:
     inside: int
     """Inputs inside at ``start``, the query left out."""
     epsilon: float
-    """The suggestion: the geometric middle."""
+    """Its geometric middle."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Rung:
     shares: dict[str, float] | None
     """For each feature the share of the inputs inside that have the query's value; ``None`` where there are none."""
     marks: tuple[str, ...] = ()
-    """``study`` for the study's ε, ``gap`` for the suggested one."""
+    """``study`` for the study's ε, ``suggested``, and ``gap`` for the middle of another gap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +69,20 @@ class Threshold:
     """The study's."""
     distance: Values = field(repr=False)
     """D(z_q, x) of every input but the query, sorted."""
-    gap: Gap | None
+    gaps: tuple[Gap, ...]
+    """Widest first; the middle of the first is the suggested ε."""
     rungs: tuple[Rung, ...]
     base: dict[str, float]
     """For each feature the share of all inputs that have the query's value: what chance would give."""
     values: dict[str, Any]
     """The query's own features."""
+    same: dict[str, npt.NDArray[np.bool_]] = field(repr=False)
+    """For each feature, which inputs have the query's value, in the order of ``distance``."""
+
+    @property
+    def suggested(self) -> float | None:
+        """The suggested ε; ``None`` where there is no gap."""
+        return self.gaps[0].epsilon if self.gaps else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
@@ -85,32 +93,37 @@ class Threshold:
             "distance": self.kind,
             "epsilon": self.epsilon,
             "inputs": len(self.distance),
-            "gap": None if self.gap is None else asdict(self.gap),
+            "suggested": self.suggested,
+            "gaps": [asdict(gap) for gap in self.gaps],
             "features": {name: {"value": self.values[name], "share": share} for name, share in self.base.items()},
             "ladder": [asdict(rung) for rung in self.rungs],
         }
 
 
-def find_gap(distance: Values) -> Gap | None:
-    """Return the widest gap in sorted distances, or ``None`` if there is none.
+def find_gaps(distance: Values, most: int = 3) -> tuple[Gap, ...]:
+    """Return the widest gaps in sorted distances that do not overlap, widest first; none, if there is none.
 
     A gap is a range [a, b] of ε, as wide as can be in b/a, across which the number of inputs inside grows by at most 10 %: a
     valley of the histogram of log D, in which strays are allowed. At least 5 inputs and at most half of all must lie inside at
-    a, and b/a must be 1.25 or more. If D were without structure, with about εᵈ inputs inside ε, the distance would grow from
-    one input to the next by a factor of about exp(1/(k·d)) at the k-th, so that a gap seldom comes by chance.
+    a, and b/a must be 1.25 or more. Without structure, with about εᵈ inputs inside ε, D grows from the k-th input to the next
+    by a factor of about exp(1/(k·d)), so that a gap seldom comes by chance. Distances below 0.01 count as 0.01: closer
+    activations are the same.
     """
     n = len(distance)
     k = np.arange(_FEWEST, n // 2 + 1)
     last = np.floor(_GROWTH * k).astype(np.int64)
     k, last = k[last < n], last[last < n]
-    if not len(k):
-        return None
     start, stop = (np.maximum(distance[i], _SAME) for i in (k - 1, last))
-    widest = int(np.argmax(stop / start))
-    a, b = float(start[widest]), float(stop[widest])
-    if b / a < _WIDTH:
-        return None
-    return Gap(a, b, int(k[widest]), math.sqrt(a * b))
+    gaps: list[Gap] = []
+    while len(k) and len(gaps) < most:
+        widest = int(np.argmax(stop / start))
+        a, b = float(start[widest]), float(stop[widest])
+        if b / a < _WIDTH:
+            break
+        gaps.append(Gap(a, b, int(k[widest]), math.sqrt(a * b)))
+        apart = (stop <= a) | (start >= b)
+        k, start, stop = k[apart], start[apart], stop[apart]
+    return tuple(gaps)
 
 
 def threshold_study(
@@ -147,15 +160,16 @@ def threshold_study(
     measured = nearest(model, tokens, [query], distance, lambda n: report(n / len(tokens), "") if report else None)[0].numpy()
     order = np.argsort(measured, kind="stable")
     measured = measured[order]
-    gap = find_gap(measured)
+    gaps = find_gaps(measured)
     of_query = inputs.features(np.array([query.ids]))
     same = {name: (values == of_query[name][0])[order] for name, values in inputs.features(tokens).items()}
-    marks = {epsilon: ("study",), **({gap.epsilon: ("gap",)} if gap else {})}
+    marks = {gap.epsilon: ("gap" if i else "suggested",) for i, gap in enumerate(gaps)} | {epsilon: ("study",)}
     return Threshold(
-        query, distance, epsilon, measured, gap,
+        query, distance, epsilon, measured, gaps,
         tuple(_rung(e, measured, same, marks.get(e, ())) for e in sorted({*rungs, *marks})),
         {name: float(values.mean()) for name, values in same.items()},
         {name: values[0].item() for name, values in of_query.items()},
+        same,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from inversionview.preimage.completeness import Completeness, Scores
 from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.preimage.threshold import Threshold
 
 
 def visible(token: str) -> str:
@@ -74,6 +77,62 @@ def preimage_table(preimage: Preimage) -> Group:
     legend.append_text(Text.assemble(("caused", colour(0.8)), " or ", ("suppressed", colour(-0.8)), " by the activation; "))
     legend.append("(…) where D is reached.")
     return Group(query_line(preimage.query), Text(), table, Text(), legend)
+
+
+def completeness_table(results: Sequence[Completeness]) -> Group:
+    """Return the numbers of completeness checks: one line for each query, recall and lowest rank under each variant."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("query")
+    table.add_column("site")
+    table.add_column("inside", justify="right")
+    for scores in results[0].variants:
+        table.add_column(f"recall, {scores.name}", justify="right")
+        table.add_column("lowest rank", justify="right", style="dim")
+    for result in results:
+        numbers = []
+        for scores in result.variants:
+            numbers.append("–" if scores.recall is None else f"{scores.recall:.3f}")
+            numbers.append(rank_text(scores))
+        q = result.query
+        table.add_row(marked(q.tokens, q.position), q.site.short, f"{int(result.inside.sum()):,}", *numbers)
+    first = results[0]
+    note = (
+        f"{len(first.rows):,} inputs, inside: D ≤ {first.epsilon:g} ({first.kind}). recall: share of the inputs inside, the query"
+        " left out, with log p above the 95th percentile of those outside. lowest rank: of the least probable input inside."
+    )
+    return Group(table, Text(), Text(note, style="dim"))
+
+
+def rank_text(scores: Scores) -> str:
+    """Return the rank of the least probable input inside ε as text; ``> 1,000`` where it is a lower bound."""
+    if scores.lowest_rank is None:
+        return "–"
+    return f"{scores.lowest_rank:,}" if scores.rank_is_exact else f"> {scores.lowest_rank - 1:,}"
+
+
+def threshold_table(study: Threshold) -> Group:
+    """Return a threshold study: for every ε the inputs inside, the bits, and the share that has each of the query's features."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("ε", "inside", "bits", *study.base):
+        table.add_column(title, justify="right")
+    for rung in study.rungs:
+        bits = f"> {math.log2(max(len(study.distance), 1)):.1f}" if rung.bits is None else f"{rung.bits:.1f}"
+        shares = [Text("–", style="dim") if rung.shares is None else _share(rung.shares[name]) for name in study.base]
+        style = "bold magenta" if rung.marks else ""
+        table.add_row(Text(f"{rung.epsilon:.3f}", style=style), f"{rung.inside:,}", bits, *shares)
+    table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *(Text(f"{v:.2f}", "dim") for v in study.base.values()))
+    table.add_row(Text("query", style="dim"), "", "", *(visible(str(value)) for value in study.values.values()))
+    lines = [f"ε of the study: {study.epsilon:g}. Features: share of the inputs inside, the query left out, that have its value."]
+    if study.suggested is None:
+        lines.append("No ε is suggested: the distances have no gap.")
+    for i, gap in enumerate(study.gaps):
+        what = f"Suggested: ε = {gap.epsilon:.3f}, in the widest gap" if i == 0 else f"Another gap is at {gap.epsilon:.3f}"
+        lines.append(f"{what}: from {gap.start:.3f} to {gap.stop:.3f} the {gap.inside:,} inputs inside grow by 10 % at most.")
+    return Group(query_line(study.query), Text(), table, Text(), *(Text(line, style="dim") for line in lines))
+
+
+def _share(share: float) -> Text:
+    return Text(f"{share:.2f}", style="bold green" if share > 0.995 else "")
 
 
 def _row(table: Table, sample: Sample, repeated: bool) -> None:
