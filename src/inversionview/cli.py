@@ -240,6 +240,95 @@ def train_probed_command(
         out.print(f"test accuracy {result['accuracy']:.2%} after {result['minutes']:.1f} minutes; model in {folder}")
 
 
+FigureOpt = Annotated[Path | None, typer.Option("--out", help="Figure: a .png, .svg or .html file; a folder gets all three.")]
+InputsOpt = Annotated[int | None, typer.Option("--inputs", help="A random choice of so many inputs; by default all.")]
+
+
+@app.command(
+    epilog="Examples: `inversionview complete addition --queries 8 --out figure.png`; "
+    '`inversionview complete addition "615+861=1476" --at "=" --site a0.0 --json`'
+)
+def complete(
+    study: StudyArg,
+    text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
+    queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
+    at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    draws: Annotated[int, typer.Option(help="Draws of the noise, whose mean probability is taken.")] = 8,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not tell apart the least probable inputs; recall stays exact.")
+    ] = False,
+    inputs: InputsOpt = None,
+    to: FigureOpt = None,
+    data: Annotated[Path | None, typer.Option(help="Write D and log p of every input: .npz or .parquet.")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Does the decoder know the whole preimage? log p(x ∣ z) against D for every input of the study, and recall."""
+    from inversionview.views.plots import save_completeness, targets
+    from inversionview.views.table import check_table, save_table
+    from inversionview.views.text import completeness_table
+
+    figures, table = targets(to, "complete"), check_table(data)
+    loaded = _load(study, model, device)
+    if text is None:
+        asked = loaded.random_queries(queries, at=at, site=site, seed=seed)
+    else:
+        asked = [loaded.query(text, at=at, site=site)]
+    with _bar("scoring", 1000, quiet=as_json) as advance:
+        results = loaded.complete(
+            asked, epsilon=epsilon, distance=distance, draws=draws, quick=quick, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in figures:
+        save_completeness(results, path, loaded.texts)
+    if table is not None:
+        save_table(results, table)
+    if as_json:
+        _print_json({"study": study, "queries": [result.to_json() for result in results]})
+    else:
+        out.print(completeness_table(results))
+
+
+@app.command(epilog='Example: `inversionview threshold addition "615+861=1476" --at "=" --site a0.0 --out figure.png`')
+def threshold(
+    study: StudyArg,
+    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
+    at: Annotated[str | None, typer.Option(help="Position, as in `read`.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`.")] = None,
+    epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    inputs: InputsOpt = None,
+    to: FigureOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances."""
+    from inversionview.views.plots import save_threshold, targets
+    from inversionview.views.text import threshold_table
+
+    figures = targets(to, "threshold")
+    loaded = _load(study, model, device)
+    query = loaded.query(text, at=at, site=site)
+    with _bar("measuring", 1000, quiet=as_json) as advance:
+        result = loaded.threshold(
+            query, epsilons=epsilon or (), distance=distance, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in figures:
+        save_threshold(result, path)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        out.print(threshold_table(result))
+
+
 @app.command()
 def demo() -> None:
     """Show three telling readings of each shipped study, with one line each on what to see."""

@@ -60,6 +60,21 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
+def check_writable(path: Path) -> Path:
+    """Return ``path`` if a file can be written there; makes its folder.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error}): choose another place.") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise StorageError(f"{path} cannot be written: choose another place.")
+    return path
+
+
 def recover(path: Path) -> None:
     """Bring back a folder whose replacement was cut short between its two renames."""
     old = path.with_name(f".{path.name}.old")

@@ -305,6 +305,11 @@ class Study:
             epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance,
         )  # fmt: skip
 
+    def texts(self, result: Completeness, places: Ids) -> list[str]:
+        """Return some of a result's inputs as text."""
+        pad = self.model.vocabulary.pad
+        return [self.model.vocabulary.decode(ids[ids != pad].tolist()) for ids in self.inputs.tokens(result.rows[places])]
+
     def threshold(
         self,
         query: Query,
