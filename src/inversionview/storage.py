@@ -61,17 +61,20 @@ def _sync(path: Path) -> None:
 
 
 def check_writable(path: Path) -> Path:
-    """Return ``path`` if a file can be written there; makes its folder.
+    """Return ``path`` if a file can be written there, which is tried; makes its folder.
 
     Raises:
         StorageError: it cannot.
     """
+    trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error}): choose another place.") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise StorageError(f"{path} cannot be written: choose another place.")
     return path
 
 

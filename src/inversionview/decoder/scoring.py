@@ -145,8 +145,8 @@ class _Scorer:
             if 2 * len(first) > len(rows):
                 for part in self._parts(lengths[rows], place):
                     which = above[part]
-                    ends = tokens[rows[part], : int(lengths[rows[part]].max())]
-                    out[:, rows[part]] = self._mean(total[:, :, which] + self._branches(ends, place, caches, parent[which]))
+                    rest = self._branches(tokens[rows[part], : lengths[rows[part[0]]]], place, caches, parent[which])
+                    out[:, rows[part]] = self._mean(total[:, :, which] + rest)
                 break
             after = self._step(tokens[rows[first], : place + 1], caches, parent)
         return out
@@ -165,16 +165,15 @@ class _Scorer:
     def _branches(
         self, tokens: Int[Tensor, "input pos"], place: int, caches: list[list[Tensor]], parent: Int[Tensor, " input"]
     ) -> Float[Tensor, "temperature draw input"]:
-        """Return log p of each input's tokens after ``place``, all in one pass."""
+        """Return log p of the tokens after ``place``, in one pass over inputs of one length."""
         tokens, places = tokens.to(self.device), self._flat(parent, caches)
         fed, target = tokens[:, :-1], tokens[:, place + 1 :]
         x = (self.decoder.embed(fed, start=place) + self.entrance).flatten(0, 1)
         for layer, (keys, values) in zip(self.layers, caches, strict=True):
             x = layer(x, keys[places], values[places])
         scores = self._log_softmax(x.flatten(0, 1))
-        at = target.clamp(max=scores.size(1) - 1).flatten().repeat(self.draws)
-        own = scores.gather(1, at.expand(len(scores), 1, -1))[:, 0].unflatten(-1, (self.draws, *target.shape))
-        return own.masked_fill(target == self.decoder.config.pad, 0.0).sum(-1)
+        own = scores.gather(1, target.flatten().repeat(self.draws).expand(len(scores), 1, -1))[:, 0]
+        return own.unflatten(-1, (self.draws, *target.shape)).sum(-1)
 
     def _log_softmax(self, x: Float[Tensor, "token width"]) -> Float[Tensor, "temperature vocabulary token"]:
         """Return log p of each token, tokens of the vocabulary first: small sums run fastest over the outer dimension."""
@@ -191,7 +190,7 @@ class _Scorer:
         return (total.logsumexp(1) - math.log(self.draws)).cpu()
 
     def _parts(self, lengths: npt.NDArray[np.int64], place: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield which inputs go through one pass together: of one length as far as may be, and few enough."""
+        """Yield which inputs go through one pass together: of one length, and not too many."""
         order, start = np.argsort(lengths, kind="stable"), 0
         while start < len(order):
             each = max(1, self.tokens_per_pass // (self.draws * (int(lengths[order[start]]) - 1 - place)))
