@@ -10,9 +10,11 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge", "probed",
-    "decoder.model", "decoder.sampling", "decoder.evaluation", "decoder.checkpoint", "decoder.training",
-    "preimage.core", "preimage.sampled", "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "study", "runs", "demo", "cli",
+    "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
+    "decoder.training",
+    "preimage.core", "preimage.sampled", "preimage.completeness", "preimage.threshold", "studies.counting",
+    "studies.addition", "studies", "studies.training", "views.text", "views.plots", "views.table", "study", "runs", "demo",
+    "cli",
 ]  # fmt: skip
 
 

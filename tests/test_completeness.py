@@ -62,8 +62,8 @@ def test_distances_of_all_inputs_are_those_of_single_ones(addition: iv.Study, qu
     ids = torch.from_numpy(tokens)
     for row, q in zip(measured, queries, strict=True):
         assert torch.allclose(row, distance_to(addition.model, ids, q.z.expand(len(ids), -1), q.site)[1], atol=1e-5)
-    cosine = nearest(addition.model, tokens, [query], "cosine")[0]
-    assert torch.allclose(cosine, distance_to(addition.model, ids, query.z.expand(len(ids), -1), query.site, "cosine")[1], atol=1e-5)
+    cosine = distance_to(addition.model, ids, query.z.expand(len(ids), -1), query.site, "cosine")[1]
+    assert torch.allclose(nearest(addition.model, tokens, [query], "cosine")[0], cosine, atol=1e-5)
 
 
 def test_every_input_is_scored_under_the_three_variants(addition: iv.Study, query: iv.Query, result) -> None:
@@ -185,14 +185,15 @@ def test_distances_without_structure_have_no_gap(dimension: int) -> None:
     assert sum(bool(gaps) for gaps in found) <= 1
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 9])
+@pytest.mark.parametrize("count", [0, 1, 9, 19])
 def test_too_few_inputs_have_no_gap(count: int) -> None:
     assert find_gaps(np.linspace(0.1, 5, count)) == ()
 
 
 def test_equal_activations_are_one_cluster() -> None:
     gap = find_gaps(np.concatenate([np.zeros(300), np.linspace(0.5, 1, 700)]))[0]
-    assert (gap.start, gap.stop) == (0.01, 0.5)  # closer than 0.01 is the same
+    assert gap.start == 0.01  # closer than that is the same
+    assert 0.5 <= gap.stop < 0.53  # up to 10 % of 300 strays into the rest
     assert gap.inside >= 273
 
 
@@ -220,10 +221,10 @@ def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
 # -- figures and tables ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<html>")])
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!doctype html>")])
 def test_figures(addition: iv.Study, query: iv.Query, result, tmp_path: Path, suffix: str, magic: bytes) -> None:
     study = threshold_study(addition.model, FEW, query, epsilon=0.1, distance="euclidean")
-    plots.save_completeness([result, result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
+    plots.save_completeness([result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
     plots.save_threshold(study, tmp_path / f"threshold{suffix}")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(magic)

@@ -107,7 +107,12 @@ class _Scorer:
     """A decoder under fixed activations; see ``log_probs``. The nodes of several draws lie one draw behind the other."""
 
     def __init__(
-        self, decoder: Decoder, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float], floors: Sequence[float]
+        self,
+        decoder: Decoder,
+        z: Float[Tensor, "draw d_model"],
+        site: int,
+        temperatures: Sequence[float],
+        floors: Sequence[float],
     ) -> None:
         self.decoder, self.temperatures, self.draws, self.device = decoder, temperatures, len(z), z.device
         self.floors = torch.tensor(floors)[:, None]

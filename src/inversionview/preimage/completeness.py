@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -203,14 +204,14 @@ def completeness(
             z = query.z + settings[0].noise * query.z.std() * noise[:some]
             note = next(step)(f"query {i + 1} of {len(queries)}")
             heat = [s.temperature for s in settings]
-            floors = None
+            floors: list[float] | None = None
             if quick or settings[0].noise:
                 outside = tokens if inside.all() else tokens[~inside]
                 floors = pilot_floors(decoder, outside, inputs.pad, z, number, heat, np.random.default_rng((seed, i)))
             log_p = log_probs(decoder, tree, z, number, temperatures=heat, floors=floors, report=note).numpy()
             variants += [
                 summary(setting, some, values, floor, inside, own)
-                for setting, values, floor in zip(settings, log_p, floors or [None] * len(heat), strict=True)
+                for setting, values, floor in zip(settings, log_p, floors or (None, None), strict=False)
             ]
         results.append(Completeness(query, distance, epsilon, seed, rows, measured[i], tuple(variants)))
     return results
@@ -278,4 +279,8 @@ def chosen_rows(inputs: Inputs, limit: int | None, seed: int) -> npt.NDArray[np.
 def _steps(report: Report | None, size: int, steps: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
     """Yield for each step of the work a function from a note to what reports how many inputs the step has done."""
     for step in range(steps):
-        yield lambda note, step=step: lambda done: report((step + done / size) / steps, note) if report else None
+        yield partial(_step, report, size, step, steps)
+
+
+def _step(report: Report | None, size: int, step: int, steps: int, note: str) -> Callable[[int], None]:
+    return lambda done: report((step + done / size) / steps, note) if report else None

@@ -26,7 +26,7 @@ _GROWTH = 1.1
 """Across a gap the number of inputs inside grows by no more than this factor."""
 _WIDTH = 1.25
 """And ε by no less than this one."""
-_FEWEST = 5
+_FEWEST = 10
 """So many inputs must lie inside: between fewer, wide spaces come by chance."""
 _SAME = 0.01
 """Activations closer than this are the same."""
@@ -104,7 +104,7 @@ def find_gaps(distance: Values, most: int = 3) -> tuple[Gap, ...]:
     """Return the widest gaps in sorted distances that do not overlap, widest first; none, if there is none.
 
     A gap is a range [a, b] of ε, as wide as can be in b/a, across which the number of inputs inside grows by at most 10 %: a
-    valley of the histogram of log D, in which strays are allowed. At least 5 inputs and at most half of all must lie inside at
+    valley of the histogram of log D, in which strays are allowed. At least 10 inputs and at most half of all must lie inside at
     a, and b/a must be 1.25 or more. Without structure, with about εᵈ inputs inside ε, D grows from the k-th input to the next
     by a factor of about exp(1/(k·d)), so that a gap seldom comes by chance. Distances below 0.01 count as 0.01: closer
     activations are the same.

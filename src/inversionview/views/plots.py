@@ -31,7 +31,7 @@ _POINTS = 3000
 """Most inputs that are drawn one by one, inside ε and outside, in a panel."""
 Texts = Callable[[Completeness, npt.NDArray[np.int64]], list[str]]
 """Gives the inputs at some places of a result as text."""
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "svg.fonttype": "path", "svg.hashsalt": "inversionview",
 }  # fmt: skip
@@ -231,12 +231,13 @@ def _completeness_page(results: Sequence[Completeness], texts: Texts) -> Any:
     figure.update_yaxes(title_text="log p(x ∣ z_q)", col=1)
     figure.update_xaxes(title_text="D(z_q, x), square-root scale", row=rows)
     note = (
-        f"Orange: inputs inside ε; grey points: inputs outside with D ≤ 2ε (at most {_POINTS:,} of each are drawn). Shading: all "
-        "inputs outside. Blue: ε. Dashed: 95th percentile outside."
+        f"Orange: inputs inside ε; grey points: inputs outside with D ≤ 2ε (at most {_POINTS:,} of each are drawn). Shading: "
+        "all inputs outside. Blue: ε. Dashed: 95th percentile outside."
     )
     figure.update_layout(
-        height=300 * rows + 120, template="plotly_white", showlegend=False, hovermode="closest", title={"text": note, "font_size": 13}
-    )
+        height=300 * rows + 120, template="plotly_white", showlegend=False, hovermode="closest",
+        title={"text": note, "font_size": 13},
+    )  # fmt: skip
     return figure
 
 
@@ -269,7 +270,8 @@ def _page_panel(
     if scores.percentile is not None:
         figure.add_hline(scores.percentile, line_color="#444444", line_width=1, line_dash="dash", **where)
     ticks = _ticks(edges[-1])
-    figure.update_xaxes(tickvals=np.sqrt(ticks), ticktext=[f"{t:g}" for t in ticks], range=[-0.02 * roots[-1], roots[-1]], **where)
+    named = {"tickvals": np.sqrt(ticks), "ticktext": [f"{tick:g}" for tick in ticks]}
+    figure.update_xaxes(**named, range=[-0.02 * roots[-1], roots[-1]], **where)
     figure.update_yaxes(range=list(_range(scores)), **where)
 
 

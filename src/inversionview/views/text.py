@@ -97,8 +97,8 @@ def completeness_table(results: Sequence[Completeness]) -> Group:
         table.add_row(marked(q.tokens, q.position), q.site.short, f"{int(result.inside.sum()):,}", *numbers)
     first = results[0]
     note = (
-        f"{len(first.rows):,} inputs, inside: D ≤ {first.epsilon:g} ({first.kind}). recall: share of the inputs inside, the query"
-        " left out, with log p above the 95th percentile of those outside. lowest rank: of the least probable input inside."
+        f"{len(first.rows):,} inputs, inside: D ≤ {first.epsilon:g} ({first.kind}). recall: share of the inputs inside, the "
+        "query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least probable inside."
     )
     return Group(table, Text(), Text(note, style="dim"))
 
@@ -111,7 +111,7 @@ def rank_text(scores: Scores) -> str:
 
 
 def threshold_table(study: Threshold) -> Group:
-    """Return a threshold study: for every ε the inputs inside, the bits, and the share that has each of the query's features."""
+    """Return a threshold study: for every ε the inputs inside, the bits, and the share with each of the query's features."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("ε", "inside", "bits", *study.base):
         table.add_column(title, justify="right")
@@ -120,9 +120,10 @@ def threshold_table(study: Threshold) -> Group:
         shares = [Text("–", style="dim") if rung.shares is None else _share(rung.shares[name]) for name in study.base]
         style = "bold magenta" if rung.marks else ""
         table.add_row(Text(f"{rung.epsilon:.3f}", style=style), f"{rung.inside:,}", bits, *shares)
-    table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *(Text(f"{v:.2f}", "dim") for v in study.base.values()))
+    chance = [Text(f"{share:.2f}", style="dim") for share in study.base.values()]
+    table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *chance)
     table.add_row(Text("query", style="dim"), "", "", *(visible(str(value)) for value in study.values.values()))
-    lines = [f"ε of the study: {study.epsilon:g}. Features: share of the inputs inside, the query left out, that have its value."]
+    lines = [f"ε of the study: {study.epsilon:g}. Features: share of the inputs inside, the query left out, with its value."]
     if study.suggested is None:
         lines.append("No ε is suggested: the distances have no gap.")
     for i, gap in enumerate(study.gaps):
