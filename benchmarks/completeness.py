@@ -1,4 +1,4 @@
-"""Speed of the completeness check, as a table: ``python benchmarks/completeness.py`` (some minutes; ``--inputs 81000`` for less).
+"""Speed of the completeness check, as a table: ``python benchmarks/completeness.py`` (minutes; ``--inputs 81000`` for less).
 
 Scoring with shared prefixes beside plain teacher forcing on the same inputs in the same run: every input through the decoder by
 itself, in batches of the size that is fastest for it. Temperatures 1 and 2 come from one pass of either.
@@ -53,7 +53,8 @@ def main() -> None:
     study = iv.load("addition")
     tokens = study.inputs.tokens(np.arange(count))
     decoder, pad = study.decoder, study.inputs.pad
-    table = Table("what", "s", "inputs/s", "against plain", title=f"{count:,} additions, {torch.get_num_threads()} threads, fp32")
+    title = f"{count:,} additions, {torch.get_num_threads()} threads, fp32"
+    table = Table("what", "s", "inputs/s", "against plain", title=title)
 
     def row(name: str, seconds: float, base: float | None = None) -> None:
         table.add_row(name, f"{seconds:.1f}", f"{count / seconds:,.0f}", "" if base is None else f"{base / seconds:.1f}×")
