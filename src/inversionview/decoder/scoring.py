@@ -94,12 +94,13 @@ def log_probs(
     z = z.to(decoder.lm_head.weight.device, torch.float32)
     scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
-    for start in range(0, len(tree), _LEAVES):
-        rows = slice(start, start + _LEAVES)
+    leaves = max(1, _LEAVES // len(z))
+    for start in range(0, len(tree), leaves):
+        rows = slice(start, start + leaves)
         scored = scorer.chunk(tree.tokens[rows], tree.fresh[rows], tree.lengths[rows])
         out[:, torch.from_numpy(tree.order[rows])] = scored
         if report is not None:
-            report(min(start + _LEAVES, len(tree)))
+            report(min(start + leaves, len(tree)))
     return out
 
 
@@ -162,9 +163,8 @@ class _Scorer:
         """Take every node one token on, its keys and values after its parent's in ``caches``."""
         places = self._flat(parent, caches)
         x = (self.decoder.embed(prefixes.to(self.device), start=prefixes.size(1) - 1) + self.entrance).flatten(0, 1)
-        for layer, cache in zip(self.decoder.layers, caches, strict=True):
-            cache[:] = [t[places] for t in cache]
-            x = layer(x, None, cache)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, *cache[:] = layer(x, *(t[places] for t in cache))
         return self._log_softmax(x[:, 0]).unflatten(-1, (self.draws, -1)).transpose(1, 2)
 
     def _branches(
@@ -175,7 +175,7 @@ class _Scorer:
         fed, target = tokens[:, :-1], tokens[:, place + 1 :]
         x = (self.decoder.embed(fed, start=place) + self.entrance).flatten(0, 1)
         for layer, (keys, values) in zip(self.layers, caches, strict=True):
-            x = layer(x, keys[places], values[places])
+            x, *_ = layer(x, keys[places], values[places])
         scores = self._log_softmax(x.flatten(0, 1))
         own = scores.gather(1, target.flatten().repeat(self.draws).expand(len(scores), 1, -1))[:, 0]
         return own.unflatten(-1, (self.draws, *target.shape)).sum(-1)
@@ -225,10 +225,12 @@ class _Branches:
         x: Float[Tensor, "batch new width"],
         keys: Float[Tensor, "batch head pos d_head"],
         values: Float[Tensor, "batch head pos d_head"],
-    ) -> Float[Tensor, "batch new width"]:
+    ) -> tuple[Float[Tensor, "batch new width"], Tensor, Tensor]:
+        """Return the new hidden states, and all keys and values."""
         layer, new, past = self.layer, x.size(1), keys.size(2)
         q, k, v = (layer.split(part) for part in F.linear(layer.norm_1(x), self.joint).chunk(3, dim=-1))
-        weights = q @ torch.cat([keys, k], dim=2).mT
+        keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        weights = q @ keys.mT
         seen = torch.ones(new, new, device=x.device).tril()
         if bool(weights.amax() < _SAFE) and bool(weights.amin() > -_SAFE):
             weights.exp_()[..., past:] *= seen
@@ -236,6 +238,5 @@ class _Branches:
         else:
             weights[..., past:].masked_fill_(seen == 0, -torch.inf)
             weights = weights.softmax(-1)
-        a = weights @ torch.cat([values, v], dim=2)
-        x = x + layer.out(a.transpose(1, 2).flatten(2))
-        return x.add_(layer.down(layer.up(layer.norm_2(x)).relu_().square_()))
+        x = x + layer.out((weights @ values).transpose(1, 2).flatten(2))
+        return x.add_(layer.down(layer.up(layer.norm_2(x)).relu_().square_())), keys, values

@@ -226,15 +226,15 @@ def pilot_floors(
     temperatures: Sequence[float],
     generator: np.random.Generator,
 ) -> list[float]:
-    """Return at each temperature the 85th percentile of log p over a random choice of the inputs outside ε.
+    """Return at each temperature the 90th percentile of log p over a random choice of the inputs outside ε.
 
-    Scored down to there only, recall stays exact: the 95th percentile of all inputs outside lies above, thirty standard errors
+    Scored down to there only, recall stays exact: the 95th percentile of all inputs outside lies above, ten standard errors
     of the choice away, so it is exact, and an input inside that is above it is above the floor. The rank of the least probable
     input inside stays exact if that is above the floor; else it is a lower bound.
     """
     some = tokens[generator.permutation(len(tokens))[:_PILOT]]
     log_p = log_probs(decoder, PrefixTree.of(some, pad), z, site, temperatures=temperatures)
-    return [float(floor) for floor in log_p.quantile(0.85, dim=1)]
+    return [float(floor) for floor in log_p.quantile(0.9, dim=1)]
 
 
 def summary(
