@@ -94,13 +94,12 @@ def log_probs(
     z = z.to(decoder.lm_head.weight.device, torch.float32)
     scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
-    leaves = max(1, _LEAVES // len(z))
-    for start in range(0, len(tree), leaves):
-        rows = slice(start, start + leaves)
+    for start in range(0, len(tree), scorer.leaves):
+        rows = slice(start, start + scorer.leaves)
         scored = scorer.chunk(tree.tokens[rows], tree.fresh[rows], tree.lengths[rows])
         out[:, torch.from_numpy(tree.order[rows])] = scored
         if report is not None:
-            report(min(start + leaves, len(tree)))
+            report(min(start + scorer.leaves, len(tree)))
     return out
 
 
@@ -121,9 +120,10 @@ class _Scorer:
         u = decoder.pathway(z, torch.full((len(z),), site, device=z.device))
         self.entrance = decoder.entrance(u)[:, None, None]  # (draw, 1, 1, width)
         self.memories = decoder.memories(u)
-        wide = 4 * decoder.config.width
-        tokens = _TOKENS_PER_PASS if z.device.type == "cpu" else 40 * _TOKENS_PER_PASS
-        self.tokens_per_pass = tokens * wide // max(wide, decoder.config.vocabulary)
+        # a large vocabulary makes the logits the widest of all that is kept
+        share = min(1.0, 4 * decoder.config.width / decoder.config.vocabulary) / self.draws
+        self.leaves = max(1, int(_LEAVES * share))
+        self.tokens_per_pass = (1 if z.device.type == "cpu" else 40) * _TOKENS_PER_PASS * share
 
     def chunk(
         self, tokens: Int[Tensor, "input pos"], fresh: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
@@ -198,7 +198,7 @@ class _Scorer:
         """Yield which inputs go through one pass together: of one length, and not too many."""
         order, start = np.argsort(lengths, kind="stable"), 0
         while start < len(order):
-            each = max(1, self.tokens_per_pass // (self.draws * (int(lengths[order[start]]) - 1 - place)))
+            each = max(1, int(self.tokens_per_pass / (lengths[order[start]] - 1 - place)))
             part = order[start : start + each]
             part = part[lengths[part] == lengths[part[0]]]
             yield part

@@ -219,8 +219,9 @@ def _completeness_page(results: Sequence[Completeness], texts: Texts) -> Any:
     rows, columns = len(results), len(results[0].variants)
     titles = []
     for result in results:
-        first, *rest = (_title(scores) for scores in result.variants)
-        titles += [f"<b>{html.escape(_row_title(result))}</b><br>{first}", *rest]
+        heads = [f"<b>{html.escape(_row_title(result))}</b><br>", *[""] * (columns - 1)]
+        lines = (f"{_title(scores)}<br>{_below(result, scores)}".removesuffix("<br>") for scores in result.variants)
+        titles += [head + line for head, line in zip(heads, lines, strict=True)]
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.42 / (rows + 2), horizontal_spacing=0.05)
     for row, result in enumerate(results, 1):
         near = chosen(result.inside), chosen(~result.inside & (result.distance <= 2 * result.epsilon))
@@ -260,9 +261,10 @@ def _page_panel(
     )  # fmt: skip
     figure.add_trace(shading, **where)
     for places, text, colour in reversed(list(zip(near, hover, (INSIDE, "#777777"), strict=True))):
-        distance, log_p = result.distance[places], scores.log_p[places]
+        shown = scores.log_p[places] >= _lowest(scores)
+        distance, log_p = result.distance[places[shown]], scores.log_p[places[shown]]
         points = go.Scattergl(
-            x=np.sqrt(distance), y=log_p, mode="markers", marker={"size": 4, "color": colour}, text=text,
+            x=np.sqrt(distance), y=log_p, mode="markers", marker={"size": 4, "color": colour}, text=np.array(text)[shown],
             customdata=distance, hovertemplate="%{text}<br>D %{customdata:.3f}, log p %{y:.2f}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(points, **where)
