@@ -289,7 +289,7 @@ class Study:
 
     def complete(
         self,
-        queries: Sequence[Query],
+        queries: Sequence[Query] | int = 8,
         *,
         epsilon: float | None = None,
         distance: Distance | None = None,
@@ -299,9 +299,13 @@ class Study:
         seed: int = 0,
         report: Callable[[float, str], None] | None = None,
     ) -> list[Completeness]:
-        """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``."""
+        """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
+
+        ``queries`` may be a number: then so many of ``random_queries``.
+        """
+        asked = self.random_queries(queries, seed=seed) if isinstance(queries, int) else queries
         return completeness(
-            self.decoder, self.model, self.inputs, queries, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
+            self.decoder, self.model, self.inputs, asked, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
             epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance,
         )  # fmt: skip
 

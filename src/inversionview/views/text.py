@@ -81,9 +81,9 @@ def preimage_table(preimage: Preimage) -> Group:
 
 def completeness_table(results: Sequence[Completeness]) -> Group:
     """Return the numbers of completeness checks: one line for each query, recall and lowest rank under each variant."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("query")
-    table.add_column("site")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("query", no_wrap=True)
+    table.add_column("site", no_wrap=True)
     table.add_column("inside", justify="right")
     for scores in results[0].variants:
         table.add_column(f"recall, {scores.name}", justify="right")
@@ -112,9 +112,9 @@ def rank_text(scores: Scores) -> str:
 
 def threshold_table(study: Threshold) -> Group:
     """Return a threshold study: for every ε the inputs inside, the bits, and the share with each of the query's features."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in ("ε", "inside", "bits", *study.base):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for rung in study.rungs:
         bits = f"> {math.log2(max(len(study.distance), 1)):.1f}" if rung.bits is None else f"{rung.bits:.1f}"
         shares = [Text("–", style="dim") if rung.shares is None else _share(rung.shares[name]) for name in study.base]
