@@ -11,11 +11,13 @@ ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge",
     "probed",
-    "decoder.model", "decoder.sampling", "decoder.evaluation", "decoder.checkpoint", "decoder.training",
+    "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
+    "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
-    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "analysis.features", "analysis.truth",
+    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus",
+    "preimage.completeness", "preimage.threshold", "analysis.features", "analysis.truth",
     "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "views.tables", "views.maps", "views.export", "study", "runs", "demo", "cli",
+    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo", "cli",
 ]  # fmt: skip
 
 

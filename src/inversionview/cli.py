@@ -355,9 +355,10 @@ def inform(
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
     from inversionview.analysis.features import pattern
-    from inversionview.views.export import check_formats, write_features
+    from inversionview.views.files import check_formats
+    from inversionview.views.maps import TABLE_FORMATS, save_features
 
-    check_formats(to or [], ("csv", "parquet", "html", "png", "svg"))
+    check_formats(to or [], TABLE_FORMATS)
     extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
     loaded = _load(study, model)
     searched = _bank(loaded, bank)
@@ -369,7 +370,7 @@ def inform(
             **_given(sites=sites, positions=_listed(positions), features=_listed(features)),
         )  # fmt: skip
     for path in to or []:
-        write_features(table, path)
+        save_features(table, path)
     if as_json:
         _print_json(table.to_json())
     else:
@@ -418,10 +419,11 @@ def bits(
 ) -> None:
     """Tell how much information every site holds at every position, as ε grows."""
     from inversionview.analysis.features import bits_curve
-    from inversionview.views.export import check_formats, write_curves
+    from inversionview.views.files import check_formats
+    from inversionview.views.maps import TABLE_FORMATS, save_curves
     from inversionview.views.tables import curve_table
 
-    check_formats(to or [], ("csv", "html", "png", "svg"))
+    check_formats(to or [], TABLE_FORMATS)
     loaded = _load(study, model)
     searched = _bank(loaded, bank)
     with _bar("measuring", 1000, quiet=as_json) as advance:
@@ -432,7 +434,7 @@ def bits(
             **_given(sites=sites, positions=_listed(positions)),
         )  # fmt: skip
     for path in to or []:
-        write_curves(curves, path)
+        save_curves(curves, path)
     if as_json:
         _print_json({"study": loaded.name, "inputs": len(searched), "curves": [asdict(curve) for curve in curves]})
     else:
@@ -458,6 +460,95 @@ def _bank(study: Study, folder: Path | None) -> ActivationBank:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
 
         return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+
+
+FigureOpt = Annotated[Path | None, typer.Option("--out", help="Figure: a .png, .svg or .html file; a folder gets all three.")]
+InputsOpt = Annotated[int | None, typer.Option("--inputs", help="A random choice of so many inputs; by default all.")]
+
+
+@app.command(
+    epilog="Examples: `inversionview complete addition --queries 8 --out figure.png`; "
+    '`inversionview complete addition "615+861=1476" --at "=" --site a0.0 --json`'
+)
+def complete(
+    study: StudyArg,
+    text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
+    queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
+    at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    draws: Annotated[int, typer.Option(help="Draws of the noise, whose mean probability is taken.")] = 8,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not tell apart the least probable inputs; recall stays exact.")
+    ] = False,
+    inputs: InputsOpt = None,
+    to: FigureOpt = None,
+    data: Annotated[Path | None, typer.Option(help="Write D and log p of every input: .npz or .parquet.")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Does the decoder know the whole preimage? log p(x ∣ z) against D for every input of the study, and recall."""
+    from inversionview.views.columns import check_table, save_table
+    from inversionview.views.plots import save_completeness, targets
+    from inversionview.views.tables import completeness_table
+
+    figures, table = targets(to, "complete"), check_table(data)
+    loaded = _load(study, model, device)
+    if text is None:
+        asked = loaded.random_queries(queries, at=at, site=site, seed=seed)
+    else:
+        asked = [loaded.query(text, at=at, site=site)]
+    with _bar("scoring", 1000, quiet=as_json) as advance:
+        results = loaded.complete(
+            asked, epsilon=epsilon, distance=distance, draws=draws, quick=quick, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in figures:
+        save_completeness(results, path, loaded.texts)
+    if table is not None:
+        save_table(results, table)
+    if as_json:
+        _print_json({"study": study, "queries": [result.to_json() for result in results]})
+    else:
+        out.print(completeness_table(results))
+
+
+@app.command(epilog='Example: `inversionview threshold addition "615+861=1476" --at "=" --site a0.0 --out figure.png`')
+def threshold(
+    study: StudyArg,
+    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
+    at: Annotated[str | None, typer.Option(help="Position, as in `read`.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`.")] = None,
+    epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
+    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    inputs: InputsOpt = None,
+    to: FigureOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances."""
+    from inversionview.views.plots import save_threshold, targets
+    from inversionview.views.tables import threshold_table
+
+    figures = targets(to, "threshold")
+    loaded = _load(study, model, device)
+    query = loaded.query(text, at=at, site=site)
+    with _bar("measuring", 1000, quiet=as_json) as advance:
+        result = loaded.threshold(
+            query, epsilons=epsilon or (), distance=distance, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in figures:
+        save_threshold(result, path)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        out.print(threshold_table(result))
 
 
 @app.command()

@@ -60,6 +60,24 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
+def check_writable(path: Path) -> Path:
+    """Return ``path`` if a file can be written there, which is tried; makes its folder.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error}): choose another place.") from error
+    return path
+
+
 def recover(path: Path) -> None:
     """Bring back a folder whose replacement was cut short between its two renames."""
     old = path.with_name(f".{path.name}.old")

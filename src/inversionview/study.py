@@ -25,15 +25,18 @@ from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance
 from inversionview.errors import (
     MismatchError,
+    SettingError,
     UnknownPositionError,
     UnknownStudyError,
     WeightsError,
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.preimage.completeness import Completeness, completeness
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
 from inversionview.preimage.sampled import Setting, sampled_preimage
+from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import recover, write_json
@@ -201,7 +204,9 @@ class Study:
         """
         ids = self.model.encode(text)
         position = self.locate(ids, self.spec.at if at is None else at)
-        where = find_site(self.spec.site if site is None else site, self.model.sites)
+        return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
+
+    def _read(self, ids: list[int], position: int, where: Site) -> Query:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
         strings = tuple(self.model.vocabulary.strings(ids))
         shown = self.model.vocabulary.decode(ids)
@@ -386,6 +391,79 @@ class Study:
         return decoder_against_truth(
             self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
         )
+
+    # -- all inputs ---------------------------------------------------------------------------------------------------
+
+    def random_queries(
+        self, count: int, *, at: str | int | None = None, site: str | Site | None = None, seed: int = 0
+    ) -> list[Query]:
+        """Draw queries from the test split, each at a random site and position that a decoder is trained on.
+
+        ``at`` and ``site`` fix either; inputs that lack the position are passed over.
+
+        Raises:
+            SettingError: ``count`` is below 1.
+            UnknownSiteError, UnknownPositionError: there is no such place.
+        """
+        if count < 1:
+            raise SettingError(f"The number of queries must be at least 1, but is {count}.")
+        sites = self.sites if site is None else [find_site(site, self.model.sites)]
+        rng, found = np.random.default_rng((seed, 7)), []
+        tokens = self.inputs.draw(max(100, 4 * count), split="test", seed=(seed, 8))
+        for row, allowed in zip(tokens, self.inputs.trained_positions(tokens), strict=True):
+            ids = row[row != self.inputs.pad].tolist()
+            try:
+                position = int(rng.choice(np.flatnonzero(allowed))) if at is None else self.locate(ids, at)
+            except UnknownPositionError as error:
+                missing = error
+                continue
+            found.append(self._read(ids, position, sites[rng.integers(len(sites))]))
+            if len(found) == count:
+                return found
+        raise missing
+
+    def complete(
+        self,
+        queries: Sequence[Query] | int = 8,
+        *,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        draws: int = 8,
+        quick: bool = False,
+        limit: int | None = None,
+        seed: int = 0,
+        report: Callable[[float, str], None] | None = None,
+    ) -> list[Completeness]:
+        """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
+
+        ``queries`` may be a number: then so many of ``random_queries``.
+        """
+        asked = self.random_queries(queries, seed=seed) if isinstance(queries, int) else queries
+        return completeness(
+            self.decoder, self.model, self.inputs, asked, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
+            epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance,
+        )  # fmt: skip
+
+    def texts(self, result: Completeness, places: Ids) -> list[str]:
+        """Return some of a result's inputs as text."""
+        pad = self.model.vocabulary.pad
+        return [self.model.vocabulary.decode(ids[ids != pad].tolist()) for ids in self.inputs.tokens(result.rows[places])]
+
+    def threshold(
+        self,
+        query: Query,
+        *,
+        epsilons: Sequence[float] = (),
+        distance: Distance | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        report: Callable[[float, str], None] | None = None,
+    ) -> Threshold:
+        """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
+        return threshold_study(
+            self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
+            distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
+        )  # fmt: skip
 
 
 def _as_number(at: str | int) -> int | None:

@@ -114,8 +114,7 @@ class Preimage:
             "seed": self.seed,
             "samples": [asdict(s) for s in self.samples],
             "candidates": self.candidates,
-            "source": self.source,
-            **({} if self.bits is None else {"bits": asdict(self.bits)}),
+            **({} if self.bits is None else {"source": self.source, "bits": asdict(self.bits)}),
             **({} if self.recall is None else {"recall": self.recall}),
         }
 

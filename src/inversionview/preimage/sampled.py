@@ -20,6 +20,7 @@ from inversionview.inputs import Ids
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
+from inversionview.sites import Site
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,7 @@ def sampled_preimage(
     chosen = AUTO if settings == "auto" else tuple(settings)
     if count < 1 or each < 1 or not chosen or any(s.temperature <= 0 or s.noise < 0 for s in chosen):
         raise SettingError("Counts and temperatures must be positive, and noise at least 0.")
-    if query.site.short not in decoder.config.sites:
-        known = decoder.config.sites
-        raise UnknownSiteError(
-            f"The decoder was not trained on {query.site}, but on {', '.join(known)}." + did_you_mean(query.site.short, known)
-        )
-    number = decoder.config.sites.index(query.site.short)
+    number = trained_site(decoder, query.site)
     generator = torch.Generator().manual_seed(seed)
     drawn = draw(decoder, query.z, number, chosen, each, generator)
     tokens, times = torch.unique(drawn, dim=0, return_counts=True)
@@ -111,6 +107,20 @@ def sampled_preimage(
         epsilon=epsilon, source="decoder", effect=effect, times=times[shown],
     )  # fmt: skip
     return Preimage(query, distance, epsilon, seed, samples, candidates=len(drawn))
+
+
+def trained_site(decoder: Decoder, site: Site) -> int:
+    """Return the number of a site in the decoder.
+
+    Raises:
+        UnknownSiteError: the decoder was not trained on it.
+    """
+    known = decoder.config.sites
+    if site.short not in known:
+        raise UnknownSiteError(
+            f"The decoder was not trained on {site}, but on {', '.join(known)}." + did_you_mean(site.short, known)
+        )
+    return known.index(site.short)
 
 
 def effects(

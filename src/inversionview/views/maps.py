@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.analysis.features import Cell, Curve, FeatureTable
+from inversionview.views.files import check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TABLE_FORMATS = (".csv", ".parquet", ".html", ".png", ".svg")
 _SCALE = [[0.0, "#ffffff"], [0.05, "#f3f7fb"], [0.5, "#6aaed6"], [1.0, "#08306b"]]
 """White to dark blue: nothing known to all known; told apart in grey, too."""
 
@@ -162,3 +165,37 @@ def curve_page(curves: Sequence[Curve]) -> Any:
         figure.add_trace(line, row=1, col=positions.index(c.position) + 1)
     figure.update_xaxes(type="log", title="ε").update_yaxes(title="mean information (bits)", col=1)
     return figure.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
+
+
+def save_features(table: FeatureTable, path: Path) -> None:
+    """Write a feature table in the format that ``path`` ends in, one of ``TABLE_FORMATS``.
+
+    Raises:
+        SettingError: the format is none.
+        StorageError: the file cannot be written.
+    """
+    check_formats([path], TABLE_FORMATS)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        write_records(table.records(), path)
+    elif path.suffix.lower() == ".html":
+        write_page(feature_page(table), path)
+    else:
+        write_figure(lambda: feature_figure(table), path)
+
+
+def save_curves(curves: Sequence[Curve], path: Path) -> None:
+    """Write bit curves in the format that ``path`` ends in; raises as ``save_features``."""
+    check_formats([path], TABLE_FORMATS)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        write_records(
+            [
+                {"site": c.site, "position": c.position, "epsilon": e, "bits": m.value, "bits_low": m.low, "bits_high": m.high}
+                for c in curves
+                for e, m in zip(c.epsilons, c.bits, strict=True)
+            ],
+            path,
+        )
+    elif path.suffix.lower() == ".html":
+        write_page(curve_page(curves), path)
+    else:
+        write_figure(lambda: curve_figure(curves), path)

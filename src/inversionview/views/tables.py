@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group
@@ -11,7 +12,12 @@ from rich.text import Text
 from inversionview.analysis.features import Cell, Curve, FeatureTable
 from inversionview.analysis.truth import SiteTruth
 from inversionview.information import Mean
+from inversionview.preimage.completeness import Completeness, Scores
+from inversionview.preimage.threshold import Threshold
+from inversionview.views.text import marked, query_line, visible
 
+_COLUMNS = 7
+"""Features in the table of a threshold study."""
 TELLING = 0.05
 """Features of which a site knows a smaller share are left out of the terminal's table."""
 
@@ -71,3 +77,66 @@ def truth_table(rows: Sequence[SiteTruth]) -> Group:
         grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said or "–")
     note = "recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries with enough inputs "
     return Group(grid, Text(note + "inside ε.", style="dim"))
+
+
+def completeness_table(results: Sequence[Completeness]) -> Group:
+    """Return the numbers of completeness checks: one line for each query, recall and lowest rank under each variant."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("query", no_wrap=True)
+    table.add_column("site", no_wrap=True)
+    table.add_column("inside", justify="right")
+    for scores in results[0].variants:
+        table.add_column(f"recall, {scores.name}", justify="right")
+        table.add_column("lowest rank", justify="right", style="dim")
+    for result in results:
+        numbers = []
+        for scores in result.variants:
+            numbers.append("–" if scores.recall is None else f"{scores.recall:.3f}")
+            numbers.append(rank_text(scores))
+        q = result.query
+        table.add_row(marked(q.tokens, q.position), q.site.short, f"{int(result.inside.sum()):,}", *numbers)
+    first = results[0]
+    note = (
+        f"{len(first.rows):,} inputs, inside: D ≤ {first.epsilon:g} ({first.kind}). recall: share of the inputs inside, the "
+        "query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least probable inside."
+    )
+    return Group(table, Text(), Text(note, style="dim"))
+
+
+def rank_text(scores: Scores) -> str:
+    """Return the rank of the least probable input inside ε as text; ``> 1,000`` where it is a lower bound."""
+    if scores.lowest_rank is None:
+        return "–"
+    return f"{scores.lowest_rank:,}" if scores.rank_is_exact else f"> {scores.lowest_rank - 1:,}"
+
+
+def threshold_table(study: Threshold) -> Group:
+    """Return a threshold study: for every ε the inputs inside, the bits, and the share with each of the query's features.
+
+    Of many features those are shown whose share at the study's ε is farthest above chance.
+    """
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    marked_rung = min(study.rungs, key=lambda rung: abs(rung.epsilon - study.epsilon))
+    gain = {name: (marked_rung.shares or study.base)[name] - share for name, share in study.base.items()}
+    names = [name for name in study.base if name in sorted(gain, key=lambda name: -gain[name])[:_COLUMNS]]
+    for title in ("ε", "inside", "bits", *names):
+        table.add_column(title, justify="right", no_wrap=True)
+    for rung in study.rungs:
+        bits = f"> {math.log2(max(len(study.distance), 1)):.1f}" if rung.bits is None else f"{rung.bits:.1f}"
+        shares = [Text("–", style="dim") if rung.shares is None else _share(rung.shares[name]) for name in names]
+        style = "bold magenta" if rung.marks else ""
+        table.add_row(Text(f"{rung.epsilon:.3f}", style=style), f"{rung.inside:,}", bits, *shares)
+    chance = [Text(f"{share:.2f}", style="dim") for share in (study.base[name] for name in names)]
+    table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *chance)
+    table.add_row(Text("query", style="dim"), "", "", *(visible(str(study.values[name])) for name in names))
+    lines = [f"ε of the study: {study.epsilon:g}. Features: share of the inputs inside, the query left out, with its value."]
+    if study.suggested is None:
+        lines.append("No ε is suggested: the distances have no gap.")
+    for i, gap in enumerate(study.gaps):
+        what = f"Suggested: ε = {gap.epsilon:.3f}, in the widest gap" if i == 0 else f"Another gap is at {gap.epsilon:.3f}"
+        lines.append(f"{what}: from {gap.start:.3f} to {gap.stop:.3f} the {gap.inside:,} inputs inside grow by 10 % at most.")
+    return Group(query_line(study.query), Text(), table, Text(), *(Text(line, style="dim") for line in lines))
+
+
+def _share(share: float) -> Text:
+    return Text(f"{share:.2f}", style="bold green" if share > 0.995 else "")
