@@ -187,8 +187,10 @@ def _panel(axes: Any, result: Completeness, scores: Scores) -> None:
     axes.set_xscale("function", functions=(lambda d: np.sign(d) * np.sqrt(np.abs(d)), lambda r: np.sign(r) * np.square(r)))
     axes.set(xlim=(-edges[-1] / 2500, edges[-1]), ylim=_range(scores))
     axes.set_xticks(ticks := _ticks(edges[-1]), [f"{tick:g}" for tick in ticks])
-    axes.set_title(_title(scores), fontsize=7, loc="left", pad=3)
-    axes.text(0.99, 0.02, _below(result, scores), transform=axes.transAxes, ha="right", va="bottom", fontsize=6)
+    axes.set_title(_title(scores), fontsize=6.3, loc="left", pad=3)
+    if below := _below(result, scores):
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes.text(0.99, 0.02, below, transform=axes.transAxes, ha="right", va="bottom", fontsize=6, bbox=box)
 
 
 def _legend(part: Any) -> None:
