@@ -134,7 +134,8 @@ def _range(scores: Scores) -> tuple[float, float]:
     low = float(scores.log_p.min()) if scores.floor is None else scores.floor
     high = float(scores.log_p.max())
     room = max(0.03 * (high - low), 0.5)
-    return low - room, high + room
+    below = room if scores.floor is None else 0.16 * (high - low)  # there stands how many inputs are below the floor
+    return low - below, high + room
 
 
 def _title(scores: Scores) -> str:
