@@ -105,7 +105,8 @@ def _range(scores: Scores) -> tuple[float, float]:
     low = float(scores.log_p.min()) if scores.floor is None else scores.floor
     high = float(scores.log_p.max())
     room = max(0.03 * (high - low), 0.5)
-    return low - room, high + room
+    below = room if scores.floor is None else 0.16 * (high - low)  # there stands how many inputs are below the floor
+    return low - below, high + room
 
 
 def _title(scores: Scores) -> str:
@@ -158,8 +159,10 @@ def _panel(axes: Any, result: Completeness, scores: Scores) -> None:
     axes.set_xscale("function", functions=(lambda d: np.sign(d) * np.sqrt(np.abs(d)), lambda r: np.sign(r) * np.square(r)))
     axes.set(xlim=(-edges[-1] / 2500, edges[-1]), ylim=_range(scores))
     axes.set_xticks(ticks := _ticks(edges[-1]), [f"{tick:g}" for tick in ticks])
-    axes.set_title(_title(scores), fontsize=7, loc="left", pad=3)
-    axes.text(0.99, 0.02, _below(result, scores), transform=axes.transAxes, ha="right", va="bottom", fontsize=6)
+    axes.set_title(_title(scores), fontsize=6.3, loc="left", pad=3)
+    if below := _below(result, scores):
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes.text(0.99, 0.02, below, transform=axes.transAxes, ha="right", va="bottom", fontsize=6, bbox=box)
 
 
 def _legend(part: Any) -> None:
