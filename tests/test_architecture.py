@@ -15,7 +15,7 @@ ORDER = [
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus",
-    "preimage.completeness", "preimage.threshold", "analysis.features", "analysis.truth",
+    "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features", "analysis.truth",
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo", "cli",
 ]  # fmt: skip

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import inversionview as iv
 from inversionview import distances, errors, information
-from inversionview.analysis import features as features_module
-from inversionview.analysis.features import bits_curve, codes_of, draw_queries, feature_information, pattern
+from inversionview.analysis import places
+from inversionview.analysis.features import codes_of, feature_information, pattern
+from inversionview.analysis.places import bits_curve, draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids
 from inversionview.studies.addition import AdditionInputs
@@ -105,7 +106,7 @@ def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> N
 
 def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
-    monkeypatch.setattr(features_module, "ENOUGH", 100)
+    monkeypatch.setattr(places, "ENOUGH", 100)
     part = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
     for one, other in zip(whole.totals, part.totals, strict=True):
         assert other.bits.value == pytest.approx(one.bits.value, abs=0.3)

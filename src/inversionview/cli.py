@@ -418,7 +418,7 @@ def bits(
     as_json: JsonOpt = False,
 ) -> None:
     """Tell how much information every site holds at every position, as ε grows."""
-    from inversionview.analysis.features import bits_curve
+    from inversionview.analysis.places import bits_curve
     from inversionview.views.files import check_formats
     from inversionview.views.maps import TABLE_FORMATS, save_curves
     from inversionview.views.tables import curve_table

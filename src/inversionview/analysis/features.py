@@ -1,4 +1,4 @@
-"""Which features an activation tells: bits at every site × position, and how they share among the features of the inputs.
+"""Which features an activation tells, at every site × position.
 
 For a feature φ: the mean over queries of log₂ P(φ = φ(x_q) ∣ preimage) / P(φ = φ(x_q)), in bits and as a share of H(φ); beside
 it the consistency rate P(φ = φ(x_q) ∣ preimage) of InverseScope (arXiv 2506.07406). The preimage is the exact one of a bank.
@@ -15,19 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.bank.search import Hits, search
+from inversionview.analysis.places import Report, bits_of, places
+from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
-from inversionview.information import Mean, entropy, mean, shares, value
+from inversionview.information import Mean, entropy, mean, shares
 from inversionview.inputs import Ids
-from inversionview.sites import Site, expand
+from inversionview.sites import Site
 
 Feature = Callable[[str], Any]
 """A user's feature: the value of a text."""
-Report = Callable[[int, int], None]
-"""Called with how many cells are done, and of how many."""
-ENOUGH = 2**14
-"""A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
 _ENDS = {"value": "", "low": "_low", "high": "_high"}
 
 
@@ -97,16 +94,6 @@ class FeatureTable:
         from inversionview.views.tables import feature_table
 
         return feature_table(self)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How much one site and position tell as ε grows."""
-
-    site: str
-    position: str
-    epsilons: tuple[float, ...]
-    bits: tuple[Mean, ...]
 
 
 class Codes:
@@ -231,35 +218,13 @@ def feature_information(
         SettingError: ``queries`` or a feature is none.
         UnknownSiteError, UnknownPositionError: the bank does not hold them.
     """
-    chosen = expand(sites, bank.sites)
-    names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
-    codes = codes_of(bank, features, extra)
-    totals, cells = list[Total](), list[Cell]()
-    for number, name in enumerate(names):
-        rows, at = draw_queries(bank, name, queries, seed)
-        z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
-        for i, site in enumerate(chosen):
-            found = search(
-                bank, site, z[i], epsilon=epsilon, distance=distance, at=name if fixed else None, verify=False, enough=ENOUGH
-            )
-            told, known, others = _measure(bank, codes, rows, found)
-            totals.append(Total(site.short, name, mean(told, seed=seed), float((others > 0).mean()), len(rows)))
-            cells += _cells(site.short, name, codes, rows, known, seed)
-            if report is not None:
-                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+    codes, totals, cells = codes_of(bank, features, extra), list[Total](), list[Cell]()
+    for place in places(bank, sites, positions, queries, seed, report):
+        found = place.preimages(epsilon, distance, fixed)
+        told, known, others = _measure(bank, codes, place.rows, found)
+        totals.append(Total(place.site.short, place.position, mean(told, seed=seed), float((others > 0).mean()), len(told)))
+        cells += _cells(place.site.short, place.position, codes, place.rows, known, seed)
     return FeatureTable(study, len(bank), epsilon, distance, fixed, seed, tuple(totals), tuple(cells))
-
-
-def draw_queries(bank: ActivationBank, position: str, count: int, seed: int) -> tuple[npt.NDArray[np.int64], Ids]:
-    """Return ``count`` random rows of a bank that have a position (fewer if it has not so many), and its index in each."""
-    if count < 1:
-        raise SettingError(f"The number of queries must be positive, but is {count}.")
-    rows = np.random.default_rng((seed, 5)).permutation(len(bank))[: 20 * count]
-    places = bank.inputs.named_positions(bank.tokens(rows))[position]
-    there = np.flatnonzero(places >= 0)[:count]
-    if not len(there):
-        raise SettingError(f"No input of the bank has a position {position}.")
-    return rows[there], places[there]
 
 
 def enumerated(bank: ActivationBank) -> bool:
@@ -276,7 +241,7 @@ def _measure(
     for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
         near = hits.rows[hits.rows != row]
         whole = enumerated(bank) and hits.searched == len(bank)
-        others[i], told[i] = len(near), value(len(near), hits.searched - (row < hits.searched))
+        others[i], told[i] = len(near), bits_of(row, hits)
         if len(near) or whole:
             known[i] = codes.known(near, row, whole)
     return told, known, others
@@ -293,44 +258,3 @@ def _cells(
         told, least = mean(gained[:, f], seed=seed), entropy(codes.prior[f])
         consistency = mean(known[said, f], seed=seed)
         yield Cell(site, position, feature, told, told.value / least, least, consistency, int(said.sum()))
-
-
-def bits_curve(
-    bank: ActivationBank,
-    epsilons: Sequence[float],
-    *,
-    queries: int = 200,
-    sites: str | Sequence[str | Site] = "*",
-    positions: Sequence[str] | None = None,
-    distance: distances.Distance = "euclidean",
-    fixed: bool = False,
-    seed: int = 0,
-    report: Report | None = None,
-) -> list[Curve]:
-    """Return the mean of I_ε(q) at every site and position for a ladder of ε; see ``feature_information``.
-
-    Raises:
-        SettingError: there is no ε, or one is not positive.
-    """
-    if not epsilons:
-        raise SettingError("Name at least one ε.")
-    ladder = sorted(distances.check_epsilon(e) for e in epsilons)
-    chosen, curves = expand(sites, bank.sites), []
-    names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
-    for number, name in enumerate(names):
-        rows, at = draw_queries(bank, name, queries, seed)
-        z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
-        for i, site in enumerate(chosen):
-            told = np.empty((len(rows), len(ladder)))
-            found = search(
-                bank, site, z[i], epsilon=ladder[-1], distance=distance, at=name if fixed else None, verify=False, enough=ENOUGH
-            )
-            for q, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
-                others = hits.distances[hits.rows != row]
-                counts = np.searchsorted(others, np.array(ladder, dtype=np.float32), side="right")
-                told[q] = [value(int(c), hits.searched - (row < hits.searched)) for c in counts]
-            means = tuple(mean(column, seed=seed) for column in told.T)
-            curves.append(Curve(site.short, name, tuple(ladder), means))
-            if report is not None:
-                report(number * len(chosen) + i + 1, len(names) * len(chosen))
-    return curves

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analysis.features import Cell, Curve, FeatureTable
+from inversionview.analysis.features import Cell, FeatureTable
+from inversionview.analysis.places import Curve
 from inversionview.views.files import check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analysis.features import Cell, Curve, FeatureTable
+from inversionview.analysis.features import Cell, FeatureTable
+from inversionview.analysis.places import Curve
 from inversionview.analysis.truth import SiteTruth
 from inversionview.information import Mean
 from inversionview.preimage.completeness import Completeness, Scores

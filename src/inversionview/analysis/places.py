@@ -1,0 +1,120 @@
+"""Every site × position of a bank with random queries there and their exact preimages; and how many bits these mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview import distances
+from inversionview.bank.search import Hits, search
+from inversionview.bank.store import ActivationBank
+from inversionview.errors import SettingError
+from inversionview.information import Mean, mean, value
+from inversionview.inputs import Ids
+from inversionview.sites import Site, expand
+
+ENOUGH = 2**14
+"""A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
+Report = Callable[[int, int], None]
+"""Called with how many site × position places are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site at a named position, and queries there."""
+
+    bank: ActivationBank
+    site: Site
+    position: str
+    rows: npt.NDArray[np.int64]
+    """Of the bank: the queries."""
+    z: Float[Tensor, "query d_model"]
+
+    def preimages(self, epsilon: float, distance: distances.Distance, fixed: bool) -> Iterator[Hits]:
+        """Yield each query's preimage, on stored distances; with ``fixed`` at this position only."""
+        at = self.position if fixed else None
+        return search(self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=at, verify=False, enough=ENOUGH)
+
+
+def places(
+    bank: ActivationBank,
+    sites: str | Sequence[str | Site],
+    positions: Sequence[str] | None,
+    queries: int,
+    seed: int,
+    report: Report | None,
+) -> Iterator[Place]:
+    """Yield every site × position asked for; the queries of a position are the same at all sites.
+
+    Raises:
+        SettingError: ``queries`` is below 1.
+        UnknownSiteError, UnknownPositionError: the bank does not hold them.
+    """
+    chosen = expand(sites, bank.sites)
+    names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
+    for number, name in enumerate(names):
+        rows, at = draw_queries(bank, name, queries, seed)
+        z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
+        for i, site in enumerate(chosen):
+            yield Place(bank, site, name, rows, z[i])
+            if report is not None:
+                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+
+
+def draw_queries(bank: ActivationBank, position: str, count: int, seed: int) -> tuple[npt.NDArray[np.int64], Ids]:
+    """Return ``count`` random rows of a bank that have a position (fewer if it has not so many), and its index in each."""
+    if count < 1:
+        raise SettingError(f"The number of queries must be positive, but is {count}.")
+    rows = np.random.default_rng((seed, 5)).permutation(len(bank))[: 20 * count]
+    places = bank.inputs.named_positions(bank.tokens(rows))[position]
+    there = np.flatnonzero(places >= 0)[:count]
+    if not len(there):
+        raise SettingError(f"No input of the bank has a position {position}.")
+    return rows[there], places[there]
+
+
+def bits_of(row: int, hits: Hits) -> float:
+    """Return how many bits the preimage of the query in ``row`` means, the query left out."""
+    return value(int((hits.rows != row).sum()), hits.searched - (row < hits.searched))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How much one site and position tell as ε grows."""
+
+    site: str
+    position: str
+    epsilons: tuple[float, ...]
+    bits: tuple[Mean, ...]
+
+
+def bits_curve(
+    bank: ActivationBank,
+    epsilons: Sequence[float],
+    *,
+    queries: int = 200,
+    sites: str | Sequence[str | Site] = "*",
+    positions: Sequence[str] | None = None,
+    distance: distances.Distance = "euclidean",
+    fixed: bool = False,
+    seed: int = 0,
+    report: Report | None = None,
+) -> list[Curve]:
+    """Return the mean of I_ε(q) at every site and position for a ladder of ε; arguments as in ``feature_information``.
+
+    Raises:
+        SettingError: there is no ε, or one is not positive.
+    """
+    if not epsilons:
+        raise SettingError("Name at least one ε.")
+    ladder, curves = sorted(distances.check_epsilon(e) for e in epsilons), []
+    for place in places(bank, sites, positions, queries, seed, report):
+        found = (place.preimages(epsilon, distance, fixed) for epsilon in ladder)
+        told = [list(map(bits_of, place.rows.tolist(), hits)) for hits in found]
+        curves.append(Curve(place.site.short, place.position, tuple(ladder), tuple(mean(t, seed=seed) for t in told)))
+    return curves
