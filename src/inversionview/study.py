@@ -108,10 +108,12 @@ class Study:
 
     @property
     def decoder_path(self) -> Path:
-        """Where the decoder lies; a run of a shipped study that trained none reads with the shipped one."""
-        own = (self.folder or Path()) / "decoder"
-        trained = self.folder is not None and (own.exists() or (self.folder / "checkpoints").exists())
-        return own if trained or self.spec.inputs not in SHIPPED else shipped_path(self.spec.inputs, "decoder")
+        """Where the decoder lies; a run of a shipped study with a bank and no training of its own reads with the shipped one."""
+        if self.folder is None:
+            return shipped_path(self.spec.inputs, "decoder")
+        begun = any((self.folder / name).exists() for name in ("decoder", ".decoder.old", "checkpoints"))
+        banked = self.spec.inputs in SHIPPED and (self.folder / "bank").exists()
+        return shipped_path(self.spec.inputs, "decoder") if banked and not begun else self.folder / "decoder"
 
     def keep(self, folder: Path) -> None:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
