@@ -108,7 +108,7 @@ class Study:
 
     @property
     def decoder_path(self) -> Path:
-        """Where the decoder lies; a run of a shipped study with a bank and no training of its own reads with the shipped one."""
+        """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
         if self.folder is None:
             return shipped_path(self.spec.inputs, "decoder")
         begun = any((self.folder / name).exists() for name in ("decoder", ".decoder.old", "checkpoints"))
