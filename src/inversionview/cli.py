@@ -35,6 +35,13 @@ StudyArg = Annotated[str, typer.Argument(help="A shipped study (counting, additi
 ModelOpt = Annotated[
     str | None, typer.Option("--model", help="Another checkpoint of the same vocabulary, in place of the study's own.")
 ]
+TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
+AtOpt = Annotated[
+    str | None, typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token.")
+]
+SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
+EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
+DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
@@ -61,14 +68,11 @@ def _print_json(value: Any) -> None:
 @app.command(epilog='Example: `inversionview read addition "615+861=1476" --at "=" --site a0.0`')
 def read(
     study: StudyArg,
-    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
-    at: Annotated[
-        str | None,
-        typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token."),
-    ] = None,
-    site: Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    text: TextArg,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
     temperature: Annotated[
         list[float] | None, typer.Option(help="Draw at this temperature (repeatable); by default a pool of several.")
@@ -284,14 +288,11 @@ def bank(
 @app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
 def search(
     study: StudyArg,
-    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
-    at: Annotated[
-        str | None,
-        typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token."),
-    ] = None,
-    site: Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    text: TextArg,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
     k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
     fixed: Annotated[
         str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
@@ -342,8 +343,8 @@ def inform(
     positions: PositionsOpt = None,
     features: Annotated[str | None, typer.Option(help="Features of the study, by commas; by default all.")] = None,
     feature: Annotated[list[str] | None, typer.Option(help="A regular expression: each named group is a feature.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
     fixed: FixedOpt = False,
     bank: BankOpt = None,
     to: Annotated[
@@ -409,7 +410,7 @@ def bits(
     queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
     sites: SitesOpt = None,
     positions: PositionsOpt = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    distance: DistanceOpt = None,
     fixed: FixedOpt = False,
     bank: BankOpt = None,
     to: Annotated[list[Path] | None, typer.Option("--out", help="A .csv, .html, .png or .svg (repeatable).")] = None,
@@ -476,8 +477,8 @@ def complete(
     queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
     at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
     site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")] = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
     draws: Annotated[int, typer.Option(help="Draws of the noise, whose mean probability is taken.")] = 8,
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not tell apart the least probable inputs; recall stays exact.")
@@ -519,11 +520,11 @@ def complete(
 @app.command(epilog='Example: `inversionview threshold addition "615+861=1476" --at "=" --site a0.0 --out figure.png`')
 def threshold(
     study: StudyArg,
-    text: Annotated[str, typer.Argument(help="The input whose activation is read.")],
-    at: Annotated[str | None, typer.Option(help="Position, as in `read`.")] = None,
-    site: Annotated[str | None, typer.Option(help="Site, as in `read`.")] = None,
+    text: TextArg,
+    at: AtOpt = None,
+    site: SiteOpt = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
-    distance: Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")] = None,
+    distance: DistanceOpt = None,
     inputs: InputsOpt = None,
     to: FigureOpt = None,
     seed: SeedOpt = 0,
