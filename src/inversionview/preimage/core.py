@@ -33,6 +33,11 @@ class Query:
     z: Float[Tensor, " d_model"] = field(repr=False)
     """The query activation."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return where the activation was read, as plain JSON values."""
+        where = {"text": self.text, "tokens": list(self.tokens), "position": self.position}
+        return {**where, "site": self.site.short, "model": self.model}
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -100,15 +105,8 @@ class Preimage:
 
     def to_json(self) -> dict[str, Any]:
         """Return the preimage as plain JSON values, the form that everything else reads."""
-        q = self.query
         return {
-            "query": {
-                "text": q.text,
-                "tokens": list(q.tokens),
-                "position": q.position,
-                "site": q.site.short,
-                "model": q.model,
-            },
+            "query": self.query.to_json(),
             "distance": self.distance,
             "epsilon": self.epsilon,
             "seed": self.seed,

@@ -86,10 +86,8 @@ class Threshold:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
-        q = self.query
-        where = {"text": q.text, "tokens": list(q.tokens), "position": q.position, "site": q.site.short, "model": q.model}
         return {
-            "query": where,
+            "query": self.query.to_json(),
             "distance": self.kind,
             "epsilon": self.epsilon,
             "inputs": len(self.distance),
