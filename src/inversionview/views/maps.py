@@ -90,9 +90,10 @@ def feature_page(table: FeatureTable) -> Any:
 
     panels, features = _panels(table), _features(table)
     rows = [len(sites) for sites, _ in panels.values()]
+    height = 160 + sum(26 * n + 64 for n in rows)
     figure = make_subplots(
         len(panels), 1, subplot_titles=[f"at {position}" for position in panels], row_heights=[n / sum(rows) for n in rows],
-        vertical_spacing=0.35 / max(1, sum(rows)) * 3 if len(rows) > 1 else 0,
+        vertical_spacing=64 / height if len(rows) > 1 else 0,
     )  # fmt: skip
     for number, (sites, cells) in enumerate(panels.values(), 1):
         said = [
@@ -107,7 +108,7 @@ def feature_page(table: FeatureTable) -> Any:
         figure.add_trace(heat, row=number, col=1)
         figure.update_yaxes(autorange="reversed", row=number, col=1)
     figure.update_layout(
-        title=_title(table), height=160 + sum(26 * n + 70 for n in rows), width=max(720, 60 * len(features) + 240),
+        title=_title(table), height=height, width=max(720, 60 * len(features) + 240),
         plot_bgcolor="#e8e8e8", font={"size": 12},
     )  # fmt: skip
     return figure
