@@ -82,7 +82,7 @@ def training(study: iv.Study) -> float:
     decoder = new_decoder(study.model, inputs, study.sites)
     optimizers = optim.build(decoder, muon_lr=1e-2, adam_lr=2e-3, weight_decay=0.0)
     accelerator, pools = make_accelerator("cpu"), count()
-    weights = np.full(len(study.sites), 1 / len(study.sites))
+    weights = np.ones((len(study.sites), inputs.place_count))
 
     def work() -> int:
         for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
@@ -100,7 +100,7 @@ def training_baseline(study: iv.Study) -> float:
         study.model, inputs, study.sites, layers=2, width=256, pathway=study.model.shape.d_model, occurrences=0
     )
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, weight_decay=0.01)
-    weights = np.full(len(study.sites), 1 / len(study.sites))
+    weights = np.ones((len(study.sites), inputs.place_count))
     accelerator = make_accelerator("cpu")
 
     def work() -> int:
