@@ -97,8 +97,9 @@ def training_baseline(study: iv.Study) -> float:
     inputs, pools = study.inputs, count()
     config = iv.TrainConfig(minutes=None, steps=1, batch=256, groups=1, pairs_per_input=1, pool=4)
     decoder = new_decoder(
-        study.model, inputs, study.sites, layers=2, width=256, pathway=study.model.shape.d_model, occurrences=0
-    )
+        study.model, inputs, study.sites, layers=2, width=256, blocks=6, cells=1, occurrences=0,
+        pathway=study.model.shape.d_model, hidden=study.model.shape.d_model,
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, weight_decay=0.01)
     weights = np.ones((len(study.sites), inputs.place_count))
     accelerator = make_accelerator("cpu")
