@@ -82,7 +82,7 @@ def training(study: iv.Study) -> float:
     decoder = new_decoder(study.model, inputs, study.sites)
     optimizers = optim.build(decoder, muon_lr=1e-2, adam_lr=2e-3, weight_decay=0.0)
     accelerator, pools = make_accelerator("cpu"), count()
-    weights = np.full(len(study.sites), 1 / len(study.sites))
+    weights = np.ones((len(study.sites), inputs.place_count))
 
     def work() -> int:
         for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
@@ -97,10 +97,11 @@ def training_baseline(study: iv.Study) -> float:
     inputs, pools = study.inputs, count()
     config = iv.TrainConfig(minutes=None, steps=1, batch=256, groups=1, pairs_per_input=1, pool=4)
     decoder = new_decoder(
-        study.model, inputs, study.sites, layers=2, width=256, pathway=study.model.shape.d_model, occurrences=0
-    )
+        study.model, inputs, study.sites, layers=2, width=256, blocks=6, cells=1, occurrences=0,
+        pathway=study.model.shape.d_model, hidden=study.model.shape.d_model,
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, weight_decay=0.01)
-    weights = np.full(len(study.sites), 1 / len(study.sites))
+    weights = np.ones((len(study.sites), inputs.place_count))
     accelerator = make_accelerator("cpu")
 
     def work() -> int:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inversionview.decoder.evaluation import rebalanced
+from inversionview.decoder.evaluation import by_place, rebalanced
 from inversionview.decoder.model import Decoder, DecoderConfig
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import InversionViewError, WeightsError
@@ -124,6 +124,31 @@ def test_the_activation_and_the_site_change_the_logits_everywhere() -> None:
     assert ((by_z[0] - by_z[1]).abs().max(-1).values > 1e-3).all()
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert ((by_site[one] - by_site[other]).abs().max(-1).values > 1e-3).all()
+
+
+def test_the_cell_of_an_activation_chooses_its_whitening_and_entrance() -> None:
+    """The pathway without blocks, written out row by row: the nearest cell among directions and log norms."""
+    config = DecoderConfig(
+        ("x0.pre", "a0.1"), WIDTH, 5, 8, bos=2, eos=3, pad=4, **(SIZES | {"blocks": 0, "cells": 3, "rank": 4})
+    )
+    path = decoder_of(config).pathway
+    with torch.no_grad():
+        for buffer in path.buffers():
+            buffer.add_(torch.rand_like(buffer))
+        path.cells_at.normal_()
+        z, site, seen = torch.randn(30, WIDTH), torch.arange(30) % 2, set()
+        for row, u in zip(range(30), path(z, site), strict=True):
+            s, v = int(site[row]), z[row]
+            where = torch.cat([v / v.norm(), v.norm().log()[None]])
+            c = int(torch.stack([(where - at).norm() for at in path.cells_at[s]]).argmin())
+            seen.add((s, c))
+            along = path.directions[s] @ (v - path.mean[s])
+            white = path.cells_whiten[s, c] @ (along - path.cells_mean[s, c])
+            rest = (v - path.mean[s] - path.directions[s].T @ along) / path.rest[s] + path.directions[s].T @ white
+            own = path.cells_enter[s, c] @ white + path.cells_bias[s, c]
+            expected = path.norm(own + path.enter(torch.cat([rest, path.sites_embed[s]])))
+            assert torch.allclose(u, expected, atol=1e-4)
+    assert len(seen) >= 4
 
 
 def test_rows_of_a_batch_do_not_mix() -> None:
@@ -291,6 +316,13 @@ def test_sites_that_are_decoded_badly_are_trained_on_more(ratios: list[float]) -
     mean = sum(ratios) / len(ratios)
     raised = [np.exp(6 * (mean - ratio)) for ratio in ratios]
     assert rebalanced(ratios, 6.0).tolist() == pytest.approx([value / sum(raised) for value in raised])
+
+
+def test_ratios_by_place_lean_on_the_site_where_queries_are_few() -> None:
+    """Sums written out: the mean of a place's queries and two more of the site's mean."""
+    shares = np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5]])
+    expected = [[0.75, (1 + 1 + 1.5) / 4, (0 + 1 + 1.5) / 4], [0.25, (0 + 0.5 + 0.5) / 4, (0 + 0.5 + 0.5) / 4]]
+    assert by_place(shares, np.array([1, 2, 1, 2]), 3).tolist() == [pytest.approx(row) for row in expected]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

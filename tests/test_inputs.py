@@ -210,6 +210,22 @@ def test_a_decoder_for_addition_is_trained_on_digits_plus_and_equals() -> None:
         assert trained.tolist() == [symbol in "0123456789+=" for symbol in line]
 
 
+def test_places_are_the_first_names_of_positions() -> None:
+    """F1 is the first name, hence 1, … A4 the twelfth; BOS, EOS and padding have none. END also names the last digit."""
+    tokens = ADDITION.tokens(np.array([0, 900 * 900 - 1]))  # 100 + 100 = 200, 999 + 999 = 1998
+    assert ADDITION.places(tokens).tolist() == [[0, *range(1, 12), 0, 0], [0, *range(1, 13), 0]]
+    assert ADDITION.place_count == 14
+    tokens = COUNTING.draw(50, split="train", seed=(1,))
+    for row, places in zip(lines(tokens, COUNTING_VOCABULARY), COUNTING.places(tokens).tolist(), strict=True):
+        bar = row.index("|")
+        assert {i: n for i, n in enumerate(places) if n} == {bar + 1: 1, bar + 2: 2, bar + 3: 3}  # query, ':', END
+    texts = Inputs.from_texts(some_texts(60), TEXT_TOKENIZER)
+    tokens = texts.tokens(np.arange(len(texts)))
+    assert texts.place_count == 2
+    assert (texts.places(tokens).argmax(1) == texts.lengths(tokens) - 2).all()
+    assert (texts.places(tokens).sum(1) == 1).all()
+
+
 def test_salt_changes_nothing_in_an_addition() -> None:
     rows = np.arange(0, 810_000, 997)
     assert np.array_equal(ADDITION.tokens(rows), ADDITION.tokens(rows, salt=5))

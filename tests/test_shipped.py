@@ -14,7 +14,7 @@ from inversionview.studies.training import accuracy, train_shipped
 
 # Huang et al. 2024, sections 3.1 and 3.3
 PAPER = {"counting": 0.9953, "addition": 0.9801}
-RATIO = {"counting": 0.82, "addition": 0.76}  # measured over 200 queries a site, docs/benchmarks.md
+RATIO = {"counting": 0.82, "addition": 0.85}  # measured over 200 queries a site, docs/benchmarks.md
 
 
 @pytest.mark.parametrize("study", ["counting", "addition"])

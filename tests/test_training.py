@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.decoder.training import pool_of_batches
+from inversionview.decoder.model import Decoder, DecoderConfig, polar
+from inversionview.decoder.training import clusters, fit_site, pick_pairs, pool_of_batches
 from inversionview.sites import expand
 from inversionview.studies import shipped_inputs
 
@@ -159,7 +160,7 @@ def test_an_unfinished_run_says_what_to_do(whole: Path, tmp_path: Path) -> None:
 def test_slices_of_a_pool_make_the_whole_pool(addition: iv.Study) -> None:
     config = iv.TrainConfig(minutes=None, steps=1, batch=32, pool=3, groups=2)
     inputs, sites = shipped_inputs("addition"), expand("x0.pre,a0.*", addition.model.sites)
-    weights = np.full(len(sites), 1 / len(sites))
+    weights = np.ones((len(sites), inputs.place_count))
 
     def pool(rank: int, world: int):
         return list(pool_of_batches(addition.model, inputs, sites, config, 5, weights, rank, world))
@@ -177,7 +178,7 @@ def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
     """Each z must be the activation of its input at its site, at one of the trained positions or BOS."""
     config = iv.TrainConfig(minutes=None, steps=1, batch=16, pool=2, groups=2, bos_share=0.2)
     inputs, sites = shipped_inputs("addition"), expand("a0.*,x1.post", addition.model.sites)
-    for batch in pool_of_batches(addition.model, inputs, sites, config, 0, np.full(5, 0.2)):
+    for batch in pool_of_batches(addition.model, inputs, sites, config, 0, np.ones((5, inputs.place_count))):
         for group in batch.groups:
             everywhere = addition.model.activations(group.tokens, sites)  # (site, row, pos, d_model)
             for row, (z, site) in enumerate(zip(group.z, group.site, strict=True)):
@@ -186,6 +187,74 @@ def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
                 assert gap[position] < 1e-4
                 trained = inputs.trained_positions(group.tokens.numpy())[row]
                 assert position == 0 or trained[position]
+
+
+def test_pairs_are_drawn_by_their_weights() -> None:
+    """One pair of each of many rows: its probability is its weight over the sum of the weights of the row's pairs."""
+    inputs = shipped_inputs("addition")
+    tokens = np.repeat(inputs.tokens(np.array([515 * 900 + 761])), 60_000, axis=0)  # 615 + 861 = 1476: places 1 … 12
+    weights = np.random.default_rng(0).random((3, inputs.place_count)) ** 2
+    weights[1, 4] = 0
+    positions, sites = pick_pairs(inputs, tokens, np.random.default_rng(1), 1, 0.0, weights)
+    found = np.zeros((3, 14))
+    np.add.at(found, (sites, positions), 1 / len(tokens))
+    expected = np.where(np.isin(np.arange(14), range(1, 13)), weights, 0)
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.005)  # 4 standard errors of a share of 0.1
+    assert found[1, 4] == 0
+
+
+def test_pairs_of_an_input_differ_while_it_has_any_left() -> None:
+    inputs = shipped_inputs("counting")
+    tokens, weights = inputs.draw(200, split="train", seed=(0,)), np.ones((3, inputs.place_count))
+    trained = inputs.trained_positions(tokens)  # two positions, so six pairs of three sites
+    positions, sites = pick_pairs(inputs, tokens, np.random.default_rng(0), 8, 0.0, weights)
+    assert np.take_along_axis(trained, positions, 1).all()
+    for row in zip(positions.tolist(), sites.tolist(), strict=True):
+        assert len(set(zip(*row, strict=True))) == 6
+
+
+def test_a_row_without_positions_and_the_share_of_bos() -> None:
+    inputs = shipped_inputs("addition")
+    tokens = inputs.draw(5000, split="train", seed=(0,))
+    tokens[0, 1:] = inputs.pad
+    positions, _ = pick_pairs(inputs, tokens, np.random.default_rng(0), 4, 0.1, np.ones((2, inputs.place_count)))
+    assert (positions[0] == 0).all()
+    assert abs((positions[1:] == 0).mean() - 0.1) < 0.01  # 4.7 standard errors of 20,000 draws
+
+
+def test_clusters_find_blobs_that_lie_apart() -> None:
+    rng = torch.Generator().manual_seed(0)
+    blobs = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    which = torch.randint(4, (400,), generator=rng)
+    points = blobs[which] + torch.randn(400, 2, generator=rng) * 0.3
+    centers, nearest = clusters(points, 4, seed=0)
+    for blob in range(4):
+        (found,) = nearest[which == blob].unique().tolist()
+        assert torch.allclose(centers[found], points[which == blob].mean(0), atol=1e-5)
+    centers, nearest = clusters(torch.ones(5, 2), 3, seed=0)  # fewer distinct points than centres
+    assert torch.equal(centers, torch.ones(3, 2))
+
+
+def test_activations_are_whitened_within_their_cell() -> None:
+    """In each cell the mean is 0 and the variances are (s / (s + f))², s the cell's own deviations, f 2 % of its mean norm."""
+    rng = torch.Generator().manual_seed(0)
+    large = torch.tensor([100.0, 0, 0, 0, 0]) + torch.randn(800, 5, generator=rng) * torch.tensor([1.0, 2, 3, 4, 5])
+    small = torch.tensor([0.0, 1, 0, 0, 0]) + torch.randn(800, 5, generator=rng) * 0.05
+    config = DecoderConfig(("x0.pre",), 5, 4, 4, bos=0, eos=1, pad=2, cells=2)
+    pathway = Decoder(config).pathway
+    with torch.no_grad():
+        fit_site(pathway, 0, torch.cat([large, small]), seed=0)
+    for z in (large, small):
+        cell = (polar(z)[:, None] - pathway.cells_at[0]).norm(dim=-1).argmin(1).unique()
+        assert len(cell) == 1
+        along = (z - pathway.mean[0]) @ pathway.directions[0].T
+        white = (along - pathway.cells_mean[0, cell]) @ pathway.cells_whiten[0, cell[0]]
+        s = np.sqrt(np.linalg.eigvalsh(np.cov(z.T.numpy(), bias=True)))
+        f = 0.02 * float(z.norm(dim=1).mean())
+        np.testing.assert_allclose(white.mean(0), 0, atol=1e-3)
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(np.cov(white.T.numpy(), bias=True)), np.sort((s / (s + f)) ** 2), rtol=0.01
+        )
 
 
 def test_begin_from_another_decoder(whole: Path, tmp_path: Path) -> None:

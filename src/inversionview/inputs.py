@@ -67,6 +67,22 @@ class Inputs(ABC):
         """Return for each named position its index in each row, ``[rows]``; −1 where a row lacks it."""
         return {"END": self.lengths(tokens) - 1 - (tokens == self.eos).any(1)}
 
+    def places(self, tokens: Ids) -> Ids:
+        """Return which of the named positions each position is, ``[rows, positions]``, counted from 1; 0 where it has no name.
+
+        A position of several names has the first one's number.
+        """
+        places = np.zeros_like(tokens)
+        for number, at in reversed(list(enumerate(self.named_positions(tokens).values(), start=1))):
+            rows = np.flatnonzero(at >= 0)
+            places[rows, at[rows]] = number
+        return places
+
+    @cached_property
+    def place_count(self) -> int:
+        """How many kinds of position ``places`` tells apart."""
+        return 1 + len(self.named_positions(self.tokens(np.arange(1))))
+
     def trained_positions(self, tokens: Ids) -> npt.NDArray[np.bool_]:
         """Return which positions a decoder is trained on, ``[rows, max_length]``: by default all but EOS and padding."""
         mask: npt.NDArray[np.bool_] = (tokens != self.pad) & (tokens != self.eos)

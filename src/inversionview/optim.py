@@ -66,7 +66,7 @@ def build(model: nn.Module, *, muon_lr: float, adam_lr: float, weight_decay: flo
         (matrices if p.ndim == 2 and not outer else rest).append(p)
     return [
         Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
-        torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=False),
+        torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True),
     ]
 
 

@@ -25,8 +25,8 @@ class Progress:
     """Of the probed model."""
     settings: dict[str, Any]
     """The run's ``TrainConfig``; a run goes on only under its own settings."""
-    weights: list[float]
-    """Probability of each site in the next pool."""
+    weights: list[list[float]]
+    """How likely a pair is drawn in the next pool, ``[site][place]``; only their ratios count."""
     pool: int = 0
     step: int = 0
     pairs: int = 0

@@ -1,8 +1,12 @@
-"""The good ratio: the share of a decoder's samples at temperature 1 that lie inside ε, per site, on held-out queries."""
+"""The good ratio: the share of a decoder's samples at temperature 1 that lie inside ε, per site, on held-out queries.
+
+From it follows what a decoder is trained on more: the sites and named positions at which it is low.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +17,7 @@ from torch import Tensor
 from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample
-from inversionview.inputs import Inputs
+from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site
 
@@ -45,7 +49,7 @@ def distance_to(
 
 
 @torch.no_grad()
-def good_ratio(
+def good_shares(
     decoder: Decoder,
     model: ProbedModel,
     inputs: Inputs,
@@ -57,11 +61,11 @@ def good_ratio(
     samples: int = 8,
     seed: int = 0,
     report: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Return for each site the share of samples at temperature 1 with D ≤ ε.
+) -> tuple[npt.NDArray[np.float64], Ids]:
+    """Return the share of samples at temperature 1 with D ≤ ε, ``[site, query]``, and each query's ``Inputs.places``.
 
     Every site is read at ``queries`` random (input, position) pairs of the test split, ``samples`` samples each; positions
-    are those a decoder is trained on. Huang et al. 2024, appendix; ``Numbers that define the extras`` of the design.
+    are those a decoder is trained on.
     """
     rng = np.random.default_rng((seed, 3))
     tokens = inputs.draw(queries, split="test", seed=(seed, 4))
@@ -70,24 +74,40 @@ def good_ratio(
     z_all = model.harvest(tokens, sites, positions)[:, :, 0]
     device = decoder.lm_head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    training, ratios = decoder.training, []
+    training, shares = decoder.training, []
     decoder.eval()
     for number, site in enumerate(sites):
         z = z_all[number].repeat_interleave(samples, dim=0)
         which = torch.full((len(z),), decoder.config.sites.index(site.short), device=device)
         drawn = sample(decoder, z.to(device), which, generator=generator).cpu()
         _, nearest, _ = distance_to(model, drawn, z, site, distance)
-        ratios.append(float((nearest <= epsilon).float().mean()))
+        shares.append((nearest <= epsilon).double().view(queries, samples).mean(1).numpy())
         if report is not None:
             report(number + 1)
     decoder.train(training)
+    return np.stack(shares), np.take_along_axis(inputs.places(tokens), positions, axis=1)[:, 0]
+
+
+def good_ratio(decoder: Decoder, model: ProbedModel, inputs: Inputs, sites: Sequence[Site], **options: Any) -> list[float]:
+    """Return for each site the mean of ``good_shares`` over its queries (Huang et al. 2024, appendix)."""
+    shares, _ = good_shares(decoder, model, inputs, sites, **options)
+    return [float(ratio) for ratio in shares.mean(1)]
+
+
+def by_place(shares: npt.NDArray[np.float64], places: Ids, count: int) -> npt.NDArray[np.float64]:
+    """Return the mean of ``shares`` ``[site, query]`` over the queries of each place, ``[site, count]``.
+
+    Few queries are a poor estimate: two more of the site's own mean are added to those of each place.
+    """
+    here = places[:, None] == np.arange(count)  # (query, place)
+    ratios: npt.NDArray[np.float64] = (shares @ here + 2 * shares.mean(1, keepdims=True)) / (here.sum(0) + 2)
     return ratios
 
 
-def rebalanced(ratios: Sequence[float], strength: float) -> npt.NDArray[np.float64]:
-    """Return the sites' probabilities softmax(strength · (mean − ratio)): what is decoded badly is trained on more.
+def rebalanced(ratios: Sequence[float] | npt.NDArray[np.float64], strength: float) -> npt.NDArray[np.float64]:
+    """Return the probabilities softmax(strength · (mean − ratio)): what is decoded badly is trained on more.
 
-    Huang et al. 2024, appendix on the counting task, with strength 6.
+    Huang et al. 2024, appendix on the counting task, over sites and with strength 6.
     """
     logits = strength * (np.mean(ratios) - np.asarray(ratios, dtype=np.float64))
     weights = np.exp(logits - logits.max())

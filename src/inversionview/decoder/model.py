@@ -1,6 +1,6 @@
 """The decoder p_θ(x ∣ z, s): a causal transformer over the probed model's tokens, conditioned on one activation vector.
 
-After Huang et al. 2024, figure 12: the activation, normalised per site and joined with a learned site embedding, runs
+After Huang et al. 2024, figure 12: the activation, normalised and joined with a learned site embedding, runs
 through residual MLP blocks; for every layer its own linear map turns the result into one extra key/value position that all
 tokens see. What is ours is tuning: the result is also added to the token embeddings, tokens carry how often they have
 occurred so far, and normalisation and activation function are those that train fastest on a CPU.
@@ -48,8 +48,12 @@ class DecoderConfig:
     pathway: int = 128
     """Width of the residual MLP blocks that z runs through."""
     rank: int = 64
-    """Principal directions of a site along which z is whitened one by one."""
-    blocks: int = 6
+    """Principal directions of a site within which z is whitened."""
+    cells: int = 16
+    """Clusters of a site's activations, each with a whitening and an entrance of its own."""
+    blocks: int = 3
+    hidden: int = 512
+    """Inner width of these blocks."""
     occurrences: int = 10
     """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
 
@@ -59,37 +63,50 @@ class DecoderConfig:
             raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
 
 
-class _Pathway(nn.Module):
+def polar(z: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model+1"]:
+    """Return direction and log norm: among these, small Euclidean distances are distances relative to the norm."""
+    norm = z.norm(dim=-1, keepdim=True) + 1e-6
+    return torch.cat([z / norm, norm.log()], dim=-1)
+
+
+class Pathway(nn.Module):
     """z and its site → one vector u: ``[batch, pathway]``.
 
-    z is whitened first: along each of its site's principal directions, and as one in the rest of the space. The whitened
-    vector enters twice, by a matrix that all sites share and by the site's own.
+    A site's activations differ far more between kinds of position than within one. So each site has *cells*, clusters of
+    its activations, and z is whitened by the statistics of its own: fully among the site's principal directions, and as one
+    in the rest of the space. The whitened vector enters twice, by a matrix that all share and by the cell's own.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        n, width = len(config.sites), config.pathway
+        n, cells, width = len(config.sites), config.cells, config.pathway
         rank = min(config.d_model, config.rank)
         self.mean = nn.Buffer(torch.zeros(n, config.d_model))
         self.directions = nn.Buffer(torch.eye(rank, config.d_model).repeat(n, 1, 1))
-        self.deviation = nn.Buffer(torch.ones(n, rank))
         self.rest = nn.Buffer(torch.ones(n))
+        self.cells_at = nn.Buffer(torch.zeros(n, cells, config.d_model + 1))
+        self.cells_mean = nn.Buffer(torch.zeros(n, cells, rank))
+        self.cells_whiten = nn.Buffer(torch.eye(rank).repeat(n, cells, 1, 1))
         self.sites_embed = nn.Parameter(torch.randn(n, n))
-        self.sites_enter = nn.Parameter(torch.randn(n, width, rank) * 0.5 / rank**0.5)
+        self.cells_enter = nn.Parameter(torch.randn(n, cells, width, rank) * 0.5 / rank**0.5)
+        self.cells_bias = nn.Parameter(torch.randn(n, cells, width) * 0.5)
         self.enter = nn.Linear(config.d_model + n, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width))
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
 
     def forward(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Float[Tensor, "batch pathway"]:
-        z, directions = z.to(self.mean.dtype) - self.mean[site], self.directions[site]  # (batch, rank, d_model)
+        """Whiten z and send it through the blocks."""
+        z = z.to(self.mean.dtype)
+        mine = site, (polar(z)[:, None] - self.cells_at[site]).square().sum(-1).argmin(-1)
+        z, directions = z - self.mean[site], self.directions[site]  # (batch, rank, d_model)
         along = torch.einsum("bd,brd->br", z, directions)
-        white = along / self.deviation[site]
+        white = torch.einsum("br,bqr->bq", along - self.cells_mean[mine], self.cells_whiten[mine])
         z = (z - torch.einsum("br,brd->bd", along, directions)) / self.rest[site, None]
         z = z + torch.einsum("br,brd->bd", white, directions)
-        own = torch.einsum("br,bwr->bw", white, self.sites_enter[site])
+        own = torch.einsum("br,bwr->bw", white, self.cells_enter[mine]) + self.cells_bias[mine]
         u = own + self.enter(torch.cat([z, self.sites_embed[site]], dim=-1))
         for block in self.blocks:
             u = u + block(u)
@@ -136,11 +153,12 @@ class _Layer(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor, "batch head pos d_head"]:
-    """Attention written out: for the short sequences here quicker on a CPU than the fused kernel."""
+    """Attention written out, its softmax too: for the short sequences here quicker on a CPU than the fused kernels."""
     scores = (q * q.size(-1) ** -0.5) @ k.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ v
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return (weights @ v) / weights.sum(-1, keepdim=True)
 
 
 class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tags=["interpretability"]):
@@ -153,11 +171,14 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         super().__init__()
         self.config = config
         width = config.width
-        self.pathway = _Pathway(config)
+        self.pathway = Pathway(config)
         self.embed_token = nn.Embedding(config.vocabulary, width)
         self.embed_position = nn.Embedding(config.max_length, width)
         self.embed_occurrence = nn.Embedding(config.occurrences + 1, width) if config.occurrences else None
         self.entrance = nn.Linear(config.pathway, width)
+        self.position_entrance = nn.Parameter(
+            torch.randn(config.max_length, width, config.pathway) * 0.25 / config.pathway**0.5
+        )
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.lm_head = nn.Linear(width, config.vocabulary, bias=False)
@@ -184,6 +205,10 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
             x = x + self.embed_occurrence(count)
         return x
 
+    def enter(self, u: Float[Tensor, "batch pathway"], length: int) -> Float[Tensor, "batch pos width"]:
+        """Return what is added to the first ``length`` embeddings, by a matrix of all positions and by each one's own."""
+        return self.entrance(u)[:, None] + torch.einsum("bu,pwu->bpw", u, self.position_entrance[:length])
+
     def memories(self, u: Float[Tensor, "batch pathway"]) -> list[tuple[Tensor, Tensor]]:
         """Return every layer's key and value of the activation's slot."""
         return [cast(_Layer, layer).memory(u) for layer in self.layers]
@@ -193,7 +218,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """Return next-token logits at every position; ``site`` indexes ``config.sites``."""
         u = self.pathway(z, site)
-        x = self.embed(tokens) + self.entrance(u)[:, None]
+        x = self.embed(tokens) + self.enter(u, tokens.size(1))
         for layer, memory in zip(self.layers, self.memories(u), strict=True):
             x = layer(x, memory)
         logits: Tensor = self.lm_head(self.norm(x))

@@ -30,10 +30,10 @@ def sample(
     u = decoder.pathway(z, site)
     memories = decoder.memories(u)
     caches: list[list[Tensor]] = [[] for _ in decoder.layers]
-    entrance = decoder.entrance(u)[:, None]
+    entrance = decoder.enter(u, config.max_length)
     live = torch.arange(n, device=z.device)
     for place in range(1, config.max_length):
-        x = decoder.embed(out[live, :place], start=place - 1) + entrance
+        x = decoder.embed(out[live, :place], start=place - 1) + entrance[:, place - 1 : place]
         for layer, memory, cache in zip(decoder.layers, memories, caches, strict=True):
             x = layer(x, memory, cache)
         logits = decoder.lm_head(decoder.norm(x))[:, 0].float() / heat

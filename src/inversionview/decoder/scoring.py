@@ -118,7 +118,7 @@ class _Scorer:
         self.floors = torch.tensor(floors)[:, None]
         self.layers = [_Branches(cast(_Layer, layer)) for layer in decoder.layers]
         u = decoder.pathway(z, torch.full((len(z),), site, device=z.device))
-        self.entrance = decoder.entrance(u)[:, None, None]  # (draw, 1, 1, width)
+        self.entrance = decoder.enter(u, decoder.config.max_length)[:, None]  # (draw, 1, pos, width)
         self.memories = decoder.memories(u)
         # a large vocabulary makes the logits the widest of all that is kept
         share = min(1.0, 4 * decoder.config.width / decoder.config.vocabulary) / self.draws
@@ -161,8 +161,8 @@ class _Scorer:
         self, prefixes: Int[Tensor, "node pos"], caches: list[list[Tensor]], parent: Int[Tensor, " node"]
     ) -> Float[Tensor, "temperature draw vocabulary node"]:
         """Take every node one token on, its keys and values after its parent's in ``caches``."""
-        places = self._flat(parent, caches)
-        x = (self.decoder.embed(prefixes.to(self.device), start=prefixes.size(1) - 1) + self.entrance).flatten(0, 1)
+        places, last = self._flat(parent, caches), prefixes.size(1)
+        x = (self.decoder.embed(prefixes.to(self.device), start=last - 1) + self.entrance[:, :, last - 1 : last]).flatten(0, 1)
         for layer, cache in zip(self.layers, caches, strict=True):
             x, *cache[:] = layer(x, *(t[places] for t in cache))
         return self._log_softmax(x[:, 0]).unflatten(-1, (self.draws, -1)).transpose(1, 2)
@@ -173,7 +173,7 @@ class _Scorer:
         """Return log p of the tokens after ``place``, in one pass over inputs of one length."""
         tokens, places = tokens.to(self.device), self._flat(parent, caches)
         fed, target = tokens[:, :-1], tokens[:, place + 1 :]
-        x = (self.decoder.embed(fed, start=place) + self.entrance).flatten(0, 1)
+        x = (self.decoder.embed(fed, start=place) + self.entrance[:, :, place : fed.size(1)]).flatten(0, 1)
         for layer, (keys, values) in zip(self.layers, caches, strict=True):
             x, *_ = layer(x, keys[places], values[places])
         scores = self._log_softmax(x.flatten(0, 1))

@@ -2,7 +2,7 @@
 
 The stream works in *pools* of a few thousand (input, site, position) pairs: one forward pass of the probed model serves all
 pairs of an input, and a pool is sorted by length, so that batches hold next to no padding. A pool is a pure function of
-(seed, pool number, site weights); checkpoints fall between pools. So an interrupted run goes on exactly where it stood, and
+(seed, pool number, weights); checkpoints fall between pools. So an interrupted run goes on exactly where it stood, and
 several processes, each taking its slice of every batch, compute what one would.
 """
 
@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview import optim
 from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
-from inversionview.decoder.evaluation import good_ratio, rebalanced
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
+from inversionview.decoder.model import Decoder, DecoderConfig, Pathway, polar
 from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
@@ -43,7 +44,7 @@ class TrainConfig:
     """Length of the run in minutes of training; the learning rate falls to zero at its end."""
     steps: int | None = None
     """Length of the run in batches, in place of minutes: then the same seed gives the same decoder."""
-    batch: int = 128
+    batch: int = 256
     """Pairs in a batch, over all processes."""
     groups: int = 4
     """Parts of a batch, each of about one length: little padding, yet every batch mixes lengths (without which training
@@ -60,11 +61,11 @@ class TrainConfig:
     bos_share: float = 0.01
     """Share of pairs at BOS, from which the unconditional decoder is learned (Huang et al. 2024, appendix)."""
     rebalance: float = 2.0
-    """Sites are weighted by softmax(rebalance · (mean − ratio)); the paper's 6 made the ratios swing, 0 weights all alike."""
+    """Sites and, in each, named positions are weighted by softmax(rebalance · (mean − ratio)); 0 weights all alike."""
     evaluations: int = 10
-    """How often in a run the good ratio is measured and the sites are re-weighted."""
-    queries: int = 24
-    """Held-out queries per site for that."""
+    """How often in a run the good ratio is measured and the pairs are re-weighted."""
+    queries: int = 200
+    """Held-out queries per site for that, one sample each."""
     epsilon: float = 0.1
     seed: int = 0
 
@@ -95,41 +96,80 @@ class Batch(NamedTuple):
 
 @torch.no_grad()
 def fit_whitening(decoder: Decoder, model: ProbedModel, inputs: Inputs, sites: Sequence[Site], seed: int) -> None:
-    """Set mean, principal directions and deviations of each site in ``decoder``, from 4,096 activations.
-
-    To each standard deviation 2 % of the activations' mean norm is added: what matters at ε = 0.1 is seen from the first
-    step, what varies less is not blown up.
-    """
-    pathway = decoder.pathway
-    rank = pathway.deviation.size(1)
-    tokens = inputs.draw(2048, split="train", seed=(seed, 0, 1), fresh=True)
-    positions = _pick_positions(inputs, tokens, np.random.default_rng((seed, 0, 2)), 2, 0.0)
-    for number, site in enumerate(sites):
-        z = model.harvest(tokens, [site], positions)[0].flatten(0, 1)  # (rows·2, d_model)
-        mean = z.mean(0)
-        variances, directions = torch.linalg.eigh((z - mean).T @ (z - mean) / len(z))  # ascending
-        variances, floor = variances.clamp(min=0), 0.02 * z.norm(dim=-1).mean() + 1e-6
-        pathway.mean[number] = mean
-        pathway.directions[number] = directions[:, -rank:].T
-        pathway.deviation[number] = variances[-rank:].sqrt() + floor
-        pathway.rest[number] = variances[:-rank].mean().nan_to_num(0.0).sqrt() + floor
+    """Set the whitening of each site in ``decoder``, from 16,384 activations; eight sites share a forward pass."""
+    tokens = inputs.draw(4096, split="train", seed=(seed, 0, 1), fresh=True)
+    alike = np.ones((1, inputs.place_count))
+    positions, _ = pick_pairs(inputs, tokens, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike)
+    for first in range(0, len(sites), 8):
+        z = model.harvest(tokens, sites[first : first + 8], positions).flatten(1, 2)  # (site, rows·4, d_model)
+        for number, own in enumerate(z.float().cpu(), start=first):
+            fit_site(decoder.pathway, number, own, seed)
 
 
-def _pick_positions(
-    inputs: Inputs, tokens: Ids, rng: np.random.Generator, count: int, bos_share: float
-) -> npt.NDArray[np.int64]:
-    """Return for each row ``count`` positions to train on, ``[rows, count]``, BOS with probability ``bos_share``.
+def fit_site(pathway: Pathway, number: int, z: Float[Tensor, "rows d_model"], seed: int) -> None:
+    """Set one site's mean and principal directions, its cells, and the whitening within each."""
+    cells, rank = pathway.cells_mean.shape[1:]
+    mean, variances, directions = _principal(z)
+    pathway.mean[number] = mean
+    pathway.directions[number] = directions[:, -rank:].T
+    pathway.rest[number] = variances[:-rank].mean().nan_to_num(0.0).sqrt() + _floor(z)
+    pathway.cells_at[number], cell = clusters(polar(z), cells, seed)
+    along = (z - mean) @ directions[:, -rank:]
+    for c in cell.unique().tolist():
+        mine = cell == c
+        pathway.cells_mean[number, c], variances, axes = _principal(along[mine])
+        pathway.cells_whiten[number, c] = axes / (variances.sqrt() + _floor(z[mine])) @ axes.T
 
-    Without replacement while a row has positions left, so that pairs of one input differ.
+
+def _principal(z: Float[Tensor, "rows dim"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, variances along the principal directions, ascending, and these directions as columns."""
+    mean = z.mean(0)
+    variances, directions = torch.linalg.eigh((z - mean).T @ (z - mean) / len(z))
+    return mean, variances.clamp(min=0), directions
+
+
+def _floor(z: Float[Tensor, "rows dim"]) -> Tensor:
+    """Return 2 % of the mean norm, which is added to each standard deviation: what matters at ε = 0.1 is seen from the
+    first step, what varies less is not blown up."""
+    return 0.02 * z.norm(dim=-1).mean() + 1e-6
+
+
+def clusters(
+    points: Float[Tensor, "rows dim"], count: int, seed: int
+) -> tuple[Float[Tensor, "count dim"], Int[Tensor, " rows"]]:
+    """Return ``count`` centres by k-means (k-means++, 20 rounds), and the number of each point's nearest."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = points[:1]
+    while len(centers) < count:
+        far = torch.cdist(points, centers).amin(1).square() + 1e-12
+        centers = torch.cat([centers, points[torch.multinomial(far, 1, generator=generator)]])
+    for _ in range(20):
+        nearest = torch.cdist(points, centers).argmin(1)
+        size = nearest.bincount(minlength=count)[:, None]
+        total = torch.zeros_like(centers).index_add_(0, nearest, points)
+        centers = torch.where(size > 0, total / size, centers)
+    return centers, torch.cdist(points, centers).argmin(1)
+
+
+def pick_pairs(
+    inputs: Inputs, tokens: Ids, rng: np.random.Generator, count: int, bos_share: float, weights: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return for each row ``count`` positions to train on and a site for each, ``[rows, count]`` both.
+
+    A pair's probability is ∝ ``weights[site, place]``, without replacement while a row has pairs left; with probability
+    ``bos_share`` its position becomes BOS.
     """
     allowed = inputs.trained_positions(tokens)
-    keys = rng.random(allowed.shape)
-    keys[~allowed] += 2.0
-    order = np.argsort(keys, axis=1)
-    available = allowed.sum(1)[:, None]
-    chosen = np.take_along_axis(order, np.arange(count)[None] % np.maximum(available, 1), axis=1)
-    chosen[rng.random(chosen.shape) < bos_share] = 0
-    return np.where(available > 0, chosen, 0)
+    odds = weights.T[inputs.places(tokens)] * allowed[:, :, None]  # (row, position, site)
+    race = rng.standard_exponential(odds.shape, dtype=np.float32) / np.maximum(odds, 1e-30)  # the quickest are such a draw
+    most = min(count, race[0].size)
+    first = torch.from_numpy(race.reshape(len(tokens), -1)).topk(most, largest=False).indices.numpy()
+    available = np.clip(allowed.sum(1) * len(weights), 1, most)[:, None]
+    chosen = np.take_along_axis(first, np.arange(count)[None] % available, axis=1)
+    positions, drawn = np.divmod(chosen, len(weights))
+    positions[rng.random(positions.shape) < bos_share] = 0
+    positions[allowed.sum(1) == 0] = 0
+    return positions, drawn
 
 
 def pool_of_batches(
@@ -146,8 +186,7 @@ def pool_of_batches(
     rng = np.random.default_rng((config.seed, 1, number))
     per_input = config.pairs_per_input
     tokens = inputs.draw(config.pool * config.batch // per_input, split="train", seed=(config.seed, 2, number), fresh=True)
-    positions = _pick_positions(inputs, tokens, rng, per_input, config.bos_share)
-    drawn = rng.choice(len(sites), size=positions.shape, p=weights)
+    positions, drawn = pick_pairs(inputs, tokens, rng, per_input, config.bos_share, weights)
     lengths = inputs.lengths(tokens)
     which = np.repeat(np.arange(len(tokens)), per_input)
     order = rng.permutation(len(which))
@@ -245,7 +284,7 @@ def train_decoder(
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
     settings = {**asdict(config), "decoder": {**asdict(decoder.config), "sites": list(decoder.config.sites)}}
-    progress = Progress(model.fingerprint, settings, [1 / len(sites)] * len(sites))
+    progress = Progress(model.fingerprint, settings, rebalanced(np.zeros((len(sites), inputs.place_count)), 0.0).tolist())
     if out is not None:
         found = load_checkpoint(out / "checkpoints" / "last", settings, model.fingerprint, decoder, optimizers)
         progress = found or progress
@@ -293,13 +332,18 @@ def _rebalance(
     progress: Progress,
     done: float,
 ) -> dict[str, Any]:
-    """Measure the good ratio, re-weight the sites by it, and return it as metrics."""
+    """Measure the good ratio, re-weight sites and places by it, and return it as metrics.
+
+    The new weights are averaged with the old, as a place is seen by few queries.
+    """
     progress.evaluated = int(min(done, 1.0) * config.evaluations)
     seed = config.seed + progress.evaluated
-    ratios = good_ratio(decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries, seed=seed)
-    progress.weights = list(rebalanced(ratios, config.rebalance))
-    by_site = dict(zip(decoder.config.sites, ratios, strict=True))
-    return {"good_ratio": sum(ratios) / len(ratios), "good_ratios": by_site}
+    shares, places = good_shares(
+        decoder, model, inputs, sites, epsilon=config.epsilon, queries=config.queries, samples=1, seed=seed
+    )
+    weights = rebalanced(by_place(shares, places, inputs.place_count), config.rebalance)
+    progress.weights = ((weights + np.array(progress.weights)) / 2).tolist()
+    return {"good_ratio": shares.mean(), "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True))}
 
 
 def step(
