@@ -21,6 +21,8 @@ from torch import Tensor
 WIDTH = 8
 BLOCK = 4096
 """Sketches looked at together."""
+_FEW = 4
+"""Below so many queries a product of matrices does not pay."""
 SLACK = 2e-3
 """Added to a radius, in units of the largest coordinate: rounding a sketch to fp16 moves it by at most √8 · 2⁻¹² = 7e-4,
 and a squared distance between numbers up to 1 is off by some 1e-6 in fp32."""
@@ -73,7 +75,7 @@ def survivors(
     wanted = sketch(queries, torch.from_numpy(index.basis)) / index.scale
     reach = radius / index.scale + SLACK
     first, last = _blocks(index, (wanted[:, 0] - reach).numpy(), (wanted[:, 0] + reach).numpy())
-    step = int(last.max() - first.min()) if len(queries) < 4 else 1  # few queries: their whole window at once
+    step = int(last.max() - first.min()) if len(queries) < _FEW else 1  # few queries: their whole window at once
     lengths, limit = wanted.square().sum(1), reach.square()
     for block in range(int(first.min()), int(last.max()), max(step, 1)):
         active = torch.from_numpy(np.flatnonzero((first < block + step) & (last > block)))
@@ -81,7 +83,10 @@ def survivors(
             continue
         start, stop = block * BLOCK, min((block + step) * BLOCK, index.present)
         part = torch.from_numpy(index.sketches[start:stop]).float()
-        squared = torch.addmm(part.square().sum(1)[:, None] + lengths[active], part, wanted[active].T, alpha=-2)
+        if len(active) < _FEW:
+            squared = torch.cdist(part, wanted[active], compute_mode="donot_use_mm_for_euclid_dist").square_()
+        else:
+            squared = torch.addmm(part.square().sum(1)[:, None] + lengths[active], part, wanted[active].T, alpha=-2)
         near = np.flatnonzero(squared.numpy() <= limit[active].numpy())
         rows, which = np.divmod(near, len(active))
         yield active.numpy()[which], index.order[start + rows].astype(np.int64)

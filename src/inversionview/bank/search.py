@@ -143,6 +143,8 @@ class _Scope:
 
     def plan(self, queries: Tensor, enough: int | None) -> tuple[Rows, int]:
         """Return how many rows to search for each query, and how many queries to search together; by a sample."""
+        if len(queries) == 1 and enough is None:
+            return np.full(1, len(self.bank)), 1
         share = (self._sample(queries[:2048], rows=2048) <= self.epsilon).double().mean(1).numpy()
         limits = np.full(len(queries), len(self.bank))
         if enough is not None:  # a share below 2 % is not known well enough from the sample
