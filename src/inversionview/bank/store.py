@@ -38,7 +38,7 @@ SHARD_BYTES = 2**30
 SHARD_ROWS = 2**18
 _PASS_BYTES = 2**25
 """Activations in memory at once while a shard is written, in fp32."""
-_MAPPED_BYTES = 2**29
+_MAPPED_BYTES = 2**28
 """Files mapped at once while searching: what is mapped counts as the process' memory once it was read."""
 
 Report = Callable[[int, int], None]
