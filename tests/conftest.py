@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ import inversionview as iv
 
 torch.set_num_threads(2)
 WORDS = {"ann": "fig", "bob": "nut", "cat": "pie", "dan": "tea"}
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """A training in this process makes the processor flush denormals to zero, which is not for the tests after it."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2", "bridge",
-    "probed",
+    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2",
+    "bridge", "probed",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from inversionview.principal import principal
+
 WIDTH = 8
 BLOCK = 4096
 """Sketches looked at together."""
@@ -53,8 +55,7 @@ def build(x: Float[Tensor, "rows d_model"], present: Bool[Tensor, " rows"]) -> I
     basis = torch.zeros(WIDTH, x.size(1))
     some = x[present][:4096]
     if len(some):
-        basis[0] = some.mean(0)
-        _, directions = torch.linalg.eigh((some - basis[0]).T @ (some - basis[0]))  # ascending
+        basis[0], _, directions = principal(some)
         count = min(WIDTH - 1, x.size(1))
         basis[1 : count + 1] = directions.T.flip(0)[:count]
     sketches = sketch(x, basis)

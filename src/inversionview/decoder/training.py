@@ -28,6 +28,7 @@ from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
 from inversionview.decoder.model import Decoder, DecoderConfig, Pathway, polar
 from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Ids, Inputs
+from inversionview.principal import principal
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
@@ -109,7 +110,7 @@ def fit_whitening(decoder: Decoder, model: ProbedModel, inputs: Inputs, sites: S
 def fit_site(pathway: Pathway, number: int, z: Float[Tensor, "rows d_model"], seed: int) -> None:
     """Set one site's mean and principal directions, its cells, and the whitening within each."""
     cells, rank = pathway.cells_mean.shape[1:]
-    mean, variances, directions = _principal(z)
+    mean, variances, directions = principal(z)
     pathway.mean[number] = mean
     pathway.directions[number] = directions[:, -rank:].T
     pathway.rest[number] = variances[:-rank].mean().nan_to_num(0.0).sqrt() + _floor(z)
@@ -117,15 +118,8 @@ def fit_site(pathway: Pathway, number: int, z: Float[Tensor, "rows d_model"], se
     along = (z - mean) @ directions[:, -rank:]
     for c in cell.unique().tolist():
         mine = cell == c
-        pathway.cells_mean[number, c], variances, axes = _principal(along[mine])
+        pathway.cells_mean[number, c], variances, axes = principal(along[mine])
         pathway.cells_whiten[number, c] = axes / (variances.sqrt() + _floor(z[mine])) @ axes.T
-
-
-def _principal(z: Float[Tensor, "rows dim"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variances along the principal directions, ascending, and these directions as columns."""
-    mean = z.mean(0)
-    variances, directions = torch.linalg.eigh((z - mean).T @ (z - mean) / len(z))
-    return mean, variances.clamp(min=0), directions
 
 
 def _floor(z: Float[Tensor, "rows dim"]) -> Tensor:
