@@ -71,7 +71,11 @@ def preimage_table(preimage: Preimage) -> Group:
     for sample in shown.inside:
         _row(table, sample, repeated)
     line = Text(f"──────── ε, {preimage.distance} ────────", style="magenta")
-    table.add_row(Text(f"{preimage.epsilon:.3f}", style="bold magenta"), *blank, line)
+    table.add_row(
+        Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold magenta"),
+        *blank,
+        line,
+    )
     for sample in shown.outside:
         _row(table, sample, repeated)
     legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
