@@ -262,6 +262,11 @@ def test_an_approximate_index_proposes_and_the_exact_distance_decides(
     assert len(found) >= 0.8 * found.recall * len(exact)
     assert found.recall >= 0.95
     assert "Approximate: finds" in repr(found)
+    wider = counting.search(query, epsilon=0.3, k=0, bank=bank, approximate=True)
+    assert wider.recall is not None
+    assert wider.recall >= 0.95
+    settings = sorted(path.name for path in (bank.folder / "faiss" / "a1.0@:").glob("*.json"))
+    assert settings == ["settings-0.2.json", "settings-0.3.json"]  # the recall that is shown is the one at this ε
     path = bank.folder / "faiss" / "a1.0@:" / "index.faiss"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(errors.BankError, match="damaged"):
@@ -269,6 +274,15 @@ def test_an_approximate_index_proposes_and_the_exact_distance_decides(
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(errors.SettingError, match="pip install"):
         counting.search(query, bank=bank, approximate=True)
+
+
+def test_an_approximate_index_where_rows_lack_the_position(addition: iv.Study, tmp_path: Path) -> None:
+    """Sums of three digits have no A4: they are neither proposed nor asked for the recall."""
+    bank = addition.build_bank(tmp_path, rows=1500, sites="x0.post", positions=["A4"])
+    found = addition.search(addition.query("615+861=1476", at="A4", site="x0.post"), bank=bank, k=0, approximate=True)
+    assert found.recall is not None
+    assert 0.95 <= found.recall <= 1
+    assert all(sample.position == 12 for sample in found)
 
 
 # -- damage and mistakes --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.analysis.features import Codes, codes_of
+from inversionview.analysis.places import Report
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.evaluation import distance_to
@@ -26,7 +26,6 @@ ENOUGH_HITS = 20
 """A query with fewer other inputs inside ε says too little about recall and proportions, and is left out of them."""
 _MEMBERS, _OUTSIDE = 300, 1000
 """Inputs inside and outside ε that are scored under the decoder, at most."""
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,17 @@ def decoder_against_truth(
 
     Queries are inputs of the test split at random positions that the decoder is trained on and the bank holds; D is the
     minimum over the bank's positions, for both.
+
+    Args:
+        decoder: to be held against the bank.
+        bank: of the same model.
+        sites: which the decoder was trained on and the bank holds.
+        epsilon: threshold.
+        distance: which distance.
+        queries: at each site.
+        samples: of each query, at temperature 1.
+        seed: of queries and samples.
+        report: called with how many sites are done, and of how many.
 
     Raises:
         MismatchError: the decoder belongs to another model than the bank.

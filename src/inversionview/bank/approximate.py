@@ -21,7 +21,7 @@ from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError, SettingError
 from inversionview.sites import Site
-from inversionview.storage import replacing
+from inversionview.storage import replacing, write_json
 
 _LISTED = 40
 """Rows of the training sample for each list of the inverted file, as faiss advises at least."""
@@ -41,7 +41,7 @@ class Settings:
     proposals: int
     """Rows proposed to a query."""
     recall: float
-    """Share of the exact hits at the study's ε that are proposed, over 50 random queries."""
+    """Share of the exact hits at one ε that are proposed, over 50 random queries."""
 
 
 def _faiss() -> Any:
@@ -73,8 +73,8 @@ def folder_of(bank: ActivationBank, site: Site, position: int) -> Path:
     return bank.folder / "faiss" / f"{site.short}@{bank.manifest.positions[position]}"
 
 
-def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: float = 0.1, seed: int = 0) -> ApproximateIndex:
-    """Return the index of one site and position; the first call makes it.
+def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: float, seed: int = 0) -> ApproximateIndex:
+    """Return the index of one site and position; the first call makes it, the first at an ε finds out what recall takes there.
 
     Raises:
         SettingError: faiss is not installed, or the bank's index is not of the Euclidean distance.
@@ -84,22 +84,33 @@ def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: f
     if bank.manifest.distance != "euclidean":
         raise SettingError("The approximate index knows the Euclidean distance only: search without it.")
     if not folder.exists():
-        _build(bank, site, position, folder, epsilon, seed)
+        _build(bank, site, position, folder, seed)
+    path = folder / f"settings-{epsilon:g}.json"
     try:
-        settings = Settings(**json.loads((folder / "settings.json").read_text()))
-        return ApproximateIndex(faiss.read_index(str(folder / "index.faiss")), settings)
+        made = faiss.read_index(str(folder / "index.faiss"))
+        settings = Settings(**json.loads(path.read_text())) if path.exists() else None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BankError(f"The approximate index in {folder} is damaged ({error}): delete that folder.") from error
+    if settings is None:
+        settings = _tuned(bank, site, position, made, epsilon, seed)
+        write_json(path, asdict(settings))
+    return ApproximateIndex(made, settings)
 
 
-def _build(bank: ActivationBank, site: Site, position: int, folder: Path, epsilon: float, seed: int) -> None:
+def _rows(bank: ActivationBank, name: str, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return random rows of a bank that have a position."""
+    rows = np.random.default_rng(seed).permutation(len(bank))[:count]
+    there: npt.NDArray[np.int64] = rows[bank.inputs.named_positions(bank.tokens(rows))[name] >= 0]
+    return there
+
+
+def _build(bank: ActivationBank, site: Site, position: int, folder: Path, seed: int) -> None:
     faiss, d = _faiss(), bank.manifest.d_model
     lists = int(max(1, min(65_536, 4 * len(bank) ** 0.5, len(bank) // _LISTED)))
     codes = max(c for c in (1, 2, 4, 8, 16, 32) if d % c == 0)
     made = faiss.index_factory(d, f"IVF{lists},PQ{codes}" if len(bank) >= 10_000 else f"IVF{lists},Flat")
     name = bank.manifest.positions[position]
-    sample = np.random.default_rng(seed).permutation(len(bank))[: 2 * _LISTED * lists]
-    made.train(bank.activations(site, name, np.sort(sample)).numpy())
+    made.train(bank.activations(site, name, np.sort(_rows(bank, name, 2 * _LISTED * lists, seed))).numpy())
     number = bank.site_number(site)
     for shard in bank.shards:
         vectors, places = shard.array("activations")[number, position], shard.array("places")[position]
@@ -107,17 +118,22 @@ def _build(bank: ActivationBank, site: Site, position: int, folder: Path, epsilo
             there = start + np.flatnonzero(places[start : start + 2**16] >= 0)
             made.add_with_ids(vectors[there].astype(np.float32), shard.rows.start + there)
             bank.visit(len(there) * d * 4)
-    z = bank.activations(site, name, sample[:_QUERIES])
-    index = ApproximateIndex(made, Settings(lists, max(1, lists // 64), min(len(bank), 2**14), 0.0))
-    exact = [hits.rows for hits in search(bank, site, z, epsilon=epsilon, at=name, verify=False)]
-    while index.settings.recall < _WANTED and index.settings.probes < lists:
-        probes = min(lists, 2 * index.settings.probes)
-        index = ApproximateIndex(made, replace(index.settings, probes=probes))
-        index = ApproximateIndex(made, replace(index.settings, recall=_recall(index, z, exact)))
     with replacing(folder) as temporary:
         temporary.mkdir()
         faiss.write_index(made, str(temporary / "index.faiss"))
-        (temporary / "settings.json").write_text(json.dumps(asdict(index.settings), indent=1))
+
+
+def _tuned(bank: ActivationBank, site: Site, position: int, made: Any, epsilon: float, seed: int) -> Settings:
+    """Look into more and more cells until the recall at ε is high enough, or all are looked into."""
+    name = bank.manifest.positions[position]
+    z = bank.activations(site, name, _rows(bank, name, 20 * _QUERIES, seed + 1)[:_QUERIES])
+    exact = [hits.rows for hits in search(bank, site, z, epsilon=epsilon, at=name, verify=False)]
+    settings = Settings(made.nlist, max(1, made.nlist // 64), min(len(bank), 2**14), 0.0)
+    while True:
+        settings = replace(settings, recall=_recall(ApproximateIndex(made, settings), z, exact))
+        if settings.recall >= _WANTED or settings.probes == settings.lists:
+            return settings
+        settings = replace(settings, probes=min(settings.lists, 2 * settings.probes))
 
 
 def _recall(index: ApproximateIndex, z: Tensor, exact: list[npt.NDArray[np.int64]]) -> float:
