@@ -407,7 +407,15 @@ def test_bank_into_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (("bank", "addition", "--inputs", "900000"), "810000"),
         (("bank", "addition", "--positions", "A9"), "A1"),
         (("bank", "addition", "--sites", "q*"), "There is no site"),
+        (("bank", "counting", "--world", "0"), "greater than or equal to 1"),
+        (("bank", "counting", "--rank", "2", "--world", "2"), "rank 2"),
         (("search", "counting", COUNT, "--bank", "nowhere"), "no bank"),
+        # found before a bank is built: one sentence is all that is said
+        (("search", "counting", COUNT, "--epsilon", "-1"), "ε must be"),
+        (("search", "counting", COUNT, "--distance", "taxi"), "no distance"),
+        (("inform", "counting", "--epsilon", "0"), "ε must be"),
+        (("bits", "counting", "--epsilons", "x"), "not a list of numbers"),
+        (("bits", "counting", "--epsilons", "0.1,0"), "ε must be"),
     ],
 )
 def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

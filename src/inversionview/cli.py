@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -264,8 +264,8 @@ def bank(
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
     positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
     dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
-    rank: Annotated[int, typer.Option(envvar="RANK", help="Number of this process, where several share the work.")] = 0,
-    world: Annotated[int, typer.Option(envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, envvar="RANK", help="Number of this process, where several share the work.")] = 0,
+    world: Annotated[int, typer.Option(min=1, envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
     model: ModelOpt = None,
     device: DeviceOpt = "auto",
 ) -> None:
@@ -308,6 +308,7 @@ def search(
     as_json: JsonOpt = False,
 ) -> None:
     """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
+    _check([epsilon], distance)
     loaded = _load(study, model, device)
     query = loaded.query(text, at=at, site=site)
     preimage = loaded.search(
@@ -360,6 +361,7 @@ def inform(
     from inversionview.views.maps import TABLE_FORMATS, save_features
 
     check_formats(to or [], TABLE_FORMATS)
+    _check([epsilon], distance)
     extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
     loaded = _load(study, model)
     searched = _bank(loaded, bank)
@@ -425,11 +427,13 @@ def bits(
     from inversionview.views.tables import curve_table
 
     check_formats(to or [], TABLE_FORMATS)
+    ladder = _numbers(epsilons)
+    _check(ladder, distance)
     loaded = _load(study, model)
     searched = _bank(loaded, bank)
     with _bar("measuring", 1000, quiet=as_json) as advance:
         curves = bits_curve(
-            searched, _numbers(epsilons), queries=queries, fixed=fixed, seed=seed,
+            searched, ladder, queries=queries, fixed=fixed, seed=seed,
             distance=distance or loaded.spec.distance,  # type: ignore[arg-type]
             report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
             **_given(sites=sites, positions=_listed(positions)),
@@ -451,6 +455,15 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise SettingError(f"{text!r} is not a list of numbers: write for instance 0.05,0.1,0.2.") from None
+
+
+def _check(epsilons: Iterable[float | None], distance: str | None) -> None:
+    """Find out what is wrong before a bank is built, not after."""
+    from inversionview.distances import check_distance, check_epsilon
+
+    for epsilon in epsilons:
+        check_epsilon(1.0 if epsilon is None else epsilon)
+    check_distance(distance or "euclidean")
 
 
 def _bank(study: Study, folder: Path | None) -> ActivationBank:

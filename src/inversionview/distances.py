@@ -45,9 +45,18 @@ def between(
     Raises:
         SettingError: there is no distance of that name.
     """
+    return (euclidean if check_distance(kind) == "euclidean" else cosine)(query, z)
+
+
+def check_distance(kind: str) -> str:
+    """Return ``kind`` if it names a distance.
+
+    Raises:
+        SettingError: it does not.
+    """
     if kind not in get_args(Distance):
         raise SettingError(f"There is no distance {kind!r}: choose euclidean or cosine.")
-    return (euclidean if kind == "euclidean" else cosine)(query, z)
+    return kind
 
 
 def nearest_position(

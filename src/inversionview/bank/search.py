@@ -126,7 +126,7 @@ class _Scope:
         self.proposals = proposals
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
         self.epsilon, self.k = epsilon, min(k, len(bank))
-        distances.between(distance, torch.ones(1, 1), torch.ones(1, 1))  # raises if there is no such distance
+        distances.check_distance(distance)
         self.indexed = bank.manifest.distance == distance
         self.tolerance = self._tolerance() if verify else 0.0
 

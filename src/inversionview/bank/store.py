@@ -224,7 +224,9 @@ class ActivationBank:
         """
         folder = Path(folder)
         if not 0 <= rank < world:
-            raise SettingError(f"The rank must be from 0 to {world - 1}, but is {rank}.")
+            raise SettingError(
+                f"Of {world} processes one cannot have the rank {rank}: give a rank from 0, below the world's size."
+            )
         manifest = Manifest(
             model=model.name, fingerprint=model.fingerprint, corpus=inputs.fingerprint, inputs=check_rows(inputs, rows),
             sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
