@@ -18,7 +18,8 @@ from rich.table import Table
 
 import inversionview as iv
 from inversionview.decoder.scoring import PrefixTree, log_probs
-from inversionview.preimage.completeness import nearest, pilot_floors
+from inversionview.measure import nearest
+from inversionview.preimage.completeness import pilot_floors
 
 TEMPERATURES = (1.0, 2.0)
 BATCH = 256
@@ -60,10 +61,11 @@ def main() -> None:
         table.add_row(name, f"{seconds:.1f}", f"{count / seconds:,.0f}", "" if base is None else f"{base / seconds:.1f}×")
 
     queries = [study.query("615+861=1476", at=at, site=site) for at, site in PLACES]
+    asked = [(q.z, q.site) for q in queries]
     seconds, tree = timed(lambda: PrefixTree.of(tokens, pad))
     row("sorting into a tree", seconds)
-    row("D, one query", timed(lambda: nearest(study.model, tokens, queries[:1], "euclidean"))[0])
-    row("D, three queries at three sites", timed(lambda: nearest(study.model, tokens, queries, "euclidean"))[0])
+    row("D, one query", timed(lambda: nearest(study.model, tokens, asked[:1], "euclidean"))[0])
+    row("D, three queries at three sites", timed(lambda: nearest(study.model, tokens, asked, "euclidean"))[0])
     site = decoder.config.sites.index(PLACES[0][1])
     base, reference = timed(lambda: plain(decoder, torch.from_numpy(tokens), queries[0].z, site))
     row("log p, τ 1 and 2, plain teacher forcing", base, base)

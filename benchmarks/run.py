@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM
 import inversionview as iv
 from inversionview import optim
 from inversionview.bridge import BridgeBackend
-from inversionview.decoder.evaluation import distance_to
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample
 from inversionview.decoder.training import make_accelerator, new_decoder, pool_of_batches, step
+from inversionview.measure import distance_to
 from inversionview.runs import train_study
 
 

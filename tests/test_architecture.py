@@ -9,19 +9,20 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "inputs", "backend", "gpt2",
-    "bridge", "probed",
+    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "backend",
+    "gpt2", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
-    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus",
+    "walk.kernel", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool", "walk.report", "walk.run",
+    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features", "analysis.truth",
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "preimage", "views", "bank", "analysis")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis")
 
 
 def modules() -> dict[str, Path]:

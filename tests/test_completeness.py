@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.decoder.evaluation import distance_to
 from inversionview.decoder.sampling import token_log_probs
 from inversionview.inputs import Ids, Inputs
-from inversionview.preimage.completeness import chosen_rows, completeness, is_query, nearest, summary
+from inversionview.measure import distance_to, nearest
+from inversionview.preimage.completeness import chosen_rows, completeness, is_query, summary
 from inversionview.preimage.threshold import find_gaps, threshold_study
 from inversionview.sites import Site
 from inversionview.studies.addition import AdditionInputs
@@ -58,12 +58,12 @@ def result(addition: iv.Study, query: iv.Query):
 def test_distances_of_all_inputs_are_those_of_single_ones(addition: iv.Study, query: iv.Query) -> None:
     queries = [query, addition.query(TEXT, at="A1", site="x1.post"), addition.query("100+100=200", at=-1, site="x0.mid")]
     tokens = np.concatenate([ALL[::40], addition.inputs.tokens(np.array([0, 809_999]))])
-    measured = nearest(addition.model, tokens, queries, "euclidean")
+    measured = nearest(addition.model, tokens, [(q.z, q.site) for q in queries], "euclidean")
     ids = torch.from_numpy(tokens)
     for row, q in zip(measured, queries, strict=True):
         assert torch.allclose(row, distance_to(addition.model, ids, q.z.expand(len(ids), -1), q.site)[1], atol=1e-5)
     cosine = distance_to(addition.model, ids, query.z.expand(len(ids), -1), query.site, "cosine")[1]
-    assert torch.allclose(nearest(addition.model, tokens, [query], "cosine")[0], cosine, atol=1e-5)
+    assert torch.allclose(nearest(addition.model, tokens, [(query.z, query.site)], "cosine")[0], cosine, atol=1e-5)
 
 
 def test_every_input_is_scored_under_the_three_variants(addition: iv.Study, query: iv.Query, result) -> None:
@@ -199,7 +199,7 @@ def test_equal_activations_are_one_cluster() -> None:
 
 def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
     study = threshold_study(addition.model, FEW, query, epsilon=0.1, distance="euclidean", epsilons=[0.01, 0.02])
-    distance = nearest(addition.model, ALL, [query], "euclidean")[0].numpy()
+    distance = nearest(addition.model, ALL, [(query.z, query.site)], "euclidean")[0].numpy()
     others = distance[~is_query(ALL, query, FEW.pad)]
     features = FEW.features(ALL[~is_query(ALL, query, FEW.pad)])
     assert {0.01, 0.02, 0.1} <= {rung.epsilon for rung in study.rungs}

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from inversionview.backend import Patch
-from inversionview.decoder.evaluation import distance_to
 from inversionview.errors import InputError, WeightsError
 from inversionview.gpt2 import GPT2Backend
+from inversionview.measure import distance_to
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, all_sites
 from inversionview.tokens import character_tokenizer

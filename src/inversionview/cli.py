@@ -19,6 +19,7 @@ from inversionview.errors import InversionViewError, SettingError, UnknownStudyE
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
+    from inversionview.preimage.core import Preimage, Query
     from inversionview.study import Study
 
 app = typer.Typer(
@@ -31,6 +32,10 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+BareStudyArg = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
+]
+BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
 StudyArg = Annotated[str, typer.Argument(help="A shipped study (counting, addition) or the folder of a run.")]
 ModelOpt = Annotated[
     str | None, typer.Option("--model", help="Another checkpoint of the same vocabulary, in place of the study's own.")
@@ -42,6 +47,7 @@ AtOpt = Annotated[
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
+FixedOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
@@ -61,14 +67,28 @@ def _load(study: str, model: str | None, device: str = "cpu") -> Study:
     return load(study, model=model, device=_device(device))
 
 
+def _study_and_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str]:
+    """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
+    from inversionview.study import load
+
+    if text is not None:
+        return _load(study or "", model, device), text
+    if study is None or model is None or study in ("counting", "addition"):
+        raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
+    return load(model=model, device=_device(device)), study
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-@app.command(epilog='Example: `inversionview read addition "615+861=1476" --at "=" --site a0.0`')
+@app.command(
+    epilog='Examples: `inversionview read addition "615+861=1476" --at "=" --site a0.0`; without a decoder, any model: '
+    '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
+)
 def read(
-    study: StudyArg,
-    text: TextArg,
+    study: BareStudyArg = None,
+    text: BareTextArg = None,
     at: AtOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
@@ -79,31 +99,149 @@ def read(
     ] = None,
     noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
     candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
-    fixed: Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")] = None,
+    fixed: FixedOpt = None,
+    source: Annotated[
+        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder, or the walk where there is none.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
     as_json: JsonOpt = False,
 ) -> None:
     """Read one activation: verified samples of its ε-preimage, sorted by distance."""
-    loaded = _load(study, model, device)
-    from inversionview.preimage.sampled import Setting
-
+    _check([epsilon], distance)
+    if source not in (None, "decoder", "corpus", "walk"):
+        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    loaded, text = _study_and_text(study, text, model, device)
     query = loaded.query(text, at=at, site=site)
-    preimage = loaded.preimage(
-        query,
-        epsilon=epsilon,
-        distance=distance,  # type: ignore[arg-type]
-        count=count if count is not None else (100 if as_json else 30),
-        settings=[Setting(t, noise) for t in temperature] if temperature else "auto",
-        each=candidates,
-        fixed=fixed,
-        seed=seed,
-    )
+    shown = count if count is not None else (100 if as_json else 30)
+    where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
+    if source == "corpus":
+        where["fixed"] = _listed(fixed)
+        preimage = loaded.search(query, count=shown, bank=_bank(loaded, None), **where)
+    elif source == "walk" or (source is None and not loaded.has_decoder):
+        preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
+    else:
+        from inversionview.preimage.sampled import Setting
+
+        settings = [Setting(t, noise) for t in temperature] if temperature else "auto"
+        preimage = loaded.preimage(query, count=shown, settings=settings, each=candidates, **where)
+    _show(preimage, as_json)
+
+
+def _walk(study: Study, query: Query, quiet: bool, **options: Any) -> Preimage:
+    with _bar("walking", 1000, quiet=quiet) as advance:
+        return study.walk(query, report=lambda share, note: advance(int(1000 * share), note), **options)
+
+
+def _show(preimage: Preimage, as_json: bool) -> None:
     if as_json:
         _print_json(preimage.to_json())
     else:
         out.print(preimage)
+    if preimage.walk is not None and preimage.walk.interrupted:
+        err.print("Interrupted: what was found until then is shown.")
+        raise typer.Exit(130)
+
+
+@app.command(
+    epilog='Examples: `inversionview walk counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0 --seconds 10`; until it can be '
+    'trusted: `inversionview walk addition "403+288=691" --at A1 --site x0.post --until-mixed --seconds 120`; any model: '
+    '`inversionview walk --model gpt2 "The capital of France is" --site a9.8 --fixed END --keep 4`'
+)
+def walk(
+    study: BareStudyArg = None,
+    text: BareTextArg = None,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10 unless --steps is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
+    until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
+    chains: Annotated[
+        int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")
+    ] = None,
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange", help="Replicas on a ladder of ε, for all pieces and bits; for studies the rule."
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
+    ] = None,
+    beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0,
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by their indices and commas; BOS is 0.")] = None,
+    longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
+    guided: Annotated[
+        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: for long texts, costs more a step.")
+    ] = False,
+    start: Annotated[
+        str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Members to show: by default 30, with --json 100.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print each new member as a line of JSON as soon as it is found.")
+    ] = False,
+    fixed: FixedOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
+    _check([epsilon], distance)
+    loaded, text = _study_and_text(study, text, model, device)
+    query = loaded.query(text, at=at, site=site)
+    length = _given(seconds=seconds, steps=steps) or ({} if until_mixed else {"seconds": 10.0})
+    options: dict[str, Any] = {
+        **_given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed, "beta": beta,
+        "keep": [_index(i) for i in _listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed, "seed": seed,
+        "epsilon": epsilon, "distance": distance, "count": count if count is not None else (100 if as_json else 30),
+    }  # fmt: skip
+    options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in _listed(start) or ()]
+    preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
+    if not stream:
+        _show(preimage, as_json)
+        return
+    _print_json(preimage.to_json())
+
+
+def _index(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SettingError(f"{text!r} is no index of a token: give numbers, BOS being 0, as in --keep 2,5.") from error
+
+
+def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: str | None) -> Preimage:
+    if name == "decoder":
+        return study.preimage(query, epsilon=epsilon, distance=distance, count=1000)  # type: ignore[arg-type]
+    if name == "corpus":
+        bank = _bank(study, None)
+        return study.search(query, epsilon=epsilon, distance=distance, count=1000, bank=bank)  # type: ignore[arg-type]
+    raise SettingError(f"There is no start {name!r}: choose decoder or corpus.")
+
+
+def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
+    """Return what prints new members as lines of JSON."""
+    vocabulary = study.model.vocabulary
+
+    def show(tokens: Any, distances: Any, positions: Any) -> None:
+        for ids, distance, position in zip(tokens.tolist(), distances.tolist(), positions.tolist(), strict=True):
+            real = [i for i in ids if i != vocabulary.pad]
+            row = {
+                "text": vocabulary.decode(real),
+                "tokens": vocabulary.strings(real),
+                "distance": distance,
+                "position": position,
+            }
+            _print_json(row)
+        sys.stdout.flush()
+
+    return show
 
 
 @app.command(epilog="Example: `inversionview sites addition`")

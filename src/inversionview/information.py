@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,22 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bits:
-    """I_ε(q) = −log₂ P(D(z_q, x) ≤ ε) over a corpus without the query itself, with its 95 % Clopper–Pearson interval."""
+    """I_ε(q) = −log₂ P(D(z_q, x) ≤ ε) without the query itself, with its 95 % interval.
+
+    Over a corpus: hits among inputs, the interval of Clopper and Pearson. By splitting: a product of shares on a ladder of ε,
+    the interval from what independent chains disagree by.
+    """
 
     value: float
-    """In bits. Without a hit: log₂ of the corpus, the most that it can show."""
+    """In bits. Without a hit: the most that could be shown, log₂ of the corpus."""
     low: float
     high: float | None
     """``None`` without a hit: then ``low`` is all that is known."""
     hits: int
     """Inputs inside ε."""
     inputs: int
-    """Inputs searched, the query itself left out."""
+    """Inputs searched, the query itself left out; by splitting, those measured."""
+    method: Literal["corpus", "splitting"] = "corpus"
 
 
 def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.errors import InputError
+from inversionview.moves import Move
 from inversionview.tokens import Vocabulary
 
 Split = Literal["train", "test"]
@@ -93,6 +94,27 @@ class Inputs(ABC):
     def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
         """Return for each feature its value in each row, ``[rows]``."""
         return {"length": self.lengths(tokens)}
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """Ways to change an input that keep it valid, for a walk; none where a study declares none."""
+        return ()
+
+    def log_prior(self, tokens: Ids) -> npt.NDArray[np.float64]:
+        """Return log p(x) of each row under the distribution that the study draws from, up to a constant; −∞ for no input.
+
+        Raises:
+            InputError: the study declares none.
+        """
+        raise InputError("These inputs have no distribution of their own: walk under the model's, prior='model'.")
+
+    def fresh(self, count: int, rng: np.random.Generator) -> Ids:
+        """Draw inputs from that distribution, independent of one another, ``[count, max_length]``.
+
+        Raises:
+            InputError: the study declares none.
+        """
+        raise InputError("These inputs have no distribution of their own: walk under the model's, prior='model'.")
 
     def lengths(self, tokens: Ids) -> Ids:
         """Return the number of tokens of each row, BOS and EOS included, padding not."""

@@ -21,8 +21,10 @@ from inversionview.inputs import Ids
 from inversionview.sites import Site
 from inversionview.tokens import Vocabulary
 
-_TOKENS_PER_PASS = 6000
-"""Tokens in one forward pass of ``harvest`` on a CPU: what stays in the cache runs fastest."""
+
+def tokens_per_pass(device: torch.device) -> int:
+    """Return how many tokens to run at once where many inputs wait: on a CPU what stays in the cache runs fastest."""
+    return 6000 if device.type == "cpu" else 240_000
 
 
 class ProbedModel:
@@ -167,8 +169,7 @@ class ProbedModel:
         out = torch.empty((n, k, width) if pick is not None else (len(sites), n, k, width))
         needed = positions.max(1) + 1
         order = np.argsort(needed, kind="stable")
-        budget = _TOKENS_PER_PASS if self.device.type == "cpu" else 40 * _TOKENS_PER_PASS
-        budget = min(budget, 2**26 // (len(sites) * k * width) * int(needed.max()) + int(needed.max()))
+        budget = min(tokens_per_pass(self.device), 2**26 // (len(sites) * k * width) * int(needed.max()) + int(needed.max()))
         start = 0
         while start < n:
             stop = start + max(1, budget // int(needed[order[start]]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,15 +33,20 @@ from inversionview.errors import (
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.measure import distance_to
 from inversionview.preimage.completeness import Completeness, completeness
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
+from inversionview.preimage.walked import walked_preimage
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import recover, write_json
 from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
+from inversionview.walk.kernel import StudyKernel
+from inversionview.walk.run import Found, WalkSettings
+from inversionview.walk.run import Report as Progress
 
 BeginBank = Callable[[Path, int], None]
 
@@ -208,6 +214,13 @@ class Study:
         position = self.locate(ids, self.spec.at if at is None else at)
         return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Ids:
+        """Return rows of token ids as the study's inputs have them, padded on the right."""
+        out = np.full((len(rows), self.inputs.max_length), self.inputs.pad, dtype=np.int64)
+        for i, ids in enumerate(rows):
+            out[i, : len(ids)] = ids
+        return out
+
     def _read(self, ids: list[int], position: int, where: Site) -> Query:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
         strings = tuple(self.model.vocabulary.strings(ids))
@@ -255,6 +268,54 @@ class Study:
             fixed=None if fixed is None else self._fixed(fixed),
             seed=seed,
         )
+
+    def walk(
+        self,
+        query: Query,
+        *,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        fixed: str | int | None = None,
+        starts: Sequence[Preimage] = (),
+        count: int = 100,
+        report: Progress | None = None,
+        found: Found | None = None,
+        **settings: Any,
+    ) -> Preimage:
+        """Walk through the query's preimage by a Markov chain: needs neither decoder nor corpus, and every member is verified.
+
+        It draws from π(x) ∝ p(x) · 1[D(z_q, x) ≤ ε] with p the distribution of the study's inputs. Replicas on a ladder of ε
+        exchange states, so that all pieces of the preimage are reached, and tell the bits by splitting, however rare it is.
+
+        Args:
+            query: from ``query``.
+            epsilon: threshold; by default the study's.
+            distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+            fixed: compare this position only, in place of the minimum over positions.
+            starts: preimages of the query from elsewhere, at whose members half of the chains begin.
+            count: how many distinct samples to show at most.
+            report: called with the share of the walk that is done, and a note.
+            found: called with new members as they are found: tokens, D and the position where it is reached.
+            settings: of ``WalkSettings``: ``seconds`` (10), ``steps``, ``until_mixed``, ``chains``, ``exchange``, ``seed``, …
+
+        Raises:
+            SettingError: a setting is out of range.
+            InputError: the query is no input of the study.
+        """
+        epsilon, kind = self.spec.epsilon if epsilon is None else epsilon, distance or self.spec.distance
+        located = None if fixed is None else self._fixed(fixed)
+        tokens = self._padded([query.ids])
+        begin = self._padded([self.model.encode(s.text) for p in starts for s in p.inside])
+
+        def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
+            z = query.z.expand(len(ids), -1)
+            _, nearest, position = distance_to(self.model, torch.from_numpy(ids), z, query.site, kind, located)
+            return nearest.double().numpy(), position.numpy()
+
+        return walked_preimage(
+            self.model, query, StudyKernel(self.inputs, measure), tokens, self.inputs.features, WalkSettings(**settings),
+            epsilon=epsilon, distance=kind, prior="study", fixed=located, starts=begin, count=count, report=report, found=found,
+        )  # fmt: skip
 
     def evaluate(
         self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Callable[[int], None] | None = None

@@ -47,6 +47,12 @@ class Vocabulary:
         """The text of every token, ``[size]``, as the tokenizer prints it."""
         return [self._text(number) for number in range(self.size)]
 
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids that are no text: BOS, EOS, padding and the tokenizer's other special tokens."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return frozenset({self.bos, self.eos, self.pad, *(number for number, token in added if token.special)})
+
     def _text(self, number: int) -> str:
         text = self.tokenizer.decode([number], skip_special_tokens=False)
         return text if text and "�" not in text else (self.tokenizer.id_to_token(number) or "")

@@ -15,11 +15,11 @@ from inversionview.analysis.features import Codes, codes_of
 from inversionview.analysis.places import Report
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.evaluation import distance_to
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import MismatchError
 from inversionview.information import divergence, shares
+from inversionview.measure import distance_to
 from inversionview.sites import Site
 
 ENOUGH_HITS = 20

@@ -11,41 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample
 from inversionview.inputs import Ids, Inputs
+from inversionview.measure import distance_to
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site
-
-
-@torch.no_grad()
-def distance_to(
-    model: ProbedModel,
-    tokens: Int[Tensor, "batch pos"],
-    z: Float[Tensor, "batch d_model"],
-    site: Site,
-    kind: distances.Distance = "euclidean",
-) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """Run ``tokens`` (padded on the right) through the model and measure them against one query activation per row.
-
-    Returns:
-        the distance at every position (infinite where D may not be reached), D, and the position where it is reached.
-    """
-    candidates = model.candidates(tokens)
-    per_token = torch.full(tokens.shape, torch.inf)
-    order = torch.argsort(candidates.sum(1), stable=True)
-    for rows in order.split(512):
-        length = int(candidates[rows].sum(1).max())
-        cut = tokens[rows, :length]
-        activations = model.activations(cut, [site])[0].float().cpu()
-        per_token[rows, :length] = distances.between(kind, z[rows, None].float(), activations)
-    per_token = per_token.masked_fill(~candidates, torch.inf)
-    nearest, position = distances.nearest_position(per_token, candidates)
-    return per_token, nearest, position
 
 
 @torch.no_grad()

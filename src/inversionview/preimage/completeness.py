@@ -23,6 +23,7 @@ from inversionview.decoder.model import Decoder
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids, Inputs
+from inversionview.measure import nearest
 from inversionview.preimage.core import Query
 from inversionview.preimage.sampled import Setting, trained_site
 from inversionview.probed import ProbedModel
@@ -33,8 +34,6 @@ Values = npt.NDArray[np.float32]
 
 VARIANTS = (Setting(1.0), Setting(2.0), Setting(1.0, noise=0.1))
 """The three of figure 11: temperature 1, temperature 2, and noise on the activation."""
-_TOKENS_PER_PASS = 6000
-"""Tokens in one forward pass of the probed model on a CPU: what stays in the cache runs fastest."""
 _PILOT = 3000
 """Inputs that are scored to find out how far down the others must be."""
 
@@ -121,35 +120,6 @@ class Completeness:
 
 
 @torch.no_grad()
-def nearest(
-    model: ProbedModel,
-    tokens: Ids,
-    queries: Sequence[Query],
-    kind: distances.Distance,
-    report: Callable[[int], None] | None = None,
-) -> Float[Tensor, "query input"]:
-    """Return D(z_q, x) of every query and input, ``tokens`` padded on the right: one forward pass serves all queries."""
-    sites = list(dict.fromkeys(q.site for q in queries))
-    out = torch.empty(len(queries), len(tokens))
-    lengths = (tokens != model.vocabulary.pad).sum(1)
-    order, start = np.argsort(lengths, kind="stable"), 0
-    budget = _TOKENS_PER_PASS if model.device.type == "cpu" else 40 * _TOKENS_PER_PASS
-    while start < len(order):
-        rows = order[start : start + max(1, budget // int(lengths[order[start]]))]
-        rows = rows[lengths[rows] == lengths[rows[0]]]
-        part = torch.from_numpy(tokens[rows, : lengths[rows[0]]])
-        candidates = model.candidates(part)
-        last = 1 + int(candidates.any(0).nonzero().max())
-        z, candidates = model.activations(part[:, :last], sites).float().cpu(), candidates[:, :last]
-        for number, query in enumerate(queries):
-            per_token = distances.between(kind, query.z, z[sites.index(query.site)])
-            out[number, torch.from_numpy(rows)] = distances.nearest_position(per_token, candidates)[0]
-        start += len(rows)
-        if report is not None:
-            report(start)
-    return out
-
-
 def completeness(
     decoder: Decoder,
     model: ProbedModel,
@@ -191,7 +161,7 @@ def completeness(
     rows = chosen_rows(inputs, limit, seed)
     tokens = inputs.tokens(rows)
     step = _steps(report, len(rows), 1 + 2 * len(queries))
-    measured = nearest(model, tokens, queries, distance, next(step)("distances")).numpy()
+    measured = nearest(model, tokens, [(q.z, q.site) for q in queries], distance, next(step)("distances")).numpy()
     tree = PrefixTree.of(tokens, inputs.pad)
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):

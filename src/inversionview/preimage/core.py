@@ -12,6 +12,7 @@ from torch import Tensor
 from inversionview.distances import Distance
 from inversionview.information import Bits
 from inversionview.sites import Site
+from inversionview.walk.report import WalkReport
 
 INSIDE_SHARE = 0.7
 """Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""
@@ -57,7 +58,7 @@ class Sample:
     effect: tuple[float, ...] | None
     """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS) of every token, in [−1, 1]; 0 at BOS. ``None`` without a decoder."""
     source: str
-    """What made it: ``decoder`` or ``corpus``."""
+    """What made it: ``decoder``, ``corpus`` or ``walk``."""
     count: int
     """How often it was drawn."""
 
@@ -74,11 +75,13 @@ class Preimage:
     candidates: int
     """How many inputs were drawn (repeats counted) or searched, and measured; ``samples`` are a choice of them."""
     source: str = "decoder"
-    """What made it: ``decoder`` or ``corpus``."""
+    """What made it: ``decoder``, ``corpus`` or ``walk``."""
     bits: Bits | None = None
-    """How much the activation tells, where a corpus was searched."""
+    """How much the activation tells, where a corpus was searched or a ladder of ε walked."""
     recall: float | None = None
     """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
+    walk: WalkReport | None = None
+    """What the walk did and whether it can be trusted, where one made the samples."""
 
     @property
     def inside(self) -> tuple[Sample, ...]:
@@ -112,7 +115,9 @@ class Preimage:
             "seed": self.seed,
             "samples": [asdict(s) for s in self.samples],
             "candidates": self.candidates,
-            **({} if self.bits is None else {"source": self.source, "bits": asdict(self.bits)}),
+            "source": self.source,
+            **({} if self.bits is None else {"bits": asdict(self.bits)}),
+            **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
         }
 

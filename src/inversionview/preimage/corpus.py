@@ -11,9 +11,9 @@ from inversionview import distances
 from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.evaluation import distance_to
 from inversionview.errors import SettingError
 from inversionview.information import bits
+from inversionview.measure import distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.samples import choose, samples_of
 

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview import distances
-from inversionview.decoder.evaluation import distance_to
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
 from inversionview.inputs import Ids
+from inversionview.measure import distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
@@ -95,11 +95,8 @@ def sampled_preimage(
     drawn = draw(decoder, query.z, number, chosen, each, generator)
     tokens, times = torch.unique(drawn, dim=0, return_counts=True)
     z = query.z.expand(len(tokens), -1)
-    per_token, nearest, position = distance_to(model, tokens, z, query.site, distance)
-    if fixed is not None:
-        position = torch.from_numpy(fixed(tokens.numpy()))
-        tokens, times, per_token, position = (t[position >= 0] for t in (tokens, times, per_token, position))
-        nearest = per_token.gather(1, position[:, None])[:, 0]
+    per_token, nearest, position = distance_to(model, tokens, z, query.site, distance, fixed)
+    tokens, times, per_token, nearest, position = (t[position >= 0] for t in (tokens, times, per_token, nearest, position))
     shown = choose(nearest, epsilon, count, generator)
     effect = effects(decoder, model, tokens[shown], query, number)
     samples = samples_of(

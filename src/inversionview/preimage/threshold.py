@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from inversionview import distances
 from inversionview.inputs import Inputs
-from inversionview.preimage.completeness import Report, Values, chosen_rows, is_query, nearest
+from inversionview.measure import nearest
+from inversionview.preimage.completeness import Report, Values, chosen_rows, is_query
 from inversionview.preimage.core import Query
 from inversionview.probed import ProbedModel
 
@@ -155,7 +156,8 @@ def threshold_study(
     rungs = [distances.check_epsilon(e) for e in (*(epsilons or LADDER), epsilon)]
     tokens = inputs.tokens(chosen_rows(inputs, limit, seed))
     tokens = tokens[~is_query(tokens, query, inputs.pad)]
-    measured = nearest(model, tokens, [query], distance, lambda n: report(n / len(tokens), "") if report else None)[0].numpy()
+    found = nearest(model, tokens, [(query.z, query.site)], distance, lambda n: report(n / len(tokens), "") if report else None)
+    measured = found[0].numpy()
     order = np.argsort(measured, kind="stable")
     measured = measured[order]
     gaps = find_gaps(measured)

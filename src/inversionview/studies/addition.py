@@ -5,12 +5,15 @@ All 900 × 900 = 810,000 inputs; row ``r`` adds ``100 + r // 900`` and ``100 + r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.inputs import Ids, Inputs
+from inversionview.moves import Move, Proposal, symmetric
 
 TOKENS = [*"0123456789", "B", "+", "=", "E", "P"]
 PLUS, EQUALS = TOKENS.index("+"), TOKENS.index("=")
@@ -43,6 +46,31 @@ class AdditionInputs(Inputs):
         out[long, 13] = self.eos
         return out
 
+    # -- the walk -----------------------------------------------------------------------------------------------------
+
+    def log_prior(self, tokens: Ids) -> npt.NDArray[np.float64]:
+        """Return log p(x): 0 for each of the 810,000 additions, all equally likely, and −∞ for anything else."""
+        first, second = operands(tokens)
+        real = (np.minimum(first, second) >= 100) & (np.maximum(first, second) <= 999)
+        rows = np.where(real, (first - 100) * 900 + second - 100, 0)
+        same = (self.tokens(rows)[:, : tokens.shape[1]] == tokens[:, :14]).all(1)
+        return np.where(real & same, 0.0, -np.inf)
+
+    def fresh(self, count: int, rng: np.random.Generator) -> Ids:
+        """Draw additions, all equally likely."""
+        return self.tokens(rng.integers(len(self), size=count))
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """Digits redrawn (one, two, both of a place, an operand, all), operands or a place swapped, an amount moved over."""
+        return tuple(Move(name, partial(self._move, change)) for name, change in _MOVES.items())
+
+    def _move(self, change: _Change, tokens: Ids, rng: np.random.Generator) -> Proposal:
+        """Change both operands and write the sum anew; as likely as the way back, so long as both have three digits."""
+        first, second = change(*operands(tokens), rng)
+        possible = (np.minimum(first, second) >= 100) & (np.maximum(first, second) <= 999)
+        return symmetric(self.tokens(np.where(possible, (first - 100) * 900 + second - 100, 0)), possible)
+
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name the digits F1–F3, S1–S3, A1–A4, ``+``, ``=``, and END, the last token before EOS."""
         rows = len(tokens)
@@ -67,3 +95,78 @@ class AdditionInputs(Inputs):
         ones = features["F3+S3"] >= 10
         tens = features["F2+S2"] + ones >= 10
         return {**features, "C2": tens.astype(np.int64), "C3": ones.astype(np.int64)}
+
+
+def operands(tokens: Ids) -> tuple[Ids, Ids]:
+    """Return the two numbers that are added, ``[rows]`` each."""
+    scale = np.array([100, 10, 1])
+    return tokens[:, 1:4] @ scale, tokens[:, 5:8] @ scale
+
+
+_Change = Callable[[Ids, Ids, np.random.Generator], tuple[Ids, Ids]]
+_SCALE = np.array([1, 10, 100])
+
+
+def _redraw_digits(places: int, first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Redraw so many of the six digits (the same one may be drawn twice)."""
+    both = np.stack([first, second], axis=1)
+    each = np.arange(len(both))
+    for _ in range(places):
+        which, scale = rng.integers(2, size=len(both)), _SCALE[rng.integers(3, size=len(both))]
+        old = both[each, which] // scale % 10
+        both[each, which] += (rng.integers(10, size=len(both)) - old) * scale
+    return both[:, 0], both[:, 1]
+
+
+def _redraw_place(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    scale = _SCALE[rng.integers(3, size=len(first))]
+    return tuple(number + (rng.integers(10, size=len(first)) - number // scale % 10) * scale for number in (first, second))
+
+
+def _redraw_operand(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    which, new = rng.random(len(first)) < 0.5, rng.integers(100, 1000, size=len(first))
+    return np.where(which, new, first), np.where(which, second, new)
+
+
+def _redraw(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    return rng.integers(100, 1000, size=len(first)), rng.integers(100, 1000, size=len(first))
+
+
+def _swap(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    return second, first
+
+
+def _swap_place(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    scale = _SCALE[rng.integers(3, size=len(first))]
+    gap = (first // scale % 10 - second // scale % 10) * scale
+    return first - gap, second + gap
+
+
+def _amount(rng: np.random.Generator, count: int) -> Ids:
+    """Draw ± 1–9 ones, tens or hundreds."""
+    return rng.choice([-1, 1], size=count) * rng.integers(1, 10, size=count) * _SCALE[rng.integers(3, size=count)]
+
+
+def _transfer(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Move an amount from one operand to the other: the sum stays."""
+    amount = _amount(rng, len(first))
+    return first + amount, second - amount
+
+
+def _add(first: Ids, second: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Add an amount to one operand, with carries."""
+    amount, which = _amount(rng, len(first)), rng.random(len(first)) < 0.5
+    return first + amount * which, second + amount * ~which
+
+
+_MOVES: dict[str, _Change] = {
+    "digit": partial(_redraw_digits, 1),
+    "two digits": partial(_redraw_digits, 2),
+    "place": _redraw_place,
+    "operand": _redraw_operand,
+    "all": _redraw,
+    "swap": _swap,
+    "swap place": _swap_place,
+    "transfer": _transfer,
+    "add": _add,
+}

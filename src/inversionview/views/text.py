@@ -12,6 +12,7 @@ from rich.text import Text
 
 from inversionview.information import Bits
 from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.walk.report import WalkReport
 
 
 def visible(token: str) -> str:
@@ -78,7 +79,10 @@ def preimage_table(preimage: Preimage) -> Group:
     )
     for sample in shown.outside:
         _row(table, sample, repeated)
-    legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
+    if preimage.walk is not None:
+        legend = _walk_note(shown, preimage.walk, preimage.bits)
+    else:
+        legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
     return Group(query_line(preimage.query), Text(), table, Text(), legend)
 
 
@@ -100,6 +104,33 @@ def _corpus_note(shown: Preimage, bits: Bits, recall: float | None) -> Text:
         line.append(f"Approximate: finds {recall:.1%} of what lies inside, measured on random queries.\n")
     inside = len(shown.inside)
     note = f"{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
+    return line.append(note + "(…) where D is reached.", style="dim not bold")
+
+
+def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
+    line = Text(f"{walk.members:,} distinct members", style="bold")
+    line.append(f" in {walk.seconds:.1f} s ({walk.members_per_second:,.0f}/s), of {walk.measured:,} inputs measured")
+    if bits is not None and bits.high is not None:
+        line.append(f"; {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] by splitting")
+    elif bits is not None:
+        line.append(f"; more than {bits.low:.2f} bits")
+    common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))
+    if common:
+        told = ", ".join(f"{f.feature} {f.share:.0%}" for f in common[:12])
+        line.append(f"\nas in the query: {told}", style="not bold")
+    if walk.features and walk.mixed:
+        line.append(
+            f"\nMixed: R̂ ≤ {walk.r_hat:.3f}, at least {walk.ess:,.0f} effective draws of each feature", style="not bold"
+        )
+        line.append(
+            "." if walk.forgotten is None else f"; the query was forgotten after {walk.forgotten} steps.", style="not bold"
+        )
+    for note in walk.notes:
+        line.append(f"\n{note}", style="yellow not bold")
+    inside = len(shown.inside)
+    note = (
+        f"\n{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
+    )
     return line.append(note + "(…) where D is reached.", style="dim not bold")
 
 

@@ -1,0 +1,370 @@
+"""The kernel for sequences of a language model: any tokens, under the model's own p(x)^β.
+
+The prior is uniform over lengths and p(x₁ … xₙ)^β of the model for each, special tokens left out (β = 0: all sequences alike).
+In one step all chains edit at the same position t, drawn by lot whatever the states are; so what comes before t need not be run
+again, its keys and values are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from inversionview import distances
+from inversionview.backend import Extended, KeysValues
+from inversionview.errors import SettingError
+from inversionview.inputs import Ids
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site
+from inversionview.walk.kernel import States, Trial
+
+_NEIGHBOUR = 0.04
+"""Temperature of the cosine between embeddings, by which neighbours are drawn."""
+_LONGEST_SUFFIX = 8
+_SPAN = 4
+_PULL = 0.05
+"""Temperature of the first-order change of D, by which guided replacements are drawn."""
+
+
+class Target(NamedTuple):
+    """What the chains are measured against."""
+
+    z: Float[Tensor, " d_model"]
+    site: Site
+    kind: distances.Distance
+    fixed: Callable[[Ids], Ids] | None = None
+    """The position to compare, in place of the minimum."""
+
+
+class LanguageKernel:
+    """See the module's text.
+
+    Args:
+        model: the probed model, whose own distribution is the prior.
+        target: what D is measured against.
+        lengths: the fewest and the most tokens of an input, BOS counted and EOS not.
+        beta: the prior is p(x)^β.
+        keep: positions of tokens that stay.
+        guided: add the move that follows the gradient of D.
+
+    Raises:
+        SettingError: β is negative, or nothing is left to change.
+    """
+
+    redraw = None
+
+    def __init__(
+        self,
+        model: ProbedModel,
+        target: Target,
+        lengths: tuple[int, int],
+        *,
+        beta: float = 1.0,
+        keep: Sequence[int] = (),
+        guided: bool = False,
+    ) -> None:
+        if not 0 <= beta < float("inf"):
+            raise SettingError(f"β must be 0 or more, but is {beta}.")
+        self.model, self.target, self.beta = model, target, beta
+        self.shortest, self.longest = max(2, lengths[0]), min(lengths[1], model.shape.max_length - 1)
+        self.kept = np.isin(np.arange(self.longest + 1), keep)
+        self.free = np.flatnonzero(~self.kept[1 : self.longest]) + 1
+        if not len(self.free):
+            raise SettingError("Every token is kept: leave some to change.")
+        v = model.vocabulary
+        banned = torch.zeros(model.shape.vocabulary)
+        banned[[i for i in {*v.special, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
+        self._banned = banned.to(model.device)
+        self._moves = {"replace": self._replace, "neighbour": self._neighbour, "swap": self._swap, "resize": self._resize}
+        if beta:
+            self._moves |= {"span": self._span, "suffix": self._suffix}
+        if guided:
+            self._moves["guided"] = self._guided
+        self.moves = tuple(self._moves)
+        self._of: States | None = None
+        self._cache: KeysValues
+        self._per_token: npt.NDArray[np.float64]
+        self._token_log_p: npt.NDArray[np.float64]
+        self._embeddings: tuple[Tensor, Tensor] | None = None
+
+    # -- states -------------------------------------------------------------------------------------------------------
+
+    def begin(self, tokens: Ids) -> States:
+        """See ``Kernel.begin``."""
+        _, per_token, log_p = self._run(tokens, None, 0, np.zeros((len(tokens), 0)))
+        distance, position = self._nearest(tokens, per_token)
+        odd = (np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens))[:, 1:].any(1)
+        return States(tokens.copy(), distance, position, np.where(odd, -np.inf, self.beta * log_p.sum(1)))
+
+    def fresh(self, count: int, rng: np.random.Generator) -> States:
+        """See ``Kernel.fresh``: lengths by lot, then token by token.
+
+        Raises:
+            SettingError: some tokens are kept or β is neither 0 nor 1, for which nothing can be drawn at once.
+        """
+        if self.kept.any() or self.beta not in (0, 1):
+            raise SettingError("With --keep, or β other than 0 and 1, no text can be drawn at once: walk without --exchange.")
+        v, ends = self.model.vocabulary, rng.integers(self.shortest, self.longest + 1, size=count)
+        tokens = np.full((count, self.longest + 1), v.pad, dtype=np.int64)
+        tokens[:, 0], cache = v.bos, None
+        for t in range(1, self.longest):
+            out = self._extend(tokens[:, t - 1 : t], cache, logits=bool(self.beta)) if self.beta else None
+            cache = None if out is None else out.cache
+            tokens[:, t] = _draw(self._log_probs(out, count), rng)
+        cells = np.arange(self.longest + 1)
+        tokens = np.where(cells < ends[:, None], tokens, np.where(cells == ends[:, None], v.eos, v.pad))
+        return self.begin(tokens)
+
+    def _attach(self, states: States) -> None:
+        """Make keys, values, distances and probabilities of the chains, where they are not those of the last step."""
+        if self._of is not states:
+            out, self._per_token, self._token_log_p = self._run(states.tokens, None, 0, np.zeros((len(states.tokens), 0)))
+            self._cache, self._of = out.cache, states
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def step(
+        self, states: States, epsilon: Float[np.ndarray, " chain"], which: Int[np.ndarray, " chain"], rng: np.random.Generator
+    ) -> Trial:
+        """See ``Kernel.step``."""
+        self._attach(states)
+        t = int(rng.choice(self.free))
+        new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
+        first = self._next(np.arange(len(which)), t) if self.beta else None
+        for number, move in enumerate(self._moves.values()):
+            chains = np.flatnonzero((which == number) & (self._ends(states.tokens) >= t))
+            if len(chains):
+                log_p = self._log_probs(None, len(chains)) if first is None else first[torch.from_numpy(chains)]
+                new[chains], ratio[chains] = move(chains, states.tokens[chains], t, log_p, rng)
+        new = np.where(np.isfinite(ratio)[:, None], new, states.tokens)
+        real = (new != states.tokens).any(1)
+        trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
+        rows = np.flatnonzero(real)
+        if len(rows):
+            self._judge(states, trial, rows, t, ratio, epsilon, rng)
+        return trial
+
+    def _judge(
+        self, states: States, trial: Trial, rows: Ids, t: int, ratio: npt.NDArray[np.float64],
+        epsilon: npt.NDArray[np.float64], rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
+        index = torch.from_numpy(rows)
+        before = self._per_token[rows, :t]
+        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.rows(index).cut(t), t, before)
+        log_p[:, :t] = self._token_log_p[rows, :t]
+        if self.beta:
+            log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, self._first_log_p(trial.tokens[rows, t], rows, t), 0.0)
+        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        log_prior = self.beta * log_p.sum(1)
+        with np.errstate(divide="ignore"):
+            passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + ratio[rows]
+        taken = passed & (trial.distance[rows] <= epsilon[rows])
+        chains = rows[taken]
+        trial.accepted[chains] = True
+        part = States(trial.tokens[chains], trial.distance[chains], trial.position[chains], log_prior[taken])
+        states.copy_from(part, chains, slice(None))
+        self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
+        self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
+
+    def _run(
+        self, tokens: Ids, cache: KeysValues | None, t: int, before: npt.NDArray[np.float64]
+    ) -> tuple[Extended, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Run sequences from position ``t`` on.
+
+        Returns:
+            what the model gave; the distance at every position, ``before`` holding those up to ``t``; log p of every token
+            after ``t`` given those before it, 0 elsewhere.
+        """
+        out = self._extend(tokens[:, t:], cache, logits=bool(self.beta))
+        assert out.activations is not None
+        here = distances.between(self.target.kind, self.target.z, out.activations.float().cpu())
+        per_token = np.concatenate([before, here.double().numpy()], axis=1)
+        log_p = np.zeros(tokens.shape)
+        if out.logits is not None:
+            later = torch.from_numpy(tokens[:, t + 1 :]).to(self.model.device).clamp(max=len(self._banned) - 1)
+            scores = out.logits[:, :-1].float().add_(self._banned)
+            each = scores.gather(-1, later[..., None])[..., 0] - scores.logsumexp(-1)
+            log_p[:, t + 1 :] = np.where(self._inside(tokens)[:, t + 1 :], each.cpu().double().numpy(), 0.0)
+        return out, per_token, log_p
+
+    def _extend(self, tokens: Ids, cache: KeysValues | None, logits: bool) -> Extended:
+        return self.model.extend(torch.from_numpy(tokens), cache, self.target.site, logits=logits)
+
+    def _next(self, rows: Ids, t: int) -> Tensor:
+        """Return log p of every token at ``t`` given the states' tokens before it, ``[rows, vocabulary]``."""
+        assert self._of is not None
+        if t == 0:
+            raise AssertionError("BOS is never drawn")
+        cache = self._cache.cut(t - 1) if t > 1 else None
+        self._first = self._log_probs(self._extend(self._of.tokens[:, t - 1 : t], cache, logits=True), len(rows))
+        return self._first
+
+    def _first_log_p(self, token: Ids, rows: Ids, t: int) -> npt.NDArray[np.float64]:
+        """Return log p of given tokens at ``t``, where the last step asked ``_next``."""
+        ids = torch.from_numpy(token).to(self._first.device).clamp(max=self._first.size(1) - 1)
+        return self._first[torch.from_numpy(rows), ids].cpu().double().numpy()
+
+    def _log_probs(self, out: Extended | None, count: int) -> Float[Tensor, "row vocabulary"]:
+        """Return log p of the next token, special tokens left out; all alike where β is 0."""
+        scores = self._banned.expand(count, -1) if out is None or out.logits is None else out.logits[:, -1] + self._banned
+        return scores.float().log_softmax(-1)
+
+    def _ends(self, tokens: Ids) -> Ids:
+        """Return where EOS stands."""
+        ends: Ids = (tokens != self.model.vocabulary.pad).sum(1) - 1
+        return ends
+
+    def _inside(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which tokens are those of the text or BOS."""
+        return np.arange(tokens.shape[1]) < self._ends(tokens)[:, None]
+
+    def _nearest(self, tokens: Ids, per_token: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Ids]:
+        """Return D and where it is reached."""
+        masked = np.where(self._inside(tokens), per_token, np.inf)
+        position = masked.argmin(1) if self.target.fixed is None else self.target.fixed(tokens)
+        distance = masked[np.arange(len(tokens)), position]
+        return np.where(position < 0, np.inf, distance), position
+
+    # -- moves: (chains, their tokens, t, log p of each token at t) to new tokens and log q(x | x') - log q(x' | x) ---------
+
+    def _replace(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Draw the token anew from the model's next-token distribution."""
+        return self._put(tokens, t, _draw(log_p, rng), log_p, log_p)
+
+    def _neighbour(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Take a token whose embedding is alike."""
+        there = self._alike(tokens[:, t])
+        drawn = _draw(there, rng)
+        return self._put(tokens, t, drawn, there, self._alike(drawn))
+
+    def _guided(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Draw from p(v ∣ x_<t) exp(−ΔD(v) / τ), ΔD to first order from the gradient, here and for the way back there.
+
+        A discrete Langevin proposal (Grathwohl et al. 2021; Zhang, Liu and Liu 2022).
+        """
+        there = self._towards(tokens, t, log_p)
+        drawn = _draw(there, rng)
+        new, _ = self._put(tokens, t, drawn, there, there)
+        return self._put(tokens, t, drawn, there, self._towards(new, t, log_p))
+
+    def _put(self, tokens: Ids, t: int, drawn: Ids, there: Tensor, back: Tensor) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Put tokens in at ``t``, drawn from ``there``, and back from ``back``; not possible behind the end."""
+        new, possible = tokens.copy(), self._ends(tokens) > t
+        new[possible, t] = drawn[possible]
+        old = torch.from_numpy(np.where(possible, tokens[:, t], drawn)).to(there.device)
+        ratio = back.gather(1, old[:, None]) - there.gather(1, torch.from_numpy(drawn).to(there.device)[:, None])
+        return new, np.where(possible, ratio[:, 0].cpu().double().numpy(), -np.inf)
+
+    def _swap(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Let the token change places with a later one."""
+        cells = np.arange(tokens.shape[1])
+        later = self._inside(tokens) & (cells > t) & ~self.kept
+        other, each, new = np.where(later, rng.random(later.shape), -1).argmax(1), np.arange(len(tokens)), tokens.copy()
+        new[:, t], new[each, other] = tokens[each, other], tokens[:, t]
+        return new, np.where(later.any(1), 0.0, -np.inf)
+
+    def _resize(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Put a token in before ``t``, drawn from the model, or take the one at ``t`` out; only behind all that is kept."""
+        ends, grow = self._ends(tokens), rng.random(len(tokens)) < 0.5
+        drawn = _draw(log_p, rng)
+        longer, shorter = np.insert(tokens[:, :-1], t, drawn, axis=1), np.delete(tokens, t, axis=1)
+        shorter = np.pad(shorter, ((0, 0), (0, 1)), constant_values=self.model.vocabulary.pad)
+        possible = np.where(grow, ends < self.longest, (ends > self.shortest) & (ends > t)) & (not self.kept[t:].any())
+        token = np.where(grow | ~possible, drawn, tokens[:, t])
+        chance = log_p.gather(1, torch.from_numpy(token).to(log_p.device)[:, None])[:, 0].cpu().double().numpy()
+        return np.where(grow[:, None], longer, shorter), np.where(possible, np.where(grow, -chance, chance), -np.inf)
+
+    def _span(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Let the model write two to four tokens anew."""
+        stops = t + rng.integers(2, _SPAN + 1, size=len(tokens))
+        return self._rewrite(chains, tokens, t, np.where(stops <= self._ends(tokens), stops, t), log_p, rng)
+
+    def _suffix(
+        self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Let the model write the rest anew, where that is short."""
+        ends = self._ends(tokens)
+        return self._rewrite(chains, tokens, t, np.where(ends - t <= _LONGEST_SUFFIX, ends, t), log_p, rng)
+
+    def _rewrite(
+        self, chains: Ids, tokens: Ids, t: int, stops: Ids, log_p: Tensor, rng: np.random.Generator
+    ) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """Write tokens ``t`` to ``stops`` (not included) anew, one after the other; nothing to do where both are equal."""
+        new, ratio = tokens.copy(), np.where(stops > t, 0.0, -np.inf)
+        cache = self._cache.rows(torch.from_numpy(chains)).cut(t) if stops.max() > t + 1 else None
+        for s in range(t, int(stops.max())):
+            here = np.flatnonzero((stops > s) & np.isfinite(ratio))
+            drawn = _draw(log_p, rng)
+            new[here, s] = drawn[here]
+            chance = log_p.gather(1, torch.from_numpy(drawn).to(log_p.device)[:, None])[:, 0].cpu().double().numpy()
+            old = self._old_log_p(chains, tokens, s, t, log_p)
+            ratio[here] += old[here] - chance[here]
+            if self.kept[s]:
+                ratio[here] = -np.inf
+            if s + 1 < stops.max():
+                out = self.model.extend(torch.from_numpy(new[:, s : s + 1]), cache, None)
+                cache, log_p = out.cache, self._log_probs(out, len(chains))
+        return new, ratio
+
+    def _old_log_p(self, chains: Ids, tokens: Ids, s: int, t: int, log_p: Tensor) -> npt.NDArray[np.float64]:
+        """Return log p of the states' own token at ``s`` given their own tokens before it."""
+        return self._token_log_p[chains, s]
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings as they are, and of length 1."""
+        if self._embeddings is None:
+            table = self.model.embeddings().float()
+            self._embeddings = table, torch.nn.functional.normalize(table, dim=-1)
+        return self._embeddings
+
+    def _alike(self, token: Ids) -> Float[Tensor, "row vocabulary"]:
+        """Return the log probabilities of a token's neighbours, itself and special tokens left out."""
+        _, unit = self._tables()
+        ids = torch.from_numpy(token).to(unit.device).clamp(max=len(unit) - 1)
+        scores = unit[ids] @ unit.T / _NEIGHBOUR + self._banned
+        return scores.scatter(1, ids[:, None], -torch.inf).log_softmax(-1)
+
+    def _towards(self, tokens: Ids, t: int, log_p: Tensor) -> Float[Tensor, "row vocabulary"]:
+        """Return log p(v ∣ x_<t) − ΔD(v) / τ, normalised."""
+        table, _ = self._tables()
+        ids = torch.from_numpy(tokens)
+        inside = torch.from_numpy(self._inside(tokens)).to(self.model.device)
+        fixed = None if self.target.fixed is None else torch.from_numpy(self.target.fixed(tokens)).to(self.model.device)
+        z = self.target.z.to(self.model.device)
+
+        def loss(activations: Tensor) -> Tensor:
+            each = distances.between(self.target.kind, z, activations.float())
+            if fixed is not None:
+                return each.gather(1, fixed.clamp(min=0)[:, None])[:, 0]
+            return each.masked_fill(~inside, torch.inf).amin(1)
+
+        _, gradient = self.model.pull(ids, self.target.site, loss)
+        pull = gradient[:, t].float()
+        own = ids[:, t].to(table.device).clamp(max=len(table) - 1)
+        change = pull @ table.T - (pull * table[own]).sum(-1, keepdim=True)
+        return (log_p - change / _PULL).log_softmax(-1)
+
+
+def _draw(log_p: Float[Tensor, "row vocabulary"], rng: np.random.Generator) -> Ids:
+    """Draw a token of each row (by the largest of log p plus Gumbel noise)."""
+    noise = torch.from_numpy(rng.gumbel(size=tuple(log_p.shape))).to(log_p)
+    return (log_p + noise).argmax(-1).cpu().numpy()

@@ -1,0 +1,178 @@
+"""A walk from beginning to end: the ladder, the chains on it, what they find, until time, steps or mixing end it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.errors import SettingError
+from inversionview.information import Bits
+from inversionview.inputs import Ids
+from inversionview.walk.chains import Chains, started
+from inversionview.walk.diagnostics import Mixing, mixing, splitting_bits
+from inversionview.walk.kernel import Kernel, States, Trial
+from inversionview.walk.ladder import Ladder, build
+from inversionview.walk.pool import Pool
+
+Features = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
+Report = Callable[[float, str], None]
+Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]
+"""Called with new members as they are found: tokens, D and the position where it is reached."""
+_MOST_REPLICAS = 16
+_FEWEST_COLUMNS = 8
+_DROPPED = 0.2
+"""Share of all steps at the beginning of which nothing is counted."""
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """How long and how wide a walk is.
+
+    Attributes:
+        chains: at the wanted ε.
+        seconds: after so many it ends.
+        steps: after so many it ends; then the seed fixes all that it finds.
+        until_mixed: it ends as soon as every feature is mixed.
+        exchange: with replicas on a ladder of ε; also gives the bits.
+        population: chains on each level while the ladder is made.
+        warm: steps in which the mix of moves is learnt.
+        seed: of all draws.
+    """
+
+    chains: int = 256
+    seconds: float | None = 10.0
+    steps: int | None = None
+    until_mixed: bool = False
+    exchange: bool = True
+    population: int = 1024
+    warm: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.steps is None and not self.until_mixed:
+            raise SettingError("A walk must have an end: give seconds, steps or until_mixed.")
+        if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
+            raise SettingError(f"Seconds and steps of a walk must be positive, but are {self.seconds} and {self.steps}.")
+        if self.chains < 2 or self.population < 16:
+            raise SettingError(f"A walk needs at least 2 chains (16 on a ladder), but has {self.chains} ({self.population}).")
+
+
+@dataclass
+class Walk:
+    """A walk under way."""
+
+    kernel: Kernel
+    query: States
+    settings: WalkSettings
+    pool: Pool
+    features: Features
+    report: Report | None
+    found: Found | None
+    rng: np.random.Generator
+    began: float = field(default_factory=time.perf_counter)
+    ladder: Ladder | None = None
+    chains: Chains | None = None
+    interrupted: bool = False
+    starts: States | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.perf_counter() - self.began
+
+    def go(self) -> None:
+        """Walk until the end that was set; Ctrl-C ends it and keeps what was found."""
+        try:
+            if self.settings.exchange:
+                self._climb()
+            self.chains = self._chains()
+            while not self._over():
+                self._take(self.chains.step())
+                self.chains.learning = self.chains.steps < self.settings.warm
+                self._tell(self._share())
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def _climb(self) -> None:
+        """Make the ladder, in half of the time at most."""
+        most = None if self.settings.seconds is None else self.settings.seconds / 2
+        self.ladder = build(
+            self.kernel, self.pool.epsilon, self.settings.population, self.rng, seen=self._take,
+            report=lambda epsilon, level: self._tell(self._share(), f"level {level} at ε = {epsilon:.3g}"),
+            stop=lambda: most is not None and self.seconds > most,
+        )  # fmt: skip
+
+    def _chains(self) -> Chains:
+        epsilon = self.pool.epsilon
+        if self.ladder is None:
+            epsilons, columns, replicas = np.array([epsilon]), self.settings.chains, 1
+            rungs = [self.query if self.starts is None else self.starts]
+            others = 0 if self.starts is None else columns // 2
+        else:
+            epsilons, rungs = self.ladder.epsilons, list(self.ladder.states)
+            replicas = min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
+            columns = max(_FEWEST_COLUMNS, self.settings.chains // replicas)
+            others = columns // 2
+            if not self.ladder.reached:
+                rungs[0] = self.query
+            if self.starts is not None:
+                rungs[0] = self.starts
+        start = started(columns, replicas, rungs, self.query, self.rng, others)
+        return Chains(self.kernel, epsilons, start, columns, replicas, self.rng)
+
+    def _take(self, trial: Trial) -> None:
+        members = self.pool.add(trial)
+        if self.found is not None and len(members[0]):
+            self.found(*members)
+
+    def _share(self) -> float:
+        shares = [0.0]
+        if self.settings.seconds is not None:
+            shares.append(self.seconds / self.settings.seconds)
+        if self.settings.steps is not None and self.chains is not None:
+            shares.append(self.chains.steps / self.settings.steps)
+        return min(1.0, max(shares))
+
+    def _tell(self, share: float, note: str = "") -> None:
+        if self.report is not None:
+            self.report(share, note or f"{self.pool.members:,} members, {self.pool.members / self.seconds:,.0f}/s")
+
+    def _over(self) -> bool:
+        if self._share() >= 1:
+            return True
+        steps = 0 if self.chains is None else self.chains.steps
+        due = self.settings.until_mixed and steps >= 2 * self.settings.warm and steps & (steps - 1) == 0
+        return due and all(feature.mixed for feature in self.mixing()[0])
+
+    def mixing(self) -> tuple[tuple[Mixing, ...], Ids]:
+        """Return how well each feature is mixed, and the draws that count."""
+        if self.chains is None or not self.chains.record.step:
+            return (), self.query.tokens[:0]
+        record, c = self.chains.record, self.chains
+        steps = np.array(record.step)
+        warm = int(np.searchsorted(steps, max(self.settings.warm, _DROPPED * c.steps), side="right"))
+        draws = np.stack(record.inner)  # (draw, chain, pos)
+        flat = draws.reshape(-1, draws.shape[-1])
+        values = {name: v.reshape(draws.shape[:2]) for name, v in self.features(flat).items()}
+        query = {name: v[0] for name, v in self.features(self.query.tokens).items()}
+        at_query = self.chains.column[: draws.shape[1]] < self._from_query()
+        return mixing(values, query, steps, warm, at_query), draws[warm:].reshape(-1, draws.shape[-1])
+
+    def _from_query(self) -> int:
+        """Return how many columns began at the query."""
+        columns = self.chains.columns if self.chains is not None else 0
+        return columns - columns // 2 if self.ladder is not None or self.starts is not None else columns
+
+    def bits(self, draws: Ids) -> Bits | None:
+        """Return the bits, where there is a ladder on which enough was seen."""
+        if self.ladder is None or self.chains is None or not len(draws):
+            return None
+        closer = np.stack(self.chains.record.closer)
+        closer = closer[int(_DROPPED * len(closer)) :]
+        same = float((draws == self.query.tokens).all(1).mean())
+        return splitting_bits(closer, same, self.pool.measured)
