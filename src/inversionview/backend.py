@@ -6,14 +6,18 @@ checkpoints such as the shipped studies'; and ``bridge.py``, TransformerLens' ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, device
+from torch import Tensor, autograd, device
 
+from inversionview.errors import SettingError
 from inversionview.sites import Site, all_sites
+
+Loss = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, " batch"]]
+"""A number for each input from the activations of one site at all positions; rows must not mix."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,90 @@ class Patch:
 
     positions: Int[Tensor, "batch k"]
     values: Float[Tensor, "batch k d_model"]
+
+
+@dataclass(frozen=True)
+class KeysValues:
+    """What the attention of the tokens to come reads of the tokens run so far, one tensor for each layer computed.
+
+    A backend that cannot continue from keys and values keeps the tokens themselves in their place, as the ``keys`` of a
+    single layer, ``[batch, 1, pos, 1]``, with no ``values``. All that follows holds for these too.
+    """
+
+    keys: list[Float[Tensor, "batch kv_head pos d_head"]]
+    values: list[Float[Tensor, "batch kv_head pos d_head"]]
+
+    @property
+    def batch(self) -> int:
+        """How many sequences there are."""
+        return self.keys[0].size(0)
+
+    @property
+    def length(self) -> int:
+        """How many tokens each sequence has."""
+        return self.keys[0].size(2)
+
+    def cut(self, length: int) -> KeysValues:
+        """Return the first ``length`` positions, as views."""
+        return KeysValues([k[:, :, :length] for k in self.keys], [v[:, :, :length] for v in self.values])
+
+    def rows(self, index: Int[Tensor, " row"] | Bool[Tensor, " batch"]) -> KeysValues:
+        """Return some of the sequences, as a copy."""
+        return KeysValues([k[index] for k in self.keys], [v[index] for v in self.values])
+
+    def layers(self, count: int) -> KeysValues:
+        """Return the first ``count`` layers.
+
+        Raises:
+            SettingError: fewer were computed.
+        """
+        if count > len(self.keys):
+            raise SettingError(
+                f"The cache holds {len(self.keys)} layers, but {count} are run: make it with logits, or with a later site."
+            )
+        return KeysValues(self.keys[:count], self.values[:count])
+
+    def put(self, rows: Int[Tensor, " row"] | Bool[Tensor, " batch"], new: KeysValues, start: int) -> None:
+        """Copy ``new``, which holds just these rows in this order, into them from position ``start`` on, in place.
+
+        Raises:
+            SettingError: ``new`` has another number of layers, rows or positions.
+        """
+        mine = (len(self.keys), self.keys[0][rows, 0, 0].size(0), self.length)
+        theirs = (len(new.keys), new.batch, new.length)
+        if mine != theirs:
+            raise SettingError(
+                f"{theirs} layers, rows and positions cannot replace {mine}: give new keys and values of just these rows."
+            )
+        for old, fresh in zip([*self.keys, *self.values], [*new.keys, *new.values], strict=True):
+            old[rows, :, start:] = fresh[:, :, start:]
+
+
+@dataclass(frozen=True)
+class Extended:
+    """What ``Backend.extend`` computed."""
+
+    activations: Float[Tensor, "batch new d_model"] | None
+    """Of the site at the new tokens; ``None`` if no site was asked for."""
+    logits: Float[Tensor, "batch new vocabulary"] | None
+    cache: KeysValues
+    """Of the tokens before and the new ones, in the layers that were run."""
+
+
+def layers_run(shape: Shape, site: Site | None, logits: bool) -> int:
+    """Return how many layers ``Backend.extend`` runs: up to the site, but at least one, so that a cache has a length."""
+    if logits or site is None:
+        return len(shape.heads)
+    return max(1, site.layer + (site.kind != "pre"))
+
+
+def pulled(
+    embedded: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch pos d_model"], loss: Loss
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
+    """Return ``loss(z)`` and the gradient of each input's loss with respect to its part of ``embedded``."""
+    losses = loss(z)
+    (gradient,) = autograd.grad(losses.sum(), embedded)
+    return losses.detach(), gradient
 
 
 class Backend(Protocol):
@@ -84,6 +172,35 @@ class Backend(Protocol):
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
     ) -> Float[Tensor, "batch head query key"]:
         """Return the attention pattern of a layer."""
+        ...
+
+    def extend(
+        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+    ) -> Extended:
+        """Run ``tokens`` after those that ``cache`` holds, from which positions count on, as one run of all would.
+
+        There is no padding on the left; on the right any ids may stand, which causality hides. Without ``logits`` the run
+        stops after the layer of ``site`` (at the last layer without one), and the cache has the layers up to there.
+
+        Raises:
+            SettingError: ``cache`` holds fewer layers than are run.
+        """
+        ...
+
+    def pull(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
+        """Return each input's ``loss`` of the site's activations, and its gradient with respect to the token embeddings.
+
+        That is the output of the token embedding layer; nothing behind the site is computed, weights get no gradient.
+        """
+        ...
+
+    def embeddings(self) -> Float[Tensor, "vocabulary d_model"]:
+        """Return what the token embedding layer gives for every id, as ``pull`` differentiates it.
+
+        ``(embeddings[v] - embeddings[x_t]) @ gradient[t]`` is the first-order change of the loss when token t becomes v.
+        """
         ...
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:

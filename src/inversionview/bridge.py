@@ -12,6 +12,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from inversionview.backend import Patch, Shape
+from inversionview.backend import Extended, KeysValues, Loss, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.sites import Site
 
-_Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
-"""Pairs of a TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
+_Hook = tuple[Any, Callable[..., Tensor | None]]
+"""A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
+_Hooks = list[_Hook]
 
 
 class BridgeBackend:
@@ -49,7 +51,8 @@ class BridgeBackend:
         """
         architecture = type(hf_model).__name__
         self._weights = sorted(hf_model.named_parameters(), key=lambda item: item[0])  # the bridge will rename them
-        vocabulary = hf_model.get_input_embeddings().weight.size(0)
+        self._embedding = hf_model.get_input_embeddings()
+        vocabulary = self._embedding.weight.size(0)
         try:
             with _quiet():
                 hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
@@ -166,6 +169,75 @@ class BridgeBackend:
         self._run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
         return found[0]
 
+    def extend(
+        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+    ) -> Extended:
+        """See ``Backend.extend``. A model that does not continue from keys and values runs all tokens again."""
+        run = self._continue if self._continues else self._again
+        return run(tokens, cache, site, logits)
+
+    def _continue(
+        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, logits: bool
+    ) -> Extended:
+        layers = layers_run(self.shape, site, logits)
+        past = DynamicCache() if cache is None else _dynamic(cache.layers(layers))
+        found: list[Float[Tensor, "batch new d_model"]] = []
+        hooks = [] if site is None else [self._reader(site, found)]
+        if not logits:
+            last = site if site and site != Site(0, "pre") else Site(layers - 1, "post")
+            hooks.append((self._point(last), _stop))
+        out = self._run(tokens, None, hooks, past)
+        run = past.layers[:layers]
+        kept = KeysValues([layer.keys for layer in run], [layer.values for layer in run])
+        return Extended(found[0] if found else None, out if logits else None, kept)
+
+    def _again(self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, logits: bool) -> Extended:
+        """Do what ``_continue`` does from the tokens alone, which it keeps for that."""
+        every = tokens if cache is None else torch.cat([cache.keys[0][:, 0, :, 0], tokens], dim=1)
+        new = torch.arange(every.size(1) - tokens.size(1), every.size(1), device=every.device).expand(len(tokens), -1)
+        z = None if site is None else self.activations(every, None, [site], new)[0]
+        out = self.logits(every, None)[:, -tokens.size(1) :] if logits else None
+        return Extended(z, out, KeysValues([every[:, None, :, None]], []))
+
+    @cached_property
+    def _continues(self) -> bool:
+        """Whether the model, run in two pieces with keys and values between, computes what it does in one."""
+        tokens = torch.arange(12, device=self.device).remainder(self.shape.vocabulary).view(2, 6)
+        whole = self.logits(tokens, None)[:, 4:]
+        try:
+            with _quiet():
+                first = self._continue(tokens[:, :4], None, None, True).cache
+                parts = self._continue(tokens[:, 4:], first, None, True).logits
+                assert parts is not None
+        except Exception:  # whatever an architecture without a plain cache does with one
+            return False
+        return bool((parts - whole).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm())
+
+    def pull(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
+        """See ``Backend.pull``."""
+        leaves: list[Float[Tensor, "batch pos d_model"]] = []
+        found: list[Float[Tensor, "batch pos d_model"]] = []
+
+        def cut(module: Any, args: Any, embedded: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+            leaves.append(embedded.detach().requires_grad_())
+            return leaves[-1]
+
+        handle = self._embedding.register_forward_hook(cut)
+        try:
+            with torch.enable_grad():
+                self._run(tokens, mask, [self._reader(site, found), (self._point(site), _stop)], grad=True)
+                return pulled(leaves[0], found[0], loss)
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def embeddings(self) -> Float[Tensor, "vocabulary d_model"]:
+        """See ``Backend.embeddings``."""
+        out: Tensor = self._embedding(torch.arange(self.shape.vocabulary, device=self.device))
+        return out
+
     def _try_out(self) -> None:
         """Read everything once on one token, so that an architecture that hides a site is refused on loading."""
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
@@ -173,19 +245,38 @@ class BridgeBackend:
         for layer in range(len(self.shape.heads)):
             self.attention(token, None, layer)
 
-    def _run(self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, hooks: _Hooks) -> Tensor:
-        """Return the logits, unless a hook stops the run. The bridge derives the position ids from the mask."""
+    def _run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        hooks: _Hooks,
+        past: DynamicCache | None = None,
+        grad: bool = False,
+    ) -> Tensor:
+        """Return the logits, unless a hook stops the run. The bridge derives the position ids from the mask.
+
+        ``past`` is what the tokens follow; their keys and values are added to it.
+        """
         if mask is not None:
             tokens = tokens.masked_fill(~mask, 0)  # the padding id may lie outside the embedding
         try:
             for point, hook in hooks:
                 point.add_hook(hook)
-            with torch.no_grad():  # not inference_mode: decoders are trained on these activations
-                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), use_cache=False)
+            with torch.set_grad_enabled(grad):  # not inference_mode: decoders are trained on these activations
+                cached = {"use_cache": False} if past is None else {"past_key_values": past}
+                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), **cached)
             return out
         finally:
             for point, _ in hooks:
                 point.remove_hooks()
+
+    def _reader(self, site: Site, found: list[Float[Tensor, "batch pos d_model"]]) -> _Hook:
+        """Return a hook that puts the activations of ``site`` at all positions into ``found``."""
+
+        def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
+            found.append(self._head_output(value, site) if site.kind == "head" else value.clone())
+
+        return self._point(site), read
 
     def _point(self, site: Site) -> Any:
         """Return the hook point where ``site`` is read; for a head, that of the input of W_O."""
@@ -231,6 +322,18 @@ class BridgeBackend:
         if site.kind == "mid":
             return [(block.hook_resid_pre, keep), (block.hook_attn_out, write)]
         return [(self._point(site), write)]
+
+
+def _stop(value: Tensor, hook: Any) -> None:
+    raise StopAtLayerException(value)  # the bridge's forward catches it
+
+
+def _dynamic(cache: KeysValues) -> DynamicCache:
+    """Return a Hugging Face cache that holds a copy of ``cache``; all layers whole, those of a sliding window too."""
+    past = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
+        past.update(keys, values, layer)
+    return past
 
 
 def _check_path(where: str) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Patch, Shape
+from inversionview.backend import Extended, KeysValues, Loss, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.sites import Site
 
@@ -160,9 +160,8 @@ class GPT2Backend:
             heads = [h for h in range(self.n_heads) if Site(layer, "head", h) in wanted]
             if heads:
                 at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
-                per_head = block.out[0].unflatten(0, (self.n_heads, -1))
                 for h in heads:
-                    out[wanted[Site(layer, "head", h)]] = at[:, :, h] @ per_head[h]
+                    out[wanted[Site(layer, "head", h)]] = at[:, :, h] @ self._w_o(block)[h]
             x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
             keep(Site(layer, "mid"), x, here is not None)
             m = self._mlp(block, x)
@@ -194,7 +193,7 @@ class GPT2Backend:
             attended = _linear(z, block.out)
             for h in range(self.n_heads):
                 if Site(layer, "head", h) in patches:
-                    own = z.unflatten(-1, (self.n_heads, -1))[:, :, h] @ block.out[0].unflatten(0, (self.n_heads, -1))[h]
+                    own = z.unflatten(-1, (self.n_heads, -1))[:, :, h] @ self._w_o(block)[h]
                     attended = attended + patched(Site(layer, "head", h), own) - own
             x = patched(Site(layer, "mid"), x + attended)
             x = patched(Site(layer, "post"), x + patched(Site(layer, "mlp"), self._mlp(block, x)))
@@ -213,17 +212,83 @@ class GPT2Backend:
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
         return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
 
+    def extend(
+        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+    ) -> Extended:
+        """See ``Backend.extend``."""
+        past = None if cache is None else cache.layers(layers_run(self.shape, site, logits))
+        start, new = 0 if past is None else past.length, tokens.size(1)
+        allowed = None if past is None else torch.ones(new, start + new, dtype=torch.bool, device=self.device).tril(start)
+        z, last, kept = self._run(self.wte[tokens] + self.wpe[start : start + new], allowed, past, site, logits)
+        return Extended(z, self._norm(last, self.ln_f) @ self.head.T if logits else None, kept)
+
+    def pull(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
+        """See ``Backend.pull``: with respect to rows of ``wte``, before positions are added."""
+        with torch.enable_grad():
+            embedded = self.wte[tokens].detach().requires_grad_()
+            x, allowed = self._place(embedded, mask)
+            z, _, _ = self._run(x, allowed, None, site, logits=False)
+            assert z is not None
+            return pulled(embedded, z, loss)
+
+    def embeddings(self) -> Float[Tensor, "vocabulary d_model"]:
+        """See ``Backend.embeddings``."""
+        return self.wte
+
+    def _run(
+        self,
+        x: Float[Tensor, "batch new d_model"],
+        allowed: Bool[Tensor, "*batch_1 query key"] | None,
+        past: KeysValues | None,
+        site: Site | None,
+        logits: bool,
+    ) -> tuple[Float[Tensor, "batch new d_model"] | None, Float[Tensor, "batch new d_model"], KeysValues]:
+        """Return the activations of ``site``, the residual stream at the end of the run, and the keys and values."""
+        found, kept = None, KeysValues([], [])
+        layers = layers_run(self.shape, site, logits)
+        for layer, block in enumerate(self.blocks[:layers]):
+            here = site if site is not None and site.layer == layer else None
+            q, k, v = self._qkv(block, x)
+            if past is not None:
+                k, v = torch.cat([past.keys[layer], k], dim=2), torch.cat([past.values[layer], v], dim=2)
+            kept.keys.append(k)
+            kept.values.append(v)
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
+            middle = x + _linear(z.transpose(1, 2).flatten(2), block.out)
+            if here and here.head is not None:
+                found = z[:, here.head] @ self._w_o(block)[here.head]
+            elif here and here.kind in ("pre", "mid"):
+                found = x if here.kind == "pre" else middle
+            if found is not None and not logits:
+                break
+            mlp = self._mlp(block, middle)
+            x = middle + mlp
+            if here and here.kind in ("mlp", "post"):
+                found = mlp if here.kind == "mlp" else x
+        return x if site == Site(layers, "pre") else found, x, kept
+
+    def _w_o(self, block: _Block) -> Float[Tensor, "head d_head d_model"]:
+        return block.out[0].unflatten(0, (self.n_heads, -1))
+
     def _embed(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
         """Return the first residual stream, and which keys a query sees (``None``: the causal ones)."""
-        length = tokens.size(1)
+        return self._place(self.wte[tokens], mask)
+
+    def _place(
+        self, embedded: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
+        """Add positions, see ``_embed``."""
+        length = embedded.size(1)
         if mask is None or bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
-            return self.wte[tokens] + self.wpe[:length], None
+            return embedded + self.wpe[:length], None
         place = (mask.long().cumsum(1) - 1).clamp(min=0)
         causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
         eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
-        return self.wte[tokens] + self.wpe[place], (causal & mask[:, None, None, :]) | eye
+        return embedded + self.wpe[place], (causal & mask[:, None, None, :]) | eye
 
     def _qkv(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> list[Float[Tensor, "batch head pos d_head"]]:
         joint = _linear(self._norm(x, block.ln_1), block.qkv)

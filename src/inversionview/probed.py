@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Backend, Patch, Shape
-from inversionview.errors import InputError
+from inversionview.backend import Backend, Extended, KeysValues, Loss, Patch, Shape
+from inversionview.errors import InputError, SettingError
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids
-from inversionview.sites import Site
+from inversionview.sites import Site, find_site
 from inversionview.tokens import Vocabulary
 
 
@@ -200,3 +200,60 @@ class ProbedModel:
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.attention(safe, None if bool(mask.all()) else mask.to(self.device), layer)
+
+    @torch.no_grad()
+    def extend(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None = None,
+        site: Site | None = None,
+        *,
+        logits: bool = True,
+    ) -> Extended:
+        """Run ``tokens`` after those that ``cache`` holds: activations of ``site``, logits, and the cache of both.
+
+        For chains that edit the end of sequences. There is no padding on the left; on the right any ids may stand. Without
+        ``logits`` the run stops after the layer of ``site``, and the cache it gives has the layers up to there.
+
+        Raises:
+            UnknownSiteError: the model has no such site.
+            SettingError: ``cache`` has another batch size, or fewer layers than are run.
+            InputError: the sequences grow longer than the model reads.
+        """
+        if site is not None:
+            find_site(site, self.sites)
+        if cache is not None and cache.batch != len(tokens):
+            raise SettingError(f"The cache is of {cache.batch} sequences, but {len(tokens)} go on: take its rows.")
+        length = tokens.size(1) + (0 if cache is None else cache.length)
+        if length > self.shape.max_length:
+            raise InputError(f"The sequences have {length} tokens, the model reads {self.shape.max_length}: shorten them.")
+        safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
+        return self.backend.extend(safe, cache, site, logits=logits)
+
+    def pull(
+        self, tokens: Int[Tensor, "batch pos"], site: Site, loss: Loss
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
+        """Return each input's ``loss`` of the site's activations, and its gradient with respect to the token embeddings.
+
+        Args:
+            tokens: padded on either side with ``vocabulary.pad``.
+            site: nothing behind it is computed.
+            loss: from the site's activations at all positions, ``[batch, pos, d_model]``, to a number for each input.
+
+        Returns:
+            The losses, and d loss / d embedding, ``[batch, pos, d_model]``; see ``embeddings`` for what it is good for.
+
+        Raises:
+            UnknownSiteError: the model has no such site.
+        """
+        find_site(site, self.sites)
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        return self.backend.pull(safe, None if bool(mask.all()) else mask.to(self.device), site, loss)
+
+    def embeddings(self) -> Float[Tensor, "vocabulary d_model"]:
+        """Return what the token embedding layer gives for every id.
+
+        ``(embeddings[v] - embeddings[x_t]) @ gradient[t]`` is the first-order change of the loss when token t becomes v.
+        """
+        return self.backend.embeddings()
