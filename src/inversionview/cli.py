@@ -47,7 +47,7 @@ AtOpt = Annotated[
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
-FixedOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
+FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
@@ -99,7 +99,7 @@ def read(
     ] = None,
     noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
     candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
-    fixed: FixedOpt = None,
+    fixed: FixedAtOpt = None,
     source: Annotated[
         str | None, typer.Option(help="decoder, corpus or walk; by default the decoder, or the walk where there is none.")
     ] = None,
@@ -125,7 +125,7 @@ def read(
     else:
         from inversionview.preimage.sampled import Setting
 
-        settings = [Setting(t, noise) for t in temperature] if temperature else "auto"
+        settings: Any = [Setting(t, noise) for t in temperature] if temperature else "auto"
         preimage = loaded.preimage(query, count=shown, settings=settings, each=candidates, **where)
     _show(preimage, as_json)
 
@@ -185,7 +185,7 @@ def walk(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print each new member as a line of JSON as soon as it is found.")
     ] = False,
-    fixed: FixedOpt = None,
+    fixed: FixedAtOpt = None,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
@@ -197,9 +197,9 @@ def walk(
     query = loaded.query(text, at=at, site=site)
     length = _given(seconds=seconds, steps=steps) or ({} if until_mixed else {"seconds": 10.0})
     options: dict[str, Any] = {
-        **_given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed, "beta": beta,
-        "keep": [_index(i) for i in _listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed, "seed": seed,
-        "epsilon": epsilon, "distance": distance, "count": count if count is not None else (100 if as_json else 30),
+        **_given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed,
+        "beta": beta, "keep": [_index(i) for i in _listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
+        "seed": seed, "epsilon": epsilon, "distance": distance, "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in _listed(start) or ()]
     preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)

@@ -48,7 +48,7 @@ def between(
     return (euclidean if check_distance(kind) == "euclidean" else cosine)(query, z)
 
 
-def check_distance(kind: str) -> str:
+def check_distance(kind: str) -> Distance:
     """Return ``kind`` if it names a distance.
 
     Raises:
@@ -56,7 +56,7 @@ def check_distance(kind: str) -> str:
     """
     if kind not in get_args(Distance):
         raise SettingError(f"There is no distance {kind!r}: choose euclidean or cosine.")
-    return kind
+    return kind  # type: ignore[return-value]
 
 
 def nearest_position(

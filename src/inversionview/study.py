@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,8 +22,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
-from inversionview.distances import Distance
+from inversionview.distances import Distance, check_distance
 from inversionview.errors import (
+    InputError,
     MismatchError,
     SettingError,
     UnknownPositionError,
@@ -33,18 +33,17 @@ from inversionview.errors import (
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
-from inversionview.measure import distance_to
 from inversionview.preimage.completeness import Completeness, completeness
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
-from inversionview.preimage.walked import walked_preimage
+from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import recover, write_json
 from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
-from inversionview.walk.kernel import StudyKernel
+from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
 
@@ -57,7 +56,7 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     inputs: str
-    """``counting``, ``addition``, or ``texts`` (the run's own ``corpus`` folder)."""
+    """``counting``, ``addition``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
     model: str = ""
     """Path or hub name of the probed model; empty for the shipped one."""
     sites: list[str]
@@ -87,7 +86,16 @@ class Study:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped."""
+        """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped.
+
+        Raises:
+            InputError: it is a model alone.
+        """
+        if self.spec.inputs == "none":
+            raise InputError(
+                f"{self.name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
+                "train --model MODEL --texts FILE --out RUN`."
+            )
         if self.spec.inputs in SHIPPED:
             return shipped_inputs(self.spec.inputs)
         return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
@@ -101,8 +109,7 @@ class Study:
             MismatchError: it was trained for another probed model.
         """
         path = self.decoder_path
-        recover(path)
-        if not (path / "config.json").exists():
+        if not self.has_decoder:
             raise WeightsError(f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first.")
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.fingerprint != self.model.fingerprint:
@@ -111,6 +118,14 @@ class Study:
                 ": train one for this model with `inversionview train`, or leave --model out."
             )
         return decoder
+
+    @property
+    def has_decoder(self) -> bool:
+        """There is a trained decoder to read with."""
+        if self.spec.inputs == "none":
+            return False
+        recover(self.decoder_path)
+        return (self.decoder_path / "config.json").exists()
 
     @property
     def decoder_path(self) -> Path:
@@ -214,13 +229,6 @@ class Study:
         position = self.locate(ids, self.spec.at if at is None else at)
         return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Ids:
-        """Return rows of token ids as the study's inputs have them, padded on the right."""
-        out = np.full((len(rows), self.inputs.max_length), self.inputs.pad, dtype=np.int64)
-        for i, ids in enumerate(rows):
-            out[i, : len(ids)] = ids
-        return out
-
     def _read(self, ids: list[int], position: int, where: Site) -> Query:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
         strings = tuple(self.model.vocabulary.strings(ids))
@@ -276,6 +284,11 @@ class Study:
         epsilon: float | None = None,
         distance: Distance | None = None,
         fixed: str | int | None = None,
+        prior: Prior | None = None,
+        beta: float = 1.0,
+        keep: Sequence[int] = (),
+        longer: int = 2,
+        guided: bool = False,
         starts: Sequence[Preimage] = (),
         count: int = 100,
         report: Progress | None = None,
@@ -284,37 +297,49 @@ class Study:
     ) -> Preimage:
         """Walk through the query's preimage by a Markov chain: needs neither decoder nor corpus, and every member is verified.
 
-        It draws from π(x) ∝ p(x) · 1[D(z_q, x) ≤ ε] with p the distribution of the study's inputs. Replicas on a ladder of ε
-        exchange states, so that all pieces of the preimage are reached, and tell the bits by splitting, however rare it is.
+        It draws from π(x) ∝ p(x) · 1[D(z_q, x) ≤ ε] with p the distribution of the study's inputs or of the model. Replicas
+        on a ladder of ε exchange states, so that all pieces of the preimage are reached, and tell the bits by splitting,
+        however rare it is; for language models only where asked, they take long.
 
         Args:
             query: from ``query``.
             epsilon: threshold; by default the study's.
             distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
             fixed: compare this position only, in place of the minimum over positions.
+            prior: ``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By
+                default the study's where it has one, else the model's.
+            beta: how much the model's prior weighs.
+            keep: positions of the query's tokens that stay (priors ``"model"`` and ``"uniform"``).
+            longer: a text may grow or shrink by so many tokens (likewise).
+            guided: add a move that follows the gradient of D (likewise); worth it where texts are long.
             starts: preimages of the query from elsewhere, at whose members half of the chains begin.
             count: how many distinct samples to show at most.
             report: called with the share of the walk that is done, and a note.
             found: called with new members as they are found: tokens, D and the position where it is reached.
-            settings: of ``WalkSettings``: ``seconds`` (10), ``steps``, ``until_mixed``, ``chains``, ``exchange``, ``seed``, …
+            settings: of ``WalkSettings``: ``seconds`` (10), ``steps``, ``until_mixed``, ``chains``, ``exchange``, ``seed``, …;
+                by default 256 chains and exchange for a study's prior, 32 chains without it for a model's.
 
         Raises:
             SettingError: a setting is out of range.
             InputError: the query is no input of the study.
         """
-        epsilon, kind = self.spec.epsilon if epsilon is None else epsilon, distance or self.spec.distance
+        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        chosen = prior or ("study" if self.spec.inputs in SHIPPED else "model")
         located = None if fixed is None else self._fixed(fixed)
-        tokens = self._padded([query.ids])
-        begin = self._padded([self.model.encode(s.text) for p in starts for s in p.inside])
-
-        def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
-            z = query.z.expand(len(ids), -1)
-            _, nearest, position = distance_to(self.model, torch.from_numpy(ids), z, query.site, kind, located)
-            return nearest.double().numpy(), position.numpy()
-
+        target = Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
+        if chosen == "study":
+            if keep or guided:
+                raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
+            ground = study_ground(self.model, self.inputs, target)
+        elif chosen in ("model", "uniform"):
+            beta = beta if chosen == "model" else 0.0
+            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=keep, guided=guided)
+        else:
+            raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
+        chosen_settings = WalkSettings(**{**ground.settings, **settings})
         return walked_preimage(
-            self.model, query, StudyKernel(self.inputs, measure), tokens, self.inputs.features, WalkSettings(**settings),
-            epsilon=epsilon, distance=kind, prior="study", fixed=located, starts=begin, count=count, report=report, found=found,
+            self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
+            found=found, starts=[self.model.encode(s.text) for p in starts for s in p.inside],
         )  # fmt: skip
 
     def evaluate(
@@ -549,18 +574,27 @@ SPECS = {
 """The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
 
 
-def load(name: str | Path, *, model: str | Path | None = None, device: str = "cpu") -> Study:
-    """Load a shipped study by its name, or a run by its folder.
+def load(name: str | Path | None = None, *, model: str | Path | None = None, device: str = "cpu") -> Study:
+    """Load a shipped study by its name, a run by its folder, or a model alone, which is read by walks.
 
     Args:
-        name: ``"counting"``, ``"addition"`` or the folder of a run.
-        model: another checkpoint of the same vocabulary, in place of the study's own.
+        name: ``"counting"``, ``"addition"`` or the folder of a run; ``None`` for a model alone.
+        model: another checkpoint of the same vocabulary, in place of the study's own; alone any causal LM, read with the cosine
+            distance.
         device: where to run.
 
     Raises:
         UnknownStudyError: there is neither a study nor a run of that name.
         WeightsError: the model cannot be loaded, or its vocabulary is another.
     """
+    if name is None:
+        if model is None:
+            raise UnknownStudyError(f"Name a study ({', '.join(SHIPPED)}), the folder of a run, or a model.")
+        probed = ProbedModel.from_pretrained(model, device=device)
+        every = [site.short for site in probed.sites]
+        return Study(
+            str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
+        )
     text, folder = str(name), Path(name).expanduser()
     if text in SHIPPED:
         spec, run = SPECS[text], None

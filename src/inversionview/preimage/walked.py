@@ -5,39 +5,93 @@ It draws from π(x) ∝ p(x) · 1[D(z_q, x) ≤ ε], with p the inputs' own dist
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from inversionview import distances
 from inversionview.errors import InputError, SettingError
 from inversionview.information import Bits
-from inversionview.inputs import Ids
+from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
 from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.samples import samples_of
 from inversionview.probed import ProbedModel
 from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
-from inversionview.walk.kernel import Kernel, keys_of
+from inversionview.walk.kernel import Kernel, StudyKernel, Target, keys_of
+from inversionview.walk.language import LanguageKernel
 from inversionview.walk.pool import Pool
 from inversionview.walk.report import WalkReport
 from inversionview.walk.run import Features, Found, Report, Walk, WalkSettings
+
+Prior = Literal["study", "model", "uniform"]
+"""The inputs' own distribution, the model's, or the same for every token sequence."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a walk goes over: all inputs of a study, or all token sequences of a model."""
+
+    kernel: Kernel
+    features: Features
+    """What must mix, and the query forget."""
+    width: int
+    """Tokens of the longest input, EOS included."""
+    settings: Mapping[str, Any]
+    """Of ``WalkSettings``, where others than its own suit better."""
+
+    def padded(self, rows: Sequence[Sequence[int]], pad: int) -> Ids:
+        """Return rows of token ids, padded on the right; those that are too long are left out."""
+        fitting = [ids for ids in rows if len(ids) <= self.width]
+        out = np.full((len(fitting), self.width), pad, dtype=np.int64)
+        for i, ids in enumerate(fitting):
+            out[i, : len(ids)] = ids
+        return out
+
+
+def study_ground(model: ProbedModel, inputs: Inputs, target: Target) -> Ground:
+    """Return the inputs of a study, under its own distribution and with its moves."""
+
+    def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
+        z = target.z.expand(len(ids), -1)
+        _, nearest, position = distance_to(model, torch.from_numpy(ids), z, target.site, target.kind, target.fixed)
+        return nearest.double().numpy(), position.numpy()
+
+    return Ground(StudyKernel(inputs, measure), inputs.features, inputs.max_length, {})
+
+
+def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], longer: int, **options: Any) -> Ground:
+    """Return all token sequences of about a query's length, under the model's own distribution; options of its kernel.
+
+    Features: the length, the last token, and for each token of the query whether it occurs.
+    """
+    vocabulary, length = model.vocabulary, len(ids) - 1
+    kernel = LanguageKernel(model, target, (length - longer, length + longer), **options)
+    names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
+
+    def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
+        lengths = (tokens != vocabulary.pad).sum(1)
+        last = tokens[np.arange(len(tokens)), lengths - 2]
+        return {"length": lengths, "last token": last, **{repr(name): (tokens == i).any(1) for i, name in names.items()}}
+
+    settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
+    return Ground(kernel, features, kernel.longest + 1, settings)
 
 
 def walked_preimage(
     model: ProbedModel,
     query: Query,
-    kernel: Kernel,
-    tokens: Ids,
-    features: Features,
+    ground: Ground,
+    target: Target,
     settings: WalkSettings,
     *,
     epsilon: float,
-    distance: distances.Distance,
-    prior: str,
-    fixed: Callable[[Ids], Ids] | None = None,
-    starts: Ids | None = None,
+    prior: Prior,
+    starts: Sequence[Sequence[int]] = (),
     count: int = 100,
     report: Report | None = None,
     found: Found | None = None,
@@ -47,14 +101,11 @@ def walked_preimage(
     Args:
         model: the probed model.
         query: what to read.
-        kernel: makes the steps, under the prior and with the moves of the inputs.
-        tokens: the query as the kernel has its inputs, ``[1, pos]``.
-        features: what must mix, and the query forget.
+        ground: what the walk goes over.
+        target: what is compared.
         settings: how long and how wide.
         epsilon: threshold.
-        distance: which distance.
         prior: its name.
-        fixed: for the fixed-position variant, the position to compare in each row.
         starts: inputs inside ε from elsewhere, at which half of the chains begin.
         count: how many distinct samples to show at most.
         report: called with the share of the walk that is done, and a note.
@@ -68,25 +119,26 @@ def walked_preimage(
     if count < 1:
         raise SettingError(f"The count of samples must be at least 1, but is {count}.")
     rng = np.random.default_rng((settings.seed, 11))
-    begin, beginnings = kernel.begin(tokens), None
+    tokens = ground.padded([query.ids], model.vocabulary.pad)
+    begin, beginnings = ground.kernel.begin(tokens), None
     if not np.isfinite(begin.log_prior[0]):
         raise InputError(
-            f"The query {query.text!r} has probability 0 under the prior ({prior}): mend it, or name another prior (study, model "
-            "or uniform)."
+            f"The query {query.text!r} has probability 0 under the prior ({prior}): mend it, or name another prior (study, "
+            "model or uniform)."
         )
-    if starts is not None and len(starts):
-        found_inside = kernel.begin(starts)
+    if len(starts):
+        found_inside = ground.kernel.begin(ground.padded(starts, model.vocabulary.pad))
         found_inside = found_inside.part((found_inside.distance <= epsilon) & np.isfinite(found_inside.log_prior))
         beginnings = found_inside if len(found_inside.distance) else None
-    run = Walk(kernel, begin, settings, Pool(epsilon, tokens), features, report, found, rng, starts=beginnings)
+    run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
     run.go()
     mixed, draws = run.mixing()
     shown = _shown(run.pool, draws, tokens, count, rng)
-    samples = _measured(model, query, *shown, epsilon=epsilon, distance=distance, fixed=fixed)
+    samples = _measured(model, target, *shown, epsilon=epsilon)
     bits = run.bits(draws)
     walk = _report(run, mixed, len(draws), bits, query, prior, samples)
     return Preimage(
-        query, distance, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, walk=walk
+        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, walk=walk
     )  # fmt: skip
 
 
@@ -105,22 +157,13 @@ def _shown(pool: Pool, draws: Ids, query: Ids, count: int, rng: np.random.Genera
     return shown, np.array([max(1, times.get(key, 1)) for key in keys_of(shown).tolist()])
 
 
-def _measured(
-    model: ProbedModel,
-    query: Query,
-    tokens: Ids,
-    times: Ids,
-    *,
-    epsilon: float,
-    distance: distances.Distance,
-    fixed: Callable[[Ids], Ids] | None,
-) -> tuple[Sample, ...]:
+def _measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids, *, epsilon: float) -> tuple[Sample, ...]:
     """Run what is shown through the model once more and return it, nearest first."""
     if not len(tokens):
         return ()
     ids = torch.from_numpy(tokens)
-    z = query.z.expand(len(ids), -1)
-    per_token, nearest, position = distance_to(model, ids, z, query.site, distance, fixed)
+    z = target.z.expand(len(ids), -1)
+    per_token, nearest, position = distance_to(model, ids, z, target.site, target.kind, target.fixed)
     order = torch.argsort(nearest, stable=True)
     return samples_of(
         model, ids[order], nearest[order], position[order], per_token[order],

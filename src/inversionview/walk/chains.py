@@ -95,7 +95,7 @@ class Chains:
         self.state = np.arange(len(self.rung))
         """State at each place."""
         top = len(epsilons) - 1 if np.isinf(epsilons[-1]) else None
-        self.mixes = [Mix(len(kernel.moves), kernel.redraw if k == top else None) for k in range(len(epsilons))]
+        self.mixes = [Mix(len(kernel.moves), kernel.redraw if k == top else None, kernel.costs) for k in range(len(epsilons))]
         self.learning = True
         self.moved, self.exchanged = Tally.of(len(kernel.moves)), Tally.of(max(0, len(epsilons) - 1))
         self.steps = 0
@@ -108,6 +108,8 @@ class Chains:
         for k, mix in enumerate(self.mixes):
             here = rung == k
             which[here] = mix.draw(int(here.sum()), self.rng)
+        if self.kernel.costs is not None:
+            which[:] = which[self.state[0]]
         before = self.states.tokens.copy() if self.learning else None
         trial = self.kernel.step(self.states, self.epsilons[rung], which, self.rng)
         if before is not None:

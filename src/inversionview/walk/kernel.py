@@ -13,11 +13,24 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from inversionview import distances
 from inversionview.inputs import Ids, Inputs
+from inversionview.sites import Site
 
 Measure = Callable[[Ids], tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]]
 """Returns D of each row and the position where it is reached."""
+
+
+class Target(NamedTuple):
+    """What the chains are measured against."""
+
+    z: Float[Tensor, " d_model"]
+    site: Site
+    kind: distances.Distance
+    fixed: Callable[[Ids], Ids] | None = None
+    """The position to compare, in place of the minimum."""
 
 
 @dataclass
@@ -58,6 +71,8 @@ class Kernel(Protocol):
     moves: tuple[str, ...]
     redraw: int | None
     """The move that draws from the prior whatever the state, where there is one."""
+    costs: tuple[float, ...] | None
+    """What a step of each move costs, where all chains make the same move in one step; ``None`` where each has its own."""
 
     def begin(self, tokens: Ids) -> States:
         """Return chains that start at these inputs, measured; log p is −∞ for what the prior does not know."""
@@ -86,6 +101,7 @@ class StudyKernel:
         self.inputs, self._measure, self._remember = inputs, measure, remember
         self._moves = inputs.moves
         self.moves = tuple(move.name for move in self._moves)
+        self.costs = None
         self.redraw = self.moves.index("all") if "all" in self.moves else None
         self._known: dict[int, tuple[float, int]] = {}
 

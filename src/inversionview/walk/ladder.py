@@ -64,7 +64,7 @@ def build(
         stop: asked before each level; then there is no ladder.
     """
     states = kernel.fresh(population, rng)
-    mix = Mix(len(kernel.moves))
+    mix = Mix(len(kernel.moves), costs=kernel.costs)
     epsilons, kept, mixes = [np.inf], [states], [mix.weights]
     while epsilons[-1] > epsilon and len(epsilons) < _MOST:
         if stop():
@@ -80,7 +80,7 @@ def build(
             return Ladder(np.array([epsilon, *epsilons[::-1]]), (states, *kept[::-1]), (mix.weights, *mixes[::-1]), False)
         inside = np.flatnonzero(states.distance <= level)
         states = states.part(inside[rng.permutation(np.arange(population) % len(inside))])
-        mix = Mix(len(kernel.moves))
+        mix = Mix(len(kernel.moves), costs=kernel.costs)
         _evolve(kernel, states, level, mix, rng, seen)
         epsilons.append(level)
         kept.append(states)
@@ -112,6 +112,8 @@ def _evolve(
     limit = np.full(len(states.distance), epsilon)
     for _ in range(_STEPS):
         which = mix.draw(len(limit), rng)
+        if kernel.costs is not None:
+            which[:] = which[0]
         before = states.tokens.copy()
         trial = kernel.step(states, limit, which, rng)
         mix.learn(which, trial, before)

@@ -7,8 +7,7 @@ again, its keys and values are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,25 +20,16 @@ from inversionview.backend import Extended, KeysValues
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids
 from inversionview.probed import ProbedModel
-from inversionview.sites import Site
-from inversionview.walk.kernel import States, Trial
+from inversionview.walk.kernel import States, Target, Trial
 
 _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
 _LONGEST_SUFFIX = 8
 _SPAN = 4
+_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
+"""Of a step, in steps that replace a token."""
 _PULL = 0.05
 """Temperature of the first-order change of D, by which guided replacements are drawn."""
-
-
-class Target(NamedTuple):
-    """What the chains are measured against."""
-
-    z: Float[Tensor, " d_model"]
-    site: Site
-    kind: distances.Distance
-    fixed: Callable[[Ids], Ids] | None = None
-    """The position to compare, in place of the minimum."""
 
 
 class LanguageKernel:
@@ -57,7 +47,7 @@ class LanguageKernel:
         SettingError: β is negative, or nothing is left to change.
     """
 
-    redraw = None
+    redraw: int | None = None
 
     def __init__(
         self,
@@ -87,6 +77,7 @@ class LanguageKernel:
         if guided:
             self._moves["guided"] = self._guided
         self.moves = tuple(self._moves)
+        self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
         self._of: States | None = None
         self._cache: KeysValues
         self._per_token: npt.NDArray[np.float64]
@@ -169,7 +160,7 @@ class LanguageKernel:
         chains = rows[taken]
         trial.accepted[chains] = True
         part = States(trial.tokens[chains], trial.distance[chains], trial.position[chains], log_prior[taken])
-        states.copy_from(part, chains, slice(None))
+        states.copy_from(part, chains, np.arange(len(chains)))
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
         self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
 

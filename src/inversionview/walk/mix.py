@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,14 +18,14 @@ class Mix:
     """The probabilities of the moves of one level.
 
     A move's weight is the mean over its tries of √(tokens that changed), 0 where it was refused: the expected jump (Pasarica
-    and Gelman 2010), by its root, so that large jumps to and fro do not crowd out the rest.
+    and Gelman 2010), by its root, so that large jumps to and fro do not crowd out the rest; by cost, where moves cost more or less.
     """
 
-    def __init__(self, moves: int, only: int | None = None) -> None:
+    def __init__(self, moves: int, only: int | None = None, costs: Sequence[float] | None = None) -> None:
         self.weights: npt.NDArray[np.float64] = np.full(moves, 1 / moves)
         if only is not None:
             self.weights = np.eye(moves)[only]
-        self._only = only
+        self._only, self._costs = only, np.ones(moves) if costs is None else np.array(costs)
         self._tried, self._jumped = np.full(moves, 1.0), np.full(moves, 1.0)
 
     def draw(self, count: int, rng: np.random.Generator) -> Ids:
@@ -38,5 +40,5 @@ class Mix:
         changed = np.sqrt((trial.tokens != before).sum(1)) * trial.accepted
         self._tried += np.bincount(which, minlength=len(self.weights))
         self._jumped += np.bincount(which, weights=changed, minlength=len(self.weights))
-        gain = self._jumped / self._tried
+        gain = self._jumped / self._tried / self._costs
         self.weights = _FLOOR / len(gain) + (1 - _FLOOR) * gain / gain.sum()
