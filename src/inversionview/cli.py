@@ -199,7 +199,8 @@ def walk(
     options: dict[str, Any] = {
         **_given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed,
         "beta": beta, "keep": [_index(i) for i in _listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
-        "seed": seed, "epsilon": epsilon, "distance": distance, "count": count if count is not None else (100 if as_json else 30),
+        "seed": seed, "epsilon": epsilon, "distance": distance,
+        "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in _listed(start) or ()]
     preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)

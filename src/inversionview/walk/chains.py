@@ -48,21 +48,24 @@ class Record:
     step: list[int] = field(default_factory=list)
     inner: list[Int[np.ndarray, "inner pos"]] = field(default_factory=list)
     """States of the chains at the innermost ε."""
-    closer: list[Bool[np.ndarray, "rung column"]] = field(default_factory=list)
-    """Which chains of the outer rungs lie inside the next smaller ε."""
+    closer: list[Int[np.ndarray, "rung column"]] = field(default_factory=list)
+    """In how many of the steps up to this one, from the one kept before, the outer rungs lay inside the next smaller ε."""
     every: int = 1
     """Steps between two that are kept."""
 
     def keep(self, step: int, inner: Ids, closer: Bool[np.ndarray, "rung column"], most: int) -> None:
-        """Keep a step if it is its turn; of ``most`` every other one is dropped, and fewer are kept from there on."""
+        """Keep a step if it is its turn; of more than ``most`` every other one goes, and fewer are kept from there on."""
+        if step % self.every == 1 or self.every == 1:
+            self.closer.append(closer.astype(np.int64))
+        else:
+            self.closer[-1] += closer
         if step % self.every:
             return
         self.step.append(step)
         self.inner.append(inner)
-        self.closer.append(closer)
-        if len(self.step) > most:
-            for kept in (self.step, self.inner, self.closer):
-                del kept[1::2]
+        if len(self.step) == most and most % 2 == 0:
+            del self.step[::2], self.inner[::2]
+            self.closer = [a + b for a, b in zip(self.closer[::2], self.closer[1::2], strict=True)]
             self.every *= 2
 
 

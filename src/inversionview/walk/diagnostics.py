@@ -100,27 +100,27 @@ def _forgotten(
     return int(steps[near[0]]) if len(near) else None
 
 
-def splitting_bits(closer: Bool[np.ndarray, "draw rung column"], query_share: float, measured: int) -> Bits:
+def splitting_bits(closer: Int[np.ndarray, "rung column"], steps: int, query_share: float, measured: int) -> Bits:
     """Return −log₂ P(D ≤ ε), the product of the shares of each rung's chains that lie inside the next smaller ε.
 
     The interval is the jackknife's over the columns, which are independent of one another, with Student's t, 95 %.
 
     Args:
-        closer: what was seen at the outer rungs.
+        closer: in how many steps each outer rung lay inside the next smaller ε.
+        steps: of how many.
         query_share: share of the innermost draws that are the query itself, which is left out.
         measured: inputs that were run through the model.
     """
     from scipy.stats import t
 
-    each = closer.mean(0)  # (rung, column)
-    columns = each.shape[1]
-    shares, hits = each.mean(1), int(closer[:, 0].sum())
+    each, columns = closer / steps, closer.shape[1]
+    shares, hits = each.mean(1), int(closer[0].sum())
     others = max(0.0, 1 - query_share)
     seen = shares > 0
     known = float(-np.log2(shares[seen]).sum())
     if not seen.all() or not others:
         # no chain came through: its share is below one in all the draws there were
-        low = known + float(((~seen).sum() + (others == 0)) * log2(max(2, closer.shape[0] * columns)))
+        low = known + float(((~seen).sum() + (others == 0)) * log2(max(2, steps * columns)))
         return Bits(low, low, None, 0, measured, "splitting")
     value = known - log2(others)
     left_out = (shares[:, None] * columns - each) / max(1, columns - 1)

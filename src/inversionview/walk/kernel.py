@@ -101,7 +101,7 @@ class StudyKernel:
         self.inputs, self._measure, self._remember = inputs, measure, remember
         self._moves = inputs.moves
         self.moves = tuple(move.name for move in self._moves)
-        self.costs = None
+        self.costs: tuple[float, ...] | None = None
         self.redraw = self.moves.index("all") if "all" in self.moves else None
         self._known: dict[int, tuple[float, int]] = {}
 

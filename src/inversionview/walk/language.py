@@ -26,6 +26,8 @@ _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
 _LONGEST_SUFFIX = 8
 _SPAN = 4
+_STAY = 3
+"""Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
 """Of a step, in steps that replace a token."""
 _PULL = 0.05
@@ -78,6 +80,9 @@ class LanguageKernel:
             self._moves["guided"] = self._guided
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
+        self._steps, self._t = 0, 1
+        self._first: Tensor | None = None
+        """log p of every token at t given what comes before it, which a step at t leaves as it is."""
         self._of: States | None = None
         self._cache: KeysValues
         self._per_token: npt.NDArray[np.float64]
@@ -115,6 +120,7 @@ class LanguageKernel:
     def _attach(self, states: States) -> None:
         """Make keys, values, distances and probabilities of the chains, where they are not those of the last step."""
         if self._of is not states:
+            self._steps = 0
             out, self._per_token, self._token_log_p = self._run(states.tokens, None, 0, np.zeros((len(states.tokens), 0)))
             self._cache, self._of = out.cache, states
 
@@ -125,9 +131,13 @@ class LanguageKernel:
     ) -> Trial:
         """See ``Kernel.step``."""
         self._attach(states)
-        t = int(rng.choice(self.free))
+        if self._steps % _STAY == 0:
+            self._t, self._first = int(rng.choice(self.free)), None
+        self._steps, t = self._steps + 1, self._t
         new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
-        first = self._next(np.arange(len(which)), t) if self.beta else None
+        if self.beta and self._first is None:
+            self._first = self._next(states, t)
+        first = self._first
         for number, move in enumerate(self._moves.values()):
             chains = np.flatnonzero((which == number) & (self._ends(states.tokens) >= t))
             if len(chains):
@@ -150,8 +160,8 @@ class LanguageKernel:
         before = self._per_token[rows, :t]
         out, per_token, log_p = self._run(trial.tokens[rows], self._cache.rows(index).cut(t), t, before)
         log_p[:, :t] = self._token_log_p[rows, :t]
-        if self.beta:
-            log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, self._first_log_p(trial.tokens[rows, t], rows, t), 0.0)
+        if self._first is not None:
+            log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, _at(self._first[index], trial.tokens[rows, t]), 0.0)
         trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
         log_prior = self.beta * log_p.sum(1)
         with np.errstate(divide="ignore"):
@@ -188,19 +198,10 @@ class LanguageKernel:
     def _extend(self, tokens: Ids, cache: KeysValues | None, logits: bool) -> Extended:
         return self.model.extend(torch.from_numpy(tokens), cache, self.target.site, logits=logits)
 
-    def _next(self, rows: Ids, t: int) -> Tensor:
-        """Return log p of every token at ``t`` given the states' tokens before it, ``[rows, vocabulary]``."""
-        assert self._of is not None
-        if t == 0:
-            raise AssertionError("BOS is never drawn")
-        cache = self._cache.cut(t - 1) if t > 1 else None
-        self._first = self._log_probs(self._extend(self._of.tokens[:, t - 1 : t], cache, logits=True), len(rows))
-        return self._first
-
-    def _first_log_p(self, token: Ids, rows: Ids, t: int) -> npt.NDArray[np.float64]:
-        """Return log p of given tokens at ``t``, where the last step asked ``_next``."""
-        ids = torch.from_numpy(token).to(self._first.device).clamp(max=self._first.size(1) - 1)
-        return self._first[torch.from_numpy(rows), ids].cpu().double().numpy()
+    def _next(self, states: States, t: int) -> Float[Tensor, "chain vocabulary"]:
+        """Return log p of every token at ``t`` ≥ 1 given the states' tokens before it."""
+        out = self.model.extend(torch.from_numpy(states.tokens[:, t - 1 : t]), self._cache.cut(t - 1) if t > 1 else None)
+        return self._log_probs(out, len(states.tokens))
 
     def _log_probs(self, out: Extended | None, count: int) -> Float[Tensor, "row vocabulary"]:
         """Return log p of the next token, special tokens left out; all alike where β is 0."""
@@ -255,9 +256,8 @@ class LanguageKernel:
         """Put tokens in at ``t``, drawn from ``there``, and back from ``back``; not possible behind the end."""
         new, possible = tokens.copy(), self._ends(tokens) > t
         new[possible, t] = drawn[possible]
-        old = torch.from_numpy(np.where(possible, tokens[:, t], drawn)).to(there.device)
-        ratio = back.gather(1, old[:, None]) - there.gather(1, torch.from_numpy(drawn).to(there.device)[:, None])
-        return new, np.where(possible, ratio[:, 0].cpu().double().numpy(), -np.inf)
+        ratio = _at(back, np.where(possible, tokens[:, t], drawn)) - _at(there, drawn)
+        return new, np.where(possible, ratio, -np.inf)
 
     def _swap(
         self, chains: Ids, tokens: Ids, t: int, log_p: Tensor, rng: np.random.Generator
@@ -278,8 +278,7 @@ class LanguageKernel:
         longer, shorter = np.insert(tokens[:, :-1], t, drawn, axis=1), np.delete(tokens, t, axis=1)
         shorter = np.pad(shorter, ((0, 0), (0, 1)), constant_values=self.model.vocabulary.pad)
         possible = np.where(grow, ends < self.longest, (ends > self.shortest) & (ends > t)) & (not self.kept[t:].any())
-        token = np.where(grow | ~possible, drawn, tokens[:, t])
-        chance = log_p.gather(1, torch.from_numpy(token).to(log_p.device)[:, None])[:, 0].cpu().double().numpy()
+        chance = _at(log_p, np.where(grow | ~possible, drawn, tokens[:, t]))
         return np.where(grow[:, None], longer, shorter), np.where(possible, np.where(grow, -chance, chance), -np.inf)
 
     def _span(
@@ -306,19 +305,14 @@ class LanguageKernel:
             here = np.flatnonzero((stops > s) & np.isfinite(ratio))
             drawn = _draw(log_p, rng)
             new[here, s] = drawn[here]
-            chance = log_p.gather(1, torch.from_numpy(drawn).to(log_p.device)[:, None])[:, 0].cpu().double().numpy()
-            old = self._old_log_p(chains, tokens, s, t, log_p)
-            ratio[here] += old[here] - chance[here]
+            old = _at(log_p, tokens[:, t]) if s == t else self._token_log_p[chains, s]
+            ratio[here] += old[here] - _at(log_p, drawn)[here]
             if self.kept[s]:
                 ratio[here] = -np.inf
             if s + 1 < stops.max():
                 out = self.model.extend(torch.from_numpy(new[:, s : s + 1]), cache, None)
                 cache, log_p = out.cache, self._log_probs(out, len(chains))
         return new, ratio
-
-    def _old_log_p(self, chains: Ids, tokens: Ids, s: int, t: int, log_p: Tensor) -> npt.NDArray[np.float64]:
-        """Return log p of the states' own token at ``s`` given their own tokens before it."""
-        return self._token_log_p[chains, s]
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Return the embeddings as they are, and of length 1."""
@@ -355,7 +349,15 @@ class LanguageKernel:
         return (log_p - change / _PULL).log_softmax(-1)
 
 
+def _at(log_p: Float[Tensor, "row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:
+    """Return log p of one token of each row; for padding, which has none, any value."""
+    ids = torch.from_numpy(token).to(log_p.device).clamp(max=log_p.size(1) - 1)
+    return log_p.gather(1, ids[:, None])[:, 0].cpu().double().numpy()
+
+
 def _draw(log_p: Float[Tensor, "row vocabulary"], rng: np.random.Generator) -> Ids:
-    """Draw a token of each row (by the largest of log p plus Gumbel noise)."""
-    noise = torch.from_numpy(rng.gumbel(size=tuple(log_p.shape))).to(log_p)
-    return (log_p + noise).argmax(-1).cpu().numpy()
+    """Draw a token of each row."""
+    steps = log_p.double().exp().cumsum(-1)
+    where = torch.from_numpy(rng.random((len(log_p), 1))).to(steps) * steps[:, -1:]
+    drawn: Ids = torch.searchsorted(steps, where, right=True)[:, 0].clamp(max=log_p.size(1) - 1).cpu().numpy()
+    return drawn

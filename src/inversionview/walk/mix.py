@@ -18,7 +18,7 @@ class Mix:
     """The probabilities of the moves of one level.
 
     A move's weight is the mean over its tries of √(tokens that changed), 0 where it was refused: the expected jump (Pasarica
-    and Gelman 2010), by its root, so that large jumps to and fro do not crowd out the rest; by cost, where moves cost more or less.
+    and Gelman 2010), by its root, so that large jumps to and fro do not crowd out the rest; divided by its cost.
     """
 
     def __init__(self, moves: int, only: int | None = None, costs: Sequence[float] | None = None) -> None:

@@ -53,6 +53,11 @@ class WalkSettings:
     warm: int = 50
     seed: int = 0
 
+    @property
+    def warm_up(self) -> int:
+        """``warm``, but no more than a quarter of the steps."""
+        return self.warm if self.steps is None else min(self.warm, self.steps // 4)
+
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None and not self.until_mixed:
             raise SettingError("A walk must have an end: give seconds, steps or until_mixed.")
@@ -93,7 +98,7 @@ class Walk:
             self.chains = self._chains()
             while not self._over():
                 self._take(self.chains.step())
-                self.chains.learning = self.chains.steps < self.settings.warm
+                self.chains.learning = self.chains.steps < self.settings.warm_up
                 self._tell(self._share())
         except KeyboardInterrupt:
             self.interrupted = True
@@ -146,7 +151,7 @@ class Walk:
         if self._share() >= 1:
             return True
         steps = 0 if self.chains is None else self.chains.steps
-        due = self.settings.until_mixed and steps >= 2 * self.settings.warm and steps & (steps - 1) == 0
+        due = self.settings.until_mixed and steps >= 2 * self.settings.warm_up and steps & (steps - 1) == 0
         return due and all(feature.mixed for feature in self.mixing()[0])
 
     def mixing(self) -> tuple[tuple[Mixing, ...], Ids]:
@@ -155,7 +160,7 @@ class Walk:
             return (), self.query.tokens[:0]
         record, c = self.chains.record, self.chains
         steps = np.array(record.step)
-        warm = int(np.searchsorted(steps, max(self.settings.warm, _DROPPED * c.steps), side="right"))
+        warm = int(np.searchsorted(steps, max(self.settings.warm_up, _DROPPED * c.steps), side="right"))
         draws = np.stack(record.inner)  # (draw, chain, pos)
         flat = draws.reshape(-1, draws.shape[-1])
         values = {name: v.reshape(draws.shape[:2]) for name, v in self.features(flat).items()}
@@ -172,7 +177,8 @@ class Walk:
         """Return the bits, where there is a ladder on which enough was seen."""
         if self.ladder is None or self.chains is None or not len(draws):
             return None
-        closer = np.stack(self.chains.record.closer)
+        record = self.chains.record
+        closer = np.stack(record.closer[: len(record.step)])  # what came after the last step that was kept is left out
         closer = closer[int(_DROPPED * len(closer)) :]
         same = float((draws == self.query.tokens).all(1).mean())
-        return splitting_bits(closer, same, self.pool.measured)
+        return splitting_bits(closer.sum(0), len(closer) * record.every, same, self.pool.measured)
