@@ -19,11 +19,12 @@ ORDER = [
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features", "analysis.truth",
     "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo", "cli",
+    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo",
+    "commands.shared", "commands.making", "commands.reading", "commands.telling", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands")
 
 
 def modules() -> dict[str, Path]:

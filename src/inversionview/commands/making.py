@@ -1,0 +1,162 @@
+"""Commands that make what others read with: train, train-probed, bank; and evaluate, how good a decoder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from inversionview.commands.shared import (
+    DeviceOpt,
+    JsonOpt,
+    ModelOpt,
+    SeedOpt,
+    StudyArg,
+    app,
+    bar,
+    device_named,
+    err,
+    given,
+    listed,
+    loaded_study,
+    out,
+    print_json,
+)
+from inversionview.errors import SettingError
+
+
+@app.command(
+    epilog="Examples: `inversionview train counting --minutes 30 --out runs/counting`; "
+    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`"
+)
+def train(
+    study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an interrupted run in it goes on.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the training (30 if neither is given).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length in batches: then the seed fixes the decoder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
+    ] = None,
+    texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
+    max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
+    start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Width of the decoder.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Train a decoder: for a shipped study, or for your own model on your own texts."""
+    if to is None:
+        raise SettingError("Say where the run goes, for instance --out runs/mine.")
+    if (study is None) == (texts is None) or (texts and not model):
+        raise SettingError("Name a study, or give both --model and --texts.")
+    from inversionview.decoder.training import TrainConfig, make_accelerator
+    from inversionview.runs import train_study, train_texts
+
+    length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
+    config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
+    sizes = given(width=width, layers=layers)
+    where = device_named(device)
+    accelerator = make_accelerator(where)
+    with bar("training", 1000, quiet=not accelerator.is_main_process) as advance:
+
+        def report(done: float, row: dict[str, Any]) -> None:
+            ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
+            advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
+
+        common: dict[str, Any] = {"device": where, "start": start, "report": report, "accelerator": accelerator, **sizes}
+        if texts is not None and model is not None:
+            made = train_texts(model, texts, to, config, sites=sites or "*", max_length=max_length, **common)
+        else:
+            made = train_study(study or "", to, config, model=model, sites=sites, **common)
+    if accelerator.is_main_process:
+        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
+
+
+@app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")
+def train_probed_command(
+    study: Annotated[str, typer.Argument(help="counting or addition")],
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for the model; by default runs/STUDY-model.")] = None,
+    inputs: Annotated[int | None, typer.Option(min=1, help="Inputs seen in training; by default the recipe's.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    as_json: JsonOpt = False,
+) -> None:
+    """Train the probed model of a shipped study from scratch and report its test accuracy."""
+    from inversionview.studies.training import train_shipped
+
+    folder = to or Path("runs") / f"{study}-model"
+    with bar("training", 1000, quiet=as_json) as advance:
+        result = train_shipped(
+            study, folder, inputs=inputs, seed=seed, device=device_named(device),
+            report=lambda share, loss: advance(int(1000 * share), f"loss {loss:.4f}"),
+        )  # fmt: skip
+    if as_json:
+        print_json({**result, "path": str(folder)})
+    else:
+        out.print(f"test accuracy {result['accuracy']:.2%} after {result['minutes']:.1f} minutes; model in {folder}")
+
+
+@app.command(
+    epilog="Examples: `inversionview bank counting --inputs 1000000 --out runs/counting`; four processes share the work: "
+    "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`"
+)
+def bank(
+    study: StudyArg,
+    inputs: Annotated[int, typer.Option(min=1, help="Inputs of the corpus to harvest.")] = 200_000,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
+    positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    rank: Annotated[int, typer.Option(min=0, envvar="RANK", help="Number of this process, where several share the work.")] = 0,
+    world: Annotated[int, typer.Option(min=1, envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
+    model: ModelOpt = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
+    precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
+    if precision is None:
+        raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    loaded = loaded_study(study, model, device)
+    options = given(sites=sites, positions=listed(positions))
+    with bar("harvesting", 1000) as advance:
+        made = loaded.build_bank(
+            None if to is None else to / "bank", rows=inputs, precision=precision, rank=rank, world=world,
+            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"), **options,
+        )  # fmt: skip
+    if to is not None:
+        loaded.keep(to)
+    err.print(f"{len(made):,} inputs × {len(made.sites)} sites × {len(made.manifest.positions)} positions in {made.folder}")
+
+
+@app.command(epilog="Example: `inversionview evaluate counting --queries 200 --json`")
+def evaluate(
+    study: StudyArg,
+    queries: Annotated[int, typer.Option(min=1, help="Held-out queries for each site.")] = 200,
+    samples: Annotated[int, typer.Option(min=1, help="Samples for each query, at temperature 1.")] = 8,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
+    loaded = loaded_study(study, model, device)
+    with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
+        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
+    if as_json:
+        print_json(result)
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("site")
+    table.add_column("good ratio", justify="right")
+    for name, ratio in result["sites"].items():
+        table.add_row(name, f"{ratio:.3f}")
+    table.add_row("mean", f"{result['mean']:.3f}", style="bold")
+    out.print(table)
+    out.print(f"[dim]ε = {loaded.spec.epsilon:g}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")

@@ -1,0 +1,298 @@
+"""Commands that read one activation: read, walk, search, sites, path, demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+
+if TYPE_CHECKING:
+    from inversionview.preimage.core import Preimage, Query
+    from inversionview.study import Study
+
+from inversionview.commands.shared import (
+    AtOpt,
+    BankOpt,
+    BareStudyArg,
+    BareTextArg,
+    DeviceOpt,
+    DistanceOpt,
+    EpsilonOpt,
+    FixedAtOpt,
+    JsonOpt,
+    ModelOpt,
+    SeedOpt,
+    SiteOpt,
+    StudyArg,
+    TextArg,
+    app,
+    bank_to_search,
+    bar,
+    check,
+    err,
+    given,
+    listed,
+    loaded_study,
+    out,
+    print_json,
+    study_and_text,
+)
+
+
+@app.command(
+    epilog='Examples: `inversionview read addition "615+861=1476" --at "=" --site a0.0`; without a decoder, any model: '
+    '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
+)
+def read(
+    study: BareStudyArg = None,
+    text: BareTextArg = None,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Draw at this temperature (repeatable); by default a pool of several.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
+    candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
+    fixed: FixedAtOpt = None,
+    source: Annotated[
+        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder, or the walk where there is none.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Read one activation: verified samples of its ε-preimage, sorted by distance."""
+    check([epsilon], distance)
+    if source not in (None, "decoder", "corpus", "walk"):
+        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    loaded, text = study_and_text(study, text, model, device)
+    query = loaded.query(text, at=at, site=site)
+    shown = count if count is not None else (100 if as_json else 30)
+    where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
+    if source == "corpus":
+        where["fixed"] = listed(fixed)
+        preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
+    elif source == "walk" or (source is None and not loaded.has_decoder):
+        preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
+    else:
+        from inversionview.preimage.sampled import Setting
+
+        settings: Any = [Setting(t, noise) for t in temperature] if temperature else "auto"
+        preimage = loaded.preimage(query, count=shown, settings=settings, each=candidates, **where)
+    _show(preimage, as_json)
+
+
+def _walk(study: Study, query: Query, quiet: bool, **options: Any) -> Preimage:
+    with bar("walking", 1000, quiet=quiet) as advance:
+        return study.walk(query, report=lambda share, note: advance(int(1000 * share), note), **options)
+
+
+def _show(preimage: Preimage, as_json: bool) -> None:
+    if as_json:
+        print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+    if preimage.walk is not None and preimage.walk.interrupted:
+        err.print("Interrupted: what was found until then is shown.")
+        raise typer.Exit(130)
+
+
+@app.command(
+    epilog='Examples: `inversionview walk counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0 --seconds 10`; until it can be '
+    'trusted: `inversionview walk addition "403+288=691" --at A1 --site x0.post --until-mixed --seconds 120`; any model: '
+    '`inversionview walk --model gpt2 "The capital of France is" --site a9.8 --fixed END --keep 4`'
+)
+def walk(
+    study: BareStudyArg = None,
+    text: BareTextArg = None,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10 unless --steps is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
+    until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
+    chains: Annotated[
+        int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")
+    ] = None,
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange", help="Replicas on a ladder of ε, for all pieces and bits; for studies the rule."
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
+    ] = None,
+    beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0,
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by their indices and commas; BOS is 0.")] = None,
+    longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
+    guided: Annotated[
+        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: for long texts, costs more a step.")
+    ] = False,
+    start: Annotated[
+        str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Members to show: by default 30, with --json 100.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print each new member as a line of JSON as soon as it is found.")
+    ] = False,
+    fixed: FixedAtOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
+    check([epsilon], distance)
+    loaded, text = study_and_text(study, text, model, device)
+    query = loaded.query(text, at=at, site=site)
+    length = given(seconds=seconds, steps=steps) or ({} if until_mixed else {"seconds": 10.0})
+    options: dict[str, Any] = {
+        **given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed,
+        "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
+        "seed": seed, "epsilon": epsilon, "distance": distance,
+        "count": count if count is not None else (100 if as_json else 30),
+    }  # fmt: skip
+    options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
+    preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
+    if not stream:
+        _show(preimage, as_json)
+        return
+    print_json(preimage.to_json())
+
+
+def _index(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SettingError(f"{text!r} is no index of a token: give numbers, BOS being 0, as in --keep 2,5.") from error
+
+
+def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: str | None) -> Preimage:
+    if name == "decoder":
+        return study.preimage(query, epsilon=epsilon, distance=distance, count=1000)  # type: ignore[arg-type]
+    if name == "corpus":
+        bank = bank_to_search(study, None)
+        return study.search(query, epsilon=epsilon, distance=distance, count=1000, bank=bank)  # type: ignore[arg-type]
+    raise SettingError(f"There is no start {name!r}: choose decoder or corpus.")
+
+
+def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
+    """Return what prints new members as lines of JSON."""
+    vocabulary = study.model.vocabulary
+
+    def show(tokens: Any, distances: Any, positions: Any) -> None:
+        for ids, distance, position in zip(tokens.tolist(), distances.tolist(), positions.tolist(), strict=True):
+            real = [i for i in ids if i != vocabulary.pad]
+            row = {
+                "text": vocabulary.decode(real),
+                "tokens": vocabulary.strings(real),
+                "distance": distance,
+                "position": position,
+            }
+            print_json(row)
+        sys.stdout.flush()
+
+    return show
+
+
+@app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
+def search(
+    study: StudyArg,
+    text: TextArg,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
+    fixed: Annotated[
+        str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all.")] = None,
+    bank: BankOpt = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Let a faiss index propose what to measure (banks of tens of millions).")
+    ] = False,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
+    check([epsilon], distance)
+    loaded = loaded_study(study, model, device)
+    query = loaded.query(text, at=at, site=site)
+    preimage = loaded.search(
+        query,
+        epsilon=epsilon,
+        distance=distance,  # type: ignore[arg-type]
+        k=k,
+        fixed=listed(fixed),
+        count=count if count is not None or as_json else 30,
+        bank=bank_to_search(loaded, bank),
+        approximate=approximate,
+        seed=seed,
+    )
+    if as_json:
+        print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+
+
+@app.command(epilog="Example: `inversionview sites addition`")
+def sites(study: StudyArg, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
+    """List the sites and named positions of a study."""
+    loaded = loaded_study(study, model)
+    if as_json:
+        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
+        print_json({"sites": listing, "positions": loaded.position_names})
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("site", "TransformerLens", "LaTeX"):
+        table.add_column(title, no_wrap=True)
+    for s in loaded.sites:
+        table.add_row(s.short, s.hook, s.latex)
+    out.print(table)
+    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index")
+
+
+@app.command(epilog="Example: `inversionview path addition decoder`")
+def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
+    """Print where a study's probed model or decoder lies."""
+    from inversionview.studies import SHIPPED, shipped_path
+
+    if part not in ("model", "decoder"):
+        raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
+    if study in SHIPPED:
+        print(shipped_path(study, part))  # type: ignore[arg-type]
+        return
+    from inversionview.study import read_spec
+
+    folder = Path(study)
+    if not (folder / "study.json").exists():
+        raise UnknownStudyError(
+            f"There is no study {study!r} and no run in that folder; there are {', '.join(SHIPPED)}."
+            + did_you_mean(study, SHIPPED)
+        )
+    spec = read_spec(folder)
+    print((folder / "decoder").resolve() if part == "decoder" else spec.model or shipped_path(spec.inputs, "model"))
+
+
+@app.command()
+def demo() -> None:
+    """Show three telling readings of each shipped study, with one line each on what to see."""
+    from inversionview.demo import show_demo
+
+    show_demo(out)

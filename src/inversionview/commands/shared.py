@@ -1,0 +1,147 @@
+"""What the commands share: the application, options, loading, progress and what is printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from inversionview.errors import SettingError
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
+    from inversionview.study import Study
+
+app = typer.Typer(
+    help="Read what a neural activation encodes: sample its ε-preimage, verify every sample in the model, show it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+BareStudyArg = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
+]
+BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
+StudyArg = Annotated[str, typer.Argument(help="A shipped study (counting, addition) or the folder of a run.")]
+ModelOpt = Annotated[
+    str | None, typer.Option("--model", help="Another checkpoint of the same vocabulary, in place of the study's own.")
+]
+TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
+AtOpt = Annotated[
+    str | None, typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token.")
+]
+SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
+EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
+DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
+FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
+BankOpt = Annotated[
+    Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
+]
+
+
+def device_named(name: str) -> str:
+    """Return the device of a name, ``auto`` being a GPU where there is one."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def loaded_study(study: str, model: str | None, device: str = "cpu") -> Study:
+    """Return a shipped study or a run."""
+    from inversionview.study import load
+
+    return load(study, model=model, device=device_named(device))
+
+
+def study_and_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str]:
+    """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
+    from inversionview.study import load
+
+    if text is not None:
+        return loaded_study(study or "", model, device), text
+    if study is None or model is None or study in ("counting", "addition"):
+        raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
+    return load(model=model, device=device_named(device)), study
+
+
+def print_json(value: Any) -> None:
+    """Print a line of JSON on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def listed(names: str | None) -> list[str] | None:
+    """Return what is between the commas."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[float]:
+    """Return the numbers between the commas.
+
+    Raises:
+        SettingError: one is no number.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"{text!r} is not a list of numbers: write for instance 0.05,0.1,0.2.") from None
+
+
+def check(epsilons: Iterable[float | None], distance: str | None) -> None:
+    """Find out what is wrong before a bank is built, not after."""
+    from inversionview.distances import check_distance, check_epsilon
+
+    for epsilon in epsilons:
+        check_epsilon(1.0 if epsilon is None else epsilon)
+    check_distance(distance or "euclidean")
+
+
+def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
+    """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
+    with bar("harvesting", 1000) as advance:
+
+        def begin(path: Path, rows: int) -> None:
+            err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
+
+        return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@contextmanager
+def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr with ETA; yields a function to set how far it is, and a note."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    progress = Progress(*columns, console=err, disable=quiet)
+    task = progress.add_task(what, total=total, note="")
+
+    def advance(done: int, note: str) -> None:
+        progress.start()  # only now: a mistake found before must leave nothing but its sentence on stderr
+        progress.update(task, completed=done, note=note)
+
+    try:
+        yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()
