@@ -132,11 +132,12 @@ def walked_preimage(
         beginnings = found_inside if len(found_inside.distance) else None
     run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
     run.go()
-    mixed, draws = run.mixing()
+    draws, _, warm = run.draws()
+    draws = draws[warm:].reshape(-1, tokens.shape[1])
     shown = _shown(run.pool, draws, tokens, count, rng)
     samples = _measured(model, target, *shown, epsilon=epsilon)
-    bits = run.bits(draws)
-    walk = _report(run, mixed, len(draws), bits, query, prior, samples)
+    bits = run.bits()
+    walk = _report(run, run.mixing(), len(draws), bits, query, prior, samples)
     return Preimage(
         query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, walk=walk
     )  # fmt: skip
