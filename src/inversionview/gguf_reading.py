@@ -1,7 +1,7 @@
 """Reading GGUF files through transformers without doing the same work again and again.
 
-transformers has the ``gguf`` package parse the metadata three times, each of 10⁵ strings as numpy arrays, and build the table of
-tensor names once for every module; for SmolLM2 that is most of the time. Here both happen once, and what is read is the same.
+transformers has the ``gguf`` package parse the metadata three times, each of 10⁵ strings as numpy arrays, and build the table
+of tensor names once for every module, which takes most of the time. Here both happen once, and what is read is the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def quick_gguf() -> Iterator[None]:
     """
     with _LOCK, ExitStack() as stack:
         for module, name, quick in _replacements():
-            stack.callback(setattr, module, name, getattr(module, name))
+            stack.callback(setattr, module, name, getattr(module, name))  # run on leaving
             setattr(module, name, quick)
         yield
 
@@ -37,13 +37,14 @@ def _replacements() -> list[tuple[Any, str, Any]]:
     try:
         import gguf
 
-        return [
+        replacements = [
             (gguf, "GGUFReader", cache(_quick(gguf.GGUFReader, gguf.GGUFValueType))),
             (gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
-            *([(gguf.quants, "_apply_over_grouped_rows", _unpack)] if hasattr(gguf.quants, "_apply_over_grouped_rows") else []),
+            (gguf.quants, "_apply_over_grouped_rows", _unpack),
         ]
     except (ImportError, AttributeError):
         return []
+    return [each for each in replacements if hasattr(each[0], each[1])]
 
 
 def _quick(plain: Any, types: Any) -> Any:

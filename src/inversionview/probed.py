@@ -31,7 +31,7 @@ def tokens_per_pass(device: torch.device) -> int:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from searching what imports and loading make, of which nearly all stays: a sixth of the time."""
+    """Keep the garbage collector off the millions of objects that imports and loading make, nearly all of which stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:
