@@ -10,7 +10,7 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "backend",
-    "gpt2", "bridge", "probed", "measure",
+    "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
