@@ -139,7 +139,7 @@ def walked_preimage(
     bits = run.bits()
     walk = _report(run, run.mixing(), len(draws), bits, query, prior, samples)
     return Preimage(
-        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, walk=walk
+        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, draws=draws, walk=walk
     )  # fmt: skip
 
 
