@@ -322,10 +322,13 @@ class Study:
 
         Raises:
             SettingError: a setting is out of range.
-            InputError: the query is no input of the study.
+            InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
+            UnknownPositionError: the query has no position ``fixed``.
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
         chosen = prior or ("study" if self.spec.inputs in SHIPPED else "model")
+        if fixed is not None:
+            self.locate(query.ids, fixed)
         located = None if fixed is None else self._fixed(fixed)
         target = Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
         if chosen == "study":

@@ -105,7 +105,7 @@ def _show(preimage: Preimage, as_json: bool) -> None:
         out.print(preimage)
     if preimage.walk is not None and preimage.walk.interrupted:
         err.print("Interrupted: what was found until then is shown.")
-        raise typer.Exit(130)
+        sys.exit(130)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
 
 
 @app.command(
@@ -169,10 +169,7 @@ def walk(
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
     preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
-    if not stream:
-        _show(preimage, as_json)
-        return
-    print_json(preimage.to_json())
+    _show(preimage, as_json or stream)
 
 
 def _index(text: str) -> int:

@@ -28,6 +28,8 @@ from inversionview.walk.pool import Pool
 from inversionview.walk.report import WalkReport
 from inversionview.walk.run import Features, Found, Report, Walk, WalkSettings
 
+_ROUNDING = 1e-4
+"""The query's own D may be so much above 0."""
 Prior = Literal["study", "model", "uniform"]
 """The inputs' own distribution, the model's, or the same for every token sequence."""
 
@@ -113,7 +115,7 @@ def walked_preimage(
 
     Raises:
         SettingError: ε or the count is out of range.
-        InputError: the prior gives the query probability 0.
+        InputError: the prior gives the query probability 0, or it lies outside ε.
     """
     distances.check_epsilon(epsilon)
     if count < 1:
@@ -125,6 +127,11 @@ def walked_preimage(
         raise InputError(
             f"The query {query.text!r} has probability 0 under the prior ({prior}): mend it, or name another prior (study, "
             "model or uniform)."
+        )
+    if begin.distance[0] > max(epsilon, _ROUNDING):
+        raise InputError(
+            f"The query itself is at D = {begin.distance[0]:.3f} at the position compared, outside ε, and a walk starts "
+            "at the query: compare the position that was read."
         )
     if len(starts):
         found_inside = ground.kernel.begin(ground.padded(starts, model.vocabulary.pad))
@@ -233,6 +240,6 @@ def _notes(
         )
     if run.settings.exchange and run.ladder is None and not run.interrupted:
         notes.append("There was no time to make a ladder of ε, so other pieces of the preimage may be missing: walk longer.")
-    if run.ladder is None and run.starts is None and query.position:
+    if run.chains is not None and run.ladder is None and run.starts is None and query.position:
         notes.append("All chains began at the query; a piece of the preimage that small steps do not reach would not be seen.")
     return notes

@@ -74,7 +74,7 @@ class CountingInputs(Inputs):
 
         letters, length, asked = read(tokens)
         counts = letter_counts(letters, length)
-        three = ((counts > 0).sum(1) == 3) & (counts.max(1) <= 9)
+        three = ((counts > 0).sum(1) == 3) & (counts.max(1) <= 9) & (counts.sum(1) == length)
         real = three & (asked < 26) & (counts[np.arange(len(counts)), asked.clip(max=25)] > 0)
         same = (written(letters, length, np.where(real, asked, 0))[:, : tokens.shape[1]] == tokens).all(1)
         orders = gammaln(length + 1) - gammaln(counts + 1).sum(1)

@@ -79,7 +79,7 @@ def _agreement(codes: Int[np.ndarray, "draw chain"]) -> tuple[float | None, floa
     """Return R̂ and the effective sample size."""
     if codes.size and (codes == codes.flat[0]).all():
         return 1.0, float(codes.size)
-    if len(codes) < 4 or codes.shape[1] < 2:
+    if len(codes) < 4 or codes.shape[1] < 2 or (codes == codes[0]).all():
         return None, 0.0
     from arviz_stats.base import array_stats
 
@@ -124,9 +124,9 @@ def splitting_bits(closer: Int[np.ndarray, "rung column"], steps: int, query_sha
         return Bits(low, low, None, 0, measured, "splitting")
     value = known - log2(others)
     left_out = (shares[:, None] * columns - each) / max(1, columns - 1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         estimates = -np.log2(left_out).sum(0)
-    error = float(np.sqrt((columns - 1) / columns * ((estimates - estimates.mean()) ** 2).sum()))
+        error = float(np.sqrt((columns - 1) / columns * ((estimates - estimates.mean()) ** 2).sum()))
     reach = float(t.ppf(0.975, max(1, columns - 1))) * error
     high = value + reach if np.isfinite(reach) else None
     return Bits(abs(value), max(0.0, value - reach) if high is not None else 0.0, high, hits, measured, "splitting")

@@ -65,6 +65,12 @@ class Trial(NamedTuple):
     """Real and taken."""
 
 
+def as_trial(states: States) -> Trial:
+    """Return inputs that were drawn or given, not proposed, as if they had been."""
+    every = np.ones(len(states.distance), dtype=bool)
+    return Trial(states.tokens, states.distance, states.position, every, every)
+
+
 class Kernel(Protocol):
     """Makes steps of chains."""
 

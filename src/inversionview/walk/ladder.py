@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.walk.kernel import Kernel, States, Trial
+from inversionview.walk.kernel import Kernel, States, Trial, as_trial
 from inversionview.walk.mix import Mix
 
 SHARE = 0.3
@@ -59,11 +59,12 @@ def build(
         epsilon: threshold of the innermost level.
         population: chains on each level.
         rng: what draws.
-        seen: called with everything that was tried.
+        seen: called with everything that was drawn or tried.
         report: called after each level with its ε and number.
         stop: asked before each level; then there is no ladder.
     """
     states = kernel.fresh(population, rng)
+    seen(as_trial(states))
     mix = Mix(len(kernel.moves), costs=kernel.costs)
     epsilons, kept, mixes = [np.inf], [states], [mix.weights]
     while epsilons[-1] > epsilon and len(epsilons) < _MOST:

@@ -15,7 +15,7 @@ class WalkReport:
     members: int
     """Distinct inputs inside ε other than the query, each run through the model."""
     measured: int
-    """Inputs that were proposed and measured, repeats counted."""
+    """Inputs that were drawn or proposed and measured, repeats counted."""
     seconds: float
     members_per_second: float
     steps: int

@@ -16,7 +16,7 @@ from inversionview.information import Bits
 from inversionview.inputs import Ids
 from inversionview.walk.chains import Chains, started
 from inversionview.walk.diagnostics import Mixing, mixing, splitting_bits
-from inversionview.walk.kernel import Kernel, States, Trial
+from inversionview.walk.kernel import Kernel, States, Trial, as_trial
 from inversionview.walk.ladder import Ladder, build
 from inversionview.walk.pool import Pool
 
@@ -70,6 +70,8 @@ class WalkSettings:
             raise SettingError(f"Seconds and steps of a walk must be positive, but are {self.seconds} and {self.steps}.")
         if self.chains < 2 or self.population < 16:
             raise SettingError(f"A walk needs at least 2 chains (16 on a ladder), but has {self.chains} ({self.population}).")
+        if self.seed < 0:
+            raise SettingError(f"The seed must not be negative, but is {self.seed}.")
 
 
 @dataclass
@@ -99,6 +101,8 @@ class Walk:
     def go(self) -> None:
         """Walk until the end that was set; Ctrl-C ends it and keeps what was found."""
         try:
+            if self.starts is not None:
+                self._take(as_trial(self.starts))
             if self.settings.exchange:
                 self._climb()
             self.chains = self._chains()
