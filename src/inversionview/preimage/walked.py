@@ -195,6 +195,7 @@ def _report(
     moves = run.kernel.moves
     return WalkReport(
         members=run.pool.members,
+        taken=run.pool.taken,
         measured=run.pool.measured,
         seconds=round(seconds, 3),
         members_per_second=round(run.pool.members / seconds, 1),
