@@ -36,7 +36,10 @@ STORE = "When Mary and John went to the store, John gave a drink to"
 
 
 def row(*cells: object) -> None:
-    print("| " + " | ".join(f"{c:,.3g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
+    shown = (
+        f"{c:,.0f}" if isinstance(c, float) and c >= 1000 else f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells
+    )
+    print("| " + " | ".join(shown) + " |", flush=True)
 
 
 def head(*cells: str) -> None:
@@ -63,8 +66,9 @@ def streamed(model: str, text: str, site: str, count: int, *options: str) -> tup
     began, times, line = time.perf_counter(), [], ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
+        for last in process.stdout:
             times.append(time.perf_counter() - began)
+            line = last
     return times[0], times[count - 1], json.loads(line)
 
 
@@ -95,15 +99,8 @@ def language(seconds: float) -> None:
             one, twenty, reading = streamed(path, text, site, 20, "--seconds", str(seconds), "--distance", "cosine")
             walk = reading["walk"]
             rate = statistics.mean(a for a in walk["acceptance"].values() if a is not None)
-            row(
-                site,
-                f"{len(text.split())} words",
-                walk["members_per_second"],
-                walk["taken"] / walk["seconds"],
-                twenty,
-                twenty - one,
-                rate,
-            )
+            per_second = walk["members_per_second"], walk["taken"] / walk["seconds"]
+            row(site, f"{len(text.split())} words", *per_second, twenty, twenty - one, rate)
 
 
 def bits(seconds: float) -> None:
@@ -120,17 +117,8 @@ def bits(seconds: float) -> None:
             found.append(preimage.bits.value)
             times.append(preimage.walk.seconds)
             measured.append(preimage.walk.measured)
-        shown = ", ".join(f"{b:.1f}" for b in found)
-        row(
-            text,
-            at,
-            site,
-            epsilon,
-            shown,
-            statistics.stdev(found),
-            statistics.median(times),
-            f"{statistics.median(measured):,}",
-        )
+        shown, inputs = ", ".join(f"{b:.1f}" for b in found), f"{statistics.median(measured):,}"
+        row(text, at, site, epsilon, shown, statistics.stdev(found), statistics.median(times), inputs)
 
 
 RARE = ((COUNTING, "query", "x0.post", 0.1), (COUNTING, "query", "x0.post", 0.02))

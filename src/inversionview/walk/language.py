@@ -26,6 +26,8 @@ _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
 _LONGEST_SUFFIX = 8
 _SPAN = 4
+_OVERHEAD = 4
+"""What a step costs beside the tokens that it runs, in tokens."""
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
@@ -69,6 +71,9 @@ class LanguageKernel:
         self.free = np.flatnonzero(~self.kept[1 : self.longest]) + 1
         if not len(self.free):
             raise SettingError("Every token is kept: leave some to change.")
+        chances = 1 / (self.longest - self.free + _OVERHEAD)
+        self._chances = chances / chances.sum()
+        """Of the positions: each gets as much time, and what comes before it costs none."""
         v = model.vocabulary
         banned = torch.zeros(model.shape.vocabulary)
         banned[[i for i in {*v.special, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
@@ -132,7 +137,7 @@ class LanguageKernel:
         """See ``Kernel.step``."""
         self._attach(states)
         if self._steps % _STAY == 0:
-            self._t, self._first = int(rng.choice(self.free)), None
+            self._t, self._first = int(rng.choice(self.free, p=self._chances)), None
         self._steps, t = self._steps + 1, self._t
         new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
         if self.beta and self._first is None:
