@@ -340,9 +340,9 @@ def tail(size: int, most: int) -> float:
 
 def test_a_ladder_leads_down_from_the_prior() -> None:
     inputs = Letters(20)
-    tried: list[int] = []
+    tried: list[Ids] = []
     made = ladder.build(
-        StudyKernel(inputs, mismatches), 2.5, 512, np.random.default_rng(0), seen=lambda t: tried.append(len(t.tokens))
+        StudyKernel(inputs, mismatches), 2.5, 512, np.random.default_rng(0), seen=lambda t: tried.append(t.tokens)
     )
     assert made is not None
     assert made.reached
@@ -353,7 +353,7 @@ def test_a_ladder_leads_down_from_the_prior() -> None:
         assert len(states.distance) == 512
         assert (states.distance <= epsilon).all()
         np.testing.assert_array_equal(states.distance, mismatches(states.tokens)[0])
-    assert tried[0] == 512  # the draws of the prior count as seen
+    np.testing.assert_array_equal(tried[0], made.states[-1].tokens)  # the draws of the prior count as seen
     assert ladder.build(StudyKernel(inputs, mismatches), 2.5, 64, np.random.default_rng(0), stop=lambda: True) is None
 
 
