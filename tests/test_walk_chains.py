@@ -183,16 +183,16 @@ def test_an_exchange_takes_place_only_where_the_outer_state_lies_inside_the_inne
     distance = np.array([0.0, 0.1, 0.9, 1.0, 1.8, 2.5])
     states = States(np.arange(6)[:, None], distance, np.zeros(6, dtype=np.int64), np.zeros(6))
     chains = Chains(Still(), np.array([1.0, 2.0, inf]), states, 2, 1, np.random.default_rng(0))  # type: ignore[arg-type]
-    chains.step()  # the pair of rungs 0 and 1: both, for 1.0 ≤ 1.0
-    assert chains.state.tolist() == [2, 3, 0, 1, 4, 5]
-    chains.step()  # rungs 1 and 2: 1.8 ≤ 2, but not 2.5
+    chains.step()  # rungs 0 and 1: both, for 1.0 ≤ 1.0; then rungs 1 and 2: 1.8 ≤ 2, but not 2.5
     assert chains.state.tolist() == [2, 3, 4, 1, 0, 5]
-    chains.step()  # rungs 0 and 1: not 1.8
-    assert chains.state.tolist() == [2, 1, 4, 3, 0, 5]
-    assert chains.exchanged.tried.tolist() == [4, 2]
-    assert chains.exchanged.done.tolist() == [3, 1]
+    chains.step()  # rungs 0 and 1: not 1.8, but 0.1; then rungs 1 and 2: 0.0
+    assert chains.state.tolist() == [2, 1, 0, 3, 4, 5]
+    chains.step()  # both, then 1.8 again
+    assert chains.state.tolist() == [0, 3, 4, 1, 2, 5]
+    assert chains.exchanged.tried.tolist() == [6, 6]
+    assert chains.exchanged.done.tolist() == [5, 3]
     # after each step, which of the outer rungs lie inside the next smaller ε: rung 1 in 1.0, rung 2 in 2.0
-    seen = [[[True, True], [True, False]], [[False, True], [True, False]], [[False, True], [True, False]]]
+    seen = [[[False, True], [True, False]], [[True, True], [True, False]], [[False, True], [True, False]]]
     assert np.array(chains.record.closer).astype(bool).tolist() == seen
 
 
@@ -240,7 +240,7 @@ def test_moves_that_carry_far_are_made_more_often_and_none_is_left_out() -> None
     trial = Trial(tokens, np.zeros(300), before[:, 0], np.ones(300, dtype=bool), accepted)
     for _ in range(50):
         mix.learn(which, trial, before)
-    gain = np.array([1.0, 1 + 5000, 1 + 10_000]) / 5001  # each with one try that carried 1, as a prior
+    gain = np.array([10.0, 10 + 5000, 10 + 10_000]) / 5020  # each with twenty tries that carried 10, as a prior
     np.testing.assert_allclose(mix.weights, 0.1 + 0.7 * gain / gain.sum())
     drawn = np.bincount(mix.draw(20_000, np.random.default_rng(0)), minlength=3)
     assert chisquare(drawn, 20_000 * mix.weights).pvalue > TOO_RARE
@@ -327,7 +327,7 @@ def walked(inputs: Inputs, measure: Measure, query: Ids, epsilon: float, **optio
 
 
 def bits_of(walk: Walk) -> Bits:
-    bits = walk.bits(walk.mixing()[1])
+    bits = walk.bits()
     assert bits is not None
     assert bits.method == "splitting"
     return bits

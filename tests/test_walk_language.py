@@ -196,7 +196,7 @@ def test_bits_of_a_language_model_are_those_of_the_list(tiny: iv.Study, folder: 
     features = lambda tokens: {"length": (tokens != 6).sum(1)}  # noqa: E731
     run = Walk(kernel, start, settings, Pool(epsilon, start.tokens), features, None, None, np.random.default_rng(4))
     run.go()
-    bits = run.bits(run.mixing()[1])
+    bits = run.bits()
     assert bits is not None
     assert bits.value == pytest.approx(exact, abs=0.2)
     assert bits.method == "splitting"

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from inversionview.backend import Extended, KeysValues, Loss, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
+from inversionview.gguf_reading import quick_gguf
 from inversionview.sites import Site
 
 _Hook = tuple[Any, Callable[..., Tensor | None]]
@@ -97,7 +98,7 @@ class BridgeBackend:
         _check_path(where)
         options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
         try:
-            with _quiet():
+            with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
                 model, found = AutoModelForCausalLM.from_pretrained(
                     name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
                 )
@@ -242,8 +243,14 @@ class BridgeBackend:
         """Read everything once on one token, so that an architecture that hides a site is refused on loading."""
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         self.activations(token, None, self.shape.sites, token)
-        for layer in range(len(self.shape.heads)):
-            self.attention(token, None, layer)
+        unread = {block.attn.hook_pattern for block in self.bridge.blocks}
+
+        def read(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            unread.discard(hook)
+
+        self._run(token, None, [(point, read) for point in unread])
+        if unread:
+            raise LookupError(f"{len(unread)} attention patterns are never reached")
 
     def _run(
         self,
@@ -361,6 +368,8 @@ def _explain(where: str, error: Exception) -> str:
     line = _first_line(error)
     if "custom code" in str(error):
         return f"{where} comes with Python code of its own: pass trust_remote_code=True if you trust whoever wrote it."
+    if isinstance(error, ImportError) and where.endswith(".gguf"):
+        return f"{where} cannot be read ({line}): pip install gguf."
     if isinstance(error, pickle.UnpicklingError):
         return f"The weights in {where} are truncated or would need code to be run: give them as model.safetensors."
     if isinstance(error, SafetensorError) or where.endswith(".gguf"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -15,6 +16,9 @@ from inversionview.commands import telling as telling
 # isort: on
 from inversionview.commands.shared import app
 from inversionview.errors import InversionViewError
+
+# threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -140,10 +140,13 @@ class GPT2Backend:
         sites: Sequence[Site],
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "site batch k d_model"]:
-        """See ``Backend.activations``. The last needed layer is computed at ``positions`` alone."""
+        """See ``Backend.activations``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
         wanted = {site: i for i, site in enumerate(sites)}
         last = max(site.layer for site in sites)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
+        every = positions.size(1) == tokens.size(1) and bool(
+            (positions == torch.arange(tokens.size(1), device=self.device)).all()
+        )
         out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
 
         def keep(site: Site, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
@@ -152,9 +155,10 @@ class GPT2Backend:
 
         x, allowed = self._embed(tokens, mask)
         for layer, block in enumerate(self.blocks[: last + 1]):
-            here = positions if layer == last else None
+            here = positions if layer == last and not every else None
+            final = {site.kind for site in wanted if site.layer == last} if layer == last else set()
             keep(Site(layer, "pre"), x, False)
-            if here is not None and all(s.kind == "pre" for s in wanted if s.layer == last):
+            if final == {"pre"}:
                 break
             z = self._attend(block, x, allowed, here)
             heads = [h for h in range(self.n_heads) if Site(layer, "head", h) in wanted]
@@ -162,8 +166,12 @@ class GPT2Backend:
                 at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
                 for h in heads:
                     out[wanted[Site(layer, "head", h)]] = at[:, :, h] @ self._w_o(block)[h]
+            if final and final <= {"pre", "head"}:
+                break
             x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
             keep(Site(layer, "mid"), x, here is not None)
+            if final and final <= {"pre", "head", "mid"}:
+                break
             m = self._mlp(block, x)
             keep(Site(layer, "mlp"), m, here is not None)
             x = x + m

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,18 @@ from inversionview.tokens import Vocabulary
 def tokens_per_pass(device: torch.device) -> int:
     """Return how many tokens to run at once where many inputs wait: on a CPU what stays in the cache runs fastest."""
     return 6000 if device.type == "cpu" else 240_000
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector off the millions of objects that imports and loading make, nearly all of which stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class ProbedModel:
@@ -56,16 +70,17 @@ class ProbedModel:
         path = Path(name_or_path).expanduser()
         if path.is_dir() and GPT2Backend.reads(path) and (path / "tokenizer.json").exists():
             return cls(GPT2Backend.from_folder(path, device, dtype), Vocabulary.from_folder(path), str(name_or_path))
-        from inversionview.bridge import BridgeBackend
+        with _uncollected():
+            from inversionview.bridge import BridgeBackend
 
-        gguf = path.suffix == ".gguf"
-        backend, tokenizer = BridgeBackend.from_pretrained(
-            str(path.parent if gguf else name_or_path),
-            device=device,
-            dtype=dtype,
-            gguf_file=path.name if gguf else None,
-            trust_remote_code=trust_remote_code,
-        )
+            gguf = path.suffix == ".gguf"
+            backend, tokenizer = BridgeBackend.from_pretrained(
+                str(path.parent if gguf else name_or_path),
+                device=device,
+                dtype=dtype,
+                gguf_file=path.name if gguf else None,
+                trust_remote_code=trust_remote_code,
+            )
         return cls(backend, Vocabulary.from_transformers(tokenizer), str(name_or_path))
 
     @property

@@ -140,9 +140,13 @@ def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[
     listed = patterns.split(",") if isinstance(patterns, str) and "{" not in patterns else patterns
     listed = [listed] if isinstance(listed, str) else list(listed)
     chosen: set[Site] = set()
+    names = {s.short: s for s in known}
     for pattern in listed:
         text = pattern.strip() if isinstance(pattern, str) else pattern
-        matches = [s for s in known if isinstance(text, str) and fnmatch.fnmatchcase(s.short, text)]
+        if text in names:
+            matches = [names[text]]
+        else:
+            matches = [s for name, s in names.items() if isinstance(text, str) and fnmatch.fnmatchcase(name, text)]
         chosen.update(matches or [find_site(text, known)])
     if not chosen:
         raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")

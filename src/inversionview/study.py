@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.features import FeatureTable, feature_information
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
@@ -22,7 +23,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
-from inversionview.distances import Distance, check_distance
+from inversionview.distances import Distance, between, check_distance, check_epsilon
 from inversionview.errors import (
     InputError,
     MismatchError,
@@ -344,6 +345,64 @@ class Study:
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[self.model.encode(s.text) for p in starts for s in p.inside],
         )  # fmt: skip
+
+    def agree(
+        self,
+        query: Query,
+        *,
+        sources: Sequence[str] = ("walk", "corpus", "decoder"),
+        epsilon: float | None = None,
+        seconds: float = 30,
+        bank: ActivationBank | str | Path | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+    ) -> Agreement:
+        """Compare what the sources say of the features inside a query's ε-preimage, at its own named position.
+
+        Args:
+            query: from ``query``.
+            sources: of ``"walk"``, ``"corpus"``, ``"decoder"`` (samples at temperature 1) and ``"all"``, every input of a study
+                that can be listed.
+            epsilon: threshold; by default the study's.
+            seconds: how long the walk may take; it ends as soon as it is mixed.
+            bank: as in ``search``.
+            seed: the same seed and a walk that ends by mixing give the same result.
+            report: called with the share of the work that is done, and a note.
+
+        Raises:
+            SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
+        """
+        limit = check_epsilon(self.spec.epsilon if epsilon is None else epsilon)
+        tokens = np.array([query.ids])
+        name = next((name for name, at in self._named(tokens).items() if at[0] == query.position), None)
+        if name is None:
+            raise SettingError(
+                f"Position {query.position} has no name: sources are compared at " + ", ".join(self._named(tokens)) + "."
+            )
+        at: dict[str, Any] = {"epsilon": limit, "fixed": name, "seed": seed, "count": 1}
+        make: dict[str, Callable[[], Preimage]] = {
+            "walk": lambda: self.walk(query, seconds=seconds, until_mixed=True, report=report, **at),
+            "corpus": lambda: self.search(query, bank=bank, **at),
+            "decoder": lambda: self.preimage(query, settings=[Setting()], each=2000, **at),
+        }
+        unknown = [source for source in sources if source not in (*make, "all")]
+        if unknown or ("all" in sources and self.inputs.corpus_size is None):
+            said = f"There is no source {unknown[0]!r}" if unknown else f"The inputs of {self.name} have no end"
+            raise SettingError(f"{said}: choose among walk, corpus and decoder and, where inputs can be listed, all.")
+        made = {source: make[source]() for source in sources if source in make}
+        found = {source: preimage.draws for source, preimage in made.items() if preimage.draws is not None}
+        if "all" in sources:
+            found["all"] = self._listed(query, name, limit)
+        walked = made["walk"].walk if "walk" in made else None
+        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
+
+    def _listed(self, query: Query, name: str, epsilon: float) -> Ids:
+        """Return every input of the study inside ε at a named position."""
+        tokens = self.inputs.tokens(np.arange(len(self.inputs)))
+        at = self._named(tokens)[name]
+        tokens, at = tokens[at >= 0], at[at >= 0]
+        z = self.model.harvest(tokens, [query.site], at[:, None])[0, :, 0]
+        return tokens[(between(self.spec.distance, query.z, z) <= epsilon).numpy()]
 
     def evaluate(
         self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Callable[[int], None] | None = None

@@ -123,6 +123,7 @@ def walk(
     seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10 unless --steps is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
     until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
+    bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None,
     chains: Annotated[
         int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")
     ] = None,
@@ -158,9 +159,10 @@ def walk(
     check([epsilon], distance)
     loaded, text = study_and_text(study, text, model, device)
     query = loaded.query(text, at=at, site=site)
-    length = given(seconds=seconds, steps=steps) or ({} if until_mixed else {"seconds": 10.0})
+    length = given(seconds=seconds, steps=steps) or ({} if until_mixed or bits_within else {"seconds": 10.0})
     options: dict[str, Any] = {
-        **given(chains=chains, exchange=exchange, prior=prior), "seconds": None, **length, "until_mixed": until_mixed,
+        **given(bits_within=bits_within, chains=chains, exchange=exchange, prior=prior), "seconds": None, **length,
+        "until_mixed": until_mixed,
         "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
         "seed": seed, "epsilon": epsilon, "distance": distance,
         "count": count if count is not None else (100 if as_json else 30),
@@ -248,10 +250,12 @@ def search(
         out.print(preimage)
 
 
-@app.command(epilog="Example: `inversionview sites addition`")
-def sites(study: StudyArg, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
-    """List the sites and named positions of a study."""
-    loaded = loaded_study(study, model)
+@app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
+def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
+    """List the sites and named positions of a study, or the sites of a model alone."""
+    from inversionview.study import load
+
+    loaded = load(study, model=model)
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         print_json({"sites": listing, "positions": loaded.position_names})

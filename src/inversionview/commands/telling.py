@@ -237,3 +237,41 @@ def threshold(
         print_json(result.to_json())
     else:
         out.print(threshold_table(result))
+
+
+@app.command(
+    epilog='Examples: `inversionview agree counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`; `inversionview agree '
+    'addition "403+288=691" --at A1 --site x0.post --sources walk,decoder,all`'
+)
+def agree(
+    study: StudyArg,
+    text: TextArg,
+    at: AtOpt = None,
+    site: SiteOpt = None,
+    epsilon: EpsilonOpt = None,
+    sources: Annotated[
+        str, typer.Option(help="By commas: walk, corpus, decoder, and all, every input where they can be listed.")
+    ] = "walk,corpus,decoder",
+    seconds: Annotated[float, typer.Option(help="The walk ends when it is mixed, or after so long.")] = 30,
+    bank: BankOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Do decoder, corpus and walk agree? Total variation between them for every feature inside ε."""
+    from inversionview.views.tables import agreement_table
+
+    check([epsilon], None)
+    loaded = loaded_study(study, model, device)
+    query, asked = loaded.query(text, at=at, site=site), listed(sources) or []
+    searched = bank_to_search(loaded, bank) if "corpus" in asked else None
+    with bar("walking", 1000, quiet=as_json) as advance:
+        result = loaded.agree(
+            query, sources=asked, epsilon=epsilon, seconds=seconds, bank=searched, seed=seed,
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(agreement_table(result))

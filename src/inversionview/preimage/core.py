@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inversionview.distances import Distance
 from inversionview.information import Bits
+from inversionview.inputs import Ids
 from inversionview.sites import Site
 from inversionview.walk.report import WalkReport
 
@@ -80,6 +81,8 @@ class Preimage:
     """How much the activation tells, where a corpus was searched or a ladder of ε walked."""
     recall: float | None = None
     """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
+    draws: Ids | None = field(default=None, repr=False)
+    """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
 

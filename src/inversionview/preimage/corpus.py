@@ -17,6 +17,9 @@ from inversionview.measure import distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.samples import choose, samples_of
 
+MOST_DRAWS = 50_000
+"""Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
+
 
 def corpus_preimage(
     bank: ActivationBank,
@@ -61,6 +64,8 @@ def corpus_preimage(
     found = found.part(~np.isin(found.rows, own))
     inside = len(found.within(epsilon))
     found = found.part(slice(max(inside, k)))
+    lot = np.random.default_rng((seed, 17)).permutation(inside)[:MOST_DRAWS]
+    every = bank.tokens(found.rows[lot])
     if count is not None and count < len(found):
         generator = torch.Generator().manual_seed(seed)
         found = found.part(choose(torch.from_numpy(found.distances), epsilon, count, generator).numpy())
@@ -78,4 +83,4 @@ def corpus_preimage(
     )  # fmt: skip
     searched = len(bank) - len(own)
     told = bits(inside, searched)
-    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall)
+    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every)

@@ -103,7 +103,8 @@ def sampled_preimage(
         model, tokens[shown], nearest[shown], position[shown], per_token[shown],
         epsilon=epsilon, source="decoder", effect=effect, times=times[shown],
     )  # fmt: skip
-    return Preimage(query, distance, epsilon, seed, samples, candidates=len(drawn))
+    inside = torch.repeat_interleave(tokens, times * (nearest <= epsilon), dim=0).numpy()
+    return Preimage(query, distance, epsilon, seed, samples, candidates=len(drawn), draws=inside)
 
 
 def trained_site(decoder: Decoder, site: Site) -> int:

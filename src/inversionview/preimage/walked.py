@@ -139,13 +139,14 @@ def walked_preimage(
         beginnings = found_inside if len(found_inside.distance) else None
     run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
     run.go()
-    mixed, draws = run.mixing()
+    draws, _, warm = run.draws()
+    draws = draws[warm:].reshape(-1, tokens.shape[1])
     shown = _shown(run.pool, draws, tokens, count, rng)
     samples = _measured(model, target, *shown, epsilon=epsilon)
-    bits = run.bits(draws)
-    walk = _report(run, mixed, len(draws), bits, query, prior, samples)
+    bits = run.bits()
+    walk = _report(run, run.mixing(), len(draws), bits, query, prior, samples)
     return Preimage(
-        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, walk=walk
+        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, draws=draws, walk=walk
     )  # fmt: skip
 
 
@@ -194,6 +195,7 @@ def _report(
     moves = run.kernel.moves
     return WalkReport(
         members=run.pool.members,
+        taken=run.pool.taken,
         measured=run.pool.measured,
         seconds=round(seconds, 3),
         members_per_second=round(run.pool.members / seconds, 1),

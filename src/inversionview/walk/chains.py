@@ -132,9 +132,9 @@ class Chains:
         return outer <= self.epsilons[:-1, None]
 
     def _exchange(self) -> None:
-        """Let neighbours change places, even pairs and odd pairs in turn, which carries states straight up and down."""
-        for k in range(self.steps % 2, len(self.epsilons) - 1, 2):
-            each = np.arange(self.columns)
+        """Let neighbours change places: even pairs, then odd pairs, which carries states straight up and down."""
+        rungs, each = len(self.epsilons), np.arange(self.columns)
+        for k in (*range(0, rungs - 1, 2), *range(1, rungs - 1, 2)):
             inner = each * self.replicas + self.rng.integers(self.replicas, size=self.columns) if k == 0 else self._at(k)
             outer = self._at(k + 1)
             done = self.states.distance[self.state[outer]] <= self.epsilons[k]

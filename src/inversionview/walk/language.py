@@ -158,7 +158,7 @@ class LanguageKernel:
         """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
         index = torch.from_numpy(rows)
         before = self._per_token[rows, :t]
-        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.rows(index).cut(t), t, before)
+        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.cut(t).rows(index), t, before)
         log_p[:, :t] = self._token_log_p[rows, :t]
         if self._first is not None:
             log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, _at(self._first[index], trial.tokens[rows, t]), 0.0)
@@ -300,7 +300,7 @@ class LanguageKernel:
     ) -> tuple[Ids, npt.NDArray[np.float64]]:
         """Write tokens ``t`` to ``stops`` (not included) anew, one after the other; nothing to do where both are equal."""
         new, ratio = tokens.copy(), np.where(stops > t, 0.0, -np.inf)
-        cache = self._cache.rows(torch.from_numpy(chains)).cut(t) if stops.max() > t + 1 else None
+        cache = self._cache.cut(t).rows(torch.from_numpy(chains)) if stops.max() > t + 1 else None
         for s in range(t, int(stops.max())):
             here = np.flatnonzero((stops > s) & np.isfinite(ratio))
             drawn = _draw(log_p, rng)

@@ -13,6 +13,9 @@ from inversionview.walk.kernel import Trial
 _FLOOR = 0.3
 """Share of all steps that is spread evenly over the moves, so that none is ever left out."""
 
+_FAR = 4
+"""More tokens that change count as so many: where one is put in, all behind it move."""
+
 
 class Mix:
     """The probabilities of the moves of one level.
@@ -26,7 +29,7 @@ class Mix:
         if only is not None:
             self.weights = np.eye(moves)[only]
         self._only, self._costs = only, np.ones(moves) if costs is None else np.array(costs)
-        self._tried, self._jumped = np.full(moves, 1.0), np.full(moves, 1.0)
+        self._tried, self._jumped = np.full(moves, 20.0), np.full(moves, 10.0)
 
     def draw(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw a move for each of ``count`` chains."""
@@ -37,7 +40,7 @@ class Mix:
         """Take what a step did into account."""
         if self._only is not None:
             return
-        changed = np.sqrt((trial.tokens != before).sum(1)) * trial.accepted
+        changed = np.sqrt((trial.tokens != before).sum(1).clip(max=_FAR)) * trial.accepted
         self._tried += np.bincount(which, minlength=len(self.weights))
         self._jumped += np.bincount(which, weights=changed, minlength=len(self.weights))
         gain = self._jumped / self._tried / self._costs

@@ -20,10 +20,12 @@ class Pool:
 
     def __init__(self, epsilon: float, leave_out: Ids, nearest: int = 200) -> None:
         self.epsilon, self._nearest = epsilon, nearest
-        self._known = set(keys_of(leave_out).tolist())
+        self._query = set(keys_of(leave_out).tolist())
+        self._known = set(self._query)
         self._members: list[Ids] = []
         self.members = 0
         self.measured = 0
+        self._taken: set[int] = set()
         self._refused = leave_out[:0], np.empty(0)
 
     def add(self, trial: Trial) -> tuple[Ids, npt.NDArray[np.float64], Ids]:
@@ -31,11 +33,17 @@ class Pool:
         seen = np.flatnonzero(~np.isnan(trial.distance))
         self.measured += len(seen)
         inside = seen[trial.distance[seen] <= self.epsilon]
+        self._taken.update(keys_of(trial.tokens[inside[trial.accepted[inside]]]).tolist())
         fresh = [i for i, key in zip(inside, keys_of(trial.tokens[inside]).tolist(), strict=True) if self._new(key)]
         self._members.append(trial.tokens[fresh].astype(np.int32))
         self.members += len(fresh)
         self._keep_nearest(trial, seen[trial.distance[seen] > self.epsilon])
         return trial.tokens[fresh], trial.distance[fresh], trial.position[fresh]
+
+    @property
+    def taken(self) -> int:
+        """How many distinct members a chain has stood at."""
+        return len(self._taken - self._query)
 
     def _new(self, key: int) -> bool:
         if key in self._known:

@@ -14,6 +14,8 @@ class WalkReport:
 
     members: int
     """Distinct inputs inside ε other than the query, each run through the model."""
+    taken: int
+    """Of these, the distinct ones at which a chain has stood: likely under the prior too, not only inside ε."""
     measured: int
     """Inputs that were drawn or proposed and measured, repeats counted."""
     seconds: float

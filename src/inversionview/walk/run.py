@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Int
 
 from inversionview.errors import SettingError
 from inversionview.information import Bits
@@ -38,6 +39,7 @@ class WalkSettings:
         seconds: after so many it ends.
         steps: after so many it ends; then the seed fixes all that it finds.
         until_mixed: it ends as soon as every feature is mixed.
+        bits_within: it ends as soon as the interval of the bits reaches no further than this to either side.
         exchange: with replicas on a ladder of ε; also gives the bits.
         population: chains on each level while the ladder is made.
         warm: steps in which the mix of moves is learnt.
@@ -48,6 +50,7 @@ class WalkSettings:
     seconds: float | None = 10.0
     steps: int | None = None
     until_mixed: bool = False
+    bits_within: float | None = None
     exchange: bool = True
     population: int = 1024
     warm: int = 50
@@ -59,8 +62,10 @@ class WalkSettings:
         return self.warm if self.steps is None else min(self.warm, self.steps // 4)
 
     def __post_init__(self) -> None:
-        if self.seconds is None and self.steps is None and not self.until_mixed:
-            raise SettingError("A walk must have an end: give seconds, steps or until_mixed.")
+        if self.seconds is None and self.steps is None and not self.until_mixed and self.bits_within is None:
+            raise SettingError("A walk must have an end: give seconds, steps, until_mixed or bits_within.")
+        if self.bits_within is not None and not (self.bits_within > 0 and self.exchange):
+            raise SettingError("bits_within must be positive, and goes with exchange: bits come from a ladder of ε.")
         if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
             raise SettingError(f"Seconds and steps of a walk must be positive, but are {self.seconds} and {self.steps}.")
         if self.chains < 2 or self.population < 16:
@@ -86,6 +91,7 @@ class Walk:
     chains: Chains | None = None
     interrupted: bool = False
     starts: States | None = None
+    _look: int = 0
 
     @property
     def seconds(self) -> float:
@@ -124,8 +130,8 @@ class Walk:
             others = 0 if self.starts is None else columns // 2
         else:
             epsilons, rungs = self.ladder.epsilons, list(self.ladder.states)
-            replicas = min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
-            columns = max(_FEWEST_COLUMNS, self.settings.chains // replicas)
+            replicas = 1 if self.settings.bits_within else min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
+            columns = max(_FEWEST_COLUMNS, self.settings.chains // min(max(1, len(epsilons) - 1), _MOST_REPLICAS))
             others = columns // 2
             if not self.ladder.reached:
                 rungs[0] = self.query
@@ -152,37 +158,48 @@ class Walk:
             self.report(share, note or f"{self.pool.members:,} members, {self.pool.members / self.seconds:,.0f}/s")
 
     def _over(self) -> bool:
+        """Time or steps are up, or what the settings wait for has come; that is looked at ever more seldom."""
         if self._share() >= 1:
             return True
-        steps = 0 if self.chains is None else self.chains.steps
-        due = self.settings.until_mixed and steps >= 2 * self.settings.warm_up and steps & (steps - 1) == 0
-        return due and all(feature.mixed for feature in self.mixing()[0])
+        wanted, steps = self.settings, 0 if self.chains is None else self.chains.steps
+        if not (wanted.until_mixed or wanted.bits_within) or steps < max(self._look, 2 * wanted.warm_up):
+            return False
+        self._look = int(1.25 * steps) + 1
+        bits = self.bits()
+        sharp = bits is not None and bits.high is not None and bits.high - bits.low <= 2 * (wanted.bits_within or np.inf)
+        return (not wanted.bits_within or sharp) and (not wanted.until_mixed or all(f.mixed for f in self.mixing()))
 
-    def mixing(self) -> tuple[tuple[Mixing, ...], Ids]:
-        """Return how well each feature is mixed, and the draws that count."""
+    def draws(self) -> tuple[Int[np.ndarray, "draw chain pos"], Int[np.ndarray, " draw"], int]:
+        """Return all states at the wanted ε that were kept, their steps, and from which on they count."""
         if self.chains is None or not self.chains.record.step:
-            return (), self.query.tokens[:0]
-        record, c = self.chains.record, self.chains
+            return self.query.tokens[None, :0], np.empty(0, dtype=np.int64), 0
+        record = self.chains.record
         steps = np.array(record.step)
-        warm = int(np.searchsorted(steps, max(self.settings.warm_up, _DROPPED * c.steps), side="right"))
-        draws = np.stack(record.inner)  # (draw, chain, pos)
+        warm = int(np.searchsorted(steps, max(self.settings.warm_up, _DROPPED * self.chains.steps), side="right"))
+        return np.stack(record.inner), steps, warm
+
+    def mixing(self) -> tuple[Mixing, ...]:
+        """Return how well each feature is mixed."""
+        draws, steps, warm = self.draws()
+        if self.chains is None or not len(steps):
+            return ()
         flat = draws.reshape(-1, draws.shape[-1])
         values = {name: v.reshape(draws.shape[:2]) for name, v in self.features(flat).items()}
         query = {name: v[0] for name, v in self.features(self.query.tokens).items()}
-        at_query = self.chains.column[: draws.shape[1]] < self._from_query()
-        return mixing(values, query, steps, warm, at_query), draws[warm:].reshape(-1, draws.shape[-1])
+        return mixing(values, query, steps, warm, self.chains.column[: draws.shape[1]] < self._from_query())
 
     def _from_query(self) -> int:
         """Return how many columns began at the query."""
         columns = self.chains.columns if self.chains is not None else 0
         return columns - columns // 2 if self.ladder is not None or self.starts is not None else columns
 
-    def bits(self, draws: Ids) -> Bits | None:
+    def bits(self) -> Bits | None:
         """Return the bits, where there is a ladder on which enough was seen."""
-        if self.ladder is None or self.chains is None or not len(draws):
+        draws, _, warm = self.draws()
+        if self.ladder is None or self.chains is None or len(draws) <= warm:
             return None
         record = self.chains.record
         closer = np.stack(record.closer[: len(record.step)])  # what came after the last step that was kept is left out
         closer = closer[int(_DROPPED * len(closer)) :]
-        same = float((draws == self.query.tokens).all(1).mean())
+        same = float((draws[warm:] == self.query.tokens).all(-1).mean())
         return splitting_bits(closer.sum(0), len(closer) * record.every, same, self.pool.measured)

