@@ -166,8 +166,12 @@ def test_every_sample_is_what_the_model_says(
     assert (preimage.source, preimage.epsilon, preimage.distance) == ("walk", epsilon, options.get("distance", "euclidean"))
     assert 0 < len(preimage.inside) < len(preimage) == 100
     assert preimage.walk is not None
-    assert len(streamed) == preimage.walk.members > 0
+    assert len(streamed) == preimage.walk.members >= preimage.walk.taken > 0
     assert all(d <= epsilon for d, _ in streamed.values())
+    assert preimage.draws is not None
+    assert len(preimage.draws) == preimage.walk.draws > 100
+    drawn = {loaded.model.vocabulary.decode([i for i in row if i != loaded.inputs.pad]) for row in preimage.draws.tolist()}
+    assert drawn - {text} <= set(streamed)
     assert {s.text for s in preimage.inside} <= set(streamed)
     assert not {s.text for s in preimage.outside} & set(streamed)
     for where in (preimage, streamed):
@@ -547,6 +551,7 @@ def test_help_has_examples(capsys: Captured) -> None:
         (("walk", "addition", ADD, "--seconds", "0"), "positive"),
         (("walk", "addition", ADD, "--seconds", "soon"), "--seconds"),
         (("walk", "addition", ADD, "--steps", "0"), "positive"),
+        (("walk", "addition", ADD, "--bits-within", "0"), "bits_within must be positive"),
         (("walk", "addition", ADD, "--seed", "-1"), "seed"),
         (("walk", "addition", ADD, "--count", "0"), "--count"),
         (("walk", "addition", ADD, "--prior", "mine"), "no prior 'mine'"),

@@ -297,7 +297,7 @@ def test_the_spaces_are_listed_in_full(spaces: dict[str, Space]) -> None:
 @pytest.mark.parametrize(("study", "move"), MOVES)
 def test_a_move_leaves_the_target_as_it_is(spaces: dict[str, Space], study: str, move: str) -> None:
     """From exact draws of π: as many go from x to x′ as from x′ to x, and after more steps the distribution is still π."""
-    space, rng, count = spaces[study], np.random.default_rng((7, len(move))), 40_000
+    space, rng, count = spaces[study], np.random.default_rng((7, len(move))), 25_000
     states = space.draw(count, rng)
     before = space.which(states.tokens)
     after = space.step(states, move, rng)
@@ -344,10 +344,10 @@ def test_a_move_is_balanced_in_half_of_all_inputs(study: str, move: str) -> None
         return (features["count"] * 28 + features["length"]) * 2 + (tokens[:, 1] > 12)
 
     kernel = StudyKernel(STUDIES[study], measure)
-    states = kernel.fresh(60_000, rng)
+    states = kernel.fresh(40_000, rng)
     states = states.part(states.distance == 0)
     count, before = len(states.distance), kinds(states.tokens)
-    assert count > 25_000
+    assert count > 15_000
     trial = kernel.step(states, np.full(count, 0.5), np.full(count, kernel.moves.index(move)), rng)
     assert trial.accepted.mean() > 0.05
     assert_balanced(before, kinds(states.tokens), size=600)
@@ -360,7 +360,7 @@ def test_all_moves_together_reach_the_target_from_one_start(study: str) -> None:
     numbers = list(range(100, 120))
     space = Space(study, strings("abc", range(3, 6)) if study == "counting" else sums(numbers, numbers))
     assert len(space.p) in (576, 400)
-    rng, count = np.random.default_rng(11), 5000
+    rng, count = np.random.default_rng(11), 4000
     states = space.kernel.begin(space.tokens[:1].repeat(count, axis=0))
     for _ in range(60 if study == "counting" else 350):
         space.kernel.step(states, np.full(count, 0.5), rng.integers(len(space.kernel.moves), size=count), rng)
