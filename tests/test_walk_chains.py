@@ -317,7 +317,7 @@ def mismatches(tokens: Ids) -> tuple[np.ndarray, Ids]:
     return (tokens != 0).sum(1).astype(float), np.zeros(len(tokens), dtype=np.int64)
 
 
-def walked(inputs: Inputs, measure: Measure, query: Ids, epsilon: float, **options: int) -> Walk:
+def walked(inputs: Inputs, measure: Measure, query: Ids, epsilon: float, **options: float | None) -> Walk:
     kernel = StudyKernel(inputs, measure)
     chosen = WalkSettings(**{"seconds": None, "steps": 150, **options})  # type: ignore[arg-type]
     rng = np.random.default_rng(chosen.seed)
@@ -340,9 +340,9 @@ def tail(size: int, most: int) -> float:
 
 def test_a_ladder_leads_down_from_the_prior() -> None:
     inputs = Letters(20)
-    tried: list[int] = []
+    tried: list[Ids] = []
     made = ladder.build(
-        StudyKernel(inputs, mismatches), 2.5, 512, np.random.default_rng(0), seen=lambda t: tried.append(len(t.tokens))
+        StudyKernel(inputs, mismatches), 2.5, 512, np.random.default_rng(0), seen=lambda t: tried.append(t.tokens)
     )
     assert made is not None
     assert made.reached
@@ -353,7 +353,7 @@ def test_a_ladder_leads_down_from_the_prior() -> None:
         assert len(states.distance) == 512
         assert (states.distance <= epsilon).all()
         np.testing.assert_array_equal(states.distance, mismatches(states.tokens)[0])
-    assert tried[0] == 512  # the draws of the prior count as seen
+    np.testing.assert_array_equal(tried[0], made.states[-1].tokens)  # the draws of the prior count as seen
     assert ladder.build(StudyKernel(inputs, mismatches), 2.5, 64, np.random.default_rng(0), stop=lambda: True) is None
 
 
@@ -376,6 +376,18 @@ def test_bits_by_splitting_are_those_of_the_binomial_tail(size: int, most: int, 
     assert bits.low <= exact <= bits.high
     assert bits.high - bits.low < 2
     assert bits.hits > 0
+
+
+def test_a_walk_ends_once_the_bits_are_as_sharp_as_wanted() -> None:
+    query, exact = np.zeros((1, 10), dtype=np.int64), tail(10, 3)
+    steps = []
+    for within in (0.5, 0.25):
+        walk = walked(Letters(10), mismatches, query, 3.5, steps=None, bits_within=within)
+        bits = bits_of(walk)
+        assert bits.low <= exact <= (bits.high or 0) <= bits.low + 2 * within
+        assert walk.chains is not None
+        steps.append(walk.chains.steps)
+    assert steps[0] < steps[1]
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -552,10 +564,11 @@ def test_splitting_at_its_ends() -> None:
     "wrong",
     [
         {"seconds": None}, {"seconds": 0}, {"seconds": -1.0}, {"seconds": float("nan")}, {"seconds": inf}, {"steps": 0},
-        {"steps": -3}, {"chains": 1}, {"chains": 0}, {"population": 15}, {"seed": -1},
+        {"steps": -3}, {"chains": 1}, {"chains": 0}, {"population": 15}, {"seed": -1}, {"bits_within": 0.0},
+        {"bits_within": float("nan")}, {"bits_within": 0.3, "exchange": False},
     ],
 )  # fmt: skip
 def test_settings_out_of_range(wrong: dict[str, float | None]) -> None:
-    with pytest.raises(SettingError, match=r"^[A-Z][^\n]*\.$"):
+    with pytest.raises(SettingError, match=r"^[^\n]+\.$"):
         WalkSettings(**wrong)  # type: ignore[arg-type]
     assert WalkSettings(seconds=None, until_mixed=True).until_mixed

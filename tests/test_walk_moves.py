@@ -134,10 +134,10 @@ def test_fresh_counting_inputs_are_draws_from_the_prior() -> None:
     ways = Counter(a + b + c for a, b, c in product(range(1, 10), repeat=3))
     lengths = Counter(map(len, strings))
     assert chisquare([lengths[n] for n in ways], [count * w / 729 for w in ways.values()]).pvalue > TOO_RARE
-    # every order is as likely: the first letter is the one asked for with the probability count / length, so is the last
-    share = np.array([c[q] / len(s) for c, q, s in zip(counts, asked, strings, strict=True)])
-    for place in (0, -1):
-        same = np.array([s[place] == q for s, q in zip(strings, asked, strict=True)])
+    # every order is as likely: the first letter is the smallest with the probability count / length, so is the last
+    share = np.array([c[min(c)] / len(s) for c, s in zip(counts, strings, strict=True)])
+    for place in (0, 1, -1):
+        same = np.array([s[place] == min(s) for s in strings])
         assert abs((same - share).sum()) < 4 * np.sqrt((share * (1 - share)).sum())
 
 
@@ -197,7 +197,7 @@ def test_every_proposal_that_can_be_made_is_an_input(study: str, data: st.DataOb
         # the same two digits in either order
         ("addition", "two digits", "B403+288=691E", "B413+287=700E", 2 / 3600, 2 / 3600),
         ("addition", "place", "B403+288=691E", "B404+285=689E", 1 / 300, 1 / 300),
-        ("addition", "operand", "B403+288=691E", "B777+288=1065E", 1 / 1800, 1 / 1800),
+        ("addition", "operand", "B403+288=691E", "B977+288=1265E", 1 / 1800, 1 / 1800),
         ("addition", "swap", "B403+288=691E", "B288+403=691E", 1, 1),
         ("addition", "swap place", "B403+288=691E", "B203+488=691E", 1 / 3, 1 / 3),
         # one of two signs, nine amounts, three places
@@ -208,7 +208,7 @@ def test_every_proposal_that_can_be_made_is_an_input(study: str, data: st.DataOb
 def test_proposals_and_ways_back_have_the_chances_counted_by_hand(
     study: str, move: str, here: str, there: str, chance: float, back: float
 ) -> None:
-    count, rng = 20_000, np.random.default_rng(3)
+    count, rng = max(5000, round(80 / chance)), np.random.default_rng(3)
     (made,) = (m for m in STUDIES[study].moves if m.name == move)
     for text, other, wanted, reverse in ((here, there, chance, back), (there, here, back, chance)):
         new, ratio = made.propose(rows(study, [text]).repeat(count, axis=0), rng)
@@ -297,7 +297,7 @@ def test_the_spaces_are_listed_in_full(spaces: dict[str, Space]) -> None:
 @pytest.mark.parametrize(("study", "move"), MOVES)
 def test_a_move_leaves_the_target_as_it_is(spaces: dict[str, Space], study: str, move: str) -> None:
     """From exact draws of π: as many go from x to x′ as from x′ to x, and after more steps the distribution is still π."""
-    space, rng, count = spaces[study], np.random.default_rng((7, len(move))), 40_000
+    space, rng, count = spaces[study], np.random.default_rng((7, len(move))), 25_000
     states = space.draw(count, rng)
     before = space.which(states.tokens)
     after = space.step(states, move, rng)
@@ -344,10 +344,10 @@ def test_a_move_is_balanced_in_half_of_all_inputs(study: str, move: str) -> None
         return (features["count"] * 28 + features["length"]) * 2 + (tokens[:, 1] > 12)
 
     kernel = StudyKernel(STUDIES[study], measure)
-    states = kernel.fresh(60_000, rng)
+    states = kernel.fresh(40_000, rng)
     states = states.part(states.distance == 0)
     count, before = len(states.distance), kinds(states.tokens)
-    assert count > 25_000
+    assert count > 15_000
     trial = kernel.step(states, np.full(count, 0.5), np.full(count, kernel.moves.index(move)), rng)
     assert trial.accepted.mean() > 0.05
     assert_balanced(before, kinds(states.tokens), size=600)
@@ -360,7 +360,7 @@ def test_all_moves_together_reach_the_target_from_one_start(study: str) -> None:
     numbers = list(range(100, 120))
     space = Space(study, strings("abc", range(3, 6)) if study == "counting" else sums(numbers, numbers))
     assert len(space.p) in (576, 400)
-    rng, count = np.random.default_rng(11), 5000
+    rng, count = np.random.default_rng(11), 4000
     states = space.kernel.begin(space.tokens[:1].repeat(count, axis=0))
     for _ in range(60 if study == "counting" else 350):
         space.kernel.step(states, np.full(count, 0.5), rng.integers(len(space.kernel.moves), size=count), rng)
