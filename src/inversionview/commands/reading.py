@@ -159,11 +159,9 @@ def walk(
     check([epsilon], distance)
     loaded, text = study_and_text(study, text, model, device)
     query = loaded.query(text, at=at, site=site)
-    length = given(seconds=seconds, steps=steps) or ({} if until_mixed or bits_within else {"seconds": 10.0})
     options: dict[str, Any] = {
-        **given(bits_within=bits_within, chains=chains, exchange=exchange, prior=prior), "seconds": None, **length,
-        "until_mixed": until_mixed,
-        "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
+        **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
+        "until_mixed": until_mixed, "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
         "seed": seed, "epsilon": epsilon, "distance": distance,
         "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip

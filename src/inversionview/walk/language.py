@@ -85,6 +85,10 @@ class LanguageKernel:
             self._moves["guided"] = self._guided
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
+        self._depth = (target.site.layer + 1) / len(model.shape.heads) if beta else 1.0
+        """Share of the layers that D takes."""
+        self._share = 0.5
+        """Share of the proposals inside ε, of late."""
         self._steps, self._t = 0, 1
         self._first: Tensor | None = None
         """log p of every token at t given what comes before it, which a step at t leaves as it is."""
@@ -126,8 +130,10 @@ class LanguageKernel:
         """Make keys, values, distances and probabilities of the chains, where they are not those of the last step."""
         if self._of is not states:
             self._steps = 0
-            out, self._per_token, self._token_log_p = self._run(states.tokens, None, 0, np.zeros((len(states.tokens), 0)))
-            self._cache, self._of = out.cache, states
+            tokens, which = np.unique(states.tokens, axis=0, return_inverse=True)  # all may stand at the query
+            out, per_token, log_p = self._run(tokens, None, 0, np.zeros((len(tokens), 0)))
+            self._per_token, self._token_log_p = per_token[which], log_p[which]
+            self._cache, self._of = out.cache.rows(torch.from_numpy(which)), states
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -161,9 +167,12 @@ class LanguageKernel:
         epsilon: npt.NDArray[np.float64], rng: np.random.Generator,
     ) -> None:  # fmt: skip
         """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
+        if self._depth + self._share < 1:
+            rows = self._screened(trial, rows, t, epsilon)
+            if not len(rows):
+                return
         index = torch.from_numpy(rows)
-        before = self._per_token[rows, :t]
-        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.cut(t).rows(index), t, before)
+        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.cut(t).rows(index), t, self._per_token[rows, :t])
         log_p[:, :t] = self._token_log_p[rows, :t]
         if self._first is not None:
             log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, _at(self._first[index], trial.tokens[rows, t]), 0.0)
@@ -179,8 +188,17 @@ class LanguageKernel:
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
         self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
 
+    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64]) -> Ids:
+        """Measure the proposals, running no more layers than that takes, and return those inside ε; the prior is for these."""
+        cache = self._cache.cut(t).rows(torch.from_numpy(rows))
+        _, per_token, _ = self._run(trial.tokens[rows], cache, t, self._per_token[rows, :t], prior=False)
+        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        inside = trial.distance[rows] <= epsilon[rows]
+        self._share += (inside.mean() - self._share) / 10
+        return rows[inside]
+
     def _run(
-        self, tokens: Ids, cache: KeysValues | None, t: int, before: npt.NDArray[np.float64]
+        self, tokens: Ids, cache: KeysValues | None, t: int, before: npt.NDArray[np.float64], prior: bool = True
     ) -> tuple[Extended, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Run sequences from position ``t`` on.
 
@@ -188,7 +206,7 @@ class LanguageKernel:
             what the model gave; the distance at every position, ``before`` holding those up to ``t``; log p of every token
             after ``t`` given those before it, 0 elsewhere.
         """
-        out = self._extend(tokens[:, t:], cache, logits=bool(self.beta))
+        out = self._extend(tokens[:, t:], cache, logits=prior and bool(self.beta))
         assert out.activations is not None
         here = distances.between(self.target.kind, self.target.z, out.activations.float().cpu())
         per_token = np.concatenate([before, here.double().numpy()], axis=1)

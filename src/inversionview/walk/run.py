@@ -36,7 +36,7 @@ class WalkSettings:
 
     Attributes:
         chains: at the wanted ε.
-        seconds: after so many it ends.
+        seconds: after so many it ends; 10 where nothing else ends it.
         steps: after so many it ends; then the seed fixes all that it finds.
         until_mixed: it ends as soon as every feature is mixed.
         bits_within: it ends as soon as the interval of the bits reaches no further than this to either side.
@@ -47,7 +47,7 @@ class WalkSettings:
     """
 
     chains: int = 256
-    seconds: float | None = 10.0
+    seconds: float | None = None
     steps: int | None = None
     until_mixed: bool = False
     bits_within: float | None = None
@@ -63,7 +63,7 @@ class WalkSettings:
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None and not self.until_mixed and self.bits_within is None:
-            raise SettingError("A walk must have an end: give seconds, steps, until_mixed or bits_within.")
+            object.__setattr__(self, "seconds", 10.0)
         if self.bits_within is not None and not (self.bits_within > 0 and self.exchange):
             raise SettingError("bits_within must be positive, and goes with exchange: bits come from a ladder of ε.")
         if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
