@@ -563,7 +563,7 @@ def test_splitting_at_its_ends() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seconds": None}, {"seconds": 0}, {"seconds": -1.0}, {"seconds": float("nan")}, {"seconds": inf}, {"steps": 0},
+        {"seconds": 0}, {"seconds": -1.0}, {"seconds": float("nan")}, {"seconds": inf}, {"steps": 0},
         {"steps": -3}, {"chains": 1}, {"chains": 0}, {"population": 15}, {"seed": -1}, {"bits_within": 0.0},
         {"bits_within": float("nan")}, {"bits_within": 0.3, "exchange": False},
     ],
@@ -572,3 +572,10 @@ def test_settings_out_of_range(wrong: dict[str, float | None]) -> None:
     with pytest.raises(SettingError, match=r"^[^\n]+\.$"):
         WalkSettings(**wrong)  # type: ignore[arg-type]
     assert WalkSettings(seconds=None, until_mixed=True).until_mixed
+
+
+def test_a_walk_ends_after_ten_seconds_unless_something_else_ends_it() -> None:
+    assert WalkSettings().seconds == 10
+    assert WalkSettings(steps=5).seconds is None
+    assert WalkSettings(until_mixed=True).seconds is None
+    assert WalkSettings(steps=5, seconds=2).seconds == 2

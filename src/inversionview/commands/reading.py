@@ -161,8 +161,8 @@ def walk(
     query = loaded.query(text, at=at, site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
-        "until_mixed": until_mixed, "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer, "guided": guided, "fixed": fixed,
-        "seed": seed, "epsilon": epsilon, "distance": distance,
+        "until_mixed": until_mixed, "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer,
+        "guided": guided, "fixed": fixed, "seed": seed, "epsilon": epsilon, "distance": distance,
         "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
