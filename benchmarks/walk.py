@@ -140,7 +140,7 @@ def against_all(task: tuple[str, str, str, float]) -> tuple[Any, ...]:
     ours, theirs = (study.inputs.features(t) for t in (preimage.draws, inside))
     apart = {name: total_variation(ours[name], theirs[name]) for name in theirs}
     worst = max(apart, key=lambda name: apart[name])
-    exact = -math.log2((len(inside) - 1) / (len(study.inputs) - 1))
+    exact = abs(math.log2((len(inside) - 1) / (len(study.inputs) - 1)))
     value = None if found is None else found.value
     return (text, at, site, len(inside), walk.mixed, walk.seconds, apart[worst], worst, exact, value)
 

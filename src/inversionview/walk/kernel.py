@@ -155,7 +155,7 @@ class StudyKernel:
         return trial
 
 
-_PRIMES = np.random.default_rng(20240527).integers(1, 2**63, size=4096, dtype=np.uint64) | np.uint64(1)
+_PRIMES = np.random.default_rng(20240527).integers(1, 2**63, size=2**14, dtype=np.uint64) | np.uint64(1)
 
 
 def keys_of(tokens: Ids) -> npt.NDArray[np.uint64]:

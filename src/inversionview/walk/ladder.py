@@ -32,13 +32,11 @@ class Ladder:
     Attributes:
         epsilons: innermost first; the last is ∞, where everything is inside.
         states: chains that stand within each.
-        mixes: how often each move is made there.
         reached: the innermost was reached; otherwise no draw came so close, and its chains have to start at the query.
     """
 
     epsilons: npt.NDArray[np.float64]
     states: tuple[States, ...]
-    mixes: tuple[npt.NDArray[np.float64], ...]
     reached: bool
 
 
@@ -66,7 +64,7 @@ def build(
     states = kernel.fresh(population, rng)
     seen(as_trial(states))
     mix = Mix(len(kernel.moves), costs=kernel.costs)
-    epsilons, kept, mixes = [np.inf], [states], [mix.weights]
+    epsilons, kept = [np.inf], [states]
     while epsilons[-1] > epsilon and len(epsilons) < _MOST:
         if stop():
             return None
@@ -78,16 +76,15 @@ def build(
             _evolve(kernel, states, epsilons[-1], mix, rng, seen)
             level = next_level(states.distance, epsilon, epsilons[-1])
         if level is None:
-            return Ladder(np.array([epsilon, *epsilons[::-1]]), (states, *kept[::-1]), (mix.weights, *mixes[::-1]), False)
+            return Ladder(np.array([epsilon, *epsilons[::-1]]), (states, *kept[::-1]), False)
         inside = np.flatnonzero(states.distance <= level)
         states = states.part(inside[rng.permutation(np.arange(population) % len(inside))])
         mix = Mix(len(kernel.moves), costs=kernel.costs)
         _evolve(kernel, states, level, mix, rng, seen)
         epsilons.append(level)
         kept.append(states)
-        mixes.append(mix.weights)
         report(level, len(epsilons) - 1)
-    return Ladder(np.array(epsilons[::-1]), tuple(kept[::-1]), tuple(mixes[::-1]), epsilons[-1] <= epsilon)
+    return Ladder(np.array(epsilons[::-1]), tuple(kept[::-1]), epsilons[-1] <= epsilon)
 
 
 def next_level(distance: npt.NDArray[np.float64], epsilon: float, last: float) -> float | None:
