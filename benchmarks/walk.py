@@ -103,25 +103,33 @@ def language(seconds: float) -> None:
             row(site, f"{len(text.split())} words", *per_second, twenty, twenty - one, rate)
 
 
+UNIFORM = {"prior": "uniform", "exchange": True, "chains": 256, "longer": 0, "population": 512}
+RARE: tuple[tuple[str, str, float, dict[str, Any]], ...] = (
+    ("x0.post", "study", 0.1, {}),
+    ("x0.post", "study", 0.02, {}),
+    ("a0.0", "all token sequences", 0.2, UNIFORM),
+)
+"""Site, prior and ε of a counting query, at its query character."""
+
+
 def bits(seconds: float) -> None:
-    """Rare preimages of counting by splitting, to ± 0.5 bits: value, time, and what five seeds differ by."""
+    """Rare preimages of counting by splitting, to ± 0.5 bits: what five seeds give, and how long each took."""
     study = iv.load("counting")
-    head("text", "position", "site", "ε", "bits of five seeds", "spread (σ)", "s, median", "inputs measured, median")
-    for text, at, site, epsilon in RARE:
-        found, times, measured = [], [], []
+    head("site", "prior", "ε", "bits of five seeds", "spread (σ)", "half width", "s, median", "inputs measured, median")
+    for site, prior, epsilon, options in RARE:
+        found, times, measured, widths = [], [], [], []
         for seed in range(5):
-            query = study.query(text, at=at, site=site)
-            preimage = study.walk(query, epsilon=epsilon, seconds=seconds, bits_within=0.5, seed=seed)
-            assert preimage.bits is not None
-            assert preimage.walk is not None
-            found.append(preimage.bits.value)
-            times.append(preimage.walk.seconds)
-            measured.append(preimage.walk.measured)
+            query = study.query(COUNTING, at="query", site=site)
+            preimage = study.walk(query, epsilon=epsilon, seconds=seconds, bits_within=0.5, seed=seed, **options)
+            told, walk = preimage.bits, preimage.walk
+            assert told is not None
+            assert walk is not None
+            found.append(told.value)
+            widths.append(math.inf if told.high is None else (told.high - told.low) / 2)
+            times.append(walk.seconds)
+            measured.append(walk.measured)
         shown, inputs = ", ".join(f"{b:.1f}" for b in found), f"{statistics.median(measured):,}"
-        row(text, at, site, epsilon, shown, statistics.stdev(found), statistics.median(times), inputs)
-
-
-RARE = ((COUNTING, "query", "x0.post", 0.1), (COUNTING, "query", "x0.post", 0.02))
+        row(site, prior, epsilon, shown, statistics.stdev(found), max(widths), statistics.median(times), inputs)
 
 
 def against_all(task: tuple[str, str, str, float]) -> tuple[Any, ...]:

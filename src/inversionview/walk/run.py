@@ -130,8 +130,10 @@ class Walk:
             others = 0 if self.starts is None else columns // 2
         else:
             epsilons, rungs = self.ladder.epsilons, list(self.ladder.states)
-            replicas = 1 if self.settings.bits_within else min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
-            columns = max(_FEWEST_COLUMNS, self.settings.chains // min(max(1, len(epsilons) - 1), _MOST_REPLICAS))
+            replicas = min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
+            columns = max(_FEWEST_COLUMNS, self.settings.chains // replicas)
+            if self.settings.bits_within:  # all rungs count alike
+                replicas, columns = 1, max(2 * _FEWEST_COLUMNS, self.settings.chains // 8)
             others = columns // 2
             if not self.ladder.reached:
                 rungs[0] = self.query
