@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,10 +246,14 @@ def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, 
     truth = truths["fragmented"]
     alone = addition.walk(truth.query, exchange=False, **{**SMALL, "steps": 1})
     assert alone.walk is not None
-    given = alone.samples[0]
     wrong = ("403+288=692", "999+999=1998")  # no input, though at A1 nothing tells it from the query; outside
     texts = [*sorted(truth.texts), *wrong, truth.query.text]
-    elsewhere = replace(alone, samples=tuple(replace(given, text=text, inside=True) for text in texts))
+
+    def rows(texts: Iterable[str]) -> np.ndarray:
+        ids = [addition.model.encode(text) for text in texts]
+        return np.array([[*row, *[addition.inputs.pad] * (addition.inputs.max_length - len(row))] for row in ids])
+
+    elsewhere = replace(alone, draws=rows(texts))
     found: list[str] = []
 
     def take(tokens: np.ndarray, distance: np.ndarray, position: np.ndarray) -> None:
@@ -262,7 +267,7 @@ def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, 
     assert any("All chains began at the query" in note for note in alone.walk.notes)
     assert not any("All chains began" in note for note in helped.walk.notes)
     # a start that is outside or no input at all is none
-    nothing = replace(elsewhere, samples=tuple(s for s in elsewhere.samples if s.text in wrong))
+    nothing = replace(elsewhere, draws=rows(wrong))
     unhelped = addition.walk(truth.query, starts=[nothing], **options)
     assert unhelped.walk is not None
     assert any("All chains began at the query" in note for note in unhelped.walk.notes)

@@ -500,8 +500,8 @@ def test_few_draws_are_not_mixed() -> None:
 
 
 def test_a_feature_that_never_changes_is_mixed() -> None:
-    found = mixing({"x": np.full((100, 8), "k")}, {"x": "k"}, STEPS[:100], 20, BEGAN[:8])[0]
-    assert (found.r_hat, found.ess, found.share, found.forgotten, found.mixed) == (1.0, 640, 1.0, 1, True)
+    found = mixing({"x": np.full((100, 32), "k")}, {"x": "k"}, STEPS[:100], 20, BEGAN)[0]
+    assert (found.r_hat, found.ess, found.share, found.forgotten, found.mixed) == (1.0, 2560, 1.0, 1, True)
 
 
 def test_the_warm_up_does_not_count() -> None:
@@ -530,14 +530,14 @@ def test_the_time_to_forget_the_query() -> None:
 
 def test_splitting_by_hand() -> None:
     """Two rungs, four columns, eight steps; the jackknife column by column, with Student's t of three degrees, 3.1824."""
-    closer = np.array([[4, 4, 2, 6], [2, 1, 3, 2]])
-    found = splitting_bits(closer, 8, 0.25, 999)
+    closer, others = np.array([[4, 4, 2, 6], [2, 1, 3, 2]]), np.array([0.5, 1.0, 0.75, 0.75])
+    found = splitting_bits(closer, 8, others, 999)
     value = -log2(16 / 32) - log2(8 / 32) - log2(0.75)
     left_out = [
-        -log2((4 + 2 + 6) / 24) - log2((1 + 3 + 2) / 24),
-        -log2((4 + 2 + 6) / 24) - log2((2 + 3 + 2) / 24),
-        -log2((4 + 4 + 6) / 24) - log2((2 + 1 + 2) / 24),
-        -log2((4 + 4 + 2) / 24) - log2((2 + 1 + 3) / 24),
+        -log2((4 + 2 + 6) / 24) - log2((1 + 3 + 2) / 24) - log2(2.5 / 3),
+        -log2((4 + 2 + 6) / 24) - log2((2 + 3 + 2) / 24) - log2(2.0 / 3),
+        -log2((4 + 4 + 6) / 24) - log2((2 + 1 + 2) / 24) - log2(2.25 / 3),
+        -log2((4 + 4 + 2) / 24) - log2((2 + 1 + 3) / 24) - log2(2.25 / 3),
     ]
     mean = sum(left_out) / 4
     reach = 3.182446 * sqrt(3 / 4 * sum((x - mean) ** 2 for x in left_out))
@@ -548,14 +548,14 @@ def test_splitting_by_hand() -> None:
 
 
 def test_splitting_at_its_ends() -> None:
-    everything = splitting_bits(np.full((3, 8), 50), 50, 0.0, 1)
+    everything = splitting_bits(np.full((3, 8), 50), 50, np.ones(8), 1)
     assert (everything.value, everything.low, everything.high) == (0, 0, 0)
-    # nobody came from the second rung to the first: below 1 in 5 · 4 draws, on top of what is known of the other
-    nobody = splitting_bits(np.array([[0, 0, 0, 0], [3, 3, 2, 2]]), 5, 0.0, 1)
-    assert nobody.value == nobody.low == pytest.approx(1 + log2(20))
+    # no column came from the second rung to the first: were its share p, all four would miss it with (1 − p)⁴ = 0.05
+    nobody = splitting_bits(np.array([[0, 0, 0, 0], [3, 3, 2, 2]]), 5, np.ones(4), 1)
+    assert nobody.value == nobody.low == pytest.approx(1 - log2(1 - 0.05**0.25))
     assert (nobody.high, nobody.hits) == (None, 0)
     # one column alone: the interval knows no upper end
-    one = splitting_bits(np.array([[3, 0, 0, 0]]), 5, 0.0, 1)
+    one = splitting_bits(np.array([[3, 0, 0, 0]]), 5, np.ones(4), 1)
     assert one.value == pytest.approx(log2(20 / 3))
     assert (one.low, one.high) == (0, None)
 
@@ -579,3 +579,23 @@ def test_a_walk_ends_after_ten_seconds_unless_something_else_ends_it() -> None:
     assert WalkSettings(steps=5).seconds is None
     assert WalkSettings(until_mixed=True).seconds is None
     assert WalkSettings(steps=5, seconds=2).seconds == 2
+
+
+def test_replicas_of_one_column_are_not_worth_more_than_the_column() -> None:
+    """Eight places that all show their column's state, which is drawn anew at every step: one draw a step, not eight."""
+    rng = np.random.default_rng(3)
+    columns = rng.integers(5, size=(400, 16))
+    values = np.repeat(columns, 8, axis=1)
+    alone = mixing({"x": columns}, {"x": 0}, STEPS, 0, np.arange(16) < 8)[0]
+    together = mixing({"x": values}, {"x": 0}, STEPS, 0, np.arange(128) < 64, replicas=8)[0]
+    assert together.ess == pytest.approx(alone.ess, rel=0.2)
+    assert mixing({"x": values}, {"x": 0}, STEPS, 0, np.arange(128) < 64)[0].ess > 4 * together.ess
+
+
+def test_the_share_of_the_query_counts_among_what_the_columns_disagree_by() -> None:
+    sure = splitting_bits(np.full((1, 8), 30), 100, np.full(8, 0.1), 1)
+    unsure = splitting_bits(np.full((1, 8), 30), 100, np.array([0.0, 0.2] * 4), 1)
+    assert sure.value == pytest.approx(unsure.value)
+    assert sure.high is not None
+    assert sure.high - sure.low == pytest.approx(0, abs=1e-6)
+    assert unsure.low < unsure.value - 0.5

@@ -64,7 +64,7 @@ def prior(folder: Path, texts: np.ndarray, beta: float) -> np.ndarray:
         body = row[1 : list(row).index(CHARACTERS.index("E"))]
         with torch.no_grad():
             scores = model(torch.tensor([[row[0], *body]])).logits[0, :-1, :4].log_softmax(-1).double().numpy()
-        out.append(beta * scores[np.arange(len(body)), body].sum())
+        out.append(beta * scores[np.arange(len(body)), body].sum() if beta else -len(body) * np.log(4))
     return np.array(out)
 
 
@@ -145,9 +145,8 @@ def test_fresh_draws_have_the_prior(tiny: iv.Study, folder: Path) -> None:
     texts, query = every_text(), tiny.query("abc", site="x1.post")
     for beta in (0.0, 1.0):
         pi = np.exp(prior(folder, texts, beta))
-        pi /= sum(pi[(texts != 6).sum(1) == n].sum() for n in (3, 4, 5))
-        if beta == 0:
-            pi = np.array([1 / 3 / 4 ** ((row != 6).sum() - 2) for row in texts])
+        assert all(pi[(texts != 6).sum(1) == n].sum() == pytest.approx(1) for n in (3, 4, 5))  # uniform over lengths
+        pi /= 3
         states = kernel_of(tiny, query, beta=beta).fresh(5000, np.random.default_rng(1))
         found = np.bincount(numbers(texts, states.tokens), minlength=len(texts))
         often = pi * 5000 >= 5
@@ -163,7 +162,12 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
     assert all(sample.tokens[2:4] == ("b", "c") for sample in preimage)
     assert len({sample.tokens[1] for sample in preimage}) > 1
     with pytest.raises(iv.InversionViewError, match="kept"):
-        tiny.walk(query, steps=5, keep=range(1, 20))
+        tiny.walk(query, steps=5, keep=range(5), longer=0)
+    for keep in ([5], [-1], [99]):
+        with pytest.raises(iv.InversionViewError, match="no token"):
+            tiny.walk(query, steps=5, keep=keep)
+    with pytest.raises(iv.InversionViewError, match="longer"):
+        tiny.walk(query, steps=5, longer=-1)
 
 
 def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study) -> None:

@@ -34,7 +34,7 @@ from inversionview.errors import (
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
-from inversionview.preimage.completeness import Completeness, completeness
+from inversionview.preimage.completeness import Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
 from inversionview.preimage.sampled import Setting, sampled_preimage
@@ -344,7 +344,7 @@ class Study:
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
         return walked_preimage(
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
-            found=found, starts=[self.model.encode(s.text) for p in starts for s in p.inside],
+            found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
 
     def agree(
@@ -392,9 +392,13 @@ class Study:
             raise SettingError(f"{said}: choose among walk, corpus and decoder and, where inputs can be listed, all.")
         made = {source: make[source]() for source in sources if source in make}
         found = {source: preimage.draws for source, preimage in made.items() if preimage.draws is not None}
+        walked = made["walk"].walk if "walk" in made else None
+        if walked is not None:  # as many of its draws as they are worth
+            lot = np.random.default_rng((seed, 19)).permutation(len(found["walk"]))[: max(1, int(walked.ess))]
+            found["walk"] = found["walk"][lot]
         if "all" in sources:
             found["all"] = self._listed(query, name, limit)
-        walked = made["walk"].walk if "walk" in made else None
+        found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
         return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
 
     def _listed(self, query: Query, name: str, epsilon: float) -> Ids:
@@ -615,6 +619,10 @@ class Study:
             self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
+
+
+def _distinct(draws: Ids | None) -> Ids:
+    return np.empty((0, 0), dtype=np.int64) if draws is None else np.unique(draws, axis=0)
 
 
 def _as_number(at: str | int) -> int | None:

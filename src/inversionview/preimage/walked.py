@@ -15,7 +15,6 @@ import torch
 
 from inversionview import distances
 from inversionview.errors import InputError, SettingError
-from inversionview.information import Bits
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
 from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
@@ -32,6 +31,8 @@ _ROUNDING = 1e-4
 """The query's own D may be so much above 0."""
 Prior = Literal["study", "model", "uniform"]
 """The inputs' own distribution, the model's, or the same for every token sequence."""
+
+_MOST_STARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
     Features: the length, the last token, and for each token of the query whether it occurs.
     """
     vocabulary, length = model.vocabulary, len(ids) - 1
+    lost = [i for i in options.get("keep", ()) if not 0 <= i < length]
+    if lost or longer < 0:
+        said = f"There is no token {lost[0]} that could be kept" if lost else f"A text cannot become {longer} tokens longer"
+        raise SettingError(f"{said}: the text has tokens 0 to {length - 1}, BOS being 0.")
     kernel = LanguageKernel(model, target, (length - longer, length + longer), **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
@@ -134,7 +139,8 @@ def walked_preimage(
             "at the query: compare the position that was read."
         )
     if len(starts):
-        found_inside = ground.kernel.begin(ground.padded(starts, model.vocabulary.pad))
+        some = [starts[i] for i in rng.permutation(len(starts))[:_MOST_STARTS]]
+        found_inside = ground.kernel.begin(ground.padded(some, model.vocabulary.pad))
         found_inside = found_inside.part((found_inside.distance <= epsilon) & np.isfinite(found_inside.log_prior))
         beginnings = found_inside if len(found_inside.distance) else None
     run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
@@ -144,7 +150,7 @@ def walked_preimage(
     shown = _shown(run.pool, draws, tokens, count, rng)
     samples = _measured(model, target, *shown, epsilon=epsilon)
     bits = run.bits()
-    walk = _report(run, run.mixing(), len(draws), bits, query, prior, samples)
+    walk = _report(run, run.mixing(), len(draws), query, prior, samples)
     return Preimage(
         query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, draws=draws, walk=walk
     )  # fmt: skip
@@ -183,7 +189,6 @@ def _report(
     run: Walk,
     features: tuple[Mixing, ...],
     draws: int,
-    bits: Bits | None,
     query: Query,
     prior: str,
     samples: tuple[Sample, ...],
@@ -191,7 +196,7 @@ def _report(
     chains, seconds = run.chains, run.seconds
     r_hats = [f.r_hat for f in features]
     known = [f.forgotten for f in features]
-    mixed = bool(features) and all(f.mixed for f in features)
+    mixed = run.mixed(features)
     moves = run.kernel.moves
     return WalkReport(
         members=run.pool.members,
@@ -212,14 +217,12 @@ def _report(
         ess=min((f.ess for f in features), default=0.0),
         forgotten=None if not known or None in known else max(k for k in known if k is not None),
         features=features,
-        notes=tuple(_notes(run, features, mixed, bits, query, samples)),
+        notes=tuple(_notes(run, features, draws, query, samples)),
         interrupted=run.interrupted,
     )
 
 
-def _notes(
-    run: Walk, features: tuple[Mixing, ...], mixed: bool, bits: Bits | None, query: Query, samples: tuple[Sample, ...]
-) -> list[str]:
+def _notes(run: Walk, features: tuple[Mixing, ...], draws: int, query: Query, samples: tuple[Sample, ...]) -> list[str]:
     """Return what a reader must know."""
     notes = []
     if run.interrupted:
@@ -229,10 +232,13 @@ def _notes(
     if not run.pool.members and run.pool.measured:
         refused = next((s for s in samples if not s.inside), None)
         nearest = "" if refused is None else f"; the nearest refused is at D = {refused.distance:.3f}"
-        notes.append(
-            f"Of {run.pool.measured:,} inputs measured only the query lies inside ε: the site identifies the input{nearest}."
-        )
-    elif not mixed and not run.interrupted:
+        told = "the site identifies the input" if run.ladder is not None and draws else "few others do, if any"
+        notes.append(f"Of {run.pool.measured:,} inputs measured only the query lies inside ε: {told}{nearest}.")
+    elif not draws and not run.interrupted:
+        notes.append("There was no time to walk: give it more seconds.")
+    elif not run.pool.taken and not run.interrupted:
+        notes.append("No chain has left the query: what lies inside ε is improbable under the prior. Walk longer, or lower β.")
+    elif not run.mixed(features) and not run.interrupted:
         bad = sorted((f for f in features if not f.mixed), key=lambda f: (f.r_hat is not None, -(f.r_hat or 0), f.ess))
         worst = ", ".join(f"{f.feature} (R̂ {'–' if f.r_hat is None else f'{f.r_hat:.2f}'}, ESS {f.ess:.0f})" for f in bad[:3])
         notes.append(

@@ -112,6 +112,8 @@ def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     line.append(f" in {walk.seconds:.1f} s ({walk.members_per_second:,.0f}/s), of {walk.measured:,} inputs measured")
     if bits is not None and bits.high is not None:
         line.append(f"; {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] by splitting")
+    elif bits is not None and bits.hits:
+        line.append(f"; about {bits.value:.1f} bits, not known how exactly")
     elif bits is not None:
         line.append(f"; more than {bits.low:.2f} bits")
     common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))

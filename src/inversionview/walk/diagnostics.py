@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from inversionview.information import Bits
 
@@ -37,7 +37,8 @@ class Mixing:
     share: float | None
     """Of the draws: how many have the query's value, P(φ = φ(x_q) ∣ preimage)."""
     forgotten: int | None
-    """Steps until chains that began at the query had the query's value no more often than the others; ``None``: never."""
+    """Steps until chains that began at the query had the query's value no more often than the others; ``None``: never, or all
+    began there."""
 
     @property
     def mixed(self) -> bool:
@@ -57,6 +58,7 @@ def mixing(
     steps: Int[np.ndarray, " draw"],
     warm: int,
     began: Bool[np.ndarray, " chain"],
+    replicas: int = 1,
 ) -> tuple[Mixing, ...]:
     """Return how well every feature is mixed.
 
@@ -66,67 +68,75 @@ def mixing(
         steps: number of the step of each draw.
         warm: draws of the warm-up, which count for the time to forget alone.
         began: which chains began at the query.
+        replicas: so many chains in a row are one column and exchange states; the columns are independent.
     """
     found = []
     for name, values in features.items():
         same = values == query[name]
         share = float(same[warm:].mean()) if len(same) > warm else None
-        found.append(Mixing(name, *_agreement(codes_of(values[warm:])), share, _forgotten(same, steps, began)))
+        agreed = _agreement(codes_of(values[warm:]), replicas)
+        found.append(Mixing(name, *agreed, share, _forgotten(same, steps, began)))
     return tuple(found)
 
 
-def _agreement(codes: Int[np.ndarray, "draw chain"]) -> tuple[float | None, float]:
-    """Return R̂ and the effective sample size."""
+def _agreement(codes: Int[np.ndarray, "draw chain"], replicas: int) -> tuple[float | None, float]:
+    """Return R̂ and the effective sample size, which is no more than what the columns' means vary by allows."""
     if codes.size and (codes == codes.flat[0]).all():
         return 1.0, float(codes.size)
     if len(codes) < 4 or codes.shape[1] < 2 or (codes == codes[0]).all():
         return None, 0.0
     from arviz_stats.base import array_stats
+    from scipy.stats import norm, rankdata
 
+    normal = norm.ppf((rankdata(codes).reshape(codes.shape) - 0.375) / (codes.size + 0.25))
+    columns = normal.reshape(len(normal), -1, replicas).mean(2)
     with np.errstate(divide="ignore", invalid="ignore"):
         r_hat, ess = (f(codes.T.astype(float), chain_axis=0, draw_axis=1) for f in (array_stats.rhat, array_stats.ess))
+        if columns.shape[1] > 1 and columns.var() > 0:
+            of_means = array_stats.ess(columns.T, chain_axis=0, draw_axis=1, method="mean")
+            ess = min(float(ess), float(of_means * normal.var() / columns.var()))
     return (float(r_hat), float(ess)) if np.isfinite(r_hat) and np.isfinite(ess) else (None, 0.0)
 
 
 def _forgotten(
     same: Bool[np.ndarray, "draw chain"], steps: Int[np.ndarray, " draw"], began: Bool[np.ndarray, " chain"]
 ) -> int | None:
-    """Return the first step after which the query's value is as common in chains from the query as it is in the end."""
-    if not len(same) or not began.any():
+    """Return the first step after which chains from the query have its value as seldom as the others have in the end."""
+    if not len(same) or not began.any() or began.all():
         return None
-    final = float(same[len(same) // 2 :].mean())
-    noise = 2 * np.sqrt(max(final * (1 - final), 0) / began.sum())
+    final = float(same[len(same) // 2 :, ~began].mean())
+    noise = 2 * np.sqrt(final * (1 - final) * (1 / began.sum() + 1 / (~began).sum()))
     near = np.flatnonzero(same[:, began].mean(1) <= final + max(_NEAR, noise))
     return int(steps[near[0]]) if len(near) else None
 
 
-def splitting_bits(closer: Int[np.ndarray, "rung column"], steps: int, query_share: float, measured: int) -> Bits:
+def splitting_bits(
+    closer: Int[np.ndarray, "rung column"], steps: int, others: Float[np.ndarray, " column"], measured: int
+) -> Bits:
     """Return −log₂ P(D ≤ ε), the product of the shares of each rung's chains that lie inside the next smaller ε.
 
-    The interval is the jackknife's over the columns, which are independent of one another, with Student's t, 95 %.
+    The interval is the jackknife's over the columns, which are independent of one another, with Student's t, 95 %. Where no
+    column came through, its share is below 1 − 0.05^(1/columns) with 95 % confidence, and only a lower bound is given.
 
     Args:
         closer: in how many steps each outer rung lay inside the next smaller ε.
         steps: of how many.
-        query_share: share of the innermost draws that are the query itself, which is left out.
+        others: share of each column's innermost draws that are not the query itself, which is left out.
         measured: inputs that were run through the model.
     """
     from scipy.stats import t
 
-    each, columns = closer / steps, closer.shape[1]
+    each, columns = np.vstack([others, closer / steps]), closer.shape[1]
     shares, hits = each.mean(1), int(closer[0].sum())
-    others = max(0.0, 1 - query_share)
     seen = shares > 0
     known = float(-np.log2(shares[seen]).sum())
-    if not seen.all() or not others:
-        # no chain came through: its share is below one in all the draws there were
-        low = known + float(((~seen).sum() + (others == 0)) * log2(max(2, steps * columns)))
+    if not seen.all():
+        low = known - log2(1 - 0.05 ** (1 / columns))
         return Bits(low, low, None, 0, measured, "splitting")
-    value = known - log2(others)
     left_out = (shares[:, None] * columns - each) / max(1, columns - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         estimates = -np.log2(left_out).sum(0)
         error = float(np.sqrt((columns - 1) / columns * ((estimates - estimates.mean()) ** 2).sum()))
     reach = float(t.ppf(0.975, max(1, columns - 1))) * error
-    high = value + reach if np.isfinite(reach) else None
-    return Bits(abs(value), max(0.0, value - reach) if high is not None else 0.0, high, hits, measured, "splitting")
+    high = known + reach if np.isfinite(reach) else None
+    return Bits(abs(known), max(0.0, known - reach) if high is not None else 0.0, high, hits, measured, "splitting")

@@ -71,7 +71,7 @@ def build(
         states = kept[-1].part(np.arange(population))
         level = next_level(states.distance, epsilon, epsilons[-1])
         for _ in range(_PATIENCE):
-            if level is not None or np.isinf(epsilons[-1]):
+            if level is not None or np.isinf(epsilons[-1]) or stop():
                 break
             _evolve(kernel, states, epsilons[-1], mix, rng, seen)
             level = next_level(states.distance, epsilon, epsilons[-1])
@@ -84,7 +84,9 @@ def build(
         epsilons.append(level)
         kept.append(states)
         report(level, len(epsilons) - 1)
-    return Ladder(np.array(epsilons[::-1]), tuple(kept[::-1]), epsilons[-1] <= epsilon)
+    if epsilons[-1] > epsilon:
+        return Ladder(np.array([epsilon, *epsilons[::-1]]), (kept[-1], *kept[::-1]), False)
+    return Ladder(np.array(epsilons[::-1]), tuple(kept[::-1]), True)
 
 
 def next_level(distance: npt.NDArray[np.float64], epsilon: float, last: float) -> float | None:

@@ -1,6 +1,8 @@
 """The kernel for sequences of a language model: any tokens, under the model's own p(x)^β.
 
-The prior is uniform over lengths and p(x₁ … xₙ)^β of the model for each, special tokens left out (β = 0: all sequences alike).
+The prior is p(x₁ … xₙ)^β of the model, special tokens left out: for β = 1 uniform over lengths, as it is for β = 0, where all
+texts of a length are alike.
+
 In one step all chains edit at the same position t, drawn by lot whatever the states are; so what comes before t need not be run
 again, its keys and values are kept.
 """
@@ -19,7 +21,7 @@ from inversionview import distances
 from inversionview.backend import Extended, KeysValues
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel
+from inversionview.probed import ProbedModel, tokens_per_pass
 from inversionview.walk.kernel import States, Target, Trial
 
 _NEIGHBOUR = 0.04
@@ -102,10 +104,18 @@ class LanguageKernel:
 
     def begin(self, tokens: Ids) -> States:
         """See ``Kernel.begin``."""
-        _, per_token, log_p = self._run(tokens, None, 0, np.zeros((len(tokens), 0)))
+        rows = max(1, tokens_per_pass(self.model.device) // tokens.shape[1])
+        parts = [self._run(part, None, 0, np.zeros((len(part), 0)))[1:] for part in _split(tokens, rows)]
+        per_token, log_p = (np.concatenate(part) for part in zip(*parts, strict=True))
         distance, position = self._nearest(tokens, per_token)
         odd = (np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens))[:, 1:].any(1)
-        return States(tokens.copy(), distance, position, np.where(odd, -np.inf, self.beta * log_p.sum(1)))
+        return States(tokens.copy(), distance, position, np.where(odd, -np.inf, self._log_prior(tokens, log_p)))
+
+    def _log_prior(self, tokens: Ids, log_p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return log p(x)^β, that of the lengths left out; all texts of a length alike where β is 0."""
+        if self.beta:
+            return self.beta * log_p.sum(1)
+        return -np.log(float(torch.isfinite(self._banned).sum())) * (self._ends(tokens) - 1)
 
     def fresh(self, count: int, rng: np.random.Generator) -> States:
         """See ``Kernel.fresh``: lengths by lot, then token by token.
@@ -167,7 +177,8 @@ class LanguageKernel:
         epsilon: npt.NDArray[np.float64], rng: np.random.Generator,
     ) -> None:  # fmt: skip
         """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
-        if self._depth + self._share < 1:
+        screened = self._depth + self._share < 1
+        if screened:
             rows = self._screened(trial, rows, t, epsilon)
             if not len(rows):
                 return
@@ -177,7 +188,9 @@ class LanguageKernel:
         if self._first is not None:
             log_p[:, t] = np.where(self._ends(trial.tokens[rows]) > t, _at(self._first[index], trial.tokens[rows, t]), 0.0)
         trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
-        log_prior = self.beta * log_p.sum(1)
+        if not screened:
+            self._inside_of(trial, rows, epsilon)
+        log_prior = self._log_prior(trial.tokens[rows], log_p)
         with np.errstate(divide="ignore"):
             passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + ratio[rows]
         taken = passed & (trial.distance[rows] <= epsilon[rows])
@@ -193,9 +206,13 @@ class LanguageKernel:
         cache = self._cache.cut(t).rows(torch.from_numpy(rows))
         _, per_token, _ = self._run(trial.tokens[rows], cache, t, self._per_token[rows, :t], prior=False)
         trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
-        inside = trial.distance[rows] <= epsilon[rows]
+        return rows[self._inside_of(trial, rows, epsilon)]
+
+    def _inside_of(self, trial: Trial, rows: Ids, epsilon: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Return which proposals lie inside ε, and keep count of it."""
+        inside: npt.NDArray[np.bool_] = trial.distance[rows] <= epsilon[rows]
         self._share += (inside.mean() - self._share) / 10
-        return rows[inside]
+        return inside
 
     def _run(
         self, tokens: Ids, cache: KeysValues | None, t: int, before: npt.NDArray[np.float64], prior: bool = True
@@ -370,6 +387,11 @@ class LanguageKernel:
         own = ids[:, t].to(table.device).clamp(max=len(table) - 1)
         change = pull @ table.T - (pull * table[own]).sum(-1, keepdim=True)
         return (log_p - change / _PULL).log_softmax(-1)
+
+
+def _split(tokens: Ids, rows: int) -> list[Ids]:
+    """Return parts of so many rows at most, at least one."""
+    return [tokens[start : start + rows] for start in range(0, max(1, len(tokens)), rows)]
 
 
 def _at(log_p: Float[Tensor, "row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:

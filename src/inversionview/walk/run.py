@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]
 """Called with new members as they are found: tokens, D and the position where it is reached."""
 _MOST_REPLICAS = 16
 _FEWEST_COLUMNS = 8
+_ALONE = 500
+"""Steps after which a walk that waits for its features to mix gives up where it has found nothing but the query."""
 _DROPPED = 0.2
 """Share of all steps at the beginning of which nothing is counted."""
 
@@ -68,8 +70,10 @@ class WalkSettings:
             raise SettingError("bits_within must be positive, and goes with exchange: bits come from a ladder of ε.")
         if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
             raise SettingError(f"Seconds and steps of a walk must be positive, but are {self.seconds} and {self.steps}.")
-        if self.chains < 2 or self.population < 16:
-            raise SettingError(f"A walk needs at least 2 chains (16 on a ladder), but has {self.chains} ({self.population}).")
+        if self.chains < 2:
+            raise SettingError(f"A walk needs at least 2 chains, but has {self.chains}.")
+        if self.population < 16:
+            raise SettingError(f"A ladder needs a population of at least 16 chains, but has {self.population}.")
         if self.seed < 0:
             raise SettingError(f"The seed must not be negative, but is {self.seed}.")
 
@@ -169,7 +173,16 @@ class Walk:
         self._look = int(1.25 * steps) + 1
         bits = self.bits()
         sharp = bits is not None and bits.high is not None and bits.high - bits.low <= 2 * (wanted.bits_within or np.inf)
-        return (not wanted.bits_within or sharp) and (not wanted.until_mixed or all(f.mixed for f in self.mixing()))
+        return (not wanted.bits_within or sharp) and (not wanted.until_mixed or self._settled())
+
+    def _settled(self) -> bool:
+        """All features are mixed; where no other input was found for long, there is nothing to mix."""
+        alone = not self.pool.members and self.chains is not None and self.chains.steps >= _ALONE
+        return alone or self.mixed(self.mixing())
+
+    def mixed(self, features: Sequence[Mixing]) -> bool:
+        """Return whether every feature is mixed: chains that all still stand at the query agree, but say nothing."""
+        return self.pool.taken > 0 and bool(features) and all(f.mixed for f in features)
 
     def draws(self) -> tuple[Int[np.ndarray, "draw chain pos"], Int[np.ndarray, " draw"], int]:
         """Return all states at the wanted ε that were kept, their steps, and from which on they count."""
@@ -188,7 +201,8 @@ class Walk:
         flat = draws.reshape(-1, draws.shape[-1])
         values = {name: v.reshape(draws.shape[:2]) for name, v in self.features(flat).items()}
         query = {name: v[0] for name, v in self.features(self.query.tokens).items()}
-        return mixing(values, query, steps, warm, self.chains.column[: draws.shape[1]] < self._from_query())
+        began = self.chains.column[: draws.shape[1]] < self._from_query()
+        return mixing(values, query, steps, warm, began, self.chains.replicas)
 
     def _from_query(self) -> int:
         """Return how many columns began at the query."""
@@ -202,6 +216,6 @@ class Walk:
             return None
         record = self.chains.record
         closer = np.stack(record.closer[: len(record.step)])  # what came after the last step that was kept is left out
-        closer = closer[int(_DROPPED * len(closer)) :]
-        same = float((draws[warm:] == self.query.tokens).all(-1).mean())
-        return splitting_bits(closer.sum(0), len(closer) * record.every, same, self.pool.measured)
+        closer = closer[warm:]
+        others = (draws[warm:] != self.query.tokens).any(-1).reshape(-1, self.chains.columns, self.chains.replicas)
+        return splitting_bits(closer.sum(0), len(closer) * record.every, others.mean((0, 2)), self.pool.measured)
