@@ -92,11 +92,7 @@ class Study:
         Raises:
             InputError: it is a model alone.
         """
-        if self.spec.inputs == "none":
-            raise InputError(
-                f"{self.name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
-                "train --model MODEL --texts FILE --out RUN`."
-            )
+        self._has_more_than_a_model()
         if self.spec.inputs in SHIPPED:
             return shipped_inputs(self.spec.inputs)
         return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
@@ -107,11 +103,16 @@ class Study:
 
         Raises:
             WeightsError: there is none yet.
+            InputError: it is a model alone.
             MismatchError: it was trained for another probed model.
         """
+        self._has_more_than_a_model()
         path = self.decoder_path
-        if not self.has_decoder:
-            raise WeightsError(f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first.")
+        recover(path)
+        if not (path / "config.json").exists():
+            raise WeightsError(
+                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first, or read by a walk."
+            )
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.fingerprint != self.model.fingerprint:
             raise MismatchError(
@@ -121,12 +122,16 @@ class Study:
         return decoder
 
     @property
-    def has_decoder(self) -> bool:
-        """There is a trained decoder to read with."""
-        if self.spec.inputs == "none":
-            return False
-        recover(self.decoder_path)
-        return (self.decoder_path / "config.json").exists()
+    def bare(self) -> bool:
+        """It is a model alone, without inputs or a decoder."""
+        return self.spec.inputs == "none"
+
+    def _has_more_than_a_model(self) -> None:
+        if self.bare:
+            raise InputError(
+                f"{self.name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
+                "train --model MODEL --texts FILE --out RUN`."
+            )
 
     @property
     def decoder_path(self) -> Path:

@@ -64,7 +64,7 @@ def read(
     candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
     fixed: FixedAtOpt = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder, or the walk where there is none.")
+        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
     seed: SeedOpt = 0,
@@ -83,7 +83,7 @@ def read(
     if source == "corpus":
         where["fixed"] = listed(fixed)
         preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
-    elif source == "walk" or (source is None and not loaded.has_decoder):
+    elif source == "walk" or (source is None and loaded.bare):
         preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
     else:
         from inversionview.preimage.sampled import Setting
