@@ -48,16 +48,18 @@ def head(*cells: str) -> None:
 
 
 def rates(seconds: float) -> None:
-    """Distinct verified members a second at every site of counting, ladder included."""
+    """Distinct verified members a second at every site of counting: without a ladder, and with one, its making included."""
     study = iv.load("counting")
-    head("site", "position", "members/s", "measured/s", "rungs", "bits")
+    head("position", "site", "members/s, no exchange", "members/s, exchange", "measured/s", "rungs", "bits")
     for at in ("query", ":"):
         for site in study.sites:
-            preimage = study.walk(study.query(COUNTING, at=at, site=site), seconds=seconds)
-            walk, bits = preimage.walk, preimage.bits
-            assert walk is not None
-            told = "–" if bits is None or bits.high is None else f"{bits.value:.1f} [{bits.low:.1f}, {bits.high:.1f}]"
-            row(site, at, round(walk.members_per_second), round(walk.measured / walk.seconds), len(walk.ladder), told)
+            query = study.query(COUNTING, at=at, site=site)
+            alone, ladder = (study.walk(query, seconds=seconds, exchange=exchange) for exchange in (False, True))
+            assert alone.walk is not None
+            assert ladder.walk is not None
+            told = "–" if ladder.bits is None or ladder.bits.high is None else f"{ladder.bits.value:.1f}"
+            both = (round(preimage.walk.members_per_second) for preimage in (alone, ladder) if preimage.walk is not None)
+            row(at, site, *both, round(alone.walk.measured / alone.walk.seconds), len(ladder.walk.ladder), told)
 
 
 def streamed(model: str, text: str, site: str, count: int, *options: str) -> tuple[float, float, dict[str, Any]]:

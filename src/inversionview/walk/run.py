@@ -54,7 +54,7 @@ class WalkSettings:
     until_mixed: bool = False
     bits_within: float | None = None
     exchange: bool = True
-    population: int = 1024
+    population: int = 512
     warm: int = 50
     seed: int = 0
 
