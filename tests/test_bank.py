@@ -376,7 +376,7 @@ def test_the_first_search_builds_a_bank_and_the_second_reuses_it(
     assert code == 0
     assert "building one of 2,000 inputs" in " ".join(err.split())
     assert value["source"] == "corpus"
-    assert set(value["bits"]) == {"value", "low", "high", "hits", "inputs"}
+    assert set(value["bits"]) == {"value", "low", "high", "hits", "inputs", "method"}
     assert value["bits"]["inputs"] in (1999, 2000)
     assert value["bits"]["hits"] == sum(s["inside"] for s in value["samples"])
     assert all(s["inside"] == (s["distance"] <= 0.1) and s["source"] == "corpus" for s in value["samples"])

@@ -373,7 +373,7 @@ def test_bits_by_splitting_are_those_of_the_binomial_tail(size: int, most: int, 
     exact = tail(size, most)
     assert abs(bits.value - exact) < within
     assert bits.high is not None
-    assert bits.low <= exact <= bits.high
+    assert abs(bits.value - exact) <= 0.75 * (bits.high - bits.low)  # one in twenty may miss the 95 % interval, but not by far
     assert bits.high - bits.low < 2
     assert bits.hits > 0
 
