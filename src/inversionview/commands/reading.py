@@ -140,7 +140,7 @@ def walk(
     keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by their indices and commas; BOS is 0.")] = None,
     longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
     guided: Annotated[
-        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: for long texts, costs more a step.")
+        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
     ] = False,
     start: Annotated[
         str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
