@@ -9,7 +9,7 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "backend",
+    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "positions", "filters", "contrasts", "backend",
     "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
@@ -20,7 +20,7 @@ ORDER = [
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
     "analysis.truth", "analysis.agreement",
     "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "study", "runs", "demo",
+    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "spec", "study", "runs", "demo",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "cli",
 ]  # fmt: skip
 

@@ -16,9 +16,10 @@ from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.probed import ProbedModel
 from inversionview.sites import expand
+from inversionview.spec import StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
 from inversionview.studies import SHIPPED, shipped_inputs
-from inversionview.study import Study, StudySpec, load, read_spec, write_spec
+from inversionview.study import Study, load
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

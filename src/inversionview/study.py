@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.features import FeatureTable, feature_information
@@ -34,6 +32,7 @@ from inversionview.errors import (
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.positions import Positions
 from inversionview.preimage.completeness import Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
@@ -42,33 +41,14 @@ from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
-from inversionview.storage import recover, write_json
+from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
+from inversionview.storage import recover
 from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
 
 BeginBank = Callable[[Path, int], None]
-
-
-class StudySpec(BaseModel):
-    """What ``study.json`` of a run holds."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    inputs: str
-    """``counting``, ``addition``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
-    model: str = ""
-    """Path or hub name of the probed model; empty for the shipped one."""
-    sites: list[str]
-    at: str = "END"
-    """The position that is read when none is named."""
-    site: str
-    """The site that is read when none is named."""
-    distance: Distance = "euclidean"
-    epsilon: float = 0.1
-    width: int = 96
-    """Width of the decoder that is trained unless another is asked for."""
 
 
 class Study:
@@ -169,6 +149,11 @@ class Study:
         last = (tokens != self.model.vocabulary.pad).sum(1) - 1
         return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
 
+    @cached_property
+    def positions(self) -> Positions:
+        """What finds positions in inputs."""
+        return Positions(self._named, self.model.vocabulary)
+
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
 
@@ -177,45 +162,11 @@ class Study:
         Raises:
             UnknownPositionError: there is no such position, or the token occurs more than once.
         """
-        tokens = np.array([list(ids)])
-        strings = self.model.vocabulary.strings(ids)
-        named = {name: int(place[0]) for name, place in self._named(tokens).items() if place[0] >= 0}
-        if isinstance(at, str) and at in named:
-            return named[at]
-        number = _as_number(at)
-        if number is not None:
-            if not -len(ids) <= number < len(ids):
-                raise UnknownPositionError(f"There is no position {number}: the input has tokens 0 to {len(ids) - 1}.")
-            return number % len(ids)
-        places = [i for i, s in enumerate(strings) if at in (s, s.strip())]
-        if len(places) == 1:
-            return places[0]
-        if places:
-            raise UnknownPositionError(
-                f"The token {at!r} occurs at positions {', '.join(map(str, places))}: name one by its index."
-            )
-        known = [*named, *dict.fromkeys(s.strip() for s in strings if s.strip() and s.strip() not in named)]
-        raise UnknownPositionError(
-            f"There is no position {at!r} in this input; there are {', '.join(known)} and indices 0 to {len(ids) - 1}."
-            f"{did_you_mean(str(at), known)}"
-        )
+        return self.positions.one(ids, at)
 
     def _fixed(self, at: str | int) -> Callable[[Ids], Ids]:
         """Return a function from many inputs to the index of ``at`` in each, −1 where it has none."""
-
-        def locate_all(tokens: Ids) -> Ids:
-            named = self._named(tokens)
-            if at in named:
-                return named[str(at)]
-            pad, out = self.model.vocabulary.pad, np.full(len(tokens), -1)
-            for i, row in enumerate(tokens):
-                try:
-                    out[i] = self.locate(row[row != pad].tolist(), at)
-                except UnknownPositionError:
-                    continue
-            return out
-
-        return locate_all
+        return lambda tokens: self.positions.many(tokens, at)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -630,26 +581,6 @@ def _distinct(draws: Ids | None) -> Ids:
     return np.empty((0, 0), dtype=np.int64) if draws is None else np.unique(draws, axis=0)
 
 
-def _as_number(at: str | int) -> int | None:
-    try:
-        return int(at)
-    except ValueError:
-        return None
-
-
-SPECS = {
-    "counting": StudySpec(
-        inputs="counting",
-        sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
-        at=":",
-        site="a1.0",
-        width=64,
-    ),
-    "addition": StudySpec(inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
-}
-"""The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
-
-
 def load(name: str | Path | None = None, *, model: str | Path | None = None, device: str = "cpu") -> Study:
     """Load a shipped study by its name, a run by its folder, or a model alone, which is read by walks.
 
@@ -697,20 +628,3 @@ def check_vocabulary(model: ProbedModel, study: str) -> None:
             f"{model.name} is not a model of the {study} study: its vocabulary must be {''.join(wanted.vocabulary)}, in this "
             f"order, and it must read {wanted.max_length} tokens."
         )
-
-
-def read_spec(folder: Path) -> StudySpec:
-    """Read a run's ``study.json``.
-
-    Raises:
-        UnknownStudyError: it is damaged.
-    """
-    try:
-        return StudySpec.model_validate(json.loads((folder / "study.json").read_text()))
-    except (OSError, ValueError, ValidationError) as error:
-        raise UnknownStudyError(f"{folder / 'study.json'} is damaged ({type(error).__name__}): train the run again.") from error
-
-
-def write_spec(folder: Path, spec: StudySpec) -> None:
-    """Write a run's ``study.json``."""
-    write_json(folder / "study.json", spec.model_dump())

@@ -277,7 +277,7 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     if study in SHIPPED:
         print(shipped_path(study, part))  # type: ignore[arg-type]
         return
-    from inversionview.study import read_spec
+    from inversionview.spec import read_spec
 
     folder = Path(study)
     if not (folder / "study.json").exists():

@@ -1,0 +1,62 @@
+"""What a study states in ``study.json``: where its inputs and model come from, which sites are read, and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inversionview.distances import Distance
+from inversionview.errors import UnknownStudyError
+from inversionview.storage import write_json
+
+
+class StudySpec(BaseModel):
+    """What ``study.json`` of a run holds."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    inputs: str
+    """``counting``, ``addition``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
+    model: str = ""
+    """Path or hub name of the probed model; empty for the shipped one."""
+    sites: list[str]
+    at: str = "END"
+    """The position that is read when none is named."""
+    site: str
+    """The site that is read when none is named."""
+    distance: Distance = "euclidean"
+    epsilon: float = 0.1
+    width: int = 96
+    """Width of the decoder that is trained unless another is asked for."""
+
+
+SPECS = {
+    "counting": StudySpec(
+        inputs="counting",
+        sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
+        at=":",
+        site="a1.0",
+        width=64,
+    ),
+    "addition": StudySpec(inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
+}
+"""The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
+
+
+def read_spec(folder: Path) -> StudySpec:
+    """Read a run's ``study.json``.
+
+    Raises:
+        UnknownStudyError: it is damaged.
+    """
+    try:
+        return StudySpec.model_validate(json.loads((folder / "study.json").read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UnknownStudyError(f"{folder / 'study.json'} is damaged ({type(error).__name__}): train the run again.") from error
+
+
+def write_spec(folder: Path, spec: StudySpec) -> None:
+    """Write a run's ``study.json``."""
+    write_json(folder / "study.json", spec.model_dump())
