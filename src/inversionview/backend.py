@@ -47,6 +47,10 @@ class Patch:
     positions: Int[Tensor, "batch k"]
     values: Float[Tensor, "batch k d_model"]
 
+    def after(self, start: int) -> Patch:
+        """Return the patch with positions counted from ``start``."""
+        return Patch(self.positions - start, self.values)
+
 
 @dataclass(frozen=True)
 class KeysValues:
@@ -175,9 +179,17 @@ class Backend(Protocol):
         ...
 
     def extend(
-        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None,
+        site: Site | None,
+        *,
+        logits: bool = True,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         """Run ``tokens`` after those that ``cache`` holds, from which positions count on, as one run of all would.
+
+        ``patches`` replace activations of the new tokens, at positions counted from the first of all.
 
         There is no padding on the left; on the right any ids may stand, which causality hides. Without ``logits`` the run
         stops after the layer of ``site`` (at the last layer without one), and the cache has the layers up to there.

@@ -153,8 +153,12 @@ class BridgeBackend:
         patches: Mapping[Site, Patch] | None = None,
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """See ``Backend.logits``. Patching a head adds new − old to the output of the attention layer."""
+        return self._run(tokens, mask, self._patched(patches))
+
+    def _patched(self, patches: Mapping[Site, Patch] | None) -> _Hooks:
+        """Return the hooks of all patches, in the order of computation."""
         ordered = sorted((patches or {}).items(), key=lambda item: item[0])
-        return self._run(tokens, mask, [hook for site, patch in ordered for hook in self._patch_hooks(site, patch)])
+        return [hook for site, patch in ordered for hook in self._patch_hooks(site, patch)]
 
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
@@ -171,19 +175,32 @@ class BridgeBackend:
         return found[0]
 
     def extend(
-        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None,
+        site: Site | None,
+        *,
+        logits: bool = True,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         """See ``Backend.extend``. A model that does not continue from keys and values runs all tokens again."""
         run = self._continue if self._continues else self._again
-        return run(tokens, cache, site, logits)
+        return run(tokens, cache, site, logits, patches)
 
     def _continue(
-        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, logits: bool
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None,
+        site: Site | None,
+        logits: bool,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         layers = layers_run(self.shape, site, logits)
         past = DynamicCache() if cache is None else _dynamic(cache.layers(layers))
         found: list[Float[Tensor, "batch new d_model"]] = []
-        hooks = [] if site is None else [self._reader(site, found)]
+        start = 0 if cache is None else cache.length
+        hooks = self._patched({where: patch.after(start) for where, patch in (patches or {}).items()})
+        hooks += [] if site is None else [self._reader(site, found)]
         if not logits:
             last = site if site and site != Site(0, "pre") else Site(layers - 1, "post")
             hooks.append((self._point(last), _stop))
@@ -192,12 +209,19 @@ class BridgeBackend:
         kept = KeysValues([layer.keys for layer in run], [layer.values for layer in run])
         return Extended(found[0] if found else None, out if logits else None, kept)
 
-    def _again(self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, logits: bool) -> Extended:
+    def _again(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None,
+        site: Site | None,
+        logits: bool,
+        patches: Mapping[Site, Patch] | None = None,
+    ) -> Extended:
         """Do what ``_continue`` does from the tokens alone, which it keeps for that."""
         every = tokens if cache is None else torch.cat([cache.keys[0][:, 0, :, 0], tokens], dim=1)
         new = torch.arange(every.size(1) - tokens.size(1), every.size(1), device=every.device).expand(len(tokens), -1)
         z = None if site is None else self.activations(every, None, [site], new)[0]
-        out = self.logits(every, None)[:, -tokens.size(1) :] if logits else None
+        out = self.logits(every, None, patches)[:, -tokens.size(1) :] if logits else None
         return Extended(z, out, KeysValues([every[:, None, :, None]], []))
 
     @cached_property

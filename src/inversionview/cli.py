@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from inversionview.commands import reading as reading  # in the order in which --help lists them
 from inversionview.commands import making as making
 from inversionview.commands import telling as telling
+from inversionview.commands import intervening as intervening
 
 # isort: on
 from inversionview.commands.shared import app

@@ -185,27 +185,9 @@ class GPT2Backend:
         patches: Mapping[Site, Patch] | None = None,
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """See ``Backend.logits``."""
-        patches = patches or {}
-        rows = torch.arange(len(tokens), device=self.device)[:, None]
-
-        def patched(site: Site, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            if site not in patches:
-                return x
-            patch = patches[site]
-            return x.index_put((rows, patch.positions), patch.values)
-
         x, allowed = self._embed(tokens, mask)
-        for layer, block in enumerate(self.blocks):
-            x = patched(Site(layer, "pre"), x)
-            z = self._attend(block, x, allowed, None)
-            attended = _linear(z, block.out)
-            for h in range(self.n_heads):
-                if Site(layer, "head", h) in patches:
-                    own = z.unflatten(-1, (self.n_heads, -1))[:, :, h] @ self._w_o(block)[h]
-                    attended = attended + patched(Site(layer, "head", h), own) - own
-            x = patched(Site(layer, "mid"), x + attended)
-            x = patched(Site(layer, "post"), x + patched(Site(layer, "mlp"), self._mlp(block, x)))
-        return self._norm(x, self.ln_f) @ self.head.T
+        _, last, _ = self._run(x, allowed, None, None, logits=True, patches=patches)
+        return self._norm(last, self.ln_f) @ self.head.T
 
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
@@ -221,13 +203,20 @@ class GPT2Backend:
         return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
 
     def extend(
-        self, tokens: Int[Tensor, "batch new"], cache: KeysValues | None, site: Site | None, *, logits: bool = True
+        self,
+        tokens: Int[Tensor, "batch new"],
+        cache: KeysValues | None,
+        site: Site | None,
+        *,
+        logits: bool = True,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         """See ``Backend.extend``."""
         past = None if cache is None else cache.layers(layers_run(self.shape, site, logits))
         start, new = 0 if past is None else past.length, tokens.size(1)
         allowed = None if past is None else torch.ones(new, start + new, dtype=torch.bool, device=self.device).tril(start)
-        z, last, kept = self._run(self.wte[tokens] + self.wpe[start : start + new], allowed, past, site, logits)
+        moved = {where: patch.after(start) for where, patch in (patches or {}).items()}
+        z, last, kept = self._run(self.wte[tokens] + self.wpe[start : start + new], allowed, past, site, logits, moved)
         return Extended(z, self._norm(last, self.ln_f) @ self.head.T if logits else None, kept)
 
     def pull(
@@ -252,27 +241,40 @@ class GPT2Backend:
         past: KeysValues | None,
         site: Site | None,
         logits: bool,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> tuple[Float[Tensor, "batch new d_model"] | None, Float[Tensor, "batch new d_model"], KeysValues]:
         """Return the activations of ``site``, the residual stream at the end of the run, and the keys and values."""
         found, kept = None, KeysValues([], [])
         layers = layers_run(self.shape, site, logits)
+
+        def patched(where: Site, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
+            if not patches or where not in patches:
+                return x
+            patch = patches[where]
+            return x.index_put((torch.arange(len(x), device=x.device)[:, None], patch.positions), patch.values)
+
         for layer, block in enumerate(self.blocks[:layers]):
             here = site if site is not None and site.layer == layer else None
+            x = patched(Site(layer, "pre"), x)
             q, k, v = self._qkv(block, x)
             if past is not None:
                 k, v = torch.cat([past.keys[layer], k], dim=2), torch.cat([past.values[layer], v], dim=2)
             kept.keys.append(k)
             kept.values.append(v)
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-            middle = x + _linear(z.transpose(1, 2).flatten(2), block.out)
+            attended = _linear(z.transpose(1, 2).flatten(2), block.out)
+            for h in [h for h in range(self.n_heads) if patches and Site(layer, "head", h) in patches]:
+                own = z[:, h] @ self._w_o(block)[h]
+                attended = attended + patched(Site(layer, "head", h), own) - own
+            middle = patched(Site(layer, "mid"), x + attended)
             if here and here.head is not None:
                 found = z[:, here.head] @ self._w_o(block)[here.head]
             elif here and here.kind in ("pre", "mid"):
                 found = x if here.kind == "pre" else middle
             if found is not None and not logits:
                 break
-            mlp = self._mlp(block, middle)
-            x = middle + mlp
+            mlp = patched(Site(layer, "mlp"), self._mlp(block, middle))
+            x = patched(Site(layer, "post"), middle + mlp)
             if here and here.kind in ("mlp", "post"):
                 found = mlp if here.kind == "mlp" else x
         return x if site == Site(layers, "pre") else found, x, kept

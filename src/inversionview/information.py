@@ -16,6 +16,7 @@ import numpy.typing as npt
 from inversionview.errors import SettingError
 
 Values = npt.NDArray[np.float64]
+_BLOCKS = 2000
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,28 @@ def mean(values: npt.ArrayLike, *, seed: int = 0, draws: int = 1000, confidence:
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         raise SettingError("There is no query to average over.")
-    picks = np.random.default_rng(seed).integers(len(x), size=(draws, len(x)))
-    low, high = np.quantile(x[picks].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Mean(float(x.mean()), float(low), float(high))
+    return interval(float(x.mean()), resampled(x[:, None], seed=seed, draws=draws)[:, 0], confidence)
+
+
+def interval(value: float, drawn: Values, confidence: float = 0.95) -> Mean:
+    """Return a value with the percentile interval of its bootstrap draws, ``[draw]``."""
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Mean(value, float(low), float(high))
+
+
+def resampled(values: npt.NDArray[np.floating[Any]], *, seed: int = 0, draws: int = 1000) -> npt.NDArray[np.float64]:
+    """Return bootstrap draws of the means of columns, ``[draw, column]``; all columns share the rows that are drawn.
+
+    Of more than 2,000 rows, that many blocks of about equal size are drawn again in place of single rows: rows are independent,
+    so their means vary as much, and the work does not grow.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    edges = np.linspace(0, len(x), min(len(x), _BLOCKS) + 1).astype(np.int64)
+    sums, sizes = np.add.reduceat(x, edges[:-1], axis=0), np.diff(edges)
+    picks = np.random.default_rng(seed).integers(len(sizes), size=(draws, len(sizes)))
+    times = np.stack([np.bincount(row, minlength=len(sizes)) for row in picks])
+    drawn: npt.NDArray[np.float64] = (times @ sums) / (times @ sizes)[:, None]
+    return drawn
 
 
 def shares(codes: npt.NDArray[np.integer[Any]], size: int) -> Values:

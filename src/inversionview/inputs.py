@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.errors import InputError
-from inversionview.moves import Move
+from inversionview.moves import Move, Proposal
 from inversionview.tokens import Vocabulary
 
 Split = Literal["train", "test"]
@@ -95,6 +95,36 @@ class Inputs(ABC):
         """Return for each feature its value in each row, ``[rows]``."""
         return {"length": self.lengths(tokens)}
 
+    # -- contrasts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the answer tokens, those that the model must predict; none where a study declares none."""
+        return ()
+
+    def answer_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of an answer token in each row, ``[rows]``; the position before predicts it.
+
+        Raises:
+            InputError: the study declares no answer of that name.
+        """
+        raise InputError("These inputs declare no answer: give pairs of an original and a contrast with their answers.")
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What a contrast may change, by name."""
+        return ()
+
+    def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
+        """Change each input at random, only in what ``changes`` names; the answer may by chance stay what it was.
+
+        Raises:
+            InputError: the study declares no contrasts.
+        """
+        raise InputError("These inputs declare no contrasts: give pairs of an original and a contrast with their answers.")
+
+    # -- the walk -----------------------------------------------------------------------------------------------------
+
     @property
     def moves(self) -> tuple[Move, ...]:
         """Ways to change an input that keep it valid, for a walk; none where a study declares none."""
@@ -115,6 +145,8 @@ class Inputs(ABC):
             InputError: the study declares none.
         """
         raise InputError("These inputs have no distribution of their own: walk under the model's, prior='model'.")
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def lengths(self, tokens: Ids) -> Ids:
         """Return the number of tokens of each row, BOS and EOS included, padding not."""

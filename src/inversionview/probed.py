@@ -224,26 +224,30 @@ class ProbedModel:
         site: Site | None = None,
         *,
         logits: bool = True,
+        patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         """Run ``tokens`` after those that ``cache`` holds: activations of ``site``, logits, and the cache of both.
 
         For chains that edit the end of sequences. There is no padding on the left; on the right any ids may stand. Without
-        ``logits`` the run stops after the layer of ``site``, and the cache it gives has the layers up to there.
+        ``logits`` the run stops after the layer of ``site``, and the cache it gives has the layers up to there. ``patches``
+        replace activations of the new tokens, at positions counted from the first of all (with logits, without ``site``).
 
         Raises:
             UnknownSiteError: the model has no such site.
-            SettingError: ``cache`` has another batch size, or fewer layers than are run.
+            SettingError: ``cache`` has another batch size, or fewer layers than are run; patches come with ``site``.
             InputError: the sequences grow longer than the model reads.
         """
         if site is not None:
             find_site(site, self.sites)
+        if patches and (site is not None or not logits):
+            raise SettingError("A patched run gives logits alone: ask for no site.")
         if cache is not None and cache.batch != len(tokens):
             raise SettingError(f"The cache is of {cache.batch} sequences, but {len(tokens)} go on: take its rows.")
         length = tokens.size(1) + (0 if cache is None else cache.length)
         if length > self.shape.max_length:
             raise InputError(f"The sequences have {length} tokens, the model reads {self.shape.max_length}: shorten them.")
         safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
-        return self.backend.extend(safe, cache, site, logits=logits)
+        return self.backend.extend(safe, cache, site, logits=logits, patches=patches)
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], site: Site, loss: Loss

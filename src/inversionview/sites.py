@@ -8,6 +8,8 @@ short      TransformerLens              LaTeX                           what
 ``x0.post`` ``blocks.0.hook_resid_post`` ``x^{0,post}``                 after block 0
 ``a0.3``   ``blocks.0.attn.hook_result[3]`` ``a^{0,3}``                 output of head 3 after W_O, without bias
 ``m0``     ``blocks.0.hook_mlp_out``    ``m^{0}``                       MLP output
+``embed``  ``hook_embed``               ``E_{token}``                   token embedding (patched, not read)
+``pos_embed`` ``hook_pos_embed``        ``E_{position}``                position embedding (patched, not read)
 =========  ===========================  ==============================  =============================================
 
 Huang et al. 2024, section 2 and appendix A.
@@ -23,8 +25,8 @@ from typing import Literal
 
 from inversionview.errors import UnknownSiteError, did_you_mean
 
-Kind = Literal["pre", "head", "mid", "mlp", "post"]
-_ORDER: tuple[Kind, ...] = ("pre", "head", "mid", "mlp", "post")
+Kind = Literal["embed", "pos_embed", "pre", "head", "mid", "mlp", "post"]
+_ORDER: tuple[Kind, ...] = ("embed", "pos_embed", "pre", "head", "mid", "mlp", "post")
 _STYLES: tuple[tuple[str, Kind | None], ...] = (
     (r"x(?P<layer>\d+)\.(?P<kind>pre|mid|post)", None),
     (r"blocks\.(?P<layer>\d+)\.hook_resid_(?P<kind>pre|mid|post)", None),
@@ -36,6 +38,7 @@ _STYLES: tuple[tuple[str, Kind | None], ...] = (
     (r"blocks\.(?P<layer>\d+)\.hook_mlp_out", "mlp"),
     (r"\$?m\^\{?(?P<layer>\d+)\}?\$?", "mlp"),
 )
+_EMBEDDING_LATEX = {"embed": "E_{token}", "pos_embed": "E_{position}"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Site:
     @property
     def short(self) -> str:
         """The short name: ``x0.pre``, ``a0.3``, ``m1``."""
+        if self.kind in _EMBEDDING_LATEX:
+            return self.kind
         if self.kind == "head":
             return f"a{self.layer}.{self.head}"
         return f"m{self.layer}" if self.kind == "mlp" else f"x{self.layer}.{self.kind}"
@@ -56,6 +61,8 @@ class Site:
     @property
     def hook(self) -> str:
         """The TransformerLens name; a head's carries its index in brackets."""
+        if self.kind in _EMBEDDING_LATEX:
+            return f"hook_{self.kind}"
         if self.kind == "head":
             return f"blocks.{self.layer}.attn.hook_result[{self.head}]"
         return f"blocks.{self.layer}.hook_" + ("mlp_out" if self.kind == "mlp" else f"resid_{self.kind}")
@@ -63,6 +70,8 @@ class Site:
     @property
     def latex(self) -> str:
         """The paper's notation."""
+        if self.kind in _EMBEDDING_LATEX:
+            return _EMBEDDING_LATEX[self.kind]
         if self.kind == "head":
             return f"a^{{{self.layer},{self.head}}}"
         return f"m^{{{self.layer}}}" if self.kind == "mlp" else f"x^{{{self.layer},{self.kind}}}"
@@ -86,6 +95,9 @@ class Site:
         """
         if isinstance(name, Site):
             return name
+        for embedding in EMBEDDINGS:
+            if name.strip() in (embedding.short, embedding.hook, embedding.latex):
+                return embedding
         for pattern, kind in _STYLES:
             if found := re.fullmatch(pattern, name.strip()):
                 parts = found.groupdict()
@@ -95,6 +107,10 @@ class Site:
             f"{name!r} is not the name of a site: write x0.pre, x0.mid, x0.post, a0.3 (layer.head) or m0, "
             "or the TransformerLens or LaTeX name."
         )
+
+
+EMBEDDINGS = (Site(0, "embed"), Site(0, "pos_embed"))
+"""The two parts of ``x0.pre``: no sites to read, they hold the token and its place, but to intervene on."""
 
 
 def all_sites(heads: Sequence[int], *, parallel: bool = False) -> list[Site]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.features import FeatureTable, feature_information
+from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
+from inversionview.contrasts import Pairs, TextPair, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance, between, check_distance, check_epsilon
@@ -31,6 +34,7 @@ from inversionview.errors import (
     WeightsError,
     did_you_mean,
 )
+from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import Completeness, completeness, is_query
@@ -49,6 +53,7 @@ from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
 
 BeginBank = Callable[[Path, int], None]
+Contrast = str | Path | Iterable[TextPair] | Callable[[str], TextPair | None]
 
 
 class Study:
@@ -378,6 +383,130 @@ class Study:
         )  # fmt: skip
         by_site = {site.short: ratio for site, ratio in zip(self.sites, ratios, strict=True)}
         return {"mean": sum(ratios) / len(ratios), "sites": by_site}
+
+    # -- interventions ------------------------------------------------------------------------------------------------
+
+    def pairs(
+        self,
+        contrast: Contrast | None = None,
+        *,
+        target: str | None = None,
+        changes: Sequence[str] | None = None,
+        where: Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+    ) -> Pairs:
+        """Return originals and contrasts for activation patching.
+
+        Args:
+            contrast: a JSONL file of pairs, pairs of texts, or a function from a test input's text to a pair (``None`` to leave
+                the text out); by default the study's own contrasts of its test set.
+            target: name of the answer token that a contrast changes, by default the first; for the study's own contrasts, as are
+                those below.
+            changes: what may be changed to that end (``F1``, …), by default all.
+            where: filters that original and contrast satisfy, such as ``"A1=1"``.
+            limit: a random choice of so many inputs; by default all of the test split. Also for a function.
+            seed: of the choice and the changes.
+            report: called with the share of the inputs that have their contrast.
+
+        Raises:
+            SettingError: there is no such target, change or feature, nothing satisfies the filters, or no contrast is found.
+            InputError: the study declares no contrasts; or a pair is not one.
+        """
+        if contrast is None:
+            filters = parse_filters(where, feature_names(self.inputs)) if where else ()
+            return study_pairs(
+                self.inputs, target, changes=changes, filters=filters, limit=limit, seed=seed, report=report
+            )  # fmt: skip
+        if target is not None or changes is not None or where:
+            raise SettingError(
+                "Target, changes and filters belong to a study's own contrasts: leave them out with given pairs."
+            )
+        names: Sequence[str] = ()
+        if callable(contrast):
+            tokens, pad = held_out(self.inputs, (), limit, seed), self.model.vocabulary.pad
+            texts = (self.model.vocabulary.decode(row[row != pad].tolist()) for row in tokens)
+            contrast = [pair for text in texts if (pair := contrast(text)) is not None]
+        elif isinstance(contrast, str | Path):
+            contrast, names = read_pairs(Path(contrast))
+        return text_pairs(contrast, self.model.encode, self.positions, names)
+
+    def patch(
+        self,
+        activations: Sequence[str] | None = None,
+        contrast: Contrast | Pairs | None = None,
+        *,
+        cumulative: Cumulative | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+        **options: Any,
+    ) -> Patching:
+        """Replace activations of originals by those of contrasts, and see how far the logit difference of the answers falls.
+
+        Args:
+            activations: as ``POSITION:SITE``, ``"query:a0.0"``, ``"=:a*.*"``, ``"*:x0.pre"``, ``"F1:embed"``, in order; by
+                default all heads at the position that predicts the answer.
+            contrast: pairs, or how to make them; see ``pairs``.
+            cumulative: ``"forward"``, ``"backward"`` or ``"both"``; by default each activation alone.
+            seed: of the contrasts and the bootstrap.
+            report: called with the share of the work that is done, and a note.
+            options: of ``pairs``: ``target``, ``changes``, ``where``, ``limit``.
+
+        Raises:
+            SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
+        """
+        parse_activations(activations or ["0:x0.pre"], self.model.sites)  # before the pairs are made, not after
+        pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
+        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
+        settings = {"target": options.get("target") or next(iter(self.inputs.answers), None) if contrast is None else None,
+                    "changes": options.get("changes"), "where": list(options.get("where", ())), "seed": seed}  # fmt: skip
+        return patching(
+            self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
+            report=report,
+        )  # fmt: skip
+
+    def _read_name(self, pairs: Pairs) -> str:
+        """Return a name of the position where all pairs are read."""
+        both = [(self._named(pairs.original), pairs.read), (self._named(pairs.contrast), pairs.contrast_read)]
+        for name in both[0][0]:
+            if all((named[name] == read).all() for named, read in both):
+                return name
+        if len({*pairs.read.tolist(), *pairs.contrast_read.tolist()}) == 1:
+            return str(pairs.read[0])
+        raise SettingError("The pairs are read at positions of different names: name the activations to patch.")
+
+    def ablate(
+        self,
+        activations: Sequence[str],
+        *,
+        by: By = "mean",
+        where: Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+    ) -> Ablation:
+        """Replace activations by their mean, by zero or by another input's, and see what is still predicted of each answer.
+
+        Args:
+            activations: as in ``patch``; each alone and, where there are several, all at once.
+            by: ``"mean"``, ``"zero"`` or ``"resample"``.
+            where: filters that the inputs satisfy.
+            limit: a random choice of so many inputs; by default all of the test split.
+            seed: of the choice, the resampling and the bootstrap.
+            report: called with the share of the inputs that are done, and a note.
+
+        Raises:
+            SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
+        """
+        named = parse_activations(activations, self.model.sites)
+        filters = parse_filters(where, feature_names(self.inputs)) if where else ()
+        tokens = held_out(self.inputs, filters, limit, seed)
+        reads = {name: self.inputs.answer_at(tokens, name) - 1 for name in self.inputs.answers}
+        reads = reads or {"END": self._named(tokens)["END"]}
+        return ablation(
+            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=where, seed=seed, report=report
+        )
 
     # -- the corpus ---------------------------------------------------------------------------------------------------
 

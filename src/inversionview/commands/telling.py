@@ -61,8 +61,8 @@ def inform(
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
     from inversionview.analysis.features import pattern
-    from inversionview.views.files import check_formats
-    from inversionview.views.maps import TABLE_FORMATS, save_features
+    from inversionview.views.files import TABLE_FORMATS, check_formats
+    from inversionview.views.maps import save_features
 
     check_formats(to or [], TABLE_FORMATS)
     check([epsilon], distance)
@@ -126,8 +126,8 @@ def bits(
 ) -> None:
     """Tell how much information every site holds at every position, as ε grows."""
     from inversionview.analysis.places import bits_curve
-    from inversionview.views.files import check_formats
-    from inversionview.views.maps import TABLE_FORMATS, save_curves
+    from inversionview.views.files import TABLE_FORMATS, check_formats
+    from inversionview.views.maps import save_curves
     from inversionview.views.tables import curve_table
 
     check_formats(to or [], TABLE_FORMATS)

@@ -5,7 +5,7 @@ All 900 × 900 = 810,000 inputs; row ``r`` adds ``100 + r // 900`` and ``100 + r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from inversionview.moves import Move, Proposal, symmetric
 TOKENS = [*"0123456789", "B", "+", "=", "E", "P"]
 PLUS, EQUALS = TOKENS.index("+"), TOKENS.index("=")
 POSITIONS = {"F1": 1, "F2": 2, "F3": 3, "+": 4, "S1": 5, "S2": 6, "S3": 7, "=": 8, "A1": 9, "A2": 10, "A3": 11}
+ANSWERS = {"A1": 9, "A2": 10, "A3": 11, "A4": 12}
 
 
 class AdditionInputs(Inputs):
@@ -32,19 +33,34 @@ class AdditionInputs(Inputs):
 
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the tokens of ``rows``, ``[len(rows), 14]``; an addition has no free part to draw anew."""
-        first, second = 100 + rows // 900, 100 + rows % 900
-        total = first + second
-        out = np.full((len(rows), 14), self.pad, dtype=np.int64)
-        out[:, 0], out[:, 4], out[:, 8] = self.bos, PLUS, EQUALS
-        for place, scale in enumerate((100, 10, 1)):
-            out[:, 1 + place] = first // scale % 10
-            out[:, 5 + place] = second // scale % 10
-        long = total >= 1000
-        for place in range(4):
-            four, three = total // 10 ** (3 - place) % 10, total // 10 ** max(2 - place, 0) % 10
-            out[:, 9 + place] = np.where(long, four, three if place < 3 else self.eos)
-        out[long, 13] = self.eos
-        return out
+        return written(100 + rows // 900, 100 + rows % 900)
+
+    # -- contrasts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The digits of the sum; A4 is EOS where it has three."""
+        return tuple(ANSWERS)
+
+    def answer_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of a digit of the sum."""
+        return np.full(len(tokens), ANSWERS[target])
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The digits of both operands."""
+        return ("F1", "F2", "F3", "S1", "S2", "S3")
+
+    def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
+        """Redraw digits uniformly from 0–9, so a leading zero may occur (Huang et al. 2024, section 3.3, activation patching).
+
+        A sum of fewer than three digits is no contrast: the model has never seen its like.
+        """
+        new = tokens.copy()
+        for name in changes:
+            new[:, POSITIONS[name]] = rng.integers(10, size=len(tokens))
+        first, second = operands(new)
+        return symmetric(written(first, second), first + second >= 100)
 
     # -- the walk -----------------------------------------------------------------------------------------------------
 
@@ -71,6 +87,8 @@ class AdditionInputs(Inputs):
         possible = (np.minimum(first, second) >= 100) & (np.maximum(first, second) <= 999)
         return symmetric(self.tokens(np.where(possible, (first - 100) * 900 + second - 100, 0)), possible)
 
+    # -- positions and features ---------------------------------------------------------------------------------------
+
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name the digits F1–F3, S1–S3, A1–A4, ``+``, ``=``, and END, the last token before EOS."""
         rows = len(tokens)
@@ -95,6 +113,22 @@ class AdditionInputs(Inputs):
         ones = features["F3+S3"] >= 10
         tens = features["F2+S2"] + ones >= 10
         return {**features, "C2": tens.astype(np.int64), "C3": ones.astype(np.int64)}
+
+
+def written(first: Ids, second: Ids) -> Ids:
+    """Write additions of two numbers below 1,000 whose sum has three or four digits, ``[rows, 14]``."""
+    total = first + second
+    out = np.full((len(first), 14), AdditionInputs.pad, dtype=np.int64)
+    out[:, 0], out[:, 4], out[:, 8] = AdditionInputs.bos, PLUS, EQUALS
+    for place, scale in enumerate((100, 10, 1)):
+        out[:, 1 + place] = first // scale % 10
+        out[:, 5 + place] = second // scale % 10
+    long = total >= 1000
+    for place in range(4):
+        four, three = total // 10 ** (3 - place) % 10, total // 10 ** max(2 - place, 0) % 10
+        out[:, 9 + place] = np.where(long, four, three if place < 3 else AdditionInputs.eos)
+    out[long, 13] = AdditionInputs.eos
+    return out
 
 
 def operands(tokens: Ids) -> tuple[Ids, Ids]:

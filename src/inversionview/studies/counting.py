@@ -8,6 +8,7 @@ all three query letters: C(26, 3) × 200 × 3 = 1,560,000 inputs.
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -104,6 +105,28 @@ class CountingInputs(Inputs):
         """Draw a new input: the proposal's ratio undoes the prior's."""
         new = self.fresh(len(tokens), rng)
         return Proposal(new, self.log_prior(tokens) - self.log_prior(new))
+
+    # -- contrasts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The count."""
+        return ("count",)
+
+    def answer_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of the count."""
+        return self.named_positions(tokens)[":"] + 1
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """One letter of the string."""
+        return ("string",)
+
+    def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
+        """Replace one letter of the string by another of its three (Huang et al. 2024, section 3.1, activation patching)."""
+        return _replace(tokens, rng)
+
+    # -- positions and features ---------------------------------------------------------------------------------------
 
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name the query character ``query``, the colon ``:`` and the last token before EOS ``END``."""

@@ -12,6 +12,7 @@ from inversionview.storage import check_writable, replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TABLE_FORMATS = (".csv", ".parquet", ".html", ".png", ".svg")
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "svg.fonttype": "path", "svg.hashsalt": "inversionview",

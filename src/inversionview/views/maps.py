@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from inversionview.analysis.features import Cell, FeatureTable
 from inversionview.analysis.places import Curve
-from inversionview.views.files import check_formats, write_figure, write_page, write_records
+from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TABLE_FORMATS = (".csv", ".parquet", ".html", ".png", ".svg")
 _SCALE = [[0.0, "#ffffff"], [0.05, "#f3f7fb"], [0.5, "#6aaed6"], [1.0, "#08306b"]]
 """White to dark blue: nothing known to all known; told apart in grey, too."""
 

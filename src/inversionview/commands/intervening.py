@@ -1,0 +1,127 @@
+"""Commands that intervene on activations, to confirm what was read: patch, ablate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inversionview.commands.shared import (
+    BareStudyArg,
+    DeviceOpt,
+    JsonOpt,
+    ModelOpt,
+    SeedOpt,
+    StudyArg,
+    app,
+    bar,
+    device_named,
+    given,
+    listed,
+    loaded_study,
+    out,
+    print_json,
+)
+
+ActivationsOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at", help="POSITION:SITE, in order (repeatable): `query:a0.0`, `=:a*.*`, `*:x0.pre` (all positions), `F1:embed`."
+    ),
+]
+WhereOpt = Annotated[
+    list[str] | None, typer.Option(help="Only inputs whose features satisfy this, such as 'A1=1' or 'F2+S2!=9' (repeatable).")
+]
+LimitOpt = Annotated[int | None, typer.Option(help="A random choice of so many inputs; by default the whole test set.")]
+TableOpt = Annotated[list[Path] | None, typer.Option("--out", help="Write .csv, .parquet, .html, .png or .svg (repeatable).")]
+
+
+@app.command(
+    epilog="Examples: `inversionview patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both`; "
+    "all heads at a position: `inversionview patch addition --target A1 --change F1,S1 --position '=' --cumulative both --out "
+    "fig.png`; your own pairs: `inversionview patch --model gpt2 --pairs pairs.jsonl --at 'END:a9.*'`"
+)
+def patch(
+    study: BareStudyArg = None,
+    at: ActivationsOpt = None,
+    position: Annotated[
+        str | None, typer.Option(help="All heads of all layers here; by default where the answer is told.")
+    ] = None,
+    cumulative: Annotated[
+        str | None, typer.Option(help="forward, backward or both: one more at each step; by default each activation alone.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The answer token that changes: count; A1, A2, A3, A4.")] = None,
+    change: Annotated[str | None, typer.Option(help="What a contrast may change, by commas: F1,S1; by default all.")] = None,
+    where: WhereOpt = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSONL of {"original", "contrast", "answer", "contrast_answer", "at"}, in place of the study\'s pairs.'
+        ),
+    ] = None,
+    limit: LimitOpt = None,
+    to: TableOpt = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Activation patching: replace activations by those of an input of another answer, and see the logits follow."""
+    from inversionview.errors import SettingError
+    from inversionview.study import load
+    from inversionview.views.files import TABLE_FORMATS, check_formats
+    from inversionview.views.interventions import save_patching
+
+    check_formats(to or [], TABLE_FORMATS)
+    if at and position:
+        raise SettingError("--position means all heads there and --at names activations: give one of them.")
+    loaded = load(study, model=model, device=device_named(device))
+    options: dict[str, Any] = {} if pairs else {"limit": limit, **given(target=target, changes=listed(change), where=where)}
+    if pairs and given(target=target, change=change, where=where, limit=limit):
+        raise SettingError(
+            "--target, --change, --where and --limit belong to the study's own pairs: leave them out with --pairs."
+        )
+    with bar("patching", 1000, quiet=as_json) as advance:
+        result = loaded.patch(
+            at or ([f"{position}:a*.*"] if position else None), pairs, cumulative=cumulative, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note), **options,
+        )  # fmt: skip
+    for path in to or []:
+        save_patching(result, path)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(result)
+
+
+@app.command(epilog="Example: `inversionview ablate addition --at '+:x0.post'`")
+def ablate(
+    study: StudyArg,
+    at: ActivationsOpt = None,
+    by: Annotated[str, typer.Option(help="mean (over the inputs), zero, or resample: another input's.")] = "mean",
+    where: WhereOpt = None,
+    limit: LimitOpt = None,
+    to: Annotated[list[Path] | None, typer.Option("--out", help="Write .csv or .parquet (repeatable).")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Ablation: replace activations by what says nothing, and see what is lost of every answer token."""
+    from inversionview.views.files import check_formats
+    from inversionview.views.interventions import save_ablation
+
+    check_formats(to or [], (".csv", ".parquet"))
+    loaded = loaded_study(study, model, device)
+    with bar("ablating", 1000, quiet=as_json) as advance:
+        result = loaded.ablate(
+            at or [], by=by, where=where or (), limit=limit, seed=seed,  # type: ignore[arg-type]
+            report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in to or []:
+        save_ablation(result, path)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(result)

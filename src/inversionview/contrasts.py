@@ -1,0 +1,257 @@
+"""Contrast sets: original inputs, each with a contrast of another answer, for activation patching.
+
+Huang et al. 2024, section 3 and the appendices on activation patching. A study declares how one of its inputs is changed at
+random; here that is repeated until the answer changes and all filters hold, and every pair is checked. Pairs of texts come from
+a file or a function.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.errors import InputError, InversionViewError, SettingError, did_you_mean
+from inversionview.filters import Filter, satisfying
+from inversionview.inputs import Ids, Inputs
+from inversionview.positions import Positions
+
+Report = Callable[[float, str], None]
+"""Called with the share of the work that is done, and a note."""
+Encode = Callable[[str], list[int]]
+"""Gives the ids of a text between BOS and EOS."""
+ROUNDS = 200
+"""An input is changed at random so often before it is left out."""
+_HOPELESS = 40
+"""If none of the inputs has a contrast after so many rounds, none is looked for any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Originals and contrasts, row by row."""
+
+    original: Ids
+    """``[pair, pos]``, padded on the right."""
+    contrast: Ids
+    """``[pair, pos]``."""
+    read: Ids
+    """Where the original's answer is predicted, ``[pair]``: the position before the answer."""
+    contrast_read: Ids
+    """Where the contrast's is."""
+    answers: Ids
+    """The original's answer token and the contrast's, ``[pair, 2]``."""
+    left_out: int = 0
+    """How many inputs have no contrast, as far as was tried."""
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+
+def check_target(inputs: Inputs, target: str | None) -> str:
+    """Return the name of the answer token that is asked for, by default the first.
+
+    Raises:
+        InputError: the study declares no answer.
+        SettingError: it declares none of that name.
+    """
+    if not inputs.answers:
+        inputs.answer_at(np.empty((0, 0), dtype=np.int64), target or "")  # says so
+    name = target or inputs.answers[0]
+    if name not in inputs.answers:
+        raise SettingError(
+            f"There is no target {name!r}; there are {', '.join(inputs.answers)}.{did_you_mean(name, inputs.answers)}"
+        )
+    return name
+
+
+def held_out(inputs: Inputs, filters: Sequence[Filter], limit: int | None, seed: int) -> Ids:
+    """Return the test split's inputs that satisfy all filters, in a random order, at most ``limit``.
+
+    Raises:
+        SettingError: ``limit`` is below 1, or no input satisfies the filters.
+    """
+    if limit is not None and limit < 1:
+        raise SettingError(f"The number of inputs must be at least 1, but is {limit}.")
+    rows = np.random.default_rng((seed, 23)).permutation(inputs.split("test"))
+    found: list[Ids] = []
+    count, step = 0, 2**15 if limit is None else max(256, 2 * limit)
+    for start in range(0, len(rows), step):
+        tokens = inputs.tokens(rows[start : start + step])
+        found.append(tokens[satisfying(inputs, tokens, filters)])
+        count += len(found[-1])
+        if limit is not None and count >= limit:
+            break
+    if not count:
+        raise SettingError(f"None of the {len(rows):,} test inputs satisfies {_said(filters)}: drop or change a filter.")
+    return np.concatenate(found)[:limit]
+
+
+def study_pairs(
+    inputs: Inputs,
+    target: str | None = None,
+    *,
+    changes: Sequence[str] | None = None,
+    filters: Sequence[Filter] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Pairs:
+    """Return the test set's inputs with a contrast each, for which the target is another; both satisfy all filters.
+
+    Args:
+        inputs: the study's.
+        target: name of the answer token that must change, by default the first.
+        changes: what may be changed to that end, by default all that the study declares.
+        filters: conditions on original and contrast.
+        limit: a random choice of so many inputs; by default all of the test split.
+        seed: of the choice and the changes.
+        report: called with the share of the inputs that have their contrast.
+
+    Raises:
+        SettingError: there is no such target or change, nothing satisfies the filters, or no contrast is found at all.
+        InputError: the study declares no contrasts.
+    """
+    name = check_target(inputs, target)
+    chosen = tuple(inputs.changes if changes is None else changes)
+    for change in chosen:
+        if change not in inputs.changes:
+            known = ", ".join(inputs.changes)
+            raise SettingError(f"{change!r} cannot be changed; there are {known}.{did_you_mean(change, inputs.changes)}")
+    original = held_out(inputs, filters, limit, seed)
+    contrast, found = _contrasts(inputs, original, name, chosen, filters, seed, report)
+    if not found.any():
+        where = f" where {_said(filters)}" if filters else ""
+        raise SettingError(
+            f"Changing {', '.join(chosen) or 'nothing'} does not alter {name}{where}: no contrast was found for any of "
+            f"{len(original):,} inputs; change something else."
+        )
+    original, contrast = original[found], contrast[found]
+    at, contrast_at = inputs.answer_at(original, name), inputs.answer_at(contrast, name)
+    each = np.arange(len(original))
+    answers = np.stack([original[each, at], contrast[each, contrast_at]], axis=1)
+    return Pairs(original, contrast, at - 1, contrast_at - 1, answers, int((~found).sum()))
+
+
+def _contrasts(
+    inputs: Inputs, original: Ids, target: str, changes: Sequence[str], filters: Sequence[Filter], seed: int,
+    report: Report | None,
+) -> tuple[Ids, npt.NDArray[np.bool_]]:  # fmt: skip
+    """Return a contrast of each input, and which have one: draws are repeated until one will do."""
+    rng = np.random.default_rng((seed, 29))
+    contrast, todo = original.copy(), np.arange(len(original))
+    answer = np.take_along_axis(original, inputs.answer_at(original, target)[:, None], axis=1)[:, 0]
+    for attempt in range(ROUNDS):
+        new, ratio = inputs.contrast(original[todo], changes, rng)
+        token = np.take_along_axis(new, inputs.answer_at(new, target)[:, None], axis=1)[:, 0]
+        good = np.isfinite(ratio) & (token != answer[todo])
+        good[good] = satisfying(inputs, new[good], filters)
+        contrast[todo[good]] = new[good]
+        todo = todo[~good]
+        if report is not None:
+            report(1 - len(todo) / len(original), "contrasts")
+        if not len(todo) or (len(todo) == len(original) and attempt >= _HOPELESS):
+            break
+    found = np.ones(len(original), dtype=np.bool_)
+    found[todo] = False
+    return contrast, found
+
+
+def _said(filters: Sequence[Filter]) -> str:
+    return ", ".join(map(str, filters))
+
+
+# -- pairs of texts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """An original and a contrast, each up to where its answer is predicted, and the two answers, one token each."""
+
+    original: str
+    contrast: str
+    answer: str
+    contrast_answer: str
+    at: str = "END"
+    """The position that predicts the answers, in both."""
+
+
+def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, names: Sequence[str] = ()) -> Pairs:
+    """Return pairs of texts as pairs of tokens.
+
+    Args:
+        pairs: what to encode.
+        encode: from a text to its ids, BOS and EOS included.
+        positions: finds each pair's ``at``.
+        names: what to call each pair in an error; by default its number.
+
+    Raises:
+        InputError: there is no pair, a text cannot be encoded, or an answer is not one token, or both are the same.
+        UnknownPositionError: a text has no such position.
+    """
+    rows: list[tuple[list[int], list[int], int, int, int, int]] = []
+    for number, pair in enumerate(pairs):
+        name = names[number] if names else f"Pair {number + 1}"
+        try:
+            original, contrast = encode(pair.original), encode(pair.contrast)
+            answers = _answer(pair.answer, encode), _answer(pair.contrast_answer, encode)
+            at = positions.one(original, pair.at), positions.one(contrast, pair.at)
+        except InversionViewError as error:
+            raise type(error)(f"{name}: {error}") from error
+        if answers[0] == answers[1]:
+            raise InputError(f"{name}: original and contrast have the same answer {pair.answer!r}: there is nothing to tell.")
+        rows.append((original, contrast, *at, *answers))
+    if not rows:
+        raise InputError("There is no pair: give at least one original with its contrast.")
+    width, pad = max(max(len(o), len(c)) for o, c, *_ in rows), positions.vocabulary.pad
+    both: Ids = np.full((2, len(rows), width), pad)
+    for i, (original, contrast, *_) in enumerate(rows):
+        both[0, i, : len(original)], both[1, i, : len(contrast)] = original, contrast
+    numbers = np.array([row[2:] for row in rows])
+    return Pairs(both[0], both[1], numbers[:, 0], numbers[:, 1], numbers[:, 2:])
+
+
+def _answer(text: str, encode: Encode) -> int:
+    ids = encode(text)[1:-1]
+    if len(ids) != 1:
+        raise InputError(f"The answer {text!r} is {len(ids)} tokens, but must be one: name another, or its first token.")
+    return ids[0]
+
+
+def read_pairs(path: Path) -> tuple[list[TextPair], list[str]]:
+    """Read pairs from a JSONL file, an object with the fields of ``TextPair`` on each line; return where each stands, too.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not such an object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give a JSONL file of pairs.") from error
+    pairs, names = [], []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            pairs.append(_pair(line, f"{path}, line {number}"))
+            names.append(f"{path}, line {number}")
+    return pairs, names
+
+
+def _pair(line: str, where: str) -> TextPair:
+    try:
+        fields: Any = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}).") from error
+    try:
+        pair = TextPair(**fields)
+        if not all(isinstance(value, str) for value in vars(pair).values()):
+            raise TypeError("all fields are texts")
+    except TypeError as error:
+        raise InputError(
+            f'{where} is no pair: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": " John"}}, and '
+            'perhaps "at".'
+        ) from error
+    return pair

@@ -1,0 +1,204 @@
+"""Patching and ablation: tables in a terminal, bars and lines as PNG, SVG and a page (Huang et al. 2024, Figs. 4a, 16, 32)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.analysis.ablation import Ablation
+from inversionview.analysis.patching import Effects, Patching
+from inversionview.information import Mean
+from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"forward": "#0072b2", "backward": "#d55e00", "single": "#009e73"}
+"""Okabe and Ito's, which the colour-blind tell apart."""
+_SAID = {"forward": "from the first on", "backward": "from the last back", "single": "each alone"}
+
+
+# -- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def patching_table(result: Patching) -> Group:
+    """Return what patching did: for each activation its increment, and the effect with all before it replaced."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("activation", no_wrap=True)
+    by_name = {name: dict(zip(e.activations, range(len(e.activations)), strict=True)) for name, e in result.effects.items()}
+    for direction in result.effects:
+        table.add_column(f"{direction}: adds" if direction != "single" else "effect alone", justify="right", no_wrap=True)
+        if direction != "single":
+            table.add_column("effect so far", justify="right", no_wrap=True)
+            table.add_column("LD patched", justify="right", no_wrap=True)
+    for name in result.activations:
+        cells: list[Text | str] = []
+        for direction, effects in result.effects.items():
+            i = by_name[direction][name]
+            cells.append(_mean(effects.increment[i], strong=result.total))
+            if direction != "single":
+                cells += [f"{effects.effect[i].value:.3f}", f"{result.ld_orig.value - effects.effect[i].value:.3f}"]
+        table.add_row(name, *cells)
+    ld, everything = result.ld_orig, result.total
+    head = Text.assemble(
+        (f"{result.study}{_settings(result)}: ", "bold"), f"{result.pairs:,} pairs, LD {ld.value:.3f} [{ld.low:.3f}, {ld.high:.3f}], "
+        f"in the contrast runs {result.ld_contrast.value:.3f}",
+    )  # fmt: skip
+    left = f"; {result.left_out:,} inputs without a contrast are left out" if result.left_out else ""
+    share = f" ({result.together.value / everything:.0%} of what patching everything does)" if everything else ""
+    note = (
+        f"All at once: {result.together.value:.3f} [{result.together.low:.3f}, {result.together.high:.3f}]{share}.\n"
+        f"LD = logit(original answer) − logit(contrast answer), effect = LD_orig − LD_patched; 95 % bootstrap intervals; the "
+        f"model answers {result.accuracy:.1%} of the originals{left}."
+    )
+    return Group(head, Text(), table, Text(), Text(note, style="dim"))
+
+
+def _settings(result: Patching) -> str:
+    said = [str(result.settings[key]) for key in ("target",) if result.settings.get(key)]
+    said += [f"{', '.join(result.settings['changes'])} changed"] if result.settings.get("changes") else []
+    return f", {' by '.join(said)}" * bool(said) + "".join(f", {each}" for each in result.settings.get("where") or ())
+
+
+def _mean(mean: Mean, strong: float = 0.0) -> Text:
+    text = f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+    return Text(text, style="bold" if strong and mean.value > 0.1 * abs(strong) else "")
+
+
+def ablation_table(result: Ablation) -> Group:
+    """Return for each set of activations and each target what is lost."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("activations", "target", "KL (nats)", "top logit", "falls by", "in %", "accuracy", "ablated"):
+        table.add_column(
+            title, justify="left" if title in ("activations", "target") else "right", no_wrap=title != "activations"
+        )
+    for each in result.sets:
+        for i, loss in enumerate(each.losses):
+            name = " ".join(each.activations) if i == 0 else ""
+            relative = f"{100 * loss.relative.value:.1f} [{100 * loss.relative.low:.1f}, {100 * loss.relative.high:.1f}]"
+            table.add_row(name, loss.target, _mean(loss.kl), f"{loss.top_logit.value:.2f}", _mean(loss.decrement), relative,
+                          f"{loss.accuracy:.1%}", f"{loss.accuracy_patched:.1%}")  # fmt: skip
+    ways = {"mean": "its mean over them", "zero": "zero", "resample": "that of another of them"}
+    where = "".join(f", {each}" for each in result.where)
+    note = (
+        f"{result.inputs:,} inputs{where}; every activation is replaced by {ways[result.by]}. KL(original ‖ ablated); the fall of "
+        "the logit of the originally first token, in % of its mean; 95 % bootstrap intervals."
+    )
+    return Group(Text(f"{result.study}: ablation by {result.by}", style="bold"), Text(), table, Text(), Text(note, style="dim"))
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def save_patching(result: Patching, path: Path) -> None:
+    """Write patching in the format that ``path`` ends in, one of ``TABLE_FORMATS``.
+
+    Raises:
+        SettingError: the format is none.
+        StorageError: the file cannot be written.
+    """
+    check_formats([path], TABLE_FORMATS)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        write_records(result.records(), path)
+    elif path.suffix.lower() == ".html":
+        write_page(_page(result), path)
+    else:
+        write_figure(lambda: _figure(result), path)
+
+
+def save_ablation(result: Ablation, path: Path) -> None:
+    """Write an ablation as CSV or Parquet; raises as ``save_patching``."""
+    check_formats([path], (".csv", ".parquet"))
+    write_records(result.records(), path)
+
+
+def _title(result: Patching) -> str:
+    return f"{result.study}{_settings(result)}: {result.pairs:,} pairs, LD {result.ld_orig.value:.2f}"
+
+
+def _errors(means: Sequence[Mean]) -> tuple[list[float], list[float]]:
+    """Return what lies below and above the means."""
+    return [m.value - m.low for m in means], [m.high - m.value for m in means]
+
+
+def _aligned(result: Patching, direction: Any, means: Sequence[Mean]) -> list[Mean]:
+    """Return a direction's numbers in the order of the activations."""
+    effects: Effects = result.effects[direction]
+    return [means[effects.activations.index(name)] for name in result.activations]
+
+
+def _figure(result: Patching) -> Figure:
+    """Return bars of what each activation adds, and lines of the effect so far."""
+    from matplotlib.figure import Figure
+
+    cumulative = [direction for direction in result.effects if direction != "single"]
+    names, places = result.activations, np.arange(len(result.activations))
+    each = max(2.2, 0.42 * len(names) + 1.2)
+    figure = Figure(figsize=(each * (1 + bool(cumulative)) + 0.4, 2.9), layout="constrained")
+    axes = figure.subplots(1, 1 + bool(cumulative), squeeze=False)[0]
+    width = 0.8 / len(result.effects)
+    for i, (direction, effects) in enumerate(result.effects.items()):
+        means = _aligned(result, direction, effects.increment)
+        axes[0].bar(
+            places + (i - (len(result.effects) - 1) / 2) * width, [m.value for m in means], width, yerr=_errors(means),
+            color=COLOURS[direction], label=_SAID[direction], error_kw={"lw": 0.8, "capsize": 1.5},
+        )  # fmt: skip
+    for direction in cumulative:
+        means = _aligned(result, direction, result.effects[direction].effect)
+        marker = ">" if direction == "forward" else "<"
+        axes[1].plot(
+            places, [m.value for m in means], marker + "-", ms=4, lw=1.3, color=COLOURS[direction], label=_SAID[direction]
+        )
+        low, high = [m.low for m in means], [m.high for m in means]
+        axes[1].fill_between(places, low, high, color=COLOURS[direction], alpha=0.2, lw=0)
+    axes[0].set_ylabel("increment of LD$_{orig}$ − LD$_{patched}$")
+    if cumulative:
+        axes[1].axhline(result.total, color="0.4", lw=0.8, ls=(0, (4, 3)), label="everything patched")
+        axes[1].set_ylabel("LD$_{orig}$ − LD$_{patched}$ so far")
+    for panel in axes:
+        panel.axhline(0, color="black", lw=0.6)
+        panel.set_xticks(
+            places, names, rotation=60, ha="right", rotation_mode="anchor", family="DejaVu Sans Mono", parse_math=False
+        )
+        panel.margins(y=0.08)
+    axes[-1].legend(frameon=False, fontsize=6.5)
+    figure.suptitle(_title(result), fontsize=9, parse_math=False)
+    return figure
+
+
+def _page(result: Patching) -> Any:
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    cumulative = [direction for direction in result.effects if direction != "single"]
+    titles = ["what each activation adds", "effect so far"][: 1 + bool(cumulative)]
+    figure = make_subplots(1, len(titles), subplot_titles=titles)
+    for direction, effects in result.effects.items():
+        means = _aligned(result, direction, effects.increment)
+        below, above = _errors(means)
+        bar = graph_objects.Bar(
+            x=result.activations, y=[m.value for m in means], name=_SAID[direction], marker_color=COLOURS[direction],
+            error_y={"array": above, "arrayminus": below}, legendgroup=direction,
+        )  # fmt: skip
+        figure.add_trace(bar, row=1, col=1)
+    for direction in cumulative:
+        means = _aligned(result, direction, result.effects[direction].effect)
+        below, above = _errors(means)
+        line = graph_objects.Scatter(
+            x=result.activations, y=[m.value for m in means], name=_SAID[direction], line_color=COLOURS[direction],
+            error_y={"array": above, "arrayminus": below}, legendgroup=direction, showlegend=False,
+        )  # fmt: skip
+        figure.add_trace(line, row=1, col=2)
+        figure.add_hline(result.total, line_dash="dash", line_color="#777777", row=1, col=2)
+    figure.update_yaxes(title_text="LD_orig − LD_patched (nats)", col=1)
+    figure.update_layout(
+        title=_title(result), template="plotly_white", height=460, barmode="group",
+        width=240 + (120 + 60 * len(result.activations)) * len(titles),
+    )  # fmt: skip
+    return figure
