@@ -9,8 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "backend",
-    "gpt2", "gguf_reading", "bridge", "probed", "measure",
+    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "filters",
+    "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",

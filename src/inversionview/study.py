@@ -239,7 +239,11 @@ class Study:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
         strings = tuple(self.model.vocabulary.strings(ids))
         shown = self.model.vocabulary.decode(ids)
-        return Query(shown, tuple(ids), strings, position, where, self.model.name, z)
+        attention = None
+        if where.kind == "head":  # what stands behind the position is never computed
+            pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
+            attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
+        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention)
 
     def preimage(
         self,
