@@ -9,8 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "positions", "filters", "contrasts", "backend",
-    "gpt2", "gguf_reading", "bridge", "probed", "measure",
+    "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "positions",
+    "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
     "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
@@ -18,10 +18,12 @@ ORDER = [
     "walk.report", "walk.run",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
-    "analysis.truth", "analysis.agreement",
+    "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation",
     "studies.counting", "studies.addition", "studies", "studies.training",
-    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps", "spec", "study", "runs", "demo",
-    "commands.shared", "commands.making", "commands.reading", "commands.telling", "cli",
+    "views.text", "views.tables", "views.files", "views.columns", "views.plots", "views.maps",
+    "views.interventions", "spec", "study", "runs", "demo",
+    "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
+    "cli",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from inversionview import distances, errors, information
 from inversionview.analysis import places
 from inversionview.analysis.features import codes_of, feature_information, pattern
 from inversionview.analysis.places import bits_curve, draw_queries
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids
 from inversionview.studies.addition import AdditionInputs
@@ -92,6 +93,47 @@ def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: st
         assert cell.bits.low <= cell.bits.value <= cell.bits.high
 
 
+@pytest.mark.parametrize("where", [("A1=1",), ("C2=1,F1>=5",), ("{F1,S1}=68", "A4!=E")])
+@pytest.mark.parametrize("site", ["a0.0", "x0.post"])
+def test_within_a_filter_the_table_is_its_definition(bank: ActivationBank, where: tuple[str, ...], site: str) -> None:
+    """Every input that satisfies the filter is a query; pairs of them are all there is."""
+    table = feature_information(bank, study="few", queries=ROWS, sites=site, positions=["A1"], epsilon=0.3, where=where)
+    tokens = bank.tokens(np.arange(ROWS))
+    values = bank.inputs.features(tokens)
+    kept = np.flatnonzero(
+        {
+            ("A1=1",): values["A1"] == 1,
+            ("C2=1,F1>=5",): (values["C2"] == 1) & (values["F1"] >= 5),
+            ("{F1,S1}=68", "A4!=E"): (values["{F1,S1}"] == 68) & (values["A4"] != "E"),
+        }[where]
+    )
+    z = bank.model.activations(torch.from_numpy(tokens), [iv.Site.parse(site)])[0][torch.from_numpy(kept)]
+    named = {name: torch.from_numpy(at[kept]) for name, at in bank.inputs.named_positions(tokens).items()}
+    every, near = torch.arange(len(kept)), []
+    for i in range(len(kept)):
+        each = [distances.euclidean(z[i, named["A1"][i]], z[every, named[name]]) for name in NAMES]
+        inside = torch.stack(each).min(0).values <= 0.3
+        near.append(np.flatnonzero(inside & (every != i)))
+    told = [math.log2((len(kept) - 1) / max(1, len(others))) for others in near]
+    assert (table.inputs, table.totals[0].queries) == (len(kept), len(kept))
+    assert table.where == tuple(each for part in where for each in ([part] if "{" in part else part.split(",")))
+    assert table.totals[0].bits.value == pytest.approx(np.mean(told), abs=1e-9)
+    assert table.totals[0].found == pytest.approx(np.mean([len(others) > 0 for others in near]))
+    columns = {name: column[kept] for name, column in values.items() if len(set(column[kept].tolist())) > 1}
+    assert {cell.feature for cell in table.cells} == set(columns)
+    whole = isinstance(bank.inputs, FewAdditions)
+    for cell in table.cells:
+        column, gained = columns[cell.feature], []
+        for i, others in enumerate(near):
+            prior = (column == column[i]).mean()
+            after = ((column[others] == column[i]).sum() + (1 if whole else prior)) / (len(others) + 1)
+            gained += [math.log2(after / prior)] if whole or len(others) else []
+        _, counts = np.unique(column, return_counts=True)
+        assert cell.bits.value == pytest.approx(np.mean(gained), abs=1e-9)
+        assert cell.entropy == pytest.approx(-sum(c / len(kept) * math.log2(c / len(kept)) for c in counts))
+        assert cell.queries == len(gained)
+
+
 def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> None:
     """x0.pre is token plus position: constant at '=', the digit A1 at A1."""
     bank = ActivationBank.build(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
@@ -110,6 +152,30 @@ def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatc
     part = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
     for one, other in zip(whole.totals, part.totals, strict=True):
         assert other.bits.value == pytest.approx(one.bits.value, abs=0.3)
+
+
+def test_within_a_filter_as_many_are_measured(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x0.pre at '=' is the same in all inputs: everything that is allowed lies inside, and it tells 0 bits."""
+    monkeypatch.setattr(places, "ENOUGH", 100)
+    allowed = bank.inputs.features(bank.tokens(np.arange(ROWS)))["C3"] == 1
+    place = next(places.places(bank, "x0.pre", ["="], 20, 0, None, allowed))
+    assert allowed[place.rows].all()
+    for row, hits in zip(place.rows.tolist(), place.preimages(0.1, "euclidean", fixed=True), strict=True):
+        assert (np.sort(hits.rows) == np.flatnonzero(allowed[: hits.searched])).all()
+        assert 70 <= len(hits) <= 130
+        assert places.bits_of(row, hits, allowed) == 0
+
+
+def test_the_nearest_of_what_is_allowed(bank: ActivationBank) -> None:
+    tokens = bank.tokens(np.arange(ROWS))
+    z = bank.model.activations(torch.from_numpy(tokens), [iv.Site(0, "post")])[0][:, 9]  # A1 is token 9 of every addition
+    allowed = bank.inputs.features(tokens)["A1"] == 7
+    each = distances.euclidean(z[3], z).numpy()
+    nearest = np.flatnonzero(allowed)[np.argsort(each[allowed], kind="stable")]
+    for k in (5, ROWS):
+        hits = next(search(bank, "x0.post", z[3:4], epsilon=1e-6, at="A1", k=k, allowed=allowed))
+        assert hits.rows.tolist() == nearest[:k].tolist()
+        assert hits.distances == pytest.approx(each[nearest[:k]], abs=1e-5)
 
 
 def test_more_room_means_fewer_bits(bank: ActivationBank) -> None:
@@ -162,6 +228,14 @@ def test_bad_features(bank: ActivationBank) -> None:
         pattern("(")
     with pytest.raises(errors.SettingError, match="named group"):
         pattern("a(b)")
+    with pytest.raises(errors.SettingError, match="No input of the bank satisfies A1=1, A1=2"):
+        codes_of(bank, where=["A1=1", "A1=2"])
+    with pytest.raises(errors.SettingError, match=r"no feature 'F9'.*Did you mean 'F"):
+        codes_of(bank, where=["F9=1"])
+    with pytest.raises(errors.SettingError, match="'A1' is '1' in every input that satisfies A1=1"):
+        codes_of(bank, ["A1"], where=["A1=1"])
+    with pytest.raises(errors.SettingError, match="None of the inputs that satisfy the filter has a position A4"):
+        draw_queries(bank, "A4", 10, 0, bank.inputs.features(bank.tokens(np.arange(ROWS)))["A4"] == "E")
     with pytest.raises(errors.SettingError, match="queries"):
         feature_information(bank, study="few", queries=0)
 
@@ -196,6 +270,18 @@ def test_inform_and_bits_and_truth(capsys: pytest.CaptureFixture[str], folder: s
     code, out, _ = run(capsys, "bits", "addition", "--bank", folder, "--queries", "10", "--sites", "a0.0", "--out", curve)
     assert code == 0
     assert "ε 0.05" in out
+    code, out, _ = run(capsys, *asked, "--where", "A1=1", "--where", "last!=3,C3=0")
+    assert code == 0
+    assert "inputs where A1=1, last!=3, C3=0" in " ".join(out.split())
+    code, out, _ = run(capsys, *asked, "--where", "A1=1", "--where", "last!=3,C3=0", "--json", "--out", files[0])
+    value = json.loads(out)
+    assert value["where"] == ["A1=1", "last!=3", "C3=0"]
+    assert not {"A1", "C3"} & {cell["feature"] for cell in value["cells"]}
+    assert set(pandas.read_csv(files[0])["where"]) == {"A1=1,last!=3,C3=0"}
+    code, out, _ = run(
+        capsys, "search", "addition", "615+861=1476", "--bank", folder, "--site", "a0.0", "--json", "--count", "3"
+    )
+    assert sum(json.loads(out)["query"]["attention"]) == pytest.approx(1, abs=1e-5)
     code, out, _ = run(capsys, "truth", "addition", "--bank", folder, "--queries", "6", "--samples", "16", "--json")
     sites = {row["site"]: row for row in json.loads(out)["sites"]}
     assert code == 0
@@ -210,6 +296,10 @@ def test_inform_and_bits_and_truth(capsys: pytest.CaptureFixture[str], folder: s
         (("inform", "addition", "--out", "table.pdf"), "table.pdf cannot be written"),
         (("inform", "addition", "--features", "F9"), "There is no feature"),
         (("inform", "addition", "--feature", "F"), "named group"),
+        (("inform", "addition", "--where", "A1"), "'A1' is not a filter"),
+        (("inform", "addition", "--where", "F9=1"), "There is no feature 'F9'"),
+        (("inform", "addition", "--where", "A4>3"), "asks for an order"),
+        (("inform", "addition", "--where", "A1=12"), "No input of the bank satisfies A1=12"),
         (("inform", "addition", "--positions", "A7"), "no position"),
         (("bits", "addition", "--epsilons", "a"), "not a list of numbers"),
         (("bits", "addition", "--epsilons", "0"), "ε"),

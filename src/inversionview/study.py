@@ -195,7 +195,11 @@ class Study:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
         strings = tuple(self.model.vocabulary.strings(ids))
         shown = self.model.vocabulary.decode(ids)
-        return Query(shown, tuple(ids), strings, position, where, self.model.name, z)
+        attention = None
+        if where.kind == "head":  # what stands behind the position is never computed
+            pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
+            attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
+        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention)
 
     def preimage(
         self,
@@ -402,8 +406,7 @@ class Study:
         Args:
             contrast: a JSONL file of pairs, pairs of texts, or a function from a test input's text to a pair (``None`` to leave
                 the text out); by default the study's own contrasts of its test set.
-            target: name of the answer token that a contrast changes, by default the first; for the study's own contrasts, as are
-                those below.
+            target: for the study's own, as are those below: the answer token that a contrast changes, by default the first.
             changes: what may be changed to that end (``F1``, …), by default all.
             where: filters that original and contrast satisfy, such as ``"A1=1"``.
             limit: a random choice of so many inputs; by default all of the test split. Also for a function.
@@ -613,8 +616,8 @@ class Study:
             bank: to search, or its folder; by default as in ``search``.
             epsilon: threshold; by default the study's.
             distance: by default the study's.
-            options: ``queries``, ``sites``, ``positions``, ``fixed``, ``features``, ``extra``, ``seed`` and ``report`` of
-                ``feature_information``.
+            options: ``queries``, ``sites``, ``positions``, ``fixed``, ``features``, ``extra``, ``where``, ``seed`` and
+                ``report`` of ``feature_information``.
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
         return feature_information(

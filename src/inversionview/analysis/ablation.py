@@ -171,9 +171,15 @@ class _Runs:
     """The inputs with what replaces their activations."""
 
     def __init__(
-        self, model: ProbedModel, tokens: Ids, reads: Mapping[str, Ids], activations: Sequence[Activation], positions: Positions,
-        by: By, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        model: ProbedModel,
+        tokens: Ids,
+        reads: Mapping[str, Ids],
+        activations: Sequence[Activation],
+        positions: Positions,
+        by: By,
+        seed: int,
+    ) -> None:
         self.model, self.tokens, self.activations, self.by = model, tokens, activations, by
         self.reads = np.stack(list(reads.values()), axis=1)
         self.sites = list(dict.fromkeys(a.site for a in activations))

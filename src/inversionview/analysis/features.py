@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.analysis.places import Report, bits_of, places
+from inversionview.analysis.places import Allowed, Report, bits_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
+from inversionview.filters import Filter, parse_filters
 from inversionview.information import Mean, entropy, mean, shares
 from inversionview.inputs import Ids
 from inversionview.sites import Site
@@ -40,7 +41,7 @@ class Cell:
     share: float
     """Of the feature's entropy; 1 means that it is known in full."""
     entropy: float
-    """H(φ) over the corpus, in bits."""
+    """H(φ) over the table's inputs, in bits."""
     consistency: Mean
     """P(φ = φ(x_q) ∣ preimage)."""
     queries: int
@@ -56,7 +57,7 @@ class Total:
     bits: Mean
     """The mean of I_ε(q) over the queries."""
     found: float
-    """Share of queries with any input inside ε; the others count as log₂ of the corpus, the most it can show."""
+    """Share of queries with any input inside ε; the others count as log₂ of the table's inputs, the most these can show."""
     queries: int
 
 
@@ -66,6 +67,7 @@ class FeatureTable:
 
     study: str
     inputs: int
+    """How many the bank has that satisfy ``where``."""
     epsilon: float
     distance: distances.Distance
     fixed: bool
@@ -73,6 +75,8 @@ class FeatureTable:
     seed: int
     totals: tuple[Total, ...]
     cells: tuple[Cell, ...]
+    where: tuple[str, ...] = ()
+    """Filters: all is told of the inputs that satisfy them, and among these."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as plain JSON values."""
@@ -81,7 +85,8 @@ class FeatureTable:
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × position × feature, for a data frame."""
         totals = {(t.site, t.position): t for t in self.totals}
-        return [self._record(cell, totals[cell.site, cell.position]) for cell in self.cells]
+        where = {"where": ",".join(self.where)} if self.where else {}
+        return [{**self._record(cell, totals[cell.site, cell.position]), **where} for cell in self.cells]
 
     @staticmethod
     def _record(cell: Cell, total: Total) -> dict[str, Any]:
@@ -103,15 +108,20 @@ class Codes:
         names: of the features.
         values: of each feature, in the order of their codes.
         codes: ``[row, feature]``.
-        prior: share of each value in the corpus, for each feature.
+        allowed: which rows satisfy the filters, ``[row]``; ``None`` without filters.
+        where: the filters.
+        prior: share of each value among these rows, for each feature.
     """
 
-    def __init__(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.names = list(columns)
+    def __init__(
+        self, columns: Mapping[str, npt.NDArray[Any]], allowed: Allowed | None = None, where: Sequence[str] = ()
+    ) -> None:
+        self.names, self.allowed, self.where = list(columns), allowed, tuple(where)
         pairs = [np.unique(column, return_inverse=True) for column in columns.values()]
         self.values = [values for values, _ in pairs]
         self.codes = np.stack([codes for _, codes in pairs], axis=1).astype(np.int32)
-        self.prior = [shares(self.codes[:, i], len(values)) for i, values in enumerate(self.values)]
+        counted = self.codes if allowed is None else self.codes[allowed]
+        self.prior = [shares(counted[:, i], len(values)) for i, values in enumerate(self.values)]
         self.own = np.stack([prior[self.codes[:, i]] for i, prior in enumerate(self.prior)], axis=1)  # [row, feature]
 
     def encode(self, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.int32]:
@@ -150,11 +160,18 @@ def pattern(expression: str) -> dict[str, Feature]:
     return {name: feature(name) for name in compiled.groupindex}
 
 
-def codes_of(bank: ActivationBank, names: Sequence[str] | None = None, extra: Mapping[str, Feature] | None = None) -> Codes:
+def codes_of(
+    bank: ActivationBank,
+    names: Sequence[str] | None = None,
+    extra: Mapping[str, Feature] | None = None,
+    where: str | Sequence[str] = (),
+) -> Codes:
     """Return the features of every input of a bank: the study's of these ``names`` (``None``: all), and the user's.
 
+    With the filters ``where``, over any of these features, what counts is the inputs that satisfy them.
+
     Raises:
-        SettingError: a feature is unknown, or has the same value in every input.
+        SettingError: a feature is unknown, or has the same value in every input; a filter is none, or nothing satisfies it.
     """
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for start in range(0, len(bank), 2**16):
@@ -165,15 +182,29 @@ def codes_of(bank: ActivationBank, names: Sequence[str] | None = None, extra: Ma
     for name in asked:
         if name not in parts:
             raise SettingError(f"There is no feature {name!r}; there are {', '.join(parts)}.{did_you_mean(name, parts)}")
-    columns = {name: np.concatenate(parts[name]) for name in asked or parts}
-    constant = [name for name, column in columns.items() if (column == column[0]).all()]
+    every = {name: np.concatenate(values) for name, values in parts.items()}
+    filters = parse_filters(where, list(every))
+    allowed = _allowed(every, filters)
+    columns = {name: every[name] for name in asked or every}
+    counted = columns if allowed is None else {name: column[allowed] for name, column in columns.items()}
+    constant = [name for name, column in counted.items() if (column == column[0]).all()]
     stated = [name for name in constant if name in asked or name in (extra or {})]
     if stated or len(constant) == len(columns):
         name = (stated or constant)[0]
-        raise SettingError(
-            f"The feature {name!r} is {str(columns[name][0])!r} in every input of the corpus: there is nothing to tell."
-        )
-    return Codes({name: column for name, column in columns.items() if name not in constant})
+        who = "of the corpus" if allowed is None else f"that satisfies {', '.join(map(str, filters))}"
+        raise SettingError(f"The feature {name!r} is {str(counted[name][0])!r} in every input {who}: there is nothing to tell.")
+    kept = {name: column for name, column in columns.items() if name not in constant}
+    return Codes(kept, allowed, [str(each) for each in filters])
+
+
+def _allowed(columns: Mapping[str, npt.NDArray[Any]], filters: Sequence[Filter]) -> Allowed | None:
+    """Return which rows satisfy all filters; ``None`` without filters."""
+    if not filters:
+        return None
+    allowed: Allowed = np.all([each.holds(columns) for each in filters], axis=0)
+    if not allowed.any():
+        raise SettingError(f"No input of the bank satisfies {', '.join(map(str, filters))}.")
+    return allowed
 
 
 def _own_features(bank: ActivationBank, tokens: Ids, extra: Mapping[str, Feature]) -> dict[str, npt.NDArray[Any]]:
@@ -195,6 +226,7 @@ def feature_information(
     fixed: bool = False,
     features: Sequence[str] | None = None,
     extra: Mapping[str, Feature] | None = None,
+    where: str | Sequence[str] = (),
     seed: int = 0,
     report: Report | None = None,
 ) -> FeatureTable:
@@ -211,20 +243,23 @@ def feature_information(
         fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
         features: of the study; by default all.
         extra: the user's features, functions of the text.
+        where: filters such as ``A1=1``, by commas or each for itself: everything is told of the inputs that satisfy all, as if
+            there were no others: queries, preimages, priors and entropies.
         seed: of the choice of queries.
         report: called with how many cells are done, and of how many.
 
     Raises:
-        SettingError: ``queries`` or a feature is none.
+        SettingError: ``queries``, a feature or a filter is none, or nothing satisfies the filters.
         UnknownSiteError, UnknownPositionError: the bank does not hold them.
     """
-    codes, totals, cells = codes_of(bank, features, extra), list[Total](), list[Cell]()
-    for place in places(bank, sites, positions, queries, seed, report):
+    codes, totals, cells = codes_of(bank, features, extra, where), list[Total](), list[Cell]()
+    for place in places(bank, sites, positions, queries, seed, report, codes.allowed):
         found = place.preimages(epsilon, distance, fixed)
         told, known, others = _measure(bank, codes, place.rows, found)
         totals.append(Total(place.site.short, place.position, mean(told, seed=seed), float((others > 0).mean()), len(told)))
         cells += _cells(place.site.short, place.position, codes, place.rows, known, seed)
-    return FeatureTable(study, len(bank), epsilon, distance, fixed, seed, tuple(totals), tuple(cells))
+    inputs = len(bank) if codes.allowed is None else int(codes.allowed.sum())
+    return FeatureTable(study, inputs, epsilon, distance, fixed, seed, tuple(totals), tuple(cells), codes.where)
 
 
 def enumerated(bank: ActivationBank) -> bool:
@@ -241,7 +276,7 @@ def _measure(
     for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
         near = hits.rows[hits.rows != row]
         whole = enumerated(bank) and hits.searched == len(bank)
-        others[i], told[i] = len(near), bits_of(row, hits)
+        others[i], told[i] = len(near), bits_of(row, hits, codes.allowed)
         if len(near) or whole:
             known[i] = codes.known(near, row, whole)
     return told, known, others

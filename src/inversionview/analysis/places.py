@@ -22,6 +22,8 @@ ENOUGH = 2**14
 """A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
 Report = Callable[[int, int], None]
 """Called with how many site × position places are done, and of how many."""
+Allowed = npt.NDArray[np.bool_]
+"""Which of a bank's rows are looked at, ``[row]``, where it is not all of them: as queries and as hits."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ class Place:
     rows: npt.NDArray[np.int64]
     """Of the bank: the queries."""
     z: Float[Tensor, "query d_model"]
+    allowed: Allowed | None
 
     def preimages(self, epsilon: float, distance: distances.Distance, fixed: bool) -> Iterator[Hits]:
-        """Yield each query's preimage, on stored distances; with ``fixed`` at this position only."""
-        at = self.position if fixed else None
-        return search(self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=at, verify=False, enough=ENOUGH)
+        """Yield each query's preimage among what is allowed, on stored distances; with ``fixed`` at this position only."""
+        return search(
+            self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=self.position if fixed else None, verify=False,
+            enough=ENOUGH, allowed=self.allowed,
+        )  # fmt: skip
 
 
 def places(
@@ -48,6 +53,7 @@ def places(
     queries: int,
     seed: int,
     report: Report | None,
+    allowed: Allowed | None = None,
 ) -> Iterator[Place]:
     """Yield every site × position asked for; the queries of a position are the same at all sites.
 
@@ -58,29 +64,34 @@ def places(
     chosen = expand(sites, bank.sites)
     names = [bank.manifest.positions[p] for p in bank.position_numbers(positions)]
     for number, name in enumerate(names):
-        rows, at = draw_queries(bank, name, queries, seed)
+        rows, at = draw_queries(bank, name, queries, seed, allowed)
         z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
         for i, site in enumerate(chosen):
-            yield Place(bank, site, name, rows, z[i])
+            yield Place(bank, site, name, rows, z[i], allowed)
             if report is not None:
                 report(number * len(chosen) + i + 1, len(names) * len(chosen))
 
 
-def draw_queries(bank: ActivationBank, position: str, count: int, seed: int) -> tuple[npt.NDArray[np.int64], Ids]:
+def draw_queries(
+    bank: ActivationBank, position: str, count: int, seed: int, allowed: Allowed | None = None
+) -> tuple[npt.NDArray[np.int64], Ids]:
     """Return ``count`` random rows of a bank that have a position (fewer if it has not so many), and its index in each."""
     if count < 1:
         raise SettingError(f"The number of queries must be positive, but is {count}.")
-    rows = np.random.default_rng((seed, 5)).permutation(len(bank))[: 20 * count]
+    rows = np.random.default_rng((seed, 5)).permutation(len(bank))
+    rows = (rows if allowed is None else rows[allowed[rows]])[: 20 * count]
     places = bank.inputs.named_positions(bank.tokens(rows))[position]
     there = np.flatnonzero(places >= 0)[:count]
     if not len(there):
-        raise SettingError(f"No input of the bank has a position {position}.")
+        who = "No input of the bank" if allowed is None else "None of the inputs that satisfy the filter"
+        raise SettingError(f"{who} has a position {position}.")
     return rows[there], places[there]
 
 
-def bits_of(row: int, hits: Hits) -> float:
-    """Return how many bits the preimage of the query in ``row`` means, the query left out."""
-    return value(int((hits.rows != row).sum()), hits.searched - (row < hits.searched))
+def bits_of(row: int, hits: Hits, allowed: Allowed | None = None) -> float:
+    """Return how many bits the preimage of the query in ``row`` means among the allowed rows, the query left out."""
+    searched = hits.searched if allowed is None else np.count_nonzero(allowed[: hits.searched])
+    return value(int((hits.rows != row).sum()), int(searched) - (row < hits.searched))
 
 
 @dataclass(frozen=True)

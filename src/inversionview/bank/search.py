@@ -76,6 +76,7 @@ def search(
     verify: bool = True,
     enough: int | None = None,
     proposals: Mapping[int, Proposals] | None = None,
+    allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Hits]:
     """Yield for each query activation all rows with D ≤ ε and, if these are fewer than ``k``, the ``k`` nearest.
 
@@ -90,6 +91,7 @@ def search(
         verify: measure again, in the model, what is so near ε that rounding could decide.
         enough: a query with more hits than so many is searched in about as many of the bank's rows as hold that number.
         proposals: for each position an approximate index that names the rows to measure, in place of the exact one.
+        allowed: which of the bank's rows may be hits, ``[row]``; ``None``: all.
 
     Raises:
         SettingError: ε or the distance is none.
@@ -97,7 +99,8 @@ def search(
         BankError: a shard is damaged.
     """
     distances.check_epsilon(epsilon)
-    scope = _Scope(bank, bank.site_number(site), bank.position_numbers(at), distance, epsilon, k, verify, proposals or {})
+    numbers = bank.site_number(site), bank.position_numbers(at)
+    scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed)
     queries, inverse = torch.unique(z.float().cpu(), dim=0, return_inverse=True)
     last_use = {int(u): i for i, u in enumerate(inverse)}
     waiting, found = list(dict.fromkeys(inverse.tolist())), dict[int, Hits]()
@@ -122,10 +125,11 @@ class _Scope:
         k: int,
         verify: bool,
         proposals: Mapping[int, Proposals],
+        allowed: npt.NDArray[np.bool_] | None,
     ) -> None:
-        self.proposals = proposals
+        self.proposals, self.allowed = proposals, allowed
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
-        self.epsilon, self.k = epsilon, min(k, len(bank))
+        self.epsilon, self.k = epsilon, min(k, len(bank) if allowed is None else int(allowed.sum()))
         distances.check_distance(distance)
         self.indexed = bank.manifest.distance == distance
         self.tolerance = self._tolerance() if verify else 0.0
@@ -148,7 +152,8 @@ class _Scope:
         share = (self._sample(queries[:2048], rows=2048) <= self.epsilon).double().mean(1).numpy()
         limits = np.full(len(queries), len(self.bank))
         if enough is not None:  # a share below 2 % is not known well enough from the sample
-            part = np.where(share < 0.02, len(self.bank), enough / share.clip(0.02))
+            wanted = enough if self.allowed is None else enough / max(float(self.allowed.mean()), 1e-9)
+            part = np.where(share < 0.02, len(self.bank), wanted / share.clip(0.02))
             limits[: len(share)] = np.minimum(len(self.bank), part)
         expected = (share * limits[: len(share)] + max(self.k, 1000)).cumsum()
         return limits, max(1, int((expected <= _HITS).sum()))
@@ -197,6 +202,9 @@ class _Scope:
             which = asked[which]
             if limits.min() < shard.rows.stop:
                 inside = rows + shard.rows.start < limits[which]
+                which, rows = which[inside], rows[inside]
+            if self.allowed is not None:
+                inside = self.allowed[rows + shard.rows.start]
                 which, rows = which[inside], rows[inside]
             touched += 2**16 * len(rows)  # the kernel maps so much around each row that is read
             for start in range(0, len(which), _PAIRS):

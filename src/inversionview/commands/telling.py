@@ -39,7 +39,8 @@ PositionsOpt = Annotated[str | None, typer.Option(help="Named positions, by comm
 
 @app.command(
     epilog="Examples: `inversionview inform addition --positions '=,A1,A2,A3' --out table.html --out table.csv`; a feature of "
-    "your own: `inversionview inform counting --feature '^(?P<first>.)'`"
+    "your own: `inversionview inform counting --feature '^(?P<first>.)'`; among some inputs: `inversionview inform addition "
+    "--where A1=1`"
 )
 def inform(
     study: StudyArg,
@@ -48,6 +49,9 @@ def inform(
     positions: PositionsOpt = None,
     features: Annotated[str | None, typer.Option(help="Features of the study, by commas; by default all.")] = None,
     feature: Annotated[list[str] | None, typer.Option(help="A regular expression: each named group is a feature.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only inputs that satisfy it, as if there were no others: 'A1=1' (repeatable).")
+    ] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
     fixed: FixedOpt = False,
@@ -61,6 +65,7 @@ def inform(
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
     from inversionview.analysis.features import pattern
+    from inversionview.filters import feature_names, parse_filters
     from inversionview.views.files import TABLE_FORMATS, check_formats
     from inversionview.views.maps import save_features
 
@@ -68,10 +73,13 @@ def inform(
     check([epsilon], distance)
     extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
     loaded = loaded_study(study, model)
+    if where:
+        parse_filters(where, [*feature_names(loaded.inputs), *extra])
     searched = bank_to_search(loaded, bank)
     with bar("informing", 1000, quiet=as_json) as advance:
         table = loaded.inform(
-            bank=searched, queries=queries, epsilon=epsilon, fixed=fixed, extra=extra, seed=seed,
+            bank=searched, queries=queries, epsilon=epsilon, fixed=fixed, extra=extra, where=where or (),
+            seed=seed,
             distance=distance,  # type: ignore[arg-type]
             report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
             **given(sites=sites, positions=listed(positions), features=listed(features)),

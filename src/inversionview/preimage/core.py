@@ -34,11 +34,14 @@ class Query:
     model: str
     z: Float[Tensor, " d_model"] = field(repr=False)
     """The query activation."""
+    attention: tuple[float, ...] | None = field(default=None, repr=False)
+    """How much the site's head attends from ``position`` to each token; 0 behind it. ``None`` where the site is no head."""
 
     def to_json(self) -> dict[str, Any]:
         """Return where the activation was read, as plain JSON values."""
         where = {"text": self.text, "tokens": list(self.tokens), "position": self.position}
-        return {**where, "site": self.site.short, "model": self.model}
+        attention = {} if self.attention is None else {"attention": list(self.attention)}
+        return {**where, "site": self.site.short, "model": self.model, **attention}
 
 
 @dataclass(frozen=True)

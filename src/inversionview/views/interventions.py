@@ -47,8 +47,8 @@ def patching_table(result: Patching) -> Group:
         table.add_row(name, *cells)
     ld, everything = result.ld_orig, result.total
     head = Text.assemble(
-        (f"{result.study}{_settings(result)}: ", "bold"), f"{result.pairs:,} pairs, LD {ld.value:.3f} [{ld.low:.3f}, {ld.high:.3f}], "
-        f"in the contrast runs {result.ld_contrast.value:.3f}",
+        (f"{result.study}{_settings(result)}: ", "bold"),
+        f"{result.pairs:,} pairs, LD {ld.value:.3f} [{ld.low:.3f}, {ld.high:.3f}], in the contrast runs {result.ld_contrast.value:.3f}",
     )  # fmt: skip
     left = f"; {result.left_out:,} inputs without a contrast are left out" if result.left_out else ""
     share = f" ({result.together.value / everything:.0%} of what patching everything does)" if everything else ""
@@ -87,8 +87,8 @@ def ablation_table(result: Ablation) -> Group:
     ways = {"mean": "its mean over them", "zero": "zero", "resample": "that of another of them"}
     where = "".join(f", {each}" for each in result.where)
     note = (
-        f"{result.inputs:,} inputs{where}; every activation is replaced by {ways[result.by]}. KL(original ‖ ablated); the fall of "
-        "the logit of the originally first token, in % of its mean; 95 % bootstrap intervals."
+        f"{result.inputs:,} inputs{where}; every activation is replaced by {ways[result.by]}. KL(original ‖ ablated); the "
+        "fall of the logit of the originally first token, in % of its mean; 95 % bootstrap intervals."
     )
     return Group(Text(f"{result.study}: ablation by {result.by}", style="bold"), Text(), table, Text(), Text(note, style="dim"))
 

@@ -43,7 +43,8 @@ def _bits(cells: dict[tuple[str, str], Cell], site: str, feature: str) -> float:
 
 
 def _title(table: FeatureTable) -> str:
-    return f"{table.study}: bits about each feature (ε = {table.epsilon:g})"
+    which = f" where {', '.join(table.where)}" if table.where else ""
+    return f"{table.study}: bits about each feature{which} (ε = {table.epsilon:g})"
 
 
 def feature_figure(table: FeatureTable) -> Figure:

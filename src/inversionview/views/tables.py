@@ -39,8 +39,11 @@ def feature_table(table: FeatureTable, most: int = 5) -> Group:
         parts += [Text(f"at {position}", style="bold"), grid, Text()]
     where = "at the query's position" if table.fixed else "the least over the bank's positions"
     queries = max(t.queries for t in table.totals)
-    note = f"ε = {table.epsilon:g}, {table.distance}, {where}; {queries} queries over {table.inputs:,} inputs; 95 % intervals; "
-    parts.append(Text(note + "≥: some queries had no other input inside ε; the features are the others'.", style="dim"))
+    which = f" where {', '.join(table.where)}" if table.where else ""
+    note = f"ε = {table.epsilon:g}, {table.distance}, {where}; {queries} queries over {table.inputs:,} inputs{which}; "
+    parts.append(
+        Text(note + "95 % intervals; ≥: some queries had no other input inside ε; the features are the others'.", style="dim")
+    )
     return Group(*parts)
 
 

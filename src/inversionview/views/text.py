@@ -48,11 +48,26 @@ def colour(effect: float) -> str:
 
 
 def query_line(query: Query) -> Text:
-    """Return one line that names the query: its text with the position marked, and the site."""
+    """Return one line that names the query: its text with the position marked, and the site; a head's attention below."""
     line = Text("query ", style="dim")
     line.append_text(marked(query.tokens, query.position))
     line.append(f"   site {query.site.short}, position {query.position}", style="dim")
-    return line
+    return line if query.attention is None else line.append(f"\n{attention_line(query.tokens, query.attention)}", style="dim")
+
+
+ATTENDED, LEAST_ATTENDED = 6, 0.05
+"""How many tokens are named that a head attends to, and with which weight at least."""
+
+
+def attention_line(tokens: Sequence[str], attention: Sequence[float]) -> str:
+    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest."""
+    order = sorted(range(len(tokens)), key=lambda i: -attention[i])
+    named = [i for i in order[:ATTENDED] if attention[i] >= LEAST_ATTENDED]
+    parts = [f"'{visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
+    rest = sum(attention) - sum(attention[i] for i in named)
+    if not named:
+        return f"attends to no token with {LEAST_ATTENDED} or more"
+    return "attends to " + ", ".join(parts + ([f"the rest: {rest:.2f}"] if rest >= 0.005 else []))
 
 
 SHOWN = 100
