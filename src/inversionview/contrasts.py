@@ -27,6 +27,8 @@ Encode = Callable[[str], list[int]]
 """Gives the ids of a text between BOS and EOS."""
 ROUNDS = 200
 """An input is changed at random so often before it is left out."""
+_SOON = 20
+"""Nearly always all is done by then, within a second: no progress is told before."""
 _HOPELESS = 40
 """If none of the inputs has a contrast after so many rounds, none is looked for any more."""
 
@@ -152,7 +154,7 @@ def _contrasts(
         good[good] = satisfying(inputs, new[good], filters)
         contrast[todo[good]] = new[good]
         todo = todo[~good]
-        if report is not None:
+        if report is not None and attempt >= _SOON:
             report(1 - len(todo) / len(original), "contrasts")
         if not len(todo) or (len(todo) == len(original) and attempt >= _HOPELESS):
             break

@@ -16,7 +16,7 @@ import torch
 from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.features import FeatureTable, feature_information
-from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching
+from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
@@ -459,7 +459,9 @@ class Study:
         Raises:
             SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
         """
-        parse_activations(activations or ["0:x0.pre"], self.model.sites)  # before the pairs are made, not after
+        for text in activations or ():  # mistakes are told before the pairs are made, not after
+            parse_activations([text], self.model.sites)
+        steps(1, cumulative)
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
         named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
         settings = {"target": options.get("target") or next(iter(self.inputs.answers), None) if contrast is None else None,

@@ -340,18 +340,22 @@ class Patching:
         return patching_table(self)
 
 
-def _sets(count: int, cumulative: Cumulative | None) -> dict[Direction, list[tuple[int, ...]]]:
-    """Return the sets of activations that are replaced at each step of each direction."""
+def steps(count: int, cumulative: Cumulative | None) -> dict[Direction, list[tuple[int, ...]]]:
+    """Return the sets of activations that are replaced at each step of each direction.
+
+    Raises:
+        SettingError: there is no such direction.
+    """
     every = range(count)
     if cumulative is None:
         return {"single": [(i,) for i in every]}
-    steps: dict[Direction, list[tuple[int, ...]]] = {
+    both: dict[Direction, list[tuple[int, ...]]] = {
         "forward": [tuple(range(i + 1)) for i in every],
         "backward": [tuple(range(count - 1 - i, count)) for i in every],
     }
     if cumulative not in ("forward", "backward", "both"):
         raise SettingError(f"There is no direction {cumulative!r}: choose forward, backward or both.")
-    return {name: sets for name, sets in steps.items() if cumulative in (name, "both")}
+    return {name: sets for name, sets in both.items() if cumulative in (name, "both")}
 
 
 def patching(
@@ -386,7 +390,7 @@ def patching(
     """
     if not len(pairs) or not activations:
         raise SettingError("There is nothing to patch: give at least one pair and one activation.")
-    directions = _sets(len(activations), cumulative)
+    directions = steps(len(activations), cumulative)
     columns = list(dict.fromkeys([tuple(range(len(activations))), *(s for sets in directions.values() for s in sets)]))
     found = PatchedRuns(model, pairs, activations, positions).differences(columns, report)
     effect = found.original[:, None].astype(np.float64) - found.patched
@@ -400,11 +404,11 @@ def patching(
 
     effects: dict[Direction, Effects] = {}
     for direction, sets in directions.items():
-        steps = [columns.index(s) for s in sets]
-        before = [None, *steps[:-1]] if direction != "single" else [None] * len(steps)
+        column = [columns.index(s) for s in sets]
+        before = [None, *column[:-1]] if direction != "single" else [None] * len(column)
         order = activations[::-1] if direction == "backward" else activations
-        effects[direction] = Effects(tuple(map(str, order)), tuple(difference(step, None) for step in steps),
-                                     tuple(difference(a, b) for a, b in zip(steps, before, strict=True)))  # fmt: skip
+        effects[direction] = Effects(tuple(map(str, order)), tuple(difference(a, None) for a in column),
+                                     tuple(difference(a, b) for a, b in zip(column, before, strict=True)))  # fmt: skip
     return Patching(
         study, model.name, settings or {}, tuple(map(str, activations)), len(pairs), pairs.left_out, float(found.right.mean()),
         interval(float(value[0]), drawn[:, 0]), interval(float(value[1]), drawn[:, 1]), difference(0, None), effects,

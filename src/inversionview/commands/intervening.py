@@ -38,9 +38,9 @@ TableOpt = Annotated[list[Path] | None, typer.Option("--out", help="Write .csv, 
 
 
 @app.command(
-    epilog="Examples: `inversionview patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both`;"
-    " all heads at a position: `inversionview patch addition --target A1 --change F1,S1 --position '=' --cumulative both --out "
-    "fig.png`; your own pairs: `inversionview patch --model gpt2 --pairs pairs.jsonl --at 'END:a9.*'`"
+    epilog="Examples: `inversionview patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative "
+    "both`; all heads at a position: `inversionview patch addition --target A1 --change F1,S1 --position '=' --cumulative both "
+    "--out fig.png`; your own pairs: `inversionview patch --model gpt2 --pairs pairs.jsonl --at 'END:a9.*'`"
 )
 def patch(
     study: BareStudyArg = None,

@@ -31,24 +31,23 @@ def patching_table(result: Patching) -> Group:
     """Return what patching did: for each activation its increment, and the effect with all before it replaced."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("activation", no_wrap=True)
-    by_name = {name: dict(zip(e.activations, range(len(e.activations)), strict=True)) for name, e in result.effects.items()}
     for direction in result.effects:
-        table.add_column(f"{direction}: adds" if direction != "single" else "effect alone", justify="right", no_wrap=True)
-        if direction != "single":
-            table.add_column("effect so far", justify="right", no_wrap=True)
-            table.add_column("LD patched", justify="right", no_wrap=True)
-    for name in result.activations:
+        table.add_column("effect alone" if direction == "single" else f"{direction}: adds", justify="right", no_wrap=True)
+        table.add_column("LD patched", justify="right", no_wrap=True)
+    columns = [
+        (_aligned(result, direction, effects.increment), _aligned(result, direction, effects.effect))
+        for direction, effects in result.effects.items()
+    ]
+    for i, name in enumerate(result.activations):
         cells: list[Text | str] = []
-        for direction, effects in result.effects.items():
-            i = by_name[direction][name]
-            cells.append(_mean(effects.increment[i], strong=result.total))
-            if direction != "single":
-                cells += [f"{effects.effect[i].value:.3f}", f"{result.ld_orig.value - effects.effect[i].value:.3f}"]
+        for adds, effect in columns:
+            cells += [_mean(adds[i], strong=result.total), _number(result.ld_orig.value - effect[i].value)]
         table.add_row(name, *cells)
     ld, everything = result.ld_orig, result.total
     head = Text.assemble(
         (f"{result.study}{_settings(result)}: ", "bold"),
-        f"{result.pairs:,} pairs, LD {ld.value:.3f} [{ld.low:.3f}, {ld.high:.3f}], in the contrast runs {result.ld_contrast.value:.3f}",
+        f"{result.pairs:,} pairs, LD {ld.value:.3f} [{ld.low:.3f}, {ld.high:.3f}], in the "
+        f"contrast runs {result.ld_contrast.value:.3f}",
     )  # fmt: skip
     left = f"; {result.left_out:,} inputs without a contrast are left out" if result.left_out else ""
     share = f" ({result.together.value / everything:.0%} of what patching everything does)" if everything else ""
@@ -67,30 +66,36 @@ def _settings(result: Patching) -> str:
 
 
 def _mean(mean: Mean, strong: float = 0.0) -> Text:
-    text = f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-    return Text(text, style="bold" if strong and mean.value > 0.1 * abs(strong) else "")
+    half = (mean.high - mean.low) / 2
+    return Text(f"{_number(mean.value)} ±{half:.3f}", style="bold" if strong and mean.value > 0.1 * abs(strong) else "")
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def ablation_table(result: Ablation) -> Group:
     """Return for each set of activations and each target what is lost."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("activations", "target", "KL (nats)", "top logit", "falls by", "in %", "accuracy", "ablated"):
-        table.add_column(
-            title, justify="left" if title in ("activations", "target") else "right", no_wrap=title != "activations"
-        )
+    parts: list[Table | Text] = [Text(f"{result.study}: ablation by {result.by}", style="bold")]
     for each in result.sets:
-        for i, loss in enumerate(each.losses):
-            name = " ".join(each.activations) if i == 0 else ""
-            relative = f"{100 * loss.relative.value:.1f} [{100 * loss.relative.low:.1f}, {100 * loss.relative.high:.1f}]"
-            table.add_row(name, loss.target, _mean(loss.kl), f"{loss.top_logit.value:.2f}", _mean(loss.decrement), relative,
-                          f"{loss.accuracy:.1%}", f"{loss.accuracy_patched:.1%}")  # fmt: skip
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("target", "KL (nats)", "top logit", "falls by", "in %", "accuracy"):
+            table.add_column(title, justify="left" if title == "target" else "right", no_wrap=True)
+        for loss in each.losses:
+            relative = (loss.relative.high - loss.relative.low) / 2
+            table.add_row(
+                loss.target, _mean(loss.kl), f"{loss.top_logit.value:.2f}", _mean(loss.decrement),
+                f"{_number(100 * loss.relative.value)} ±{100 * relative:.3f}",
+                f"{loss.accuracy:.1%} → {loss.accuracy_patched:.1%}",
+            )  # fmt: skip
+        parts += [Text(f"\n{' '.join(each.activations)}"), table]
     ways = {"mean": "its mean over them", "zero": "zero", "resample": "that of another of them"}
     where = "".join(f", {each}" for each in result.where)
     note = (
         f"{result.inputs:,} inputs{where}; every activation is replaced by {ways[result.by]}. KL(original ‖ ablated); the "
-        "fall of the logit of the originally first token, in % of its mean; 95 % bootstrap intervals."
+        "logit of the originally first token, its fall in % of its mean; accuracy before and after; 95 % bootstrap intervals."
     )
-    return Group(Text(f"{result.study}: ablation by {result.by}", style="bold"), Text(), table, Text(), Text(note, style="dim"))
+    return Group(*parts, Text(f"\n{note}", style="dim"))
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
