@@ -275,6 +275,17 @@ def test_logits_and_attention(loaded: Loaded) -> None:
         assert_near(loaded.backend.attention(tokens, None, layer), plain.attentions[layer])
 
 
+def test_the_last_stream_normed_and_unembedded_is_the_logits(loaded: Loaded) -> None:
+    """Up to Gemma 2's soft cap, c tanh(logit / c)."""
+    tokens = inputs()
+    with torch.no_grad():
+        plain = loaded.plain(tokens).logits
+    found = loaded.backend.unembed(loaded.backend.final_norm(loaded.reference(tokens)[Site(1, "post")]))
+    cap = getattr(loaded.plain.config, "final_logit_softcapping", None)
+    assert_near(cap * torch.tanh(found / cap) if cap else found, plain)
+    assert not found.requires_grad
+
+
 def test_stops_after_the_last_needed_layer(loaded: Loaded) -> None:
     tokens, runs = inputs(), []
     block = loaded.backend.bridge.blocks[1].original_component

@@ -277,6 +277,13 @@ def test_logits_are_hugging_faces(model: ProbedModel, side: str) -> None:
     assert (model.logits(tokens) - wanted)[real_places(tokens)].abs().max() <= TOLERANCE
 
 
+def test_the_last_stream_normed_and_unembedded_is_the_logits(model: ProbedModel) -> None:
+    tokens = inputs()
+    activations, wanted, _ = expected(tokens)
+    found = model.backend.unembed(model.backend.final_norm(activations[Site(LAYERS - 1, "post")]))
+    assert (found - wanted)[real_places(tokens)].abs().max() <= TOLERANCE
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("site", SITES, ids=str)
 def test_patching_with_own_values_changes_nothing(model: ProbedModel, side: str, site: Site) -> None:

@@ -172,6 +172,18 @@ class Backend(Protocol):
         """Return the next-token logits, with the activations of some sites replaced on the way."""
         ...
 
+    def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return vectors of the residual stream under the model's last norm; as they are where it has none."""
+        ...
+
+    def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
+        """Return the logits of normed vectors, with the head's bias if it has one.
+
+        ``unembed(final_norm(x))`` of the last residual stream is ``logits``, up to a scale (Cohere, Granite, Falcon-H1)
+        or a soft cap (Gemma 2) that a model puts on its logits at the very end.
+        """
+        ...
+
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
     ) -> Float[Tensor, "batch head query key"]:

@@ -160,6 +160,21 @@ class BridgeBackend:
         ordered = sorted((patches or {}).items(), key=lambda item: item[0])
         return [hook for site, patch in ordered for hook in self._patch_hooks(site, patch)]
 
+    def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """See ``Backend.final_norm``."""
+        norm = getattr(self.bridge, "ln_final", None)  # OpenAI's first GPT ends without one
+        return x if norm is None else self._through(norm, x)
+
+    def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
+        """See ``Backend.unembed``."""
+        return self._through(self.bridge.unembed, x)
+
+    @torch.no_grad()
+    def _through(self, part: Any, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Run the Hugging Face module behind a part of the bridge, without the bridge's hooks."""
+        out: Tensor = part.original_component(x.to(self._weights[0][1]))
+        return out
+
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
     ) -> Float[Tensor, "batch head query key"]:

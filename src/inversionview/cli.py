@@ -13,6 +13,7 @@ from inversionview.commands import reading as reading  # in the order in which -
 from inversionview.commands import making as making
 from inversionview.commands import telling as telling
 from inversionview.commands import intervening as intervening
+from inversionview.commands import attributing as attributing
 
 # isort: on
 from inversionview.commands.shared import app

@@ -187,7 +187,15 @@ class GPT2Backend:
         """See ``Backend.logits``."""
         x, allowed = self._embed(tokens, mask)
         _, last, _ = self._run(x, allowed, None, None, logits=True, patches=patches)
-        return self._norm(last, self.ln_f) @ self.head.T
+        return self.unembed(self.final_norm(last))
+
+    def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """See ``Backend.final_norm``."""
+        return self._norm(x.to(self.wte), self.ln_f)
+
+    def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
+        """See ``Backend.unembed``."""
+        return x.to(self.head) @ self.head.T
 
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
@@ -217,7 +225,7 @@ class GPT2Backend:
         allowed = None if past is None else torch.ones(new, start + new, dtype=torch.bool, device=self.device).tril(start)
         moved = {where: patch.after(start) for where, patch in (patches or {}).items()}
         z, last, kept = self._run(self.wte[tokens] + self.wpe[start : start + new], allowed, past, site, logits, moved)
-        return Extended(z, self._norm(last, self.ln_f) @ self.head.T if logits else None, kept)
+        return Extended(z, self.unembed(self.final_norm(last)) if logits else None, kept)
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss

@@ -1,0 +1,138 @@
+"""The command dla: direct logit attribution of one input's activations, or rates over a set of inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inversionview.commands.shared import (
+    AtOpt,
+    BareStudyArg,
+    DeviceOpt,
+    JsonOpt,
+    ModelOpt,
+    SeedOpt,
+    app,
+    bar,
+    device_named,
+    loaded_study,
+    out,
+    print_json,
+)
+from inversionview.errors import SettingError
+
+if TYPE_CHECKING:
+    from inversionview.analysis.attribution import Cases
+    from inversionview.study import Study
+
+_FORMATS = (".csv", ".parquet")
+WhatOpt = Annotated[
+    str | None,
+    typer.Option("--site", "--sites", help="By commas: a1.0, m1, patterns such as `a*.*`, differences: x1.post-x0.post."),
+]
+
+
+@app.command(
+    epilog='Examples: `inversionview dla counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`; rates at every head: '
+    "`inversionview dla addition --target A1 --sites 'a*.*'`; any model: `inversionview dla --model gpt2 "
+    '"When Mary and John went to the store, John gave a drink to" --site a9.9`; rates over prompts of your own, lines of '
+    '`{"text": "… John gave a drink to", "expected": " Mary"}`: '
+    "`inversionview dla --model gpt2 --prompts ioi.jsonl --among names.txt --sites 'a9.*'`"
+)
+def dla(
+    study: BareStudyArg = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="One input; without it, rates over a set.")] = None,
+    what: WhatOpt = None,
+    at: AtOpt = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", "-k", help="So many most promoted tokens; by default 30, or a tenth of a smaller vocabulary."),
+    ] = None,
+    folded: Annotated[
+        bool, typer.Option("--folded/--plain", help="Fold the last norm in, its scale frozen at the input, or not.")
+    ] = True,
+    target: Annotated[str | None, typer.Option(help="Rates: which answer (count; A1 to A4); by default the first.")] = None,
+    inputs: Annotated[int, typer.Option(min=1, help="Rates: so many inputs of the study's test split.")] = 1000,
+    prompts: Annotated[Path | None, typer.Option(help="Rates: a JSONL file with text, expected and, if you like, at.")] = None,
+    among: Annotated[
+        Path | None, typer.Option(help="With --prompts: candidates, one word a line; by default all expected words.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Write .csv or .parquet.")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Direct logit attribution: which tokens an activation itself promotes and suppresses."""
+    from inversionview.analysis.attribution import attribute, rates
+    from inversionview.views.attributions import attribution_table, rate_table
+    from inversionview.views.files import check_formats, write_records
+
+    check_formats([to] if to else [], _FORMATS)
+    loaded, text = _study_and_maybe_text(study, text, model, device)
+    what = what or loaded.spec.site
+    if text is not None:
+        if prompts or target or among:
+            raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
+        ids = loaded.model.encode(text)
+        results = attribute(loaded.model, ids, loaded.locate(ids, at or loaded.spec.at), what, k=k, folded=folded)
+        records, shown = [row for result in results for row in result.records()], attribution_table(results)
+        value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
+    else:
+        cases = _cases(loaded, target, inputs, prompts, among, at, seed)
+        with bar("attributing", 1000, quiet=as_json) as advance:
+            table = rates(
+                loaded.model, cases, what, k=k, folded=folded, report=lambda done, total: advance(1000 * done // total, "")
+            )
+        records, shown = table.records(), rate_table(table)
+        value = {"study": loaded.name, **({} if prompts else {"target": _target(loaded, target)}), **table.to_json()}
+    if to is not None:
+        write_records(records, to)
+    if as_json:
+        print_json(value)
+    else:
+        out.print(shown)
+
+
+def _study_and_maybe_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str | None]:
+    """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
+    from inversionview.study import load
+
+    named = study is not None and (text is not None or model is None or _is_study(study))
+    if named:
+        return loaded_study(study or "", model, device), text
+    if model is None:
+        raise SettingError("Give a study, the folder of a run, or --model.")
+    return load(model=model, device=device_named(device)), study
+
+
+def _is_study(name: str) -> bool:
+    from inversionview.studies import SHIPPED
+
+    return name in SHIPPED or (Path(name) / "study.json").is_file()
+
+
+def _cases(
+    study: Study, target: str | None, count: int, prompts: Path | None, among: Path | None, at: str | None, seed: int
+) -> Cases:
+    """Return the inputs to take rates over: prompts from a file, or the study's own."""
+    from inversionview.analysis.attribution import answer_cases
+    from inversionview.analysis.prompts import prompt_cases
+
+    if prompts is not None:
+        if target is not None:
+            raise SettingError("A target belongs to a study's own inputs: leave --target or --prompts out.")
+        return prompt_cases(study.model, prompts, study.locate, at=at or study.spec.at, among=among)
+    if study.bare or not study.inputs.answers:
+        raise SettingError(f"{study.name} has no answers of its own: give a TEXT, or --prompts FILE for rates.")
+    if at is not None or among is not None:
+        raise SettingError(
+            "A study's own inputs are read before the target, among all its answers: leave --at and --among out."
+        )
+    return answer_cases(study.inputs, _target(study, target), count, seed=seed)
+
+
+def _target(study: Study, target: str | None) -> str:
+    return target or study.inputs.answers[0]
