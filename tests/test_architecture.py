@@ -18,11 +18,11 @@ ORDER = [
     "walk.report", "walk.run",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
-    "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.attribution",
+    "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
     "analysis.prompts",
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "spec", "study", "runs", "demo",
+    "views.interventions", "views.flows", "spec", "study", "runs", "demo",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "cli",
 ]  # fmt: skip

@@ -83,10 +83,15 @@ class Mean:
 
 def mean(values: npt.ArrayLike, *, seed: int = 0, draws: int = 1000, confidence: float = 0.95) -> Mean:
     """Return the mean of ``values`` with its percentile bootstrap interval (queries drawn again, with replacement)."""
-    x = np.asarray(values, dtype=np.float64)
-    if not len(x):
+    return means(np.asarray(values, dtype=np.float64)[:, None], seed=seed, draws=draws, confidence=confidence)[0]
+
+
+def means(values: npt.NDArray[np.float64], *, seed: int = 0, draws: int = 1000, confidence: float = 0.95) -> list[Mean]:
+    """Return the mean of each column with its interval, as ``mean`` does; all columns share the rows that are drawn."""
+    if not len(values):
         raise SettingError("There is no query to average over.")
-    return interval(float(x.mean()), resampled(x[:, None], seed=seed, draws=draws)[:, 0], confidence)
+    drawn = resampled(values, seed=seed, draws=draws)
+    return [interval(float(value), each, confidence) for value, each in zip(values.mean(0), drawn.T, strict=True)]
 
 
 def interval(value: float, drawn: Values, confidence: float = 0.95) -> Mean:
@@ -105,7 +110,8 @@ def resampled(values: npt.NDArray[np.floating[Any]], *, seed: int = 0, draws: in
     edges = np.linspace(0, len(x), min(len(x), _BLOCKS) + 1).astype(np.int64)
     sums, sizes = np.add.reduceat(x, edges[:-1], axis=0), np.diff(edges)
     picks = np.random.default_rng(seed).integers(len(sizes), size=(draws, len(sizes)))
-    times = np.stack([np.bincount(row, minlength=len(sizes)) for row in picks])
+    cells = picks + len(sizes) * np.arange(draws)[:, None]
+    times = np.bincount(cells.ravel(), minlength=cells.size).reshape(draws, -1)
     drawn: npt.NDArray[np.float64] = (times @ sums) / (times @ sizes)[:, None]
     return drawn
 

@@ -115,6 +115,10 @@ class Inputs(ABC):
         """What a contrast may change, by name."""
         return ()
 
+    def changes_of(self, feature: str) -> tuple[str, ...]:
+        """Return which of the ``changes`` alter a feature; none where a contrast never does."""
+        return self.changes
+
     def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
         """Change each input at random, only in what ``changes`` names; the answer may by chance stay what it was.
 

@@ -16,12 +16,13 @@ import torch
 from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.features import FeatureTable, feature_information
+from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
-from inversionview.contrasts import Pairs, TextPair, held_out, read_pairs, study_pairs, text_pairs
+from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance, between, check_distance, check_epsilon
@@ -512,6 +513,34 @@ class Study:
         return ablation(
             self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=where, seed=seed, report=report
         )
+
+    def flow(
+        self,
+        target: str | None = None,
+        *,
+        bank: ActivationBank | str | Path | None = None,
+        where: Sequence[str] = (),
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        **options: Any,
+    ) -> Flow:
+        """Return the flow of information to an answer token: which site × position carries which feature, from where, and
+        whether patching confirms it.
+
+        Args:
+            target: name of the answer token; by default the first.
+            bank: as in ``search``.
+            where: filters on the inputs, such as ``"A1=1"``.
+            epsilon: threshold of the preimages; by default the study's.
+            distance: by default the study's.
+            options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``flow``.
+        """
+        check_target(self.inputs, target)
+        return flow(
+            self.model, self.bank(bank), self.positions, target, where=where, study=self.name,
+            epsilon=check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
+            distance=check_distance(distance or self.spec.distance), **options,
+        )  # fmt: skip
 
     # -- the corpus ---------------------------------------------------------------------------------------------------
 

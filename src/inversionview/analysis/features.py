@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.analysis.places import Allowed, Report, bits_of, places
+from inversionview.analysis.places import Allowed, Place, Report, bits_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
 from inversionview.filters import Filter, parse_filters
-from inversionview.information import Mean, entropy, mean, shares
+from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
 from inversionview.sites import Site
 
@@ -254,12 +254,21 @@ def feature_information(
     """
     codes, totals, cells = codes_of(bank, features, extra, where), list[Total](), list[Cell]()
     for place in places(bank, sites, positions, queries, seed, report, codes.allowed):
-        found = place.preimages(epsilon, distance, fixed)
-        told, known, others = _measure(bank, codes, place.rows, found)
-        totals.append(Total(place.site.short, place.position, mean(told, seed=seed), float((others > 0).mean()), len(told)))
-        cells += _cells(place.site.short, place.position, codes, place.rows, known, seed)
+        total, told = place_information(codes, place, epsilon, distance, fixed, seed)
+        totals.append(total)
+        cells += told
     inputs = len(bank) if codes.allowed is None else int(codes.allowed.sum())
     return FeatureTable(study, inputs, epsilon, distance, fixed, seed, tuple(totals), tuple(cells), codes.where)
+
+
+def place_information(
+    codes: Codes, place: Place, epsilon: float, distance: distances.Distance, fixed: bool, seed: int
+) -> tuple[Total, list[Cell]]:
+    """Return what one site tells at one position, in all and about each feature; see ``feature_information``."""
+    found = place.preimages(epsilon, distance, fixed)
+    told, known, others = _measure(place.bank, codes, place.rows, found)
+    total = Total(place.site.short, place.position, mean(told, seed=seed), float((others > 0).mean()), len(told))
+    return total, list(_cells(place.site.short, place.position, codes, place.rows, known, seed))
 
 
 def enumerated(bank: ActivationBank) -> bool:
@@ -289,7 +298,7 @@ def _cells(
     if not said.any():
         return
     gained = np.log2(known[said] / codes.own[rows[said]])
-    for f, feature in enumerate(codes.names):
-        told, least = mean(gained[:, f], seed=seed), entropy(codes.prior[f])
-        consistency = mean(known[said, f], seed=seed)
+    columns = zip(codes.names, codes.prior, means(gained, seed=seed), means(known[said], seed=seed), strict=True)
+    for feature, prior, told, consistency in columns:
+        least = entropy(prior)
         yield Cell(site, position, feature, told, told.value / least, least, consistency, int(said.sum()))

@@ -1,4 +1,4 @@
-"""Commands that intervene on activations, to confirm what was read: patch, ablate."""
+"""Commands that intervene on activations, to confirm what was read: patch, ablate, flow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from inversionview.commands.shared import (
+    BankOpt,
     BareStudyArg,
     DeviceOpt,
+    EpsilonOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
     StudyArg,
     app,
+    bank_to_search,
     bar,
+    check,
     device_named,
     given,
     listed,
@@ -125,3 +129,56 @@ def ablate(
         print_json(result.to_json())
     else:
         out.print(result)
+
+
+@app.command(epilog="Example: `inversionview flow addition --target A2 --where 'A1=1' --out flow.html --out flow.png`")
+def flow(
+    study: StudyArg,
+    target: Annotated[str | None, typer.Option(help="The answer token: count; A1, A2, A3, A4; by default the first.")] = None,
+    where: WhereOpt = None,
+    threshold: Annotated[
+        float, typer.Option(help="Show edges that carry at least this share of a feature's entropy; the page has a slider.")
+    ] = 0.2,
+    effect: Annotated[
+        float, typer.Option(help="Patching confirms an edge that does at least this share of what patching everything does.")
+    ] = 0.05,
+    attention: Annotated[float, typer.Option(help="A head reads where its mean attention is at least this.")] = 0.1,
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs for each kind of contrast.")] = 2000,
+    epsilon: EpsilonOpt = None,
+    bank: BankOpt = None,
+    to: Annotated[
+        list[Path] | None, typer.Option("--out", help="Write .png, .svg, .html, .csv or .parquet (repeatable).")
+    ] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Draw how information flows to an answer token: what each head carries, from where, and what patching confirms."""
+    from inversionview.contrasts import check_target
+    from inversionview.errors import SettingError
+    from inversionview.filters import feature_names, parse_filters
+    from inversionview.views.files import check_formats
+    from inversionview.views.flows import FORMATS, flow_table, save_flow
+
+    check_formats(to or [], FORMATS)
+    check([epsilon], None)
+    for name, share in {"--threshold": threshold, "--effect": effect, "--attention": attention}.items():
+        if not 0 < share < 1:
+            raise SettingError(f"{name} is a share, between 0 and 1, but is {share:g}.")
+    loaded = loaded_study(study, model, device)
+    check_target(loaded.inputs, target)  # mistakes are told before a bank is built, not after
+    parse_filters(where or (), feature_names(loaded.inputs))
+    searched = bank_to_search(loaded, bank)
+    with bar("following", 1000, quiet=as_json) as advance:
+        result = loaded.flow(
+            target, bank=searched, where=where or (), epsilon=epsilon, queries=queries, limit=limit, least_attention=attention,
+            least_effect=effect, seed=seed, report=lambda share, note: advance(int(1000 * share), note),
+        )  # fmt: skip
+    for path in to or []:
+        save_flow(result, path, threshold)
+    if as_json:
+        print_json({**result.to_json(), "threshold": threshold})
+    else:
+        out.print(flow_table(result, threshold))

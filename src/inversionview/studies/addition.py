@@ -5,6 +5,7 @@ All 900 × 900 = 810,000 inputs; row ``r`` adds ``100 + r // 900`` and ``100 + r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -50,6 +51,11 @@ class AdditionInputs(Inputs):
     def changes(self) -> tuple[str, ...]:
         """The digits of both operands."""
         return ("F1", "F2", "F3", "S1", "S2", "S3")
+
+    def changes_of(self, feature: str) -> tuple[str, ...]:
+        """Return the digits of the places that a feature is about: ``F1,S1`` for ``{F1,S1}``, ``F2,S2`` for the carry C2."""
+        places = dict.fromkeys(digit for name, digit in re.findall(r"([FSC])(\d)", feature))
+        return tuple(f"{name}{place}" for place in places for name in "FS") or self.changes
 
     def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
         """Redraw digits uniformly from 0–9, so a leading zero may occur (Huang et al. 2024, section 3.3, activation patching).

@@ -122,6 +122,10 @@ class CountingInputs(Inputs):
         """One letter of the string."""
         return ("string",)
 
+    def changes_of(self, feature: str) -> tuple[str, ...]:
+        """Return the string for the counts; the letters stay."""
+        return self.changes if feature in ("count", "counts") else ()
+
     def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
         """Replace one letter of the string by another of its three (Huang et al. 2024, section 3.1, activation patching)."""
         return _replace(tokens, rng)

@@ -1,0 +1,427 @@
+"""The flow of information to an answer token: which site at which position carries which feature, and from where.
+
+Three measurements are put together. Feature information says what every site knows at every position; attention says where
+each head looks; activation patching says whether that matters to the answer. Beginning with the heads at the position that
+predicts the answer, each feature is followed back to the tokens (Huang et al. 2024, Fig. 31, which was drawn by hand).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from inversionview.analysis.features import Codes, codes_of, place_information
+from inversionview.analysis.patching import Activation, PatchedRuns
+from inversionview.analysis.places import places
+from inversionview.bank.store import ActivationBank
+from inversionview.contrasts import Pairs, check_target, held_out, study_pairs
+from inversionview.distances import Distance
+from inversionview.errors import SettingError
+from inversionview.filters import Filter, feature_names, parse_filters
+from inversionview.information import Mean, entropy, interval, resampled, shares
+from inversionview.inputs import Ids, Inputs
+from inversionview.positions import Positions
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site
+
+Kind = Literal["read", "write", "keep", "answer"]
+Report = Callable[[float, str], None]
+"""Called with the share of the work that is done, and a note."""
+OTHERS = "elsewhere"
+"""All positions without a name, BOS left out: they are seen by heads, but not read."""
+FLOOR = 0.1
+"""Edges that carry a smaller share of a feature's entropy are kept only where patching says that they matter all the same."""
+_NEW = 0.25
+"""A feature is named beside others if so large a share of its entropy is known that does not follow from them."""
+_CERTAIN = 0.75
+"""Features of which a larger share is known come first, the richest of them before the others."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A feature on its way from one site × position to the next."""
+
+    kind: Kind
+    """``read``: a head reads the residual stream somewhere; ``write``: it adds to the stream at its own position; ``keep``: the
+    stream goes on; ``answer``: the end of the stream tells the answer."""
+    source: str
+    """``x0.pre@F1``; ``elsewhere`` stands for all positions without a name."""
+    to: str
+    feature: str
+    bits: float
+    """What both ends know of the feature."""
+    share: float
+    """Of the feature's entropy."""
+    via: str
+    """The activation whose patching confirms the edge: the head, or the residual stream where it goes on."""
+    attention: float | None = None
+    """Mean weight with which the head looks there."""
+    effect: Mean | None = None
+    """What patching ``via`` does to LD, as a share of what patching everything does, over pairs that differ in the feature.
+    ``None``: no contrast alters the feature."""
+    confirmed: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """A site at a position."""
+
+    name: str
+    site: str
+    position: str
+    bits: float | None
+    """All that it tells; ``None`` for ``elsewhere`` and the target, which are no sites."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """See the module's text."""
+
+    study: str
+    model: str
+    target: str
+    where: tuple[str, ...]
+    position: str
+    """Which predicts the target."""
+    positions: tuple[str, ...]
+    """Those on the way, in their order in the input."""
+    layers: int
+    epsilon: float
+    distance: Distance
+    least_attention: float
+    least_effect: float
+    """A patched activation confirms an edge where the lower end of its effect is at least this share."""
+    inputs: int
+    """Of the corpus that satisfy the filters."""
+    pairs: dict[str, int]
+    """Contrasts for each set of changes."""
+    seed: int
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; all edges, whatever share they carry."""
+        return asdict(self)
+
+    def shown(self, threshold: float) -> list[Edge]:
+        """Return the edges that carry at least a share of their feature, or matter all the same, and lead to the answer."""
+        kept = [edge for edge in self.edges if edge.share >= threshold or edge.share < FLOOR or edge.kind == "answer"]
+        while True:
+            used = {edge.source for edge in kept}
+            on = [edge for edge in kept if edge.kind == "answer" or edge.to in used or edge.to.endswith(f"@{self.position}")]
+            if len(on) == len(kept):
+                return on
+            kept = on
+
+    def __rich__(self) -> Any:
+        from inversionview.views.flows import flow_table
+
+        return flow_table(self)
+
+
+def flow(
+    model: ProbedModel,
+    bank: ActivationBank,
+    positions: Positions,
+    target: str | None = None,
+    *,
+    where: Sequence[str] = (),
+    epsilon: float = 0.1,
+    distance: Distance = "euclidean",
+    queries: int = 100,
+    limit: int = 2000,
+    least_attention: float = 0.1,
+    least_effect: float = 0.05,
+    study: str = "",
+    seed: int = 0,
+    report: Report | None = None,
+) -> Flow:
+    """Return the flow of information to an answer token.
+
+    Args:
+        model: the probed model.
+        bank: of its activations at the study's named positions.
+        positions: finds positions in inputs.
+        target: name of the answer token; by default the first.
+        where: filters on the inputs, such as ``"A1=1"``; original and contrast satisfy them.
+        epsilon: threshold of the preimages, which are compared at each position itself.
+        distance: which distance.
+        queries: at each site and position.
+        limit: inputs whose attention is averaged, and contrasts for each set of changes.
+        least_attention: a head reads a position that has at least this mean weight.
+        least_effect: see ``Flow.least_effect``.
+        study: name of the study, for the record.
+        seed: of all random choices.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        SettingError: there is no such target or feature, nothing satisfies the filters, or a setting is out of range.
+        InputError: the study declares no answers.
+        UnknownSiteError, UnknownPositionError: the bank lacks a head, the residual stream or a position.
+    """
+    inputs = bank.inputs
+    name = check_target(inputs, target)
+    if not 0 < least_attention <= 1 or not 0 < least_effect < 1:
+        raise SettingError("The least attention and the least effect are shares: give numbers between 0 and 1.")
+    filters = parse_filters(where, feature_names(inputs))
+    looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
+    said = report or (lambda share, note: None)
+    codes = codes_of(bank, where=where)
+    known = _known(bank, codes, looks.used(least_attention), model, epsilon, distance, queries, seed,
+                   lambda share: said(0.75 * share, "information"))  # fmt: skip
+    edges = list(_Trace(model, codes, known, looks, inputs.answers, name, least_attention).edges())
+    pairs: dict[str, int] = {}
+    tested = list(_tested(model, inputs, positions, edges, name, filters, limit, least_effect, seed, pairs,
+                          lambda share: said(0.75 + 0.25 * share, "patching")))  # fmt: skip
+    on_way = {end.partition("@")[2] for edge in tested for end in (edge.source, edge.to)} - {""}
+    nodes = dict.fromkeys(end for edge in tested for end in (edge.source, edge.to))
+    return Flow(
+        study, model.name, name, tuple(map(str, filters)), looks.position, tuple(p for p in looks.names if p in on_way),
+        len(model.shape.heads), epsilon, distance, least_attention, least_effect,
+        len(bank) if codes.allowed is None else int(codes.allowed.sum()), pairs, seed,
+        tuple(_node(node, known) for node in nodes), tuple(tested),
+    )  # fmt: skip
+
+
+Known = dict[tuple[Site, str], tuple[float, dict[str, float]]]
+"""For a site at a position: all its bits, and those about each feature."""
+
+
+def stream(level: int) -> Site:
+    """Return the residual stream that layer ``level`` reads; one past the last layer, its end."""
+    return Site(0, "pre") if level == 0 else Site(level - 1, "post")
+
+
+def _node(name: str, known: Known) -> Node:
+    site, _, position = name.partition("@")
+    return Node(name, site, position, known[Site.parse(site), position][0] if position else None)
+
+
+def _id(site: Site, position: str) -> str:
+    return f"{site.short}@{position}"
+
+
+class Looks:
+    """Where each head looks, on average over some inputs.
+
+    Attributes:
+        names: of the positions up to the one that predicts the answer, in their order.
+        position: that one.
+    """
+
+    def __init__(self, model: ProbedModel, tokens: Ids, inputs: Inputs, target: str, known: Sequence[str]) -> None:
+        read = inputs.answer_at(tokens, target) - 1
+        named = {n: at for n, at in inputs.named_positions(tokens).items() if n in known and ((at >= 0) & (at <= read)).all()}
+        first: dict[bytes, str] = {}
+        for n, at in named.items():  # END is another's second name
+            first.setdefault(at.tobytes(), n)
+        self._at = {n: named[n] for n in sorted(first.values(), key=lambda n: float(named[n].mean()))}
+        if (read != self._at.get(first.get(read.tobytes(), ""), -1)).any():
+            raise SettingError(f"The position that predicts {target} has no name: its activations are in no bank.")
+        self.names, self.position = list(self._at), first[read.tobytes()]
+        self.heads = model.shape.heads
+        self._weights = [self._mean(model, tokens, layer, read) for layer in range(len(self.heads))]
+
+    def _mean(self, model: ProbedModel, tokens: Ids, layer: int, read: Ids) -> npt.NDArray[np.float64]:
+        """Return the mean weights, ``[head, query, key]`` over names, and at the end over all others but BOS."""
+        columns = np.stack([self._at[n] for n in self.names], axis=1)
+        total = np.zeros((self.heads[layer], len(self.names), len(self.names) + 1))
+        for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 256)):
+            cut = torch.from_numpy(tokens[rows, : int(read[rows].max()) + 1])
+            pattern, at = model.attention(cut, layer).double().cpu(), torch.from_numpy(columns[rows])
+            each = torch.arange(len(rows))[:, None, None]
+            mine = pattern[each, :, at[:, :, None], at[:, None, :]].sum(0)  # [query, key, head]
+            bos = pattern[each[:, 0], :, at, torch.zeros_like(at)].sum(0)  # [query, head]
+            total[:, :, :-1] += mine.permute(2, 0, 1).numpy()
+            total[:, :, -1] += (len(rows) - mine.sum(1) - bos).T.numpy()
+        return total / len(tokens)
+
+    def of(self, head: Site, position: str) -> dict[str, float]:
+        """Return the mean weight of each named position, and of all others but BOS, for a head at a position."""
+        row = self._weights[head.layer][head.head or 0, self.names.index(position)]
+        return dict(zip([*self.names, OTHERS], row.tolist(), strict=True))
+
+    def used(self, least: float) -> dict[str, int]:
+        """Return up to which level the residual stream matters at each position on a way to the answer."""
+        used = {self.position: len(self.heads)}
+        for layer in reversed(range(len(self.heads))):
+            for position in [p for p, level in used.items() if level > layer]:
+                for head in range(self.heads[layer]):
+                    for source, weight in self.of(Site(layer, "head", head), position).items():
+                        if weight >= least and source != OTHERS:
+                            used[source] = max(used.get(source, 0), layer)
+        return used
+
+
+def _known(
+    bank: ActivationBank, codes: Codes, used: Mapping[str, int], model: ProbedModel, epsilon: float, distance: Distance,
+    queries: int, seed: int, report: Callable[[float], None],
+) -> Known:  # fmt: skip
+    """Measure what the heads and the residual stream know at every position, up to the level that matters there."""
+    known: Known = {}
+    heads = {layer: [Site(layer, "head", h) for h in range(count)] for layer, count in enumerate(model.shape.heads)}
+    count = sum(1 + level + sum(len(heads[layer]) for layer in range(level)) for level in used.values())
+    for position, level in used.items():
+        sites = [stream(i) for i in range(level + 1)] + [head for layer in range(level) for head in heads[layer]]
+        for place in places(bank, sites, [position], queries, seed, None, codes.allowed):
+            total, cells = place_information(codes, place, epsilon, distance, True, seed)
+            known[place.site, position] = total.bits.value, {cell.feature: cell.bits.value for cell in cells}
+            report(len(known) / count)
+    return known
+
+
+# -- following features back ------------------------------------------------------------------------------------------
+
+
+def telling(codes: Codes, bits: Mapping[str, float], answers: Sequence[str] = ()) -> list[str]:
+    """Return the features that say what a site knows: none whose bits follow from those before it.
+
+    Features that are known for the most part come first, the richest of them before the others; answers come last, for they are
+    made of what the question holds. Of a feature φ the mutual
+    information I(φ; those taken) follows from those before it; what is known beyond that must be a fair share of H(φ).
+    """
+    whole = {name: entropy(prior) for name, prior in zip(codes.names, codes.prior, strict=True)}
+    share = {name: bits[name] / whole[name] for name in bits}
+    order = sorted(bits, key=lambda n: (n in answers, share[n] < _CERTAIN, -bits[n] if share[n] >= _CERTAIN else -share[n]))
+    counted = codes.codes if codes.allowed is None else codes.codes[codes.allowed]
+    taken, joint = list[str](), np.zeros(len(counted), np.int64)
+    for name in order:
+        column = counted[:, codes.names.index(name)]
+        new = share[name] - (_mutual(column, joint) / whole[name] if taken else 0.0)
+        if new >= (_NEW if taken else FLOOR):
+            taken.append(name)
+            joint = np.unique(joint * (int(column.max()) + 1) + column, return_inverse=True)[1]
+    return taken
+
+
+def _mutual(a: npt.NDArray[np.integer[Any]], b: npt.NDArray[np.integer[Any]]) -> float:
+    """Return I(a; b) in bits of two columns of codes."""
+    both = np.unique(b.astype(np.int64) * (int(a.max()) + 1) + a, return_inverse=True)[1]
+    h = [entropy(shares(column, int(column.max()) + 1)) for column in (a, b, both)]
+    return h[0] + h[1] - h[2]
+
+
+class _Trace:
+    """Follows features from the heads where the answer is predicted back to the tokens."""
+
+    def __init__(
+        self, model: ProbedModel, codes: Codes, known: Known, looks: Looks, answers: Sequence[str], target: str, least: float
+    ) -> None:
+        self.codes, self.known, self.looks, self.answers, self.target, self.least = codes, known, looks, answers, target, least
+        self.heads = model.shape.heads
+        self.whole = {name: entropy(prior) for name, prior in zip(codes.names, codes.prior, strict=True)}
+        self._seen: set[tuple[Site, str, str]] = set()
+
+    def edges(self) -> Iterator[Edge]:
+        """Yield every edge once, from the answer back."""
+        end, here = len(self.heads), self.looks.position
+        if self.target in self.whole:
+            yield self._edge("answer", _id(stream(end), here), self.target, self.target,
+                             self._bits(stream(end), here, self.target), Activation(Site(end - 1, "post"), here))  # fmt: skip
+        for layer in reversed(range(end)):
+            for number in range(self.heads[layer]):
+                head = Site(layer, "head", number)
+                for feature in self._telling(head, here):
+                    yield from self._head(head, here, feature)
+        for feature in self._telling(stream(0), here):
+            yield from self._keep(end, here, feature)
+
+    def _telling(self, site: Site, position: str) -> list[str]:
+        return telling(self.codes, self.known[site, position][1], self.answers)
+
+    def _bits(self, site: Site, position: str, feature: str) -> float:
+        return self.known[site, position][1].get(feature, 0.0)
+
+    def _edge(
+        self, kind: Kind, source: str, to: str, feature: str, bits: float, via: Activation, attention: float | None = None
+    ) -> Edge:
+        return Edge(kind, source, to, feature, bits, bits / self.whole[feature], str(via), attention)
+
+    def _enough(self, feature: str, bits: float) -> bool:
+        return bits >= FLOOR * self.whole[feature]
+
+    def _head(self, head: Site, position: str, feature: str) -> Iterator[Edge]:
+        """Yield how a head comes by a feature, and what it writes."""
+        if (head, position, feature) in self._seen:
+            return
+        self._seen.add((head, position, feature))
+        own, via = self._bits(head, position, feature), Activation(head, position)
+        yield self._edge("write", _id(head, position), _id(stream(head.layer + 1), position), feature, own, via)
+        for source, weight in self.looks.of(head, position).items():
+            if weight < self.least:
+                continue
+            if source == OTHERS:
+                yield self._edge("read", OTHERS, _id(head, position), feature, own, via, weight)
+                continue
+            bits = min(own, self._bits(stream(head.layer), source, feature))
+            if self._enough(feature, bits):
+                yield self._edge("read", _id(stream(head.layer), source), _id(head, position), feature, bits, via, weight)
+                yield from self._stream(head.layer, source, feature)
+
+    def _stream(self, level: int, position: str, feature: str) -> Iterator[Edge]:
+        """Yield how the residual stream at a level comes by a feature."""
+        yield from self._keep(level, position, feature)
+        for layer in range(level):
+            for number in range(self.heads[layer]):
+                yield from self._head(Site(layer, "head", number), position, feature)
+
+    def _keep(self, level: int, position: str, feature: str) -> Iterator[Edge]:
+        """Yield the stream's own way up to a level, where both ends of a step know the feature."""
+        for layer in range(level):
+            if (stream(layer + 1), position, feature) in self._seen:
+                continue
+            bits = min(self._bits(stream(i), position, feature) for i in (layer, layer + 1))
+            if self._enough(feature, bits):
+                self._seen.add((stream(layer + 1), position, feature))
+                via = Activation(Site(layer, "pre"), position)
+                yield self._edge("keep", _id(stream(layer), position), _id(stream(layer + 1), position), feature, bits, via)
+
+
+# -- confirming -------------------------------------------------------------------------------------------------------
+
+
+def _tested(
+    model: ProbedModel, inputs: Inputs, positions: Positions, edges: Sequence[Edge], target: str, filters: Sequence[Filter],
+    limit: int, least: float, seed: int, counts: dict[str, int], report: Callable[[float], None],
+) -> Iterator[Edge]:  # fmt: skip
+    """Yield the edges with the effect of patching; ``counts`` gets the number of pairs for each set of changes."""
+    groups: dict[tuple[str, ...], list[Edge]] = {}
+    for edge in edges:
+        groups.setdefault(inputs.changes_of(edge.feature), []).append(edge)
+    found: dict[int, Edge] = {}
+    for number, (changes, members) in enumerate(groups.items()):
+        try:
+            if not changes:
+                raise SettingError("No contrast alters these features.")
+            pairs = study_pairs(inputs, target, changes=changes, filters=filters, limit=limit, seed=seed)
+        except SettingError:  # the edges stay unconfirmed
+            continue
+        finally:
+            report((number + 1) / len(groups))
+        counts[",".join(changes)] = len(pairs)
+        for edge, effect in _effects(model, inputs, positions, pairs, members, seed):
+            found[id(edge)] = replace(edge, effect=effect, confirmed=effect.low >= least)
+    tested = (found.get(id(edge), edge) for edge in edges)
+    yield from (edge for edge in tested if edge.share >= FLOOR or edge.confirmed)
+
+
+def _effects(
+    model: ProbedModel, inputs: Inputs, positions: Positions, pairs: Pairs, edges: Sequence[Edge], seed: int
+) -> Iterator[tuple[Edge, Mean]]:
+    """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature."""
+    vias = list(dict.fromkeys(edge.via for edge in edges))
+    activations = [Activation(Site.parse(via.rpartition(":")[2]), via.rpartition(":")[0]) for via in vias]
+    runs = PatchedRuns(model, pairs, activations, positions).differences([(i,) for i in range(len(vias))])
+    before, after = inputs.features(pairs.original), inputs.features(pairs.contrast)
+    for edge in edges:
+        differ = before[edge.feature] != after[edge.feature]
+        if differ.any():
+            patched = runs.original[differ] - runs.patched[differ, vias.index(edge.via)]
+            both = np.stack([patched, runs.original[differ] - runs.contrast[differ]], axis=1).astype(np.float64)
+            drawn, value = resampled(both, seed=seed), both.mean(0)
+            yield edge, interval(float(value[0] / value[1]), drawn[:, 0] / drawn[:, 1])
