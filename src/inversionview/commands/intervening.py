@@ -138,7 +138,7 @@ def flow(
     where: WhereOpt = None,
     threshold: Annotated[
         float, typer.Option(help="Show edges that carry at least this share of a feature's entropy; the page has a slider.")
-    ] = 0.2,
+    ] = 0.15,
     effect: Annotated[
         float, typer.Option(help="Patching confirms an edge that does at least this share of what patching everything does.")
     ] = 0.05,

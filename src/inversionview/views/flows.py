@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".html", ".csv", ".parquet")
-THRESHOLD = 0.2
+THRESHOLD = 0.15
 """Edges that carry a smaller share of their feature are not shown unless asked for."""
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "#5e3c99", "#1b7837", "#b2182b",
@@ -66,10 +66,10 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
         table.add_row(*map(Text, cells), style="bold" if edge.confirmed else "dim")
     pairs = ", ".join(f"{count:,} by {changes}" for changes, count in flow.pairs.items())
     note = (
-        f"Edges that carry at least {threshold:.0%} of their feature: {len(shown)} of {len(flow.edges)}. Bold: patching the head "
-        f"(or the kept stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the pairs that "
-        f"differ in the feature. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. "
-        f"Contrasts: {pairs or 'none'}."
+        f"Edges that carry at least {threshold:.0%} of their feature: {len(shown)} of {len(flow.edges)}. Bold: patching the "
+        f"head (or the kept stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the "
+        f"pairs that differ in the feature. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} "
+        f"inputs. Contrasts: {pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
 
