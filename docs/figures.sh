@@ -8,8 +8,9 @@ say() { printf '\n$ inversionview %s\n' "$*"; "$iv" "$@"; }
 # -- counting
 say read counting "vvzccvczvvvzvcvc|v:8" --at query --site x0.post --fixed query --count 12
 say inform counting --positions "query,:" --fixed --out images/true-counting-inform.png
-say patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both --out images/true-counting-patch.png
-say patch counting --at query:m0 --at query:x0.post --at ::m1
+say patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both --limit 20000 \
+  --out images/true-counting-patch.png
+say patch counting --at query:m0 --at query:x0.post --at ::m1 --limit 20000
 say dla counting --site "a*.*,m*"
 say flow counting --out images/true-counting-flow.png
 
