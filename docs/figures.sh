@@ -25,6 +25,6 @@ say ablate addition --at "+:x0.post"
 say ablate addition --at "=:a0.0" --at "=:a0.1" --at "=:a0.3"
 say dla addition --target A1 --site "a*.*,m*" -k 3
 say flow addition --target A1 --out images/true-addition-flow-A1.png
-say flow addition --target A2 --where "A1=1" --out images/true-addition-flow-A2.png --out images/true-addition-flow-A2.svg
+say flow addition --target A2 --where "A1=1" --out images/true-addition-flow-A2.png
 say flow addition --target A3 --out images/true-addition-flow-A3.png
 say flow addition --target A4 --out images/true-addition-flow-A4.png

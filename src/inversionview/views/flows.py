@@ -42,34 +42,35 @@ _HEAD = 0.95
 
 
 def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
-    """Return the edges of the diagram, from the answer back; those that patching confirms in bold."""
+    """Return the edges of the diagram that patching confirms, from the answer back."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("from", "to", "feature"):
         table.add_column(title, no_wrap=True)
-    for title in ("bits", "share", "attention", "effect of patching"):
+    for title in ("bits", "share", "attention", "effect"):
         table.add_column(title, justify="right", no_wrap=True)
     shown = flow.shown(threshold)
-    for edge in shown:
+    confirmed = [edge for edge in shown if edge.confirmed]
+    for edge in confirmed:
+        assert edge.effect is not None
         attention = "" if edge.attention is None else f"{edge.attention:.2f}"
-        effect = (
-            "not tested" if edge.effect is None else f"{edge.effect.value:.2f} ±{(edge.effect.high - edge.effect.low) / 2:.2f}"
-        )
+        share, effect = f"{min(1.0, max(0.0, edge.share)):.0%}", edge.effect
+        half = (effect.high - effect.low) / 2
         cells = (
             edge.source,
             edge.to,
             edge.feature,
             f"{max(0.0, edge.bits):.2f}",
-            f"{min(1.0, max(0.0, edge.share)):.0%}",
+            share,
             attention,
-            effect,
+            f"{effect.value:.2f} ±{half:.2f}",
         )
-        table.add_row(*map(Text, cells), style="bold" if edge.confirmed else "dim")
+        table.add_row(*map(Text, cells))
     pairs = ", ".join(f"{count:,} by {changes}" for changes, count in flow.pairs.items())
     note = (
-        f"Edges that carry at least {threshold:.0%} of their feature: {len(shown)} of {len(flow.edges)}. Bold: patching the "
-        f"head (or the kept stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the "
-        f"pairs that differ in the feature. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} "
-        f"inputs. Contrasts: {pairs or 'none'}."
+        f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head (or the kept "
+        f"stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the pairs that differ in the "
+        f"feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV have them. Bits: "
+        f"what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. Contrasts: {pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
 
