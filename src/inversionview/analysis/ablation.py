@@ -255,7 +255,8 @@ class _Runs:
             mean = self.means[a]
             return mean[at] if a.at is None else mean.expand(*at.shape, -1)
         donors = self.donor[rows]
-        z: Tensor = self.model.harvest(self.tokens[donors], [a.site], self.at[a.at][donors])[0]
+        there = self.at[a.at][rows if a.at is None else donors]  # where a donor is shorter, its last
+        z: Tensor = self.model.harvest(self.tokens[donors], [a.site], np.minimum(there, self.length[donors][:, None] - 1))[0]
         return z.to(self.model.device)
 
     def _means(self) -> dict[Activation, Float[Tensor, "place d_model"]]:
