@@ -39,6 +39,7 @@ class Positions:
         named = self.named(tokens)
         there = named[at] if isinstance(at, str) and at in named else np.full(len(tokens), -1)
         number, real = as_number(at), tokens != self.vocabulary.pad
+        there = np.where(there < real.sum(1), there, -1)  # a name may belong to longer inputs than these
         if number is not None:
             length = real.sum(1)
             index = np.where((-length <= number) & (number < length), number % np.maximum(length, 1), -1)

@@ -470,10 +470,12 @@ class Study:
         for text in activations or ():  # mistakes are told before the pairs are made, not after
             parse_activations([text], self.model.sites)
         steps(1, cumulative)
+        if isinstance(contrast, Pairs) and options:
+            raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
         named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
         settings = {"target": options.get("target") or next(iter(self.inputs.answers), None) if contrast is None else None,
-                    "changes": options.get("changes"), "where": list(options.get("where", ())), "seed": seed}  # fmt: skip
+                    "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
             report=report,
@@ -518,8 +520,9 @@ class Study:
         reads = {name: self.inputs.answer_at(tokens, name) - 1 for name in self.inputs.answers}
         reads = reads or {"END": self._named(tokens)["END"]}
         return ablation(
-            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=where, seed=seed, report=report
-        )
+            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=_texts(where), seed=seed,
+            report=report,
+        )  # fmt: skip
 
     def flow(
         self,
@@ -830,6 +833,10 @@ class Study:
             self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
+
+
+def _texts(filters: str | Sequence[str]) -> list[str]:
+    return [filters] if isinstance(filters, str) else list(filters)
 
 
 def _distinct(draws: Ids | None) -> Ids:
