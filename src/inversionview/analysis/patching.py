@@ -61,7 +61,8 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site]) -> list[Activ
         at, colon, site = text.rpartition(":")
         if not colon or not at or not site:
             raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as 'query:a0.0' or '=:a*.*'.")
-        found += [Activation(each, None if at == "*" else at) for each in expand(site, [*EMBEDDINGS, *known])]
+        there = known if "*" in site else [*EMBEDDINGS, *known]  # a pattern means sites, of which embeddings are none
+        found += [Activation(each, None if at == "*" else at) for each in expand(site, there)]
     if not found:
         raise SettingError("No activation is named: write for instance --at 'query:a0.0'.")
     if len(set(found)) < len(found):
