@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -250,8 +250,8 @@ class Patch(Model):
 class Complete(Model):
     """log p(x ∣ z_q) of the decoder against D(z_q, x), input by input."""
 
-    points: list[tuple[float, float | None, Literal[0, 1], str]] = Field(
-        description="distance, log p (null where it is impossible), inside, text."
+    points: list[Annotated[list[int | float | str | None], Field(min_length=4, max_length=4)]] = Field(
+        description="distance, log p (null where it is impossible), inside (0 or 1), text."
     )
     recall: float | None = Field(description="Share of the inputs inside whose log p is above the percentile.")
     percentile: float | None = Field(description="95th percentile of log p of the inputs outside.")

@@ -17,6 +17,8 @@ from typing import Any
 
 _FIRST_GUESS = 0.5
 """Seconds that a kind of work is thought to take before one has been seen."""
+_SOON = 1.0
+"""Seconds after which the share of its work that a job has done tells when it will end."""
 _NEWEST = 0.3
 """Weight of the newest duration in the moving average."""
 
@@ -78,10 +80,11 @@ class Task:
         return 0.0 if self.started is None else time.monotonic() - self.started
 
     def left(self, expected: float) -> float:
-        """Return how many seconds it will still run, by its share or by what its kind takes."""
-        if self._share > 0.02:
-            return self.elapsed * (1 - min(1.0, self._share)) / self._share
-        return max(0.0, expected - self.elapsed)
+        """Return how many seconds it will still run: by what its kind takes, and once that has passed by its share."""
+        elapsed = self.elapsed
+        if elapsed > max(_SOON, expected) and self._share:
+            return elapsed * (1 - min(1.0, self._share)) / self._share
+        return max(0.0, expected - elapsed)
 
 
 class WorkQueue:
@@ -93,7 +96,7 @@ class WorkQueue:
         limit: seconds that a job may run, unless it says otherwise.
     """
 
-    def __init__(self, *, patience: float = 4.0, most: int = 16, limit: float = 60.0) -> None:
+    def __init__(self, *, patience: float = 3.0, most: int = 16, limit: float = 60.0) -> None:
         self.patience, self.most, self.limit = patience, most, limit
         self._waiting: OrderedDict[str, deque[Task]] = OrderedDict()
         self._running: Task | None = None

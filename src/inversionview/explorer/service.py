@@ -537,7 +537,7 @@ def complete(
     scores = result.variants[0]
     columns = (result.distance[chosen].tolist(), scores.log_p[chosen].tolist(), inside[chosen].astype(int).tolist())
     return contract.Complete(
-        points=list(zip(*columns, study.texts(result, chosen), strict=True)),
+        points=[list(row) for row in zip(*columns, study.texts(result, chosen), strict=True)],
         recall=scores.recall,
         percentile=scores.percentile,
         epsilon=result.epsilon,
