@@ -30,6 +30,7 @@ from schemathesis.specs.openapi import checks
 
 import inversionview as iv
 from inversionview.bank import places
+from inversionview.commands.exploring import bound
 from inversionview.explorer import contract, service
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.explorer.server import create_app
@@ -67,7 +68,7 @@ class Served:
     def __init__(self, studies: dict[str, iv.Study], queue: WorkQueue) -> None:
         self.queue = queue
         app = create_app({name: lambda s=s: s for name, s in studies.items()}, queue=queue)
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}{API}"
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)

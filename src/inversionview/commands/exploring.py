@@ -99,10 +99,12 @@ def bound(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         why = "in use" if "in use" in str(error) else f"not to be had ({error.strerror or error})"
         raise SettingError(f"Port {port} of {host} is {why}: choose another with --port, or --port 0 for any.") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # handed on to connections: small events leave at once
+    return listening
 
 
 def _shown(host: str) -> str:
