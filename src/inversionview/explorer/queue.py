@@ -17,6 +17,8 @@ from typing import Any
 
 _FIRST_GUESS = 0.5
 """Seconds that a kind of work is thought to take before one has been seen."""
+_LATE = 1.2
+"""A job whose turn comes later than so many times the patience is turned away after all."""
 _SOON = 1.0
 """Seconds after which the share of its work that a job has done tells when it will end."""
 _NEWEST = 0.3
@@ -53,6 +55,7 @@ class Task:
     limit: float | None
     """Seconds that it may run."""
     future: Future[Any] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _share: float = 0.0
@@ -91,7 +94,8 @@ class WorkQueue:
     """Jobs of several clients and the thread that does them.
 
     Args:
-        patience: a job that would wait longer than so many seconds is turned away.
+        patience: a job that would wait longer than so many seconds is turned away; and so is one whose turn comes a fifth later
+            than that, because what was ahead took longer than it used to.
         most: jobs of one client that may wait.
         limit: seconds that a job may run, unless it says otherwise.
     """
@@ -183,7 +187,10 @@ class WorkQueue:
         while (task := self._next()) is not None:
             task.started = time.monotonic()
             if task.future.set_running_or_notify_cancel():
-                self._do(task)
+                if task.started - task.submitted > _LATE * self.patience:
+                    task.future.set_exception(BusyError(task.started - task.submitted))
+                else:
+                    self._do(task)
             with self._change:
                 self._running = None
             del task

@@ -25,7 +25,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inversionview import __version__
+import inversionview
 from inversionview.distances import Distance
 from inversionview.errors import InversionViewError, did_you_mean
 from inversionview.explorer import contract, service
@@ -180,7 +180,7 @@ class Explorer:
     async def healthz(self) -> Response:
         """Say that the server is up, and how much there is to do."""
         work = contract.Work(running=self.queue.running, waiting=self.queue.waiting)
-        return _json(contract.Health(status="ok", version=__version__, queue=work).json_bytes())
+        return _json(contract.Health(status="ok", version=inversionview.__version__, queue=work).json_bytes())
 
     async def studies(self, request: Request, client: Client) -> Response:
         """Return all studies."""
@@ -493,7 +493,7 @@ def create_app(
 
     app = FastAPI(
         title="InversionView explorer",
-        version=__version__,
+        version=inversionview.__version__,
         description="What does an activation encode? Verified samples of its ε-preimage, and what confirms the reading.",
         openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan,
     )  # fmt: skip
