@@ -23,12 +23,13 @@ ORDER = [
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
     "views.interventions", "views.flows", "spec", "study", "runs", "demo",
+    "explorer.contract", "explorer.service", "explorer.queue", "explorer.server",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
-    "commands.attributing", "cli",
+    "commands.attributing", "commands.exploring", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands", "explorer")
 
 
 def modules() -> dict[str, Path]:

@@ -120,20 +120,30 @@ def study_pairs(
         SettingError: there is no such target or change, nothing satisfies the filters, or no contrast is found at all.
         InputError: the study declares no contrasts.
     """
-    name = check_target(inputs, target)
-    chosen = tuple(inputs.changes if changes is None else changes)
-    for change in chosen:
-        if change not in inputs.changes:
-            known = ", ".join(inputs.changes)
-            raise SettingError(f"{change!r} cannot be changed; there are {known}.{did_you_mean(change, inputs.changes)}")
-    if not chosen:
-        raise SettingError(f"Nothing may be changed: name at least one of {', '.join(inputs.changes)}.")
+    check_target(inputs, target)
+    _check_changes(inputs, changes)
     original = held_out(inputs, filters, limit, seed)
+    return contrasted(inputs, original, target, changes=changes, filters=filters, seed=seed, report=report)
+
+
+def contrasted(
+    inputs: Inputs,
+    original: Ids,
+    target: str | None = None,
+    *,
+    changes: Sequence[str] | None = None,
+    filters: Sequence[Filter] = (),
+    seed: int = 0,
+    report: Report | None = None,
+) -> Pairs:
+    """Return given inputs of a study, padded on the right, with a contrast each; see ``study_pairs``."""
+    name = check_target(inputs, target)
+    chosen = _check_changes(inputs, changes)
     contrast, found = _contrasts(inputs, original, name, chosen, filters, seed, report)
     if not found.any():
         where = f" where {_said(filters)}" if filters else ""
         raise SettingError(
-            f"Changing {', '.join(chosen) or 'nothing'} does not alter {name}{where}: no contrast was found for any of "
+            f"Changing {', '.join(chosen)} does not alter {name}{where}: no contrast was found for any of "
             f"{len(original):,} inputs; change something else."
         )
     original, contrast = original[found], contrast[found]
@@ -141,6 +151,18 @@ def study_pairs(
     each = np.arange(len(original))
     answers = np.stack([original[each, at], contrast[each, contrast_at]], axis=1)
     return Pairs(original, contrast, at - 1, contrast_at - 1, answers, int((~found).sum()))
+
+
+def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what may be changed; raise ``SettingError`` for what cannot."""
+    chosen = tuple(inputs.changes if changes is None else changes)
+    for change in chosen:
+        if change not in inputs.changes:
+            known = ", ".join(inputs.changes)
+            raise SettingError(f"{change!r} cannot be changed; there are {known}.{did_you_mean(change, inputs.changes)}")
+    if not chosen:
+        raise SettingError(f"Nothing may be changed: name at least one of {', '.join(inputs.changes)}.")
+    return chosen
 
 
 def _contrasts(

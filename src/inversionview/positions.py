@@ -36,12 +36,13 @@ class Positions:
 
     def many(self, tokens: Ids, at: str | int) -> Ids:
         """Return the index of ``at`` in each row, ``[rows]``; −1 where it has none, or the token more than one."""
-        named = self.named(tokens)
+        named, real = self.named(tokens), tokens != self.vocabulary.pad
+        length = real.sum(1)
         there = named[at] if isinstance(at, str) and at in named else np.full(len(tokens), -1)
-        number, real = as_number(at), tokens != self.vocabulary.pad
-        there = np.where(there < real.sum(1), there, -1)  # a name may belong to longer inputs than these
+        there = np.where(there < length, there, -1)  # a name may mean a fixed index, which a shorter text lacks
+        number = as_number(at)
         if number is not None:
-            length = real.sum(1)
+            number = max(-(2**31), min(2**31, number))
             index = np.where((-length <= number) & (number < length), number % np.maximum(length, 1), -1)
         else:
             present = np.unique(tokens[real])
@@ -49,6 +50,11 @@ class Positions:
             same = np.isin(tokens, present[[at in (s, s.strip()) for s in texts]]) & real
             index = np.where(same.sum(1) == 1, same.argmax(1), -1)
         return np.where(there >= 0, there, index)
+
+    def names(self, ids: Sequence[int]) -> dict[str, int]:
+        """Return the named positions of an input without padding, and where they are."""
+        places = {name: int(place[0]) for name, place in self.named(np.array([list(ids)])).items()}
+        return {name: place for name, place in places.items() if 0 <= place < len(ids)}
 
     def _explain(self, ids: Sequence[int], at: str | int) -> None:
         """Raise the error that says why ``at`` is no position of this input."""
@@ -59,7 +65,7 @@ class Positions:
             raise UnknownPositionError(
                 f"The token {at!r} occurs at positions {', '.join(map(str, places))}: name one by its index."
             )
-        named = [name for name, place in self.named(np.array([list(ids)])).items() if place[0] >= 0]
+        named = list(self.names(ids))
         known = [*named, *dict.fromkeys(s.strip() for s in strings if s.strip() and s.strip() not in named)]
         raise UnknownPositionError(
             f"There is no position {at!r} in this input; there are {', '.join(known)} and indices 0 to {len(ids) - 1}."

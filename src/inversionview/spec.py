@@ -22,6 +22,8 @@ class StudySpec(BaseModel):
     model: str = ""
     """Path or hub name of the probed model; empty for the shipped one."""
     sites: list[str]
+    text: str = ""
+    """An input to begin with, where one is worth showing."""
     at: str = "END"
     """The position that is read when none is named."""
     site: str
@@ -36,11 +38,14 @@ SPECS = {
     "counting": StudySpec(
         inputs="counting",
         sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
+        text="vvzccvczvvvzvcvc|v:8",
         at=":",
         site="a1.0",
         width=64,
     ),
-    "addition": StudySpec(inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], at="=", site="a0.0"),
+    "addition": StudySpec(
+        inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], text="615+861=1476", at="=", site="a0.0"
+    ),
 }
 """The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
 

@@ -41,9 +41,10 @@ from inversionview.errors import (
 from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
 from inversionview.positions import Positions
-from inversionview.preimage.completeness import Completeness, completeness, is_query
+from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage
+from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
@@ -220,6 +221,8 @@ class Study:
         each: int = 64,
         fixed: str | int | None = None,
         seed: int = 0,
+        report: Progress | None = None,
+        found: Sampled | None = None,
     ) -> Preimage:
         """Sample the query's preimage with the decoder; every sample is verified in the probed model.
 
@@ -232,6 +235,8 @@ class Study:
             each: candidates of each setting.
             fixed: compare this position only, in place of the minimum over positions.
             seed: the same seed gives the same preimage.
+            report: called with the share of the work that is done, and a note.
+            found: called with a first look, drawn and measured ahead; see ``sampled_preimage``.
 
         Raises:
             SettingError: a setting is out of range.
@@ -249,6 +254,8 @@ class Study:
             each=each,
             fixed=None if fixed is None else self._fixed(fixed),
             seed=seed,
+            report=report,
+            found=found,
         )
 
     def walk(
@@ -301,10 +308,7 @@ class Study:
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
         chosen = prior or ("study" if self.spec.inputs in SHIPPED else "model")
-        if fixed is not None:
-            self.locate(query.ids, fixed)
-        located = None if fixed is None else self._fixed(fixed)
-        target = Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
+        target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
@@ -319,6 +323,18 @@ class Study:
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
+
+    def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
+        """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
+
+        Raises:
+            SettingError: there is no such distance.
+            UnknownPositionError: the query has no position ``fixed``.
+        """
+        if fixed is not None:
+            self.locate(query.ids, fixed)
+        located = None if fixed is None else self._fixed(fixed)
+        return Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
 
     def agree(
         self,
@@ -678,13 +694,22 @@ class Study:
         if folder is not None:
             path = Path(folder)
             return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, self.model, self.inputs)
-        if self._bank is None:
-            self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
-        if self._bank is None:
+        if self.known_bank() is None:
             rows = min(places.FIRST_ROWS, self.inputs.corpus_size or places.FIRST_ROWS)
             if begin is not None:
                 begin(places.cached(self.model, self.inputs, rows), rows)
             self._bank = self.build_bank(rows=rows, report=report)
+        assert self._bank is not None
+        return self._bank
+
+    def known_bank(self) -> ActivationBank | None:
+        """Return the bank that is searched unless another is named, ``None`` where none was built yet.
+
+        Raises:
+            BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
+        """
+        if self._bank is None:
+            self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
     def search(
@@ -699,6 +724,7 @@ class Study:
         bank: ActivationBank | str | Path | None = None,
         approximate: bool = False,
         seed: int = 0,
+        **options: Any,
     ) -> Preimage:
         """Return every input of a bank inside the query's ε-preimage and the k nearest, exactly, with the bits they mean.
 
@@ -714,6 +740,7 @@ class Study:
             bank: to search, or its folder.
             approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
             seed: of the choice where ``count`` makes one.
+            options: ``keep`` and ``found`` of ``corpus_preimage``.
 
         Raises:
             SettingError: a setting is out of range.
@@ -730,6 +757,7 @@ class Study:
             count=count,
             approximate=approximate,
             seed=seed,
+            **options,
         )
 
     def inform(
@@ -797,6 +825,7 @@ class Study:
         *,
         epsilon: float | None = None,
         distance: Distance | None = None,
+        variants: Sequence[Setting] = VARIANTS,
         draws: int = 8,
         quick: bool = False,
         limit: int | None = None,
@@ -809,8 +838,8 @@ class Study:
         """
         asked = self.random_queries(queries, seed=seed) if isinstance(queries, int) else queries
         return completeness(
-            self.decoder, self.model, self.inputs, asked, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance,
+            self.decoder, self.model, self.inputs, asked, variants=variants, draws=draws, quick=quick, limit=limit, seed=seed,
+            epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance, report=report,
         )  # fmt: skip
 
     def texts(self, result: Completeness, places: Ids) -> list[str]:

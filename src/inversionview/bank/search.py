@@ -75,6 +75,7 @@ def search(
     k: int = 0,
     verify: bool = True,
     enough: int | None = None,
+    first: int | None = None,
     proposals: Mapping[int, Proposals] | None = None,
     allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Hits]:
@@ -90,6 +91,7 @@ def search(
         k: how many rows each query gets at least.
         verify: measure again, in the model, what is so near ε that rounding could decide.
         enough: a query with more hits than so many is searched in about as many of the bank's rows as hold that number.
+        first: search only so many of the bank's rows, its first, a random sample.
         proposals: for each position an approximate index that names the rows to measure, in place of the exact one.
         allowed: which of the bank's rows may be hits, ``[row]``; ``None``: all.
 
@@ -100,7 +102,8 @@ def search(
     """
     distances.check_epsilon(epsilon)
     numbers = bank.site_number(site), bank.position_numbers(at)
-    scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed)
+    size = len(bank) if first is None else min(first, len(bank))
+    scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed, size)
     queries, inverse = torch.unique(z.float().cpu(), dim=0, return_inverse=True)
     last_use = {int(u): i for i, u in enumerate(inverse)}
     waiting, found = list(dict.fromkeys(inverse.tolist())), dict[int, Hits]()
@@ -126,10 +129,11 @@ class _Scope:
         verify: bool,
         proposals: Mapping[int, Proposals],
         allowed: npt.NDArray[np.bool_] | None,
+        size: int,
     ) -> None:
-        self.proposals, self.allowed = proposals, allowed
+        self.size, self.proposals, self.allowed = size, proposals, allowed
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
-        self.epsilon, self.k = epsilon, min(k, len(bank) if allowed is None else int(allowed.sum()))
+        self.epsilon, self.k = epsilon, min(k, size if allowed is None else int(allowed[:size].sum()))
         distances.check_distance(distance)
         self.indexed = bank.manifest.distance == distance
         self.tolerance = self._tolerance() if verify else 0.0
@@ -148,13 +152,13 @@ class _Scope:
     def plan(self, queries: Tensor, enough: int | None) -> tuple[Rows, int]:
         """Return how many rows to search for each query, and how many queries to search together; by a sample."""
         if len(queries) == 1 and enough is None:
-            return np.full(1, len(self.bank)), 1
+            return np.full(1, self.size), 1
         share = (self._sample(queries[:2048], rows=2048) <= self.epsilon).double().mean(1).numpy()
-        limits = np.full(len(queries), len(self.bank))
+        limits = np.full(len(queries), self.size)
         if enough is not None:  # a share below 2 % is not known well enough from the sample
             wanted = enough if self.allowed is None else enough / max(float(self.allowed.mean()), 1e-9)
-            part = np.where(share < 0.02, len(self.bank), wanted / share.clip(0.02))
-            limits[: len(share)] = np.minimum(len(self.bank), part)
+            part = np.where(share < 0.02, self.size, wanted / share.clip(0.02))
+            limits[: len(share)] = np.minimum(self.size, part)
         expected = (share * limits[: len(share)] + max(self.k, 1000)).cumsum()
         return limits, max(1, int((expected <= _HITS).sum()))
 
@@ -251,7 +255,7 @@ class _Scope:
     def _reach(self, queries: Tensor) -> Float[Tensor, " query"]:
         """Return a radius in which about twice ``k`` rows lie, by a sample."""
         sample = self._sample(queries)
-        rank = min(sample.size(1), 2 * self.k * sample.size(1) // len(self.bank) + 2)
+        rank = min(sample.size(1), 2 * self.k * sample.size(1) // self.size + 2)
         return sample.kthvalue(rank, dim=1).values
 
     def _verified(self, queries: Tensor, hits: list[Hits]) -> list[Hits]:

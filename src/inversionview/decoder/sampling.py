@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,11 +19,13 @@ def sample(
     *,
     temperature: float | Float[Tensor, " batch"] = 1.0,
     generator: torch.Generator | None = None,
+    report: Callable[[float], None] | None = None,
 ) -> Int[Tensor, "batch max_length"]:
     """Draw one input per row of ``z``, BOS first, padded after EOS.
 
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
-    length without EOS ends there. The padding id is never drawn, nor BOS after the first place.
+    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``report`` is called before
+    each step with the share of the steps that are done.
     """
     config, n = decoder.config, len(z)
     out = torch.full((n, config.max_length), config.pad, device=z.device)
@@ -33,6 +37,8 @@ def sample(
     entrance = decoder.enter(u, config.max_length)
     live = torch.arange(n, device=z.device)
     for place in range(1, config.max_length):
+        if report is not None:
+            report(place / config.max_length)
         x = decoder.embed(out[live, :place], start=place - 1) + entrance[:, place - 1 : place]
         for layer, memory, cache in zip(decoder.layers, memories, caches, strict=True):
             x = layer(x, memory, cache)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -128,13 +129,14 @@ def completeness(
     *,
     epsilon: float,
     distance: distances.Distance,
+    variants: Sequence[Setting] = VARIANTS,
     draws: int = 8,
     quick: bool = False,
     limit: int | None = None,
     seed: int = 0,
     report: Report | None = None,
 ) -> list[Completeness]:
-    """Measure and score every input for every query, under the three variants.
+    """Measure and score every input for every query, under the variants.
 
     Args:
         decoder: trained on the queries' sites.
@@ -143,6 +145,7 @@ def completeness(
         queries: what is read.
         epsilon: threshold of the preimage.
         distance: which distance.
+        variants: temperatures, those without noise first, by default the three of figure 11.
         draws: of the noise; the probability is the mean over them (the paper draws 500).
         quick: do not tell apart the least probable inputs: recall stays exact, see ``pilot_floors``. With noise, which costs
             as much as ``draws`` passes, it is always done.
@@ -155,20 +158,22 @@ def completeness(
         UnknownSiteError: the decoder was not trained on a query's site.
     """
     distances.check_epsilon(epsilon)
-    if draws < 1 or not queries:
-        raise SettingError("Queries and draws must be at least 1.")
+    if draws < 1 or not queries or not variants:
+        raise SettingError("Queries, variants and draws must be at least 1.")
+    quiet, noisy = [s for s in variants if not s.noise], [s for s in variants if s.noise]
+    groups = [(quiet, 1)] * bool(quiet) + [([s], draws) for s in noisy]
     numbers = [trained_site(decoder, query.site) for query in queries]
     rows = chosen_rows(inputs, limit, seed)
     tokens = inputs.tokens(rows)
-    step = _steps(report, len(rows), 1 + 2 * len(queries))
+    step = _steps(report, len(rows), 1 + len(groups) * len(queries))
     measured = nearest(model, tokens, [(q.z, q.site) for q in queries], distance, next(step)("distances")).numpy()
     tree = PrefixTree.of(tokens, inputs.pad)
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):
         noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed(1000 * seed + i))
         inside, own = measured[i] <= epsilon, is_query(tokens, query, inputs.pad)
-        variants: list[Scores] = []
-        for settings, some in ((VARIANTS[:2], 1), (VARIANTS[2:], draws)):
+        scores: list[Scores] = []
+        for settings, some in groups:
             z = query.z + settings[0].noise * query.z.std() * noise[:some]
             note = next(step)(f"query {i + 1} of {len(queries)}")
             heat = [s.temperature for s in settings]
@@ -177,11 +182,11 @@ def completeness(
                 outside = tokens if inside.all() else tokens[~inside]
                 floors = pilot_floors(decoder, outside, inputs.pad, z, number, heat, np.random.default_rng((seed, i)))
             log_p = log_probs(decoder, tree, z, number, temperatures=heat, floors=floors, report=note).numpy()
-            variants += [
+            scores += [
                 summary(setting, some, values, floor, inside, own)
-                for setting, values, floor in zip(settings, log_p, floors or (None, None), strict=False)
+                for setting, values, floor in zip(settings, log_p, floors or repeat(None), strict=False)
             ]
-        results.append(Completeness(query, distance, epsilon, seed, rows, measured[i], tuple(variants)))
+        results.append(Completeness(query, distance, epsilon, seed, rows, measured[i], tuple(scores)))
     return results
 
 

@@ -65,6 +65,12 @@ class Sample:
     """What made it: ``decoder``, ``corpus`` or ``walk``."""
     count: int
     """How often it was drawn."""
+    ids: tuple[int, ...] = field(default=(), repr=False)
+    """Token ids of ``tokens``; not in the JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the ids, as plain JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "ids"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +125,7 @@ class Preimage:
             "distance": self.distance,
             "epsilon": self.epsilon,
             "seed": self.seed,
-            "samples": [asdict(s) for s in self.samples],
+            "samples": [s.to_json() for s in self.samples],
             "candidates": self.candidates,
             "source": self.source,
             **({} if self.bits is None else {"bits": asdict(self.bits)}),

@@ -71,6 +71,7 @@ def samples_of(
                 effect=None if caused is None else tuple(caused[:length]),
                 source=source,
                 count=count,
+                ids=tuple(real),
             )
         )
     return tuple(samples)

@@ -148,7 +148,7 @@ def walked_preimage(
     draws, _, warm = run.draws()
     draws = draws[warm:].reshape(-1, tokens.shape[1])
     shown = _shown(run.pool, draws, tokens, count, rng)
-    samples = _measured(model, target, *shown, epsilon=epsilon)
+    samples = measured(model, target, *shown, epsilon=epsilon)
     bits = run.bits()
     walk = _report(run, run.mixing(), len(draws), query, prior, samples)
     return Preimage(
@@ -171,8 +171,8 @@ def _shown(pool: Pool, draws: Ids, query: Ids, count: int, rng: np.random.Genera
     return shown, np.array([max(1, times.get(key, 1)) for key in keys_of(shown).tolist()])
 
 
-def _measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids, *, epsilon: float) -> tuple[Sample, ...]:
-    """Run what is shown through the model once more and return it, nearest first."""
+def measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids, *, epsilon: float) -> tuple[Sample, ...]:
+    """Run members through the model once more and return them as samples, nearest first, with how often each was drawn."""
     if not len(tokens):
         return ()
     ids = torch.from_numpy(tokens)

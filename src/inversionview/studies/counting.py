@@ -134,7 +134,7 @@ class CountingInputs(Inputs):
 
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name the query character ``query``, the colon ``:`` and the last token before EOS ``END``."""
-        bar = np.where((tokens == BAR).any(1), (tokens == BAR).argmax(1) + 1, -1)
+        bar = np.where((tokens == BAR)[:, :-1].any(1), (tokens == BAR).argmax(1) + 1, -1)  # a bar at the end asks for nothing
         colon = np.where((tokens == COLON).any(1), (tokens == COLON).argmax(1), -1)
         return {"query": bar, ":": colon, **super().named_positions(tokens)}
 

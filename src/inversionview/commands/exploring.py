@@ -1,0 +1,143 @@
+"""Commands to look at readings: explore."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inversionview.commands.shared import DeviceOpt, app, device_named, out
+from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+
+if TYPE_CHECKING:
+    from inversionview.study import Study
+
+_SHIPPED = ("counting", "addition")
+
+
+@app.command(epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`")
+def explore(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]…", help="Studies or runs; the shipped studies are there anyway.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8642,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than 127.0.0.1 open it to the network.")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the browser.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With one RUN: another checkpoint for it; alone: any causal LM besides.")
+    ] = None,
+    device: DeviceOpt = "cpu",
+) -> None:
+    """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
+    openers = studies_to_serve(runs or [], model, device)
+    listening = bound(host, port)
+    address = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
+    out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
+    serve(openers, listening, host, None if no_browser else partial(webbrowser.open, address))
+
+
+def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[str, Callable[[], Study]]:
+    """Return what opens each study, by the name that addresses call it: the shipped ones, runs, and a model alone.
+
+    Raises:
+        UnknownStudyError: there is no such run.
+        SettingError: a model is given with several runs.
+    """
+    from inversionview.study import load
+
+    if model is not None and len(runs) > 1:
+        raise SettingError("--model is another checkpoint for one run, or a model alone: give at most one run with it.")
+    opener = partial(load, device=device_named(device))
+    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in _SHIPPED}
+    for run in runs:
+        name = _name(run, openers)
+        openers[name] = partial(opener, _checked(run), model=model)
+    if model is not None and not runs:
+        openers[_name(model, openers)] = partial(opener, None, model=model)
+    return openers
+
+
+def _checked(run: str) -> str:
+    """Return a study's name or the folder of a run, if there is one that can be read."""
+    from inversionview.spec import read_spec
+
+    folder = Path(run).expanduser()
+    if run in _SHIPPED:
+        return run
+    if not (folder / "study.json").is_file():
+        raise UnknownStudyError(
+            f"There is no study {run!r} and no run in that folder; there are {', '.join(_SHIPPED)}."
+            + did_you_mean(run, _SHIPPED)
+        )
+    read_spec(folder)
+    return str(folder)
+
+
+def _name(path: str, taken: dict[str, Any]) -> str:
+    """Return what addresses call a run: the last part of its path, made to differ from others."""
+    if path in _SHIPPED:
+        return path
+    name, number = Path(path).expanduser().resolve().name or "run", 2
+    unique = name
+    while unique in taken:
+        unique, number = f"{name}-{number}", number + 1
+    return unique
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there.
+
+    Raises:
+        SettingError: the port is in use, or there is no such address.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        why = "in use" if "in use" in str(error) else f"not to be had ({error.strerror or error})"
+        raise SettingError(f"Port {port} of {host} is {why}: choose another with --port, or --port 0 for any.") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # handed on to connections: small events leave at once
+    return listening
+
+
+def _shown(host: str) -> str:
+    """Return the host as a browser is told it."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def serve(
+    openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
+) -> None:
+    """Serve until Ctrl-C; ``ready`` is called once requests are answered.
+
+    Raises:
+        SettingError: the packages of the server are not installed.
+    """
+    try:
+        import uvicorn
+
+        from inversionview.explorer.server import create_app
+    except ImportError as error:
+        raise SettingError(f"{error.name} is not installed: pip install 'inversionview[explore]'.") from error
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if ready is not None:
+                ready()
+
+    application = create_app(openers, hosts=[_shown(host), host])
+    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+    try:
+        Server(config).run([listening])
+    except KeyboardInterrupt:  # uvicorn ends first and then raises it again
+        return

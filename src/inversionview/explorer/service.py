@@ -1,0 +1,544 @@
+"""What the explorer asks of a study: functions that return models of ``contract``; no web here.
+
+The numbers are those of the library: each function calls the same method of ``Study`` as the command line does. Long work calls
+``report`` again and again; what that raises ends the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview import information
+from inversionview.analysis.patching import PatchedRuns, parse_activations
+from inversionview.bank.search import search
+from inversionview.bank.store import ActivationBank
+from inversionview.contrasts import Pairs, check_target, contrasted
+from inversionview.decoder.evaluation import good_shares
+from inversionview.distances import Distance
+from inversionview.errors import InputError, MismatchError, SettingError, UnknownSiteError, WeightsError
+from inversionview.explorer import contract
+from inversionview.inputs import Ids, Inputs
+from inversionview.preimage.completeness import VARIANTS
+from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.preimage.sampled import AUTO, Setting
+from inversionview.preimage.walked import measured
+from inversionview.study import Study
+
+Source = Literal["decoder", "corpus", "walk"]
+Report = Callable[[float, str], None]
+"""Called with the share of the work that is done, and a note; what it raises ends the work."""
+Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
+"""Called with samples and the values of their features as they are measured."""
+BACKGROUND = 20_000
+"""Inputs of a study among which a value is called common or rare."""
+MOST_POINTS = 4000
+_EXAMPLES = 8
+_EACH = 64
+"""Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
+_RATIO = {"queries": 25, "samples": 8}
+_BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
+
+
+def identifier(study: Study) -> str:
+    """Return what addresses and readings call a study: its name, of a path the last part."""
+    return Path(study.name).name
+
+
+# -- studies and places -----------------------------------------------------------------------------------------------
+
+
+def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
+    """Return what can be read of a study, and how."""
+    shape, inputs = study.model.shape, None if study.bare else study.inputs
+    known = sources(study)
+    return contract.StudyInfo(
+        id=id or identifier(study),
+        name=study.name,
+        model=study.model.name,
+        layers=len(shape.heads),
+        heads=list(shape.heads),
+        parallel=shape.parallel,
+        sites=[
+            contract.SiteInfo(short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head)
+            for s in study.sites
+        ],
+        positions=study.position_names,
+        default=contract.Default(text=_first_text(study), at=study.spec.at, site=study.spec.site),
+        distance=study.spec.distance,
+        epsilon=study.spec.epsilon,
+        sources=known,
+        features=[] if inputs is None else list(_background(inputs).columns),
+        enumerable="decoder" in known,
+        targets=[] if inputs is None else list(inputs.answers),
+        changes=[] if inputs is None else list(inputs.changes),
+    )
+
+
+def sources(study: Study) -> list[Source]:
+    """Return what can make a preimage of the study: its decoder if it has one, its corpus, and always a walk."""
+    if study.bare:
+        return ["walk"]
+    try:
+        study.decoder  # noqa: B018
+    except (WeightsError, MismatchError):
+        return ["corpus", "walk"]
+    return ["decoder", "corpus", "walk"]
+
+
+def _first_text(study: Study) -> str:
+    """Return an input to begin with."""
+    if study.spec.text:
+        return study.spec.text
+    vocabulary = study.model.vocabulary
+    if not study.bare:
+        row = study.inputs.draw(1, split="test", seed=(0, 8))[0]
+        return vocabulary.decode(row[row != study.inputs.pad].tolist())
+    try:
+        study.model.encode(_BARE_TEXT)
+    except InputError:  # a vocabulary of its own
+        return "".join([vocabulary.tokens[i] for i in range(vocabulary.size) if i not in vocabulary.special][:8])
+    return _BARE_TEXT
+
+
+def place(study: Study, text: str, at: str | int | None = None) -> contract.Place:
+    """Return an input's tokens and the position that ``at`` means, by default the study's.
+
+    Raises:
+        InputError: the text is empty, too long, or cannot be encoded.
+        UnknownPositionError: there is no such position.
+    """
+    ids = study.model.encode(text)
+    return _place(study, ids, study.locate(ids, study.spec.at if at is None else at))
+
+
+def random_place(study: Study, seed: int = 0) -> contract.Place:
+    """Return a random input of the test split, at the study's position.
+
+    Raises:
+        InputError: the study is a model alone, without inputs.
+    """
+    row = study.inputs.draw(1, split="test", seed=(seed, 8))[0]
+    ids = row[row != study.inputs.pad].tolist()
+    return _place(study, ids, study.locate(ids, study.spec.at))
+
+
+def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
+    vocabulary = study.model.vocabulary
+    return contract.Place(
+        text=vocabulary.decode(ids), tokens=vocabulary.strings(ids), ids=list(ids), position=position,
+        names=study.positions.names(ids),
+    )  # fmt: skip
+
+
+def attention(query: Query) -> contract.Attention:
+    """Return how much the query's head attends to each token.
+
+    Raises:
+        SettingError: the site is no head.
+    """
+    if query.attention is None:
+        raise SettingError(f"{query.site} is no head and attends to nothing: choose a head, such as a0.0.")
+    return contract.Attention(site=query.site.short, position=query.position, weights=list(query.attention))
+
+
+def warm(study: Study) -> None:
+    """Do ahead what the first reading would wait for: features of many inputs, opening the bank if there is one."""
+    study_info(study)
+    information.bits(1, 2)
+    if not study.bare and study.known_bank() is not None:
+        query = study.query(_first_text(study))
+        features(study, query, study.search(query, count=1, keep=0).samples)
+
+
+# -- readings ----------------------------------------------------------------------------------------------------------
+
+
+def reading(study: Study, preimage: Preimage, id: str | None = None) -> contract.Reading:
+    """Return a preimage with all that a panel shows beside it."""
+    query = preimage.query
+    return contract.Reading(
+        version=1,
+        study=id or identifier(study),
+        place=_place(study, query.ids, query.position),
+        site=query.site.short,
+        preimage=contract.Preimage.model_validate(preimage.to_json()),
+        features=features(study, query, preimage.samples),
+    )
+
+
+def read(
+    study: Study,
+    query: Query,
+    *,
+    source: Source | Literal["all"] | None = None,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    count: int = 100,
+    seed: int = 0,
+    temperature: float | None = None,
+    noise: float = 0.0,
+    fixed: str | None = None,
+    seconds: float = 5.0,
+    report: Report | None = None,
+    rows: Rows | None = None,
+    id: str | None = None,
+) -> contract.Reading:
+    """Read an activation.
+
+    Args:
+        study: the study.
+        query: from ``Study.query``.
+        source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that the study has, merged; by default its first.
+        epsilon: threshold; by default the study's.
+        distance: by default the study's.
+        count: samples at most; ``"all"`` shares them out evenly.
+        seed: the same seed gives the same reading, except where the walk ends by time.
+        temperature: of the decoder; by default a pool of several.
+        noise: with a decoder: on the activation, in units of std(z).
+        fixed: compare this position only.
+        seconds: how long the walk goes.
+        report: called with the share of the work that is done, and a note.
+        rows: called with samples as they are measured; at most ``count`` of each source. What is returned may have others.
+        id: what the reading calls the study.
+
+    Raises:
+        SettingError: the study has no such source, or a setting is out of range.
+        InversionViewError: see ``Study.preimage``, ``Study.search`` and ``Study.walk``.
+    """
+    known = sources(study)
+    chosen = known if source == "all" else [source or known[0]]
+    if chosen[0] not in known:
+        raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
+    asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
+    made: list[Preimage] = []
+    for number, each in enumerate(chosen):
+        asked.begin(number, each)
+        if each == "decoder":
+            made.append(asked.decoder(temperature, noise))
+        else:
+            made.append(asked.corpus() if each == "corpus" else asked.walk(seconds))
+    return reading(study, merged(made, count) if source == "all" else made[0], id)
+
+
+@dataclass
+class _Asked:
+    """What every source is asked."""
+
+    study: Study
+    query: Query
+    epsilon: float | None
+    distance: Distance | None
+    count: int
+    seed: int
+    fixed: str | None
+    sources: int
+    told: Report | None
+    rows: Rows | None
+    done: int = 0
+    source: str = ""
+
+    def begin(self, done: int, source: Source) -> None:
+        """Go on to the next source."""
+        self.done, self.source = done, source
+        if self.told is not None:
+            self.told(done / self.sources, source)
+
+    @property
+    def report(self) -> Report | None:
+        """Report over all sources."""
+        return None if self.told is None else self._tell
+
+    def _tell(self, share: float, note: str) -> None:
+        assert self.told is not None
+        self.told((self.done + share) / self.sources, f"{self.source}: {note}" if note else self.source)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        names = ("epsilon", "distance", "count", "seed", "fixed")
+        return {name: getattr(self, name) for name in names}
+
+    def decoder(self, temperature: float | None, noise: float) -> Preimage:
+        settings: Sequence[Setting] | Literal["auto"] = "auto"
+        each = _EACH
+        if temperature is not None or noise:
+            settings, each = [Setting(1.0 if temperature is None else temperature, noise)], _EACH * len(AUTO)
+        found = None if self.rows is None else self._show
+        return self.study.preimage(self.query, settings=settings, each=each, report=self.report, found=found, **self._where)
+
+    def corpus(self) -> Preimage:
+        bank = bank_of(self.study, self.report)
+        return self.study.search(self.query, bank=bank, keep=0, found=None if self.rows is None else self._show, **self._where)
+
+    def walk(self, seconds: float) -> Preimage:
+        found = None if self.rows is None else _Members(self).take
+        return self.study.walk(self.query, seconds=seconds, report=self.report, found=found, **self._where)
+
+    def _show(self, samples: Sequence[Sample]) -> None:
+        assert self.rows is not None
+        values = features(self.study, self.query, samples)
+        shown = [contract.Sample.model_validate(s.to_json()) for s in samples]
+        self.rows(shown, [[]] * len(shown) if values is None else values.values)
+
+
+class _Members:
+    """Shows the first members that a walk finds, run through the model again for the distances of all their tokens."""
+
+    def __init__(self, asked: _Asked) -> None:
+        self.asked, self.left = asked, asked.count
+
+    def take(self, tokens: Ids, distances: npt.NDArray[np.float64], positions: Ids) -> None:
+        some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
+        if len(some):
+            asked = self.asked
+            epsilon = asked.study.spec.epsilon if asked.epsilon is None else asked.epsilon
+            target = asked.study.target(asked.query, asked.distance, asked.fixed)
+            asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
+
+
+def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
+    """Return the preimages of several sources as one: every input once, as the first source has it, by distance.
+
+    The bits are those of the first source that tells them, the corpus before the walk.
+    """
+    samples = {sample.ids: sample for preimage in reversed(preimages) for sample in preimage.samples}
+    every = replace(
+        preimages[0],
+        samples=tuple(sorted(samples.values(), key=lambda sample: sample.distance)),
+        candidates=sum(p.candidates for p in preimages),
+        source="all",
+        bits=next((p.bits for p in preimages if p.bits is not None), None),
+        walk=next((p.walk for p in preimages if p.walk is not None), None),
+        draws=None,
+    )
+    return every if len(every) <= count else every.choice(count)
+
+
+def bank_of(study: Study, report: Report | None) -> ActivationBank:
+    """Return the bank to search, built first where there is none."""
+
+    def built(done: int, total: int) -> None:
+        if report is not None:
+            report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
+
+    return study.bank(report=built)
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Background:
+    """A random sample of a study's inputs."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    entropy: dict[str, float]
+
+
+_BACKGROUNDS: WeakKeyDictionary[Inputs, _Background] = WeakKeyDictionary()
+
+
+def _background(inputs: Inputs) -> _Background:
+    """Return the features of the corpus' first inputs, which are a random sample, and their entropy; kept once made."""
+    if inputs not in _BACKGROUNDS:
+        tokens = inputs.corpus(np.arange(min(BACKGROUND, inputs.corpus_size or BACKGROUND)))
+        columns = inputs.features(tokens)
+        entropy = {}
+        for name, values in columns.items():
+            _, counts = np.unique(values, return_counts=True)
+            entropy[name] = information.entropy(counts / counts.sum())
+        _BACKGROUNDS[inputs] = _Background(columns, entropy)
+    return _BACKGROUNDS[inputs]
+
+
+def features(study: Study, query: Query, samples: Sequence[Sample]) -> contract.Features | None:
+    """Return the features of the query and of samples; ``None`` for a model alone.
+
+    ``prior`` and ``entropy`` are over 20,000 random inputs of the study.
+    """
+    if study.bare:
+        return None
+    inputs = study.inputs
+    tokens = _padded([query.ids, *(sample.ids for sample in samples)], inputs)
+    columns = {name: values.tolist() for name, values in inputs.features(tokens).items()}
+    background, of_query = _background(inputs), {name: values[0] for name, values in columns.items()}
+    return contract.Features(
+        names=list(columns),
+        query=of_query,
+        prior={name: float((values == of_query[name]).mean()) for name, values in background.columns.items()},
+        entropy=background.entropy,
+        values=[list(row) for row in zip(*columns.values(), strict=True)][1:],
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], inputs: Inputs) -> Ids:
+    """Return rows of ids, padded on the right, at least as wide as the longest input."""
+    out = np.full((len(rows), max(inputs.max_length, *map(len, rows))), inputs.pad, dtype=np.int64)
+    for i, ids in enumerate(rows):
+        out[i, : len(ids)] = ids
+    return out
+
+
+# -- the map ----------------------------------------------------------------------------------------------------------
+
+
+def bits_map(
+    study: Study,
+    text: str,
+    at: str | int | None = None,
+    *,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    report: Report | None = None,
+) -> contract.Map:
+    """Return how many bits each site tells at a position of an input, as ``Study.search`` says them."""
+    bank, position, cells = bank_of(study, report), place(study, text, at).position, []
+    where = {"epsilon": study.spec.epsilon if epsilon is None else epsilon, "distance": distance or study.spec.distance}
+    for number, site in enumerate(study.sites):
+        if report is not None:
+            report(number / len(study.sites), site.short)
+        try:
+            bank.site_number(site)
+        except UnknownSiteError:
+            cells.append(contract.Cell(site=site.short, value=None, low=None, high=None))
+            continue
+        query = study.query(text, at=position, site=site)
+        own = bank.rows_of(query.ids)
+        hits = next(search(bank, site, query.z[None], **where))  # type: ignore[arg-type]
+        told = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
+        cells.append(contract.Cell(site=site.short, value=told.value, low=told.low, high=told.high))
+    return contract.Map(kind="bits", position=position, cells=cells)
+
+
+def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:
+    """Return the decoder's good ratio of each site at the study's ε, with a 95 % interval over 25 held-out queries a site.
+
+    It belongs to the study, not to the input; it is measured once.
+    """
+    position = place(study, text, at).position
+    if study not in _RATIOS:
+
+        def measured(done: int) -> None:
+            if report is not None:
+                report(done / len(study.sites), "measuring the decoder's good ratio, once")
+
+        measured(0)
+        shares, _ = good_shares(
+            study.decoder, study.model, study.inputs, study.sites, epsilon=study.spec.epsilon, distance=study.spec.distance,
+            report=measured, **_RATIO,
+        )  # fmt: skip
+        _RATIOS[study] = information.means(shares.T)
+    told = zip(study.sites, _RATIOS[study], strict=True)
+    cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
+    return contract.Map(kind="ratio", position=position, cells=cells)
+
+
+_RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()
+
+
+# -- what confirms ----------------------------------------------------------------------------------------------------
+
+
+def default_target(study: Study, query: Query) -> str:
+    """Return the first answer that is predicted at the query's position or behind it, else the first.
+
+    Raises:
+        InputError: the study declares no answers.
+    """
+    inputs, own = study.inputs, np.array([query.ids])
+    return next((a for a in inputs.answers if inputs.answer_at(own, a)[0] > query.position), check_target(inputs, None))
+
+
+def query_pairs(study: Study, query: Query, target: str, *, count: int = 64, seed: int = 0) -> Pairs:
+    """Return pairs for patching whose originals are all the query's input, with random contrasts of another answer.
+
+    Args:
+        study: the study.
+        query: from ``Study.query``.
+        target: the answer that changes.
+        count: how many pairs.
+        seed: of the contrasts.
+
+    Raises:
+        InputError: the study declares no contrasts, or the query is none of its inputs.
+        SettingError: there is no such target, or no contrast is found.
+    """
+    inputs = study.inputs
+    own = _padded([query.ids], inputs)
+    check_target(inputs, target)
+    if len(query.ids) > inputs.max_length or not np.isfinite(inputs.log_prior(own)[0]):
+        raise InputError(f"{query.text!r} is no input of {study.name}, so it has no contrasts: mend it, or take a random one.")
+    return contrasted(inputs, np.repeat(own, count, axis=0), target, seed=seed)
+
+
+def patch(study: Study, query: Query, target: str | None = None, *, count: int = 64, seed: int = 0) -> contract.Patch:
+    """Replace the query's activation by those of contrasts, and see how far the logit difference of the answers falls.
+
+    Arguments and errors as in ``query_pairs``; by default the target of ``default_target``.
+    """
+    target = target or default_target(study, query)
+    pairs = query_pairs(study, query, target, count=count, seed=seed)
+    names = study.positions.names(query.ids)
+    at = next((name for name, index in names.items() if index == query.position), str(query.position))
+    named = [f"{at}:{query.site.short}"]
+    result = study.patch(named, pairs, seed=seed)
+    few = replace(
+        pairs,
+        **{name: getattr(pairs, name)[:_EXAMPLES] for name in ("original", "contrast", "read", "contrast_read", "answers")},
+    )
+    found = PatchedRuns(study.model, few, parse_activations(named, study.model.sites), study.positions).differences([(0,)])
+    vocabulary = study.model.vocabulary
+    examples = [
+        contract.Patched(
+            contrast=vocabulary.decode([i for i in row if i != vocabulary.pad]), answer=vocabulary.strings([answer])[0],
+            ld_orig=float(found.original[i]), ld_patched=float(found.patched[i, 0]),
+        )
+        for i, (row, answer) in enumerate(zip(few.contrast.tolist(), few.answers[:, 1].tolist(), strict=True))
+    ]  # fmt: skip
+    effect, total = result.together, result.total
+    return contract.Patch(
+        site=query.site.short,
+        position=query.position,
+        target=target,
+        answer=vocabulary.strings(pairs.answers[:1, 0].tolist())[0],
+        pairs=result.pairs,
+        ld_orig=result.ld_orig.value,
+        ld_contrast=result.ld_contrast.value,
+        effect=contract.Effect(value=effect.value, low=effect.low, high=effect.high),
+        share=effect.value / total if total else None,
+        examples=examples,
+    )
+
+
+def complete(
+    study: Study,
+    query: Query,
+    *,
+    epsilon: float | None = None,
+    limit: int = 20_000,
+    seed: int = 0,
+    report: Report | None = None,
+) -> contract.Complete:
+    """Return log p(x ∣ z_q) against D for ``limit`` random inputs of the study: at most 4,000 points, half of them inside.
+
+    Recall and percentile are of all that were scored, as ``Study.complete`` says them at temperature 1.
+    """
+    (result,) = study.complete([query], epsilon=epsilon, variants=VARIANTS[:1], limit=limit, seed=seed, report=report)
+    rng, inside = np.random.default_rng((seed, 31)), result.inside
+    within, without = (rng.permutation(np.flatnonzero(mask)) for mask in (inside, ~inside))
+    least = max(MOST_POINTS // 2, MOST_POINTS - len(without))
+    chosen = np.concatenate([within[:least], without[: MOST_POINTS - min(len(within), least)]])
+    scores = result.variants[0]
+    columns = (result.distance[chosen].tolist(), scores.log_p[chosen].tolist(), inside[chosen].astype(int).tolist())
+    return contract.Complete(
+        points=[list(row) for row in zip(*columns, study.texts(result, chosen), strict=True)],
+        recall=scores.recall,
+        percentile=scores.percentile,
+        epsilon=result.epsilon,
+    )
