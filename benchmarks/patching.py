@@ -1,8 +1,7 @@
-"""The figures of activation patching: ``python benchmarks/patching.py [PAIRS]``; by default all of addition's test set.
-
+"""The figures of activation patching: ``python benchmarks/patching.py [PAIRS]``; by default the test set of addition.
 
 Eight cumulative sets of heads in both directions, three ways: this package; the same backend, but every set a whole run; and
-plain Hugging Face with forward hooks. The two slower ones run on a part of the pairs, side by side; a Markdown table is printed.
+plain Hugging Face with forward hooks. The slower two run on a part of the pairs, side by side. Prints a Markdown table.
 """
 
 from __future__ import annotations

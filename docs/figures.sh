@@ -8,8 +8,9 @@ say() { printf '\n$ inversionview %s\n' "$*"; "$iv" "$@"; }
 # -- counting
 say read counting "vvzccvczvvvzvcvc|v:8" --at query --site x0.post --fixed query --count 12
 say inform counting --positions "query,:" --fixed --out images/true-counting-inform.png
-say patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both --out images/true-counting-patch.png
-say patch counting --at query:m0 --at query:x0.post --at ::m1
+say patch counting --at query:a0.0 --at query:x0.pre --at ::a0.0 --at ::a1.0 --cumulative both --limit 20000 \
+  --out images/true-counting-patch.png
+say patch counting --at query:m0 --at query:x0.post --at ::m1 --limit 20000
 say dla counting --site "a*.*,m*"
 say flow counting --out images/true-counting-flow.png
 
@@ -24,6 +25,6 @@ say ablate addition --at "+:x0.post"
 say ablate addition --at "=:a0.0" --at "=:a0.1" --at "=:a0.3"
 say dla addition --target A1 --site "a*.*,m*" -k 3
 say flow addition --target A1 --out images/true-addition-flow-A1.png
-say flow addition --target A2 --where "A1=1" --out images/true-addition-flow-A2.png --out images/true-addition-flow-A2.svg
+say flow addition --target A2 --where "A1=1" --out images/true-addition-flow-A2.png
 say flow addition --target A3 --out images/true-addition-flow-A3.png
 say flow addition --target A4 --out images/true-addition-flow-A4.png

@@ -469,13 +469,13 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         (("dla", "addition", "--sites", "x1.post-"), "is no difference"),
         (("dla", "addition", "--sites", "a7.*"), "a7.*"),
         (("dla", "addition", "-k", "16"), "15 tokens"),
-        (("dla", "addition", "--at", "="), "leave --at"),
-        (("dla", "addition", "--among", "x"), "leave --at and --among"),
+        (("dla", "addition", "--at", "="), "leave at and among out"),
+        (("dla", "addition", "--among", "x"), "leave at and among out"),
         (("dla", "addition", "615+861=1476", "--at", "Q"), "no position 'Q'"),
         (("dla", "addition", "615+861=1476", "--target", "A1"), "leave them or TEXT out"),
         (("dla", "addition", "--out", "x.txt"), ".csv, .parquet"),
         (("dla", "addition", "--prompts", "none.jsonl"), "none.jsonl cannot be read"),
-        (("dla", "addition", "--prompts", "none.jsonl", "--target", "A1"), "leave --target or --prompts"),
+        (("dla", "addition", "--prompts", "none.jsonl", "--target", "A1"), "leave the target or the prompts"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -528,4 +528,66 @@ def test_a_word_of_the_candidates_that_is_no_token_is_named(
 
 
 def test_a_model_alone_has_no_answers(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    bad(capsys, "dla", "--model", str(folder), says="--prompts")
+    bad(capsys, "dla", "--model", str(folder), says="give prompts")
+
+
+# -- the library -------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_attributes_a_query_or_a_text(folder: Path, model: ProbedModel, counting: iv.Study) -> None:
+    study, text = iv.load(model=folder), " Mary and John gave milk to"
+    query = study.query(text, at=" John", site="a1.1")
+    assert study.attribute(query) == attribute(model, IDS, 3, "a1.1")
+    wanted = attribute(model, IDS, 3, "x1.post-x0.post,a0.*", k=4, folded=False)
+    assert study.attribute(query, "x1.post-x0.post,a0.*", k=4, folded=False) == wanted
+    assert study.attribute(text, "x1.post-x0.post,a0.*", at=" John", k=4, folded=False) == wanted
+    assert study.attribute(text, at=0) == attribute(model, IDS, 0, study.spec.site)
+    (result,) = counting.attribute("vvzccvczvvvzvcvc|v:8")
+    assert (result.site, result.tokens[result.position]) == (counting.spec.site, counting.spec.at)
+    with pytest.raises(SettingError, match="A query has its position"):
+        study.attribute(query, at=2)
+    with pytest.raises(UnknownPositionError, match="no position 'Q'"):
+        study.attribute(text, at="Q")
+
+
+def test_a_study_takes_rates_over_its_answers(addition: iv.Study) -> None:
+    told: list[tuple[int, int]] = []
+    found = addition.rates("a*.*", target="A2", k=3, folded=False, limit=40, seed=5, report=lambda *each: told.append(each))
+    assert found == rates(addition.model, answer_cases(addition.inputs, "A2", 40, seed=5), "a*.*", k=3, folded=False)
+    assert told[-1] == (320, 320)
+    first = addition.rates(limit=40)
+    assert first == rates(addition.model, answer_cases(addition.inputs, "A1", 40), addition.spec.site)
+    assert first != addition.rates(limit=40, target="A3")
+
+
+def test_a_study_takes_rates_over_prompts(folder: Path, model: ProbedModel, prompts: Path) -> None:
+    (among := prompts.with_name("names.txt")).write_text("Ann\n Mary\n")
+    study = iv.load(model=folder)
+    for at, wanted in ((None, 6), (0, 0), (" gave", 4)):
+        cases = prompt_cases(model, prompts, study.locate, at="END" if at is None else at, among=among)
+        assert cases.positions[0] == wanted
+        assert study.rates("a1.*", prompts=str(prompts), among=str(among), at=at) == rates(model, cases, "a1.*")
+    assert study.rates("a1.*", prompts=prompts).candidates == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"target": "A5"}, InputError, "A1, A2, A3, A4"),
+        ({"limit": 0}, SettingError, "at least 1"),
+        ({"what": "x1.post-"}, SettingError, "is no difference"),
+        ({"at": "="}, SettingError, "leave at and among out"),
+        ({"at": 0}, SettingError, "leave at and among out"),
+        ({"among": "names.txt"}, SettingError, "leave at and among out"),
+        ({"prompts": "none.jsonl", "target": "A1"}, SettingError, "leave the target or the prompts out"),
+        ({"prompts": "none.jsonl"}, InputError, "none.jsonl cannot be read"),
+    ],
+)
+def test_mistakes_in_rates(addition: iv.Study, options: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        addition.rates(**options)
+
+
+def test_no_rates_without_answers(folder: Path) -> None:
+    with pytest.raises(SettingError, match="no answers of its own"):
+        iv.load(model=folder).rates("a0.0")

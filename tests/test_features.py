@@ -278,6 +278,8 @@ def test_inform_and_bits_and_truth(capsys: pytest.CaptureFixture[str], folder: s
     assert value["where"] == ["A1=1", "last!=3", "C3=0"]
     assert not {"A1", "C3"} & {cell["feature"] for cell in value["cells"]}
     assert set(pandas.read_csv(files[0])["where"]) == {"A1=1,last!=3,C3=0"}
+    code, out, _ = run(capsys, *asked, "--features", "{F1,S1}, C2", "--json")
+    assert {cell["feature"] for cell in json.loads(out)["cells"]} == {"{F1,S1}", "C2", "last"}
     code, out, _ = run(
         capsys, "search", "addition", "615+861=1476", "--bank", folder, "--site", "a0.0", "--json", "--count", "3"
     )

@@ -30,7 +30,7 @@ ROUNDS = 200
 _SOON = 20
 """Nearly always all is done by then, within a second: no progress is told before."""
 _HOPELESS = 40
-"""If none of the inputs has a contrast after so many rounds, none is looked for any more."""
+"""If none of the inputs has a contrast after so many rounds, none is looked for any more, unless they are few."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +75,12 @@ def held_out(inputs: Inputs, filters: Sequence[Filter], limit: int | None, seed:
     """Return the test split's inputs that satisfy all filters, in a random order, at most ``limit``.
 
     Raises:
-        SettingError: ``limit`` is below 1, or no input satisfies the filters.
+        SettingError: ``limit`` is below 1 or ``seed`` below 0, or no input satisfies the filters.
     """
     if limit is not None and limit < 1:
         raise SettingError(f"The number of inputs must be at least 1, but is {limit}.")
+    if seed < 0:
+        raise SettingError(f"The seed must not be negative, but is {seed}.")
     rows = np.random.default_rng((seed, 23)).permutation(inputs.split("test"))
     found: list[Ids] = []
     count, step = 0, 2**15 if limit is None else max(256, 2 * limit)
@@ -158,6 +160,8 @@ def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, 
         if change not in inputs.changes:
             known = ", ".join(inputs.changes)
             raise SettingError(f"{change!r} cannot be changed; there are {known}.{did_you_mean(change, inputs.changes)}")
+    if not chosen:
+        raise SettingError(f"Nothing may be changed: name at least one of {', '.join(inputs.changes)}.")
     return chosen
 
 
@@ -178,7 +182,8 @@ def _contrasts(
         todo = todo[~good]
         if report is not None and attempt >= _SOON:
             report(1 - len(todo) / len(original), "contrasts")
-        if not len(todo) or (len(todo) == len(original) and attempt >= _HOPELESS):
+        tried = min(attempt, attempt * len(original) // ROUNDS)
+        if not len(todo) or (len(todo) == len(original) and tried >= _HOPELESS):
             break
     found = np.ones(len(original), dtype=np.bool_)
     found[todo] = False
@@ -253,7 +258,7 @@ def read_pairs(path: Path) -> tuple[list[TextPair], list[str]]:
         InputError: the file cannot be read, or a line is not such an object.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}): give a JSONL file of pairs.") from error
     pairs, names = [], []

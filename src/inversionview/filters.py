@@ -84,6 +84,15 @@ def parse_filters(texts: str | Sequence[str], known: Sequence[str]) -> tuple[Fil
     return tuple(Filter.parse(part, known) for text in every for part in re.findall(_PART, text) or [text])
 
 
+def by_commas(text: str) -> list[str]:
+    """Return what is between the commas; those in braces belong to the name of a feature.
+
+    >>> by_commas("{F1,S1}, C2")
+    ['{F1,S1}', 'C2']
+    """
+    return [part.strip() for part in re.findall(_PART, text) if part.strip()]
+
+
 def satisfying(inputs: Inputs, tokens: Ids, filters: Sequence[Filter]) -> npt.NDArray[np.bool_]:
     """Return which inputs satisfy all ``filters``, ``[rows]``.
 

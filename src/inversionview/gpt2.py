@@ -273,7 +273,7 @@ class GPT2Backend:
             attended = _linear(z.transpose(1, 2).flatten(2), block.out)
             for h in [h for h in range(self.n_heads) if patches and Site(layer, "head", h) in patches]:
                 own = z[:, h] @ self._w_o(block)[h]
-                attended = attended + patched(Site(layer, "head", h), own) - own
+                attended = attended + (patched(Site(layer, "head", h), own) - own)  # elsewhere exactly nothing
             middle = patched(Site(layer, "mid"), x + attended)
             if here and here.head is not None:
                 found = z[:, here.head] @ self._w_o(block)[here.head]

@@ -15,9 +15,12 @@ import torch
 
 from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
+from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
+from inversionview.analysis.attribution import Report as RatesReport
 from inversionview.analysis.features import FeatureTable, feature_information
 from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
+from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
@@ -189,9 +192,13 @@ class Study:
             InputError: the text is empty, too long, or cannot be encoded.
             UnknownPositionError, UnknownSiteError: there is no such place.
         """
-        ids = self.model.encode(text)
-        position = self.locate(ids, self.spec.at if at is None else at)
+        ids, position = self._located(text, at)
         return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
+
+    def _located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
+        """Return a text's ids and the index of ``at``, by default the study's own position."""
+        ids = self.model.encode(text)
+        return ids, self.locate(ids, self.spec.at if at is None else at)
 
     def _read(self, ids: list[int], position: int, where: Site) -> Query:
         z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
@@ -479,10 +486,12 @@ class Study:
         for text in activations or ():  # mistakes are told before the pairs are made, not after
             parse_activations([text], self.model.sites)
         steps(1, cumulative)
+        if isinstance(contrast, Pairs) and options:
+            raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
         named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
         settings = {"target": options.get("target") or next(iter(self.inputs.answers), None) if contrast is None else None,
-                    "changes": options.get("changes"), "where": list(options.get("where", ())), "seed": seed}  # fmt: skip
+                    "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
             report=report,
@@ -527,8 +536,9 @@ class Study:
         reads = {name: self.inputs.answer_at(tokens, name) - 1 for name in self.inputs.answers}
         reads = reads or {"END": self._named(tokens)["END"]}
         return ablation(
-            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=where, seed=seed, report=report
-        )
+            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=_texts(where), seed=seed,
+            report=report,
+        )  # fmt: skip
 
     def flow(
         self,
@@ -557,6 +567,91 @@ class Study:
             epsilon=check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
             distance=check_distance(distance or self.spec.distance), **options,
         )  # fmt: skip
+
+    # -- direct logit attribution -------------------------------------------------------------------------------------
+
+    def attribute(
+        self,
+        query: Query | str,
+        what: str | None = None,
+        *,
+        at: str | int | None = None,
+        k: int | None = None,
+        folded: bool = True,
+    ) -> list[Attribution]:
+        """Return the tokens whose logits activations at one position raise and lower most by themselves, one result for each.
+
+        Args:
+            query: from ``query``, whose input and position are meant; or a text.
+            what: sites, patterns and differences of two states of the residual stream by commas, ``"a1.*,x1.post-x0.post"``;
+                by default the query's own site, for a text the study's.
+            at: of a text: as in ``query``.
+            k: how many tokens either way; by default 30 as in Huang et al. 2024, or a tenth of a smaller vocabulary.
+            folded: fold the last norm in, its scale frozen at this input, so that contributions are parts of the logits;
+                otherwise the activation times W_U alone (Huang et al. 2024, Table 4).
+
+        Raises:
+            InputError: the text is empty, too long, or cannot be encoded.
+            UnknownPositionError, UnknownSiteError: there is no such place.
+            SettingError: ``at`` comes with a query, ``what`` or ``k`` is none, or the norm cannot be folded.
+        """
+        if isinstance(query, str):
+            ids, position = self._located(query, at)
+            return attribute(self.model, ids, position, what or self.spec.site, k=k, folded=folded)
+        if at is not None:
+            raise SettingError("A query has its position: leave at out, or give the text.")
+        return attribute(self.model, query.ids, query.position, what or query.site.short, k=k, folded=folded)
+
+    def rates(
+        self,
+        what: str | None = None,
+        *,
+        target: str | None = None,
+        prompts: str | Path | None = None,
+        among: str | Path | None = None,
+        at: str | int | None = None,
+        k: int | None = None,
+        folded: bool = True,
+        limit: int = 1000,
+        seed: int = 0,
+        report: RatesReport | None = None,
+    ) -> RateTable:
+        """Return how often activations promote and suppress the token expected next (Huang et al. 2024, Table 4).
+
+        Args:
+            what: as in ``attribute``; by default the study's site.
+            target: the answer token that is expected, each input being read before it; by default the first.
+            prompts: in place of the study's inputs, a JSONL file of ``{"text": …, "expected": …, "at": …}``.
+            among: with prompts, a file of one word a line, the rivals of the expected one; by default all expected words.
+            at: where prompts are read that do not say it; by default the study's position.
+            k: as in ``attribute``.
+            folded: as in ``attribute``.
+            limit: so many inputs of the study's test split.
+            seed: of their choice.
+            report: called with how many readings, inputs × activations, are done, and of how many.
+
+        Raises:
+            InputError: there is no such target, or a line of a file cannot be used.
+            UnknownPositionError, UnknownSiteError: there is no such place.
+            SettingError: the study has no answers of its own, options do not belong together, or a setting is out of range.
+        """
+        if prompts is not None and target is not None:
+            raise SettingError("A target belongs to a study's own inputs: leave the target or the prompts out.")
+        if prompts is None and (at is not None or among is not None):
+            raise SettingError(
+                "A study's own inputs are read before the target, among all its answers: leave at and among out."
+            )
+        cases = self._own_cases(target, limit, seed) if prompts is None else self._prompt_cases(prompts, among, at)
+        return rates(self.model, cases, what or self.spec.site, k=k, folded=folded, report=report)
+
+    def _own_cases(self, target: str | None, limit: int, seed: int) -> Cases:
+        if self.bare or not self.inputs.answers:
+            raise SettingError(f"{self.name} has no answers of its own: attribute one text, or give prompts for rates.")
+        return answer_cases(self.inputs, target or self.inputs.answers[0], limit, seed=seed)
+
+    def _prompt_cases(self, prompts: str | Path, among: str | Path | None, at: str | int | None) -> Cases:
+        rivals = None if among is None else Path(among)
+        return prompt_cases(self.model, Path(prompts), self.locate, at=self.spec.at if at is None else at, among=rivals)
 
     # -- the corpus ---------------------------------------------------------------------------------------------------
 
@@ -767,6 +862,10 @@ class Study:
             self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
+
+
+def _texts(filters: str | Sequence[str]) -> list[str]:
+    return [filters] if isinstance(filters, str) else list(filters)
 
 
 def _distinct(draws: Ids | None) -> Ids:

@@ -232,7 +232,7 @@ class _Runs:
         next_tokens = np.take_along_axis(self.tokens[rows], (self.reads[rows] + 1).clip(max=self.tokens.shape[1] - 1), axis=1)
         right = torch.from_numpy(next_tokens).to(first.device)
         parts = [
-            (p.exp() * (p - q)).sum(-1), top, patched.gather(-1, first[..., None])[..., 0], first == right,
+            (p.exp() * (p - q)).sum(-1).clamp(min=0), top, patched.gather(-1, first[..., None])[..., 0], first == right,
             patched.argmax(-1) == right,
         ]  # fmt: skip
         out: Float[np.ndarray, "row target measure"] = torch.stack([part.double() for part in parts], dim=-1).cpu().numpy()
@@ -255,7 +255,8 @@ class _Runs:
             mean = self.means[a]
             return mean[at] if a.at is None else mean.expand(*at.shape, -1)
         donors = self.donor[rows]
-        z: Tensor = self.model.harvest(self.tokens[donors], [a.site], self.at[a.at][donors])[0]
+        there = self.at[a.at][rows if a.at is None else donors]  # where a donor is shorter, its last
+        z: Tensor = self.model.harvest(self.tokens[donors], [a.site], np.minimum(there, self.length[donors][:, None] - 1))[0]
         return z.to(self.model.device)
 
     def _means(self) -> dict[Activation, Float[Tensor, "place d_model"]]:

@@ -38,6 +38,8 @@ FLOOR = 0.1
 """Edges that carry a smaller share of a feature's entropy are kept only where patching says that they matter all the same."""
 _NEW = 0.25
 """A feature is named beside others if so large a share of its entropy is known that does not follow from them."""
+_FEWEST = 20
+"""Fewer pairs that differ in a feature confirm nothing."""
 _CERTAIN = 0.75
 """Features of which a larger share is known come first, the richest of them before the others."""
 
@@ -63,7 +65,7 @@ class Edge:
     """Mean weight with which the head looks there."""
     effect: Mean | None = None
     """What patching ``via`` does to LD, as a share of what patching everything does, over pairs that differ in the feature.
-    ``None``: no contrast alters the feature."""
+    ``None``: no contrast, or next to none, alters the feature."""
     confirmed: bool = False
 
 
@@ -172,6 +174,8 @@ def flow(
     looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
     said = report or (lambda share, note: None)
     codes = codes_of(bank, where=where)
+    if name in feature_names(inputs) and name not in codes.names:
+        raise SettingError(f"{name} is the same in every input where {', '.join(map(str, filters))}: there is nothing to tell.")
     known = _known(bank, codes, looks.used(least_attention), model, epsilon, distance, queries, seed,
                    lambda share: said(0.75 * share, "information"))  # fmt: skip
     edges = list(_Trace(model, codes, known, looks, inputs.answers, name, least_attention).edges())
@@ -420,7 +424,7 @@ def _effects(
     before, after = inputs.features(pairs.original), inputs.features(pairs.contrast)
     for edge in edges:
         differ = before[edge.feature] != after[edge.feature]
-        if differ.any():
+        if differ.sum() >= _FEWEST:
             patched = runs.original[differ] - runs.patched[differ, vias.index(edge.via)]
             both = np.stack([patched, runs.original[differ] - runs.contrast[differ]], axis=1).astype(np.float64)
             drawn, value = resampled(both, seed=seed), both.mean(0)

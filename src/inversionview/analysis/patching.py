@@ -61,7 +61,8 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site]) -> list[Activ
         at, colon, site = text.rpartition(":")
         if not colon or not at or not site:
             raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as 'query:a0.0' or '=:a*.*'.")
-        found += [Activation(each, None if at == "*" else at) for each in expand(site, [*EMBEDDINGS, *known])]
+        there = known if "*" in site else [*EMBEDDINGS, *known]  # a pattern means sites, of which embeddings are none
+        found += [Activation(each, None if at == "*" else at) for each in expand(site, there)]
     if not found:
         raise SettingError("No activation is named: write for instance --at 'query:a0.0'.")
     if len(set(found)) < len(found):
@@ -189,9 +190,11 @@ class _Batch:
 
     def contrast(self) -> Float[np.ndarray, " row"]:
         """Return LD of the contrast run."""
-        logits = self.model.extend(self.theirs).logits
+        start = int(self.contrast_read.min())  # logits of all positions would take gigabytes
+        cache = self.model.extend(self.theirs[:, :start], logits=False).cache if start else None
+        logits = self.model.extend(self.theirs[:, start:], cache).logits
         assert logits is not None
-        return self._difference(logits[self.each, self.contrast_read])
+        return self._difference(logits[self.each, self.contrast_read - start])
 
     def patched(self, members: Sequence[int]) -> Float[np.ndarray, " row"]:
         """Return LD_patched."""
@@ -211,43 +214,45 @@ class _Batch:
         """Return a position's indices in originals and contrasts."""
         place = self.runs.places[at]
         if place is None:
-            every = torch.arange(self.own.size(1)).expand(len(self.rows), -1)
+            every = torch.arange(min(self.own.size(1), self.theirs.size(1))).expand(len(self.rows), -1)
             return every, every
         return torch.from_numpy(place.original[self.rows])[:, None], torch.from_numpy(place.contrast[self.rows])[:, None]
 
     @cached_property
     def _values(self) -> dict[Activation, Float[Tensor, "row k d_model"]]:
-        """The contrasts' activations; ``embed`` and ``pos_embed`` as the ``x0.pre`` that has only these of the contrast."""
+        """The contrasts' activations."""
         wanted = list(dict.fromkeys([PRE if a.site in EMBEDDINGS else a.site for a in self.runs.activations]))
         parts = {at: self._where(at) for at in self.runs.places}
         z = self.model.activations(self.theirs, wanted, torch.cat([theirs for _, theirs in parts.values()], dim=1))
         split = dict(zip(parts, z.split([theirs.size(1) for _, theirs in parts.values()], dim=2), strict=True))
-        values = {Activation(site, at): part[i] for at, part in split.items() for i, site in enumerate(wanted)}
-        for a in self.runs.activations:
-            own, theirs = parts[a.at]
-            if a.site == EMBED:
-                values[a] = self._first_stream(self.own, own, self.theirs.gather(1, theirs))
-            elif a.site == POS_EMBED:
-                values[a] = self._first_stream(self.theirs, theirs, self.own.gather(1, own))
-        return values
+        return {Activation(site, at): part[i] for at, part in split.items() for i, site in enumerate(wanted)}
 
-    def _first_stream(
-        self, tokens: Int[Tensor, "row pos"], at: Int[Tensor, "row k"], new: Int[Tensor, "row k"]
-    ) -> Float[Tensor, "row k d_model"]:
-        """Return ``x0.pre`` at some positions with other tokens there."""
-        return self.model.activations(tokens.scatter(1, at, new), [PRE], at)[0]
+    def _first_stream(self, members: Sequence[Activation]) -> Float[Tensor, "row pos d_model"]:
+        """Return ``x0.pre`` with some token and position embeddings of the contrasts; what is replaced as ``x0.pre`` wins."""
+        tokens, every = self.own, torch.arange(self.own.size(1)).expand(len(self.rows), -1)
+        for a in members:
+            if a.site == EMBED:
+                own, theirs = self._where(a.at)
+                tokens = tokens.scatter(1, own, self.theirs.gather(1, theirs))
+        x = self.model.activations(tokens, [PRE], every)[0]
+        for a in sorted((a for a in members if a.site in (POS_EMBED, PRE)), key=lambda a: a.site):
+            own, theirs = self._where(a.at)
+            if a.site == PRE:
+                new = self._values[a]
+            else:  # the token, in the place that the contrast has it in
+                new = self.model.activations(self.theirs.scatter(1, theirs, tokens.gather(1, own)), [PRE], theirs)[0]
+            x[self.each[:, None], own] = new
+        return x
 
     def _patches(self, members: Sequence[Activation]) -> dict[Site, Patch]:
         parts: dict[Site, list[tuple[Int[Tensor, "row k"], Float[Tensor, "row k d_model"]]]] = {}
+        embedded = any(a.site in EMBEDDINGS for a in members)
+        if embedded:
+            new = torch.arange(self.first, self.own.size(1)).expand(len(self.rows), -1)
+            parts[PRE] = [(new, self._first_stream(members)[:, self.first :])]
         for a in members:
-            if a.site in EMBEDDINGS:
-                whole = {EMBED, POS_EMBED} <= {b.site for b in members if b.at == a.at}
-                if Activation(PRE, a.at) in members or (whole and a.site == POS_EMBED):
-                    continue
-                value = self._values[Activation(PRE, a.at) if whole else a]
-            else:
-                value = self._values[a]
-            parts.setdefault(PRE if a.site in EMBEDDINGS else a.site, []).append((self._where(a.at)[0], value))
+            if a.site not in EMBEDDINGS and not (embedded and a.site == PRE):
+                parts.setdefault(a.site, []).append((self._where(a.at)[0], self._values[a]))
         device = self.model.device
         return {
             site: Patch(torch.cat([at for at, _ in found], 1).to(device), torch.cat([value for _, value in found], 1))
@@ -390,6 +395,8 @@ def patching(
     """
     if not len(pairs) or not activations:
         raise SettingError("There is nothing to patch: give at least one pair and one activation.")
+    if seed < 0:
+        raise SettingError(f"The seed must not be negative, but is {seed}.")
     directions = steps(len(activations), cumulative)
     columns = list(dict.fromkeys([tuple(range(len(activations))), *(s for sets in directions.values() for s in sets)]))
     found = PatchedRuns(model, pairs, activations, positions).differences(columns, report)

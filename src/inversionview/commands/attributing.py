@@ -24,7 +24,6 @@ from inversionview.commands.shared import (
 from inversionview.errors import SettingError
 
 if TYPE_CHECKING:
-    from inversionview.analysis.attribution import Cases
     from inversionview.study import Study
 
 _FORMATS = (".csv", ".parquet")
@@ -66,28 +65,26 @@ def dla(
     as_json: JsonOpt = False,
 ) -> None:
     """Direct logit attribution: which tokens an activation itself promotes and suppresses."""
-    from inversionview.analysis.attribution import attribute, rates
     from inversionview.views.attributions import attribution_table, rate_table
     from inversionview.views.files import check_formats, write_records
 
     check_formats([to] if to else [], _FORMATS)
     loaded, text = _study_and_maybe_text(study, text, model, device)
-    what = what or loaded.spec.site
     if text is not None:
         if prompts or target or among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
-        ids = loaded.model.encode(text)
-        results = attribute(loaded.model, ids, loaded.locate(ids, at or loaded.spec.at), what, k=k, folded=folded)
+        results = loaded.attribute(text, what, at=at, k=k, folded=folded)
         records, shown = [row for result in results for row in result.records()], attribution_table(results)
         value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
     else:
-        cases = _cases(loaded, target, inputs, prompts, among, at, seed)
         with bar("attributing", 1000, quiet=as_json) as advance:
-            table = rates(
-                loaded.model, cases, what, k=k, folded=folded, report=lambda done, total: advance(1000 * done // total, "")
-            )
+            table = loaded.rates(
+                what, target=target, prompts=prompts, among=among, at=at, k=k, folded=folded, limit=inputs, seed=seed,
+                report=lambda done, total: advance(1000 * done // total, ""),
+            )  # fmt: skip
         records, shown = table.records(), rate_table(table)
-        value = {"study": loaded.name, **({} if prompts else {"target": _target(loaded, target)}), **table.to_json()}
+        told = {} if prompts else {"target": target or loaded.inputs.answers[0]}
+        value = {"study": loaded.name, **told, **table.to_json()}
     if to is not None:
         write_records(records, to)
     if as_json:
@@ -112,27 +109,3 @@ def _is_study(name: str) -> bool:
     from inversionview.studies import SHIPPED
 
     return name in SHIPPED or (Path(name) / "study.json").is_file()
-
-
-def _cases(
-    study: Study, target: str | None, count: int, prompts: Path | None, among: Path | None, at: str | None, seed: int
-) -> Cases:
-    """Return the inputs to take rates over: prompts from a file, or the study's own."""
-    from inversionview.analysis.attribution import answer_cases
-    from inversionview.analysis.prompts import prompt_cases
-
-    if prompts is not None:
-        if target is not None:
-            raise SettingError("A target belongs to a study's own inputs: leave --target or --prompts out.")
-        return prompt_cases(study.model, prompts, study.locate, at=at or study.spec.at, among=among)
-    if study.bare or not study.inputs.answers:
-        raise SettingError(f"{study.name} has no answers of its own: give a TEXT, or --prompts FILE for rates.")
-    if at is not None or among is not None:
-        raise SettingError(
-            "A study's own inputs are read before the target, among all its answers: leave --at and --among out."
-        )
-    return answer_cases(study.inputs, _target(study, target), count, seed=seed)
-
-
-def _target(study: Study, target: str | None) -> str:
-    return target or study.inputs.answers[0]

@@ -156,7 +156,7 @@ def flow(
     as_json: JsonOpt = False,
 ) -> None:
     """Draw how information flows to an answer token: what each head carries, from where, and what patching confirms."""
-    from inversionview.contrasts import check_target
+    from inversionview.contrasts import check_target, held_out
     from inversionview.errors import SettingError
     from inversionview.filters import feature_names, parse_filters
     from inversionview.views.files import check_formats
@@ -169,7 +169,7 @@ def flow(
             raise SettingError(f"{name} is a share, between 0 and 1, but is {share:g}.")
     loaded = loaded_study(study, model, device)
     check_target(loaded.inputs, target)  # mistakes are told before a bank is built, not after
-    parse_filters(where or (), feature_names(loaded.inputs))
+    held_out(loaded.inputs, parse_filters(where or (), feature_names(loaded.inputs)), limit, seed)
     searched = bank_to_search(loaded, bank)
     with bar("following", 1000, quiet=as_json) as advance:
         result = loaded.flow(

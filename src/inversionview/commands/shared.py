@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from inversionview.errors import SettingError
+from inversionview.errors import InversionViewError, SettingError
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -142,6 +142,9 @@ def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, s
 
     try:
         yield advance
+    except InversionViewError:
+        progress.live.transient = True  # so must one that is found only now
+        raise
     finally:
         if progress.live.is_started:
             progress.stop()

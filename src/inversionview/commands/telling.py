@@ -65,7 +65,7 @@ def inform(
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
     from inversionview.analysis.features import pattern
-    from inversionview.filters import feature_names, parse_filters
+    from inversionview.filters import by_commas, feature_names, parse_filters
     from inversionview.views.files import TABLE_FORMATS, check_formats
     from inversionview.views.maps import save_features
 
@@ -82,7 +82,7 @@ def inform(
             seed=seed,
             distance=distance,  # type: ignore[arg-type]
             report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
-            **given(sites=sites, positions=listed(positions), features=listed(features)),
+            **given(sites=sites, positions=listed(positions), features=None if features is None else by_commas(features)),
         )  # fmt: skip
     for path in to or []:
         save_features(table, path)

@@ -42,34 +42,35 @@ _HEAD = 0.95
 
 
 def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
-    """Return the edges of the diagram, from the answer back; those that patching confirms in bold."""
+    """Return the edges of the diagram that patching confirms, from the answer back."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("from", "to", "feature"):
         table.add_column(title, no_wrap=True)
-    for title in ("bits", "share", "attention", "effect of patching"):
+    for title in ("bits", "share", "attention", "effect"):
         table.add_column(title, justify="right", no_wrap=True)
     shown = flow.shown(threshold)
-    for edge in shown:
+    confirmed = [edge for edge in shown if edge.confirmed]
+    for edge in confirmed:
+        assert edge.effect is not None
         attention = "" if edge.attention is None else f"{edge.attention:.2f}"
-        effect = (
-            "not tested" if edge.effect is None else f"{edge.effect.value:.2f} ±{(edge.effect.high - edge.effect.low) / 2:.2f}"
-        )
+        share, effect = f"{min(1.0, max(0.0, edge.share)):.0%}", edge.effect
+        half = (effect.high - effect.low) / 2
         cells = (
             edge.source,
             edge.to,
             edge.feature,
             f"{max(0.0, edge.bits):.2f}",
-            f"{min(1.0, max(0.0, edge.share)):.0%}",
+            share,
             attention,
-            effect,
+            f"{effect.value:.2f} ±{half:.2f}",
         )
-        table.add_row(*map(Text, cells), style="bold" if edge.confirmed else "dim")
+        table.add_row(*map(Text, cells))
     pairs = ", ".join(f"{count:,} by {changes}" for changes, count in flow.pairs.items())
     note = (
-        f"Edges that carry at least {threshold:.0%} of their feature: {len(shown)} of {len(flow.edges)}. Bold: patching the "
-        f"head (or the kept stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the "
-        f"pairs that differ in the feature. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} "
-        f"inputs. Contrasts: {pairs or 'none'}."
+        f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head (or the kept "
+        f"stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the pairs that differ in "
+        f"the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV have them. "
+        f"Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. Contrasts: {pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
 
@@ -108,8 +109,8 @@ class Drawing:
         self.columns, self.places, x = {}, dict[str, _Place](), 0.0
         if OTHERS in ends:
             self.places[OTHERS], x = _Place(0.0, 0.0), 1.6
-        for position in flow.positions:
-            if not any(end.endswith(f"@{position}") for end in ends):
+        for position in dict.fromkeys((*flow.positions, flow.position)):
+            if position != flow.position and not any(end.endswith(f"@{position}") for end in ends):
                 continue
             self.columns[position] = x
             for level in range(flow.layers + 1):
@@ -208,8 +209,9 @@ def _figure(flow: Flow, threshold: float) -> Figure:
         axes.text(x, -0.32, name, ha="center", va="top", fontsize=9, weight="bold", family="DejaVu Sans Mono", parse_math=False)
     place = drawing.places[flow.target]
     axes.text(
-        place.x, place.y, flow.target, ha="center", va="center", weight="bold", fontsize=9, bbox={**box, "fc": "0.92"}, zorder=6
-    )
+        place.x, place.y, flow.target, ha="center", va="center", weight="bold", fontsize=9, bbox={**box, "fc": "0.92"},
+        zorder=6, parse_math=False,
+    )  # fmt: skip
     axes.set_yticks([2.0 * i for i in range(flow.layers + 1)], [stream(i).short for i in range(flow.layers + 1)], fontsize=7)
     axes.set(xlim=(-0.7, drawing.width), ylim=(-0.75, top + 0.35), xticks=[])
     axes.tick_params(length=0)
@@ -234,14 +236,16 @@ def _legend(axes: Any, drawing: Drawing) -> None:
         Line2D([], [], color="0.3", lw=0.8 + 0.75 * 4, label="4 bits"),
     ]
     labels = [str(key.get_label()) for key in keys]
-    axes.legend(handles=keys, labels=labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    legend = axes.legend(handles=keys, labels=labels, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _page(flow: Flow, threshold: float) -> Any:
     from plotly import graph_objects
 
     drawing, steps = Drawing(flow, 0.0), sorted({*_STEPS, threshold})
-    figure, named = graph_objects.Figure(), set[str]()
+    figure = graph_objects.Figure()
     for edge in drawing.edges:
         x, y = drawing.curve(edge).T
         line = {"color": drawing.colour[edge.feature], "width": 1.4 * _thickness(edge), "dash": _dash(edge)}
@@ -250,8 +254,9 @@ def _page(flow: Flow, threshold: float) -> Any:
             legendgroup=edge.feature, showlegend=False, hoverinfo="text", text=[_hover(edge)] * len(x),
         )  # fmt: skip
     for feature, colour in drawing.colour.items():
-        named.add(feature)
-        figure.add_scatter(x=[None], y=[None], mode="lines", line={"color": colour, "width": 5}, name=html.escape(feature))
+        figure.add_scatter(
+            x=[None], y=[None], mode="lines", line={"color": colour, "width": 5}, name=html.escape(feature), legendgroup=feature
+        )
     heads = [n for names in drawing.heads.values() for n in names]
     bits = {node.name: node.bits for node in flow.nodes}
     streams = [name for _, name in drawing.streams()]

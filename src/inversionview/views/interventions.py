@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def patching_table(result: Patching) -> Group:
         cells: list[Text | str] = []
         for adds, effect in columns:
             cells += [_mean(adds[i], strong=result.total), _number(result.ld_orig.value - effect[i].value)]
-        table.add_row(name, *cells)
+        table.add_row(Text(name), *cells)
     ld, everything = result.ld_orig, result.total
     head = Text.assemble(
         (f"{result.study}{_settings(result)}: ", "bold"),
@@ -182,13 +183,14 @@ def _page(result: Patching) -> Any:
     from plotly.subplots import make_subplots
 
     cumulative = [direction for direction in result.effects if direction != "single"]
+    names = [html.escape(name) for name in result.activations]
     titles = ["what each activation adds", "effect so far"][: 1 + bool(cumulative)]
     figure = make_subplots(1, len(titles), subplot_titles=titles)
     for direction, effects in result.effects.items():
         means = _aligned(result, direction, effects.increment)
         below, above = _errors(means)
         bar = graph_objects.Bar(
-            x=result.activations, y=[m.value for m in means], name=_SAID[direction], marker_color=COLOURS[direction],
+            x=names, y=[m.value for m in means], name=_SAID[direction], marker_color=COLOURS[direction],
             error_y={"array": above, "arrayminus": below}, legendgroup=direction,
         )  # fmt: skip
         figure.add_trace(bar, row=1, col=1)
@@ -196,14 +198,14 @@ def _page(result: Patching) -> Any:
         means = _aligned(result, direction, result.effects[direction].effect)
         below, above = _errors(means)
         line = graph_objects.Scatter(
-            x=result.activations, y=[m.value for m in means], name=_SAID[direction], line_color=COLOURS[direction],
+            x=names, y=[m.value for m in means], name=_SAID[direction], line_color=COLOURS[direction],
             error_y={"array": above, "arrayminus": below}, legendgroup=direction, showlegend=False,
         )  # fmt: skip
         figure.add_trace(line, row=1, col=2)
         figure.add_hline(result.total, line_dash="dash", line_color="#777777", row=1, col=2)
     figure.update_yaxes(title_text="LD_orig − LD_patched (nats)", col=1)
     figure.update_layout(
-        title=_title(result), template="plotly_white", height=460, barmode="group",
+        title=html.escape(_title(result)), template="plotly_white", height=460, barmode="group",
         width=240 + (120 + 60 * len(result.activations)) * len(titles),
     )  # fmt: skip
     return figure
