@@ -52,8 +52,10 @@ class Task:
     work: Callable[[Task], Any]
     client: str
     kind: str
-    limit: float | None
+    limit: float
     """Seconds that it may run."""
+    patience: float
+    """Seconds that it may wait."""
     future: Future[Any] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -70,7 +72,7 @@ class Task:
         self._share = share
         if self._stop.is_set():
             raise StoppedError
-        if self.limit is not None and self.elapsed > self.limit:
+        if self.elapsed > self.limit:
             raise TimeUpError(note)
 
     def stop(self) -> None:
@@ -109,16 +111,25 @@ class WorkQueue:
         self._thread = threading.Thread(target=self._go, name="explorer-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Task], Any], *, client: str = "", kind: str = "", limit: float | None = None) -> Task:
-        """Put a job in the queue.
+    def submit(
+        self,
+        work: Callable[[Task], Any],
+        *,
+        client: str = "",
+        kind: str = "",
+        limit: float | None = None,
+        patience: float | None = None,
+    ) -> Task:
+        """Put a job in the queue, perhaps with a limit and a patience of its own.
 
         Raises:
             BusyError: it would wait too long, or the client has too many waiting; or the queue is closed.
         """
-        task = Task(work, client, kind, self.limit if limit is None else limit)
+        patience = self.patience if patience is None else patience
+        task = Task(work, client, kind, self.limit if limit is None else limit, patience)
         with self._change:
             own, wait = len(self._waiting.get(client, ())), self._wait(client)
-            if self._closed or own >= self.most or wait > self.patience:
+            if self._closed or own >= self.most or wait > patience:
                 raise BusyError(wait)
             self._waiting.setdefault(client, deque()).append(task)
             self._change.notify()
@@ -187,7 +198,7 @@ class WorkQueue:
         while (task := self._next()) is not None:
             task.started = time.monotonic()
             if task.future.set_running_or_notify_cancel():
-                if task.started - task.submitted > _LATE * self.patience:
+                if task.started - task.submitted > _LATE * task.patience:
                     task.future.set_exception(BusyError(task.started - task.submitted))
                 else:
                     self._do(task)

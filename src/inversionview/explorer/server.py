@@ -38,6 +38,8 @@ HEARTBEAT = 10.0
 """Seconds without an event after which a stream says that it is alive."""
 PROGRESS = 0.2
 """Seconds between events that only tell progress."""
+LOADING = 60.0
+"""Seconds that a request waits for what needs nothing but a study that is still being loaded."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -320,11 +322,12 @@ class Explorer:
         return await self._answer(request, client, kind, lambda task: work(self.shelf.open(id)[0], task))
 
     async def _answer(self, request: Request, client: str, kind: str, work: Callable[[Task], contract.Model]) -> Response:
-        task = self.queue.submit(lambda task: work(task).json_bytes(), client=client, kind=kind)
+        patience = LOADING if kind == "load" else None
+        task = self.queue.submit(lambda task: work(task).json_bytes(), client=client, kind=kind, patience=patience)
         done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
         done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
         try:
-            longest = self.queue.limit + 3 * self.queue.patience
+            longest = task.limit + 2 * task.patience
             await asyncio.wait({done, gone}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if done.cancelled():
                 raise HTTPException(503, "The server is shutting down.")
