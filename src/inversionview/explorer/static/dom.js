@@ -69,3 +69,12 @@ export function focused() {
   while (node?.shadowRoot?.activeElement) node = node.shadowRoot.activeElement;
   return node;
 }
+
+/** A colour of the theme, as it is at a node now. */
+export function colour(node, name) {
+  const probe = el("span", { hidden: true, style: { color: `var(--${name})` } });
+  node.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+}

@@ -23,7 +23,7 @@ export function listen(target, bindings) {
     const run = table.get(event.key);
     if (!run) return;
     event.preventDefault();
-    run();
+    run(event.key);
   });
   return dialog;
 }

@@ -26,7 +26,9 @@ export class Panel {
     this.origin = el("p.origin");
     this.notes = el("p.notes", { hidden: true });
     this.share = el("i");
-    this.status = el("p.status", { role: "status", "aria-live": "polite" });
+    this.said = el("span", { role: "status", "aria-live": "polite" });
+    this.stop = el("button.quiet", { type: "button", hidden: true, onclick: () => this.cancel?.() }, "cancel");
+    this.status = el("p.status", { hidden: true }, this.said, " ", this.stop);
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
@@ -38,7 +40,7 @@ export class Panel {
     const formats = FORMATS.map((kind) => el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind));
     this.footer = el("footer", {}, el("span.save", {}, "save ", formats), el("span.acts", {}, buttons));
     this.element = el("article.panel", { tabIndex: -1 },
-      el("header", {}, this.title, this.told), this.origin, this.progress, this.status, this.common.element,
+      el("header", {}, this.title, this.told), this.origin, this.status, this.progress, this.common.element,
       el("section.distances", { "aria-label": "Distances and ε" },
         el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element),
       this.tools, this.query, this.rows.element, this.notes, this.footer);
@@ -127,12 +129,12 @@ export class Panel {
     say(this.inside, `${number(k)} of ${plural(this.sorted.length, "row", "rows")} inside`);
     this.rows.move(this.epsilon);
     this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
-    this.head(k);
+    this.head();
   }
 
-  head(k) {
+  head() {
     const { bits, epsilon, recall } = this.reading.preimage;
-    if (!bits) return say(this.told, this.sorted.length ? `${percent(k / this.sorted.length)} inside` : "\u00a0");
+    if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
     const known = bits.hits ? bits.value.toFixed(1) : `> ${bits.low.toFixed(1)}`;
     say(this.told, `${known} bits at ε = ${threshold(epsilon)}`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
@@ -150,19 +152,28 @@ export class Panel {
     this.narrow();
   }
 
-  /** Progress of a reading that is being made; `null` when it is done. */
-  busy(share, note = "") {
+  /** Progress of a reading that is being made, which `cancel()` ends; `null` when it is done. */
+  busy(share, note = "", cancel = null) {
     this.element.classList.toggle("busy", share !== null);
+    this.element.setAttribute("aria-busy", String(share !== null));
     this.share.style.setProperty("width", `${100 * (share ?? 0)}%`);
-    say(this.status, share === null ? "" : note);
-    this.status.classList.remove("failed");
+    this.cancel = cancel;
+    this.stop.hidden = !cancel;
+    this.tell(share === null ? "" : note);
   }
 
   /** Say in one sentence what went wrong. */
   fail(sentence) {
     this.busy(null);
-    say(this.status, sentence);
-    this.status.classList.add("failed");
+    this.tell(sentence, true);
+  }
+
+  /** What is said stands in the place of where the reading is from. */
+  tell(sentence, failed = false) {
+    say(this.said, sentence);
+    this.status.classList.toggle("failed", failed);
+    this.status.hidden = !sentence;
+    this.origin.hidden = Boolean(sentence);
   }
 
   save(kind) {

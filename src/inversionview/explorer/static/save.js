@@ -1,6 +1,6 @@
 // Save a reading: JSON as it came, rows as CSV, and the figure as SVG or PNG, drawn here from what the panel shows.
 
-import { distance, el, percent, svg, threshold, visible } from "./dom.js";
+import { colour, distance, el, percent, svg, threshold, visible } from "./dom.js";
 import { choice, common, insideCount, spread } from "./stats.js";
 import { positionName, windowed } from "./tokens.js";
 
@@ -51,8 +51,8 @@ async function pixels(blob, figure, scale = 2) {
 /** The reading as an SVG of its own: title, common features, a choice of rows, the line at ε. */
 function drawn(panel) {
   const { reading, sorted, epsilon } = panel;
-  const style = getComputedStyle(panel.element);
-  const ink = Object.fromEntries(["ink", "soft", "paper", "line", "blue", "bar", "raised", "lowered"].map((name) => [name, resolved(style, name)]));
+  const names = ["ink", "soft", "paper", "line", "blue", "bar", "raised", "lowered"];
+  const ink = Object.fromEntries(names.map((name) => [name, colour(panel.element, name)]));
   const k = insideCount(sorted, epsilon);
   const parts = [];
   const write = (x, y, text, more = {}) =>
@@ -114,13 +114,4 @@ function rule(parts, ink, y, label) {
   parts.push(svg("path", { d: `M0 ${y - 9}H${PAPER}`, stroke: ink.line, "stroke-width": 1.6 }));
   parts.push(svg("text", { x: PAPER, y: y + 2, fill: ink.line, "text-anchor": "end", "font-family": SERIF, "font-size": 11 }, label));
   return y + STEP;
-}
-
-/** A custom colour as the theme has it now. */
-function resolved(style, name) {
-  const probe = el("span", { style: { color: style.getPropertyValue(`--${name}`), "color-scheme": style.colorScheme } });
-  document.body.append(probe);
-  const colour = getComputedStyle(probe).color;
-  probe.remove();
-  return colour;
 }

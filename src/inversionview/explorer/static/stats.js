@@ -36,7 +36,7 @@ export function common(features, counts, k) {
   return features.names
     .map((name, f) => {
       const prior = features.prior[name];
-      const share = k ? counts[f][k] / k : null;
+      const share = k && name in features.query ? counts[f][k] / k : null;
       const bits = share && prior ? Math.log2(share / prior) : null;
       return { name, index: f, value: String(features.query[name]), share, bits, most: prior ? -Math.log2(prior) : null };
     })
