@@ -89,7 +89,7 @@ class Explorer {
     this.state.at ||= info.default.at;
     this.state.epsilon ||= String(info.epsilon);
     this.studies.value = id;
-    say(this.facts, ` · ${info.model} · ${plural(info.layers, "layer", "layers")} · ${plural(info.sites.length, "site", "sites")}`);
+    say(this.facts, `${info.model === info.name ? "" : ` · ${info.model}`} · ${plural(info.layers, "layer", "layers")} · ${plural(info.sites.length, "site", "sites")}`);
     this.map.study(info);
     this.settings.study(info);
     this.confirm.set(info.targets);

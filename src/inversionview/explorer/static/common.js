@@ -1,6 +1,6 @@
 // What is common: features of the query that the rows inside ε share, most telling first, as bits of those there are to tell.
 
-import { el, percent, say } from "./dom.js";
+import { el, fixed, percent, say } from "./dom.js";
 import { common, spread } from "./stats.js";
 
 const FIRST = 5;
@@ -43,7 +43,7 @@ export function commons(onPick) {
       one.told.style.setProperty("width", `${(100 * Math.max(0, bits ?? 0)) / scale}%`);
       say(one.values, k ? spread(rows, index, k) : "–");
       say(one.share, share === null ? "–" : percent(share));
-      say(one.bits, bits === null ? "–" : `${bits.toFixed(1)} bits`);
+      say(one.bits, bits === null ? "–" : `${fixed(bits, 1)} bits`);
       one.values.title = `in the query ${value}`;
     });
     return found;

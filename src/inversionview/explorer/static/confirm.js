@@ -1,6 +1,6 @@
 // Confirm a reading: replace the activation by that of contrasts and see what becomes of the logit difference.
 
-import { el, percent, printed } from "./dom.js";
+import { el, fixed, percent, printed } from "./dom.js";
 
 /** Make the section; `ask(target)` fetches the answer of the server. */
 export function confirmation(ask) {
@@ -29,7 +29,7 @@ export function confirmation(ask) {
 }
 
 function patched({ site, target, answer, pairs, ld_orig, ld_contrast, effect, share, examples }) {
-  const known = (value) => (value ?? NaN).toFixed(2);
+  const known = (value) => fixed(value ?? NaN, 2);
   const head = el("tr", {}, ["contrast", "its answer", "before", "patched"].map((name) => el("th", { scope: "col" }, name)));
   const rows = examples.map((one) => el("tr", {}, el("td.mono", {}, printed(one.contrast)), el("td.mono", {}, printed(one.answer)),
     el("td.n", {}, known(one.ld_orig)), el("td.n", {}, known(one.ld_patched))));

@@ -47,6 +47,8 @@ const UNSEEN = /[ \p{Cc}\p{Zl}\p{Zp}]|(?!\u200d)\p{Cf}/gu;
 const SHOWN = { " ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍" };
 
 export const number = (value) => value.toLocaleString("en-US");
+/** A number with so many digits after the point, and a true minus. */
+export const fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–");
 export const distance = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 export const percent = (share) => `${Math.round(100 * share)} %`;
 export const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;

@@ -67,7 +67,7 @@ export class ModelMap {
     for (const [site, node] of this.cells) {
       const { value = null, low = null, high = null } = values.get(site) ?? {};
       node.style.setProperty("--b", value === null ? 0 : (value / most).toFixed(3));
-      const printed = value === null ? "" : answer.kind === "ratio" ? value.toFixed(2) : value.toFixed(1);
+      const printed = value === null ? "" : answer.kind === "ratio" ? value.toFixed(2) : `${high === null ? ">" : ""}${value.toFixed(1)}`;
       say(node, this.numbered ? printed : "");
       const range = low === null || high === null ? "" : ` [${low.toFixed(2)}, ${high.toFixed(2)}]`;
       node.title = value === null ? site : `${site}: ${printed} ${answer.kind === "ratio" ? "of samples inside" : "bits"}${range}`;

@@ -10,17 +10,17 @@ import { positionName, queryLine } from "./tokens.js";
 
 export class Panel {
   /** `onEpsilon(ε, panel)` when ε is moved here; `actions`: buttons as `{label: run}`. */
-  constructor({ onEpsilon = () => {}, actions = {}, alone = false } = {}) {
+  constructor({ onEpsilon = () => {}, actions = {} } = {}) {
     this.onEpsilon = onEpsilon;
     this.rows = new Rows({ onEpsilon: (value) => this.move(value, true), onFilter: (text) => this.addFilter(text) });
     this.common = commons((index) => this.beside(index));
     this.histogram = distances((value) => this.move(value, true));
     this.field = epsilonField((value) => this.move(value, true));
     this.repaint = framed(() => this.paint());
-    this.parts(actions, alone);
+    this.parts(actions);
   }
 
-  parts(actions, alone) {
+  parts(actions) {
     this.title = el("h2");
     this.told = el("p.bits");
     this.origin = el("p.origin");
@@ -40,11 +40,12 @@ export class Panel {
     const formats = FORMATS.map((kind) => el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind));
     this.footer = el("footer", {}, el("span.save", {}, "save ", formats), el("span.acts", {}, buttons));
     this.element = el("article.panel", { tabIndex: -1 },
-      el("header", {}, this.title, this.told), this.origin, this.status, this.progress, this.common.element,
-      el("section.distances", { "aria-label": "Distances and ε" },
-        el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element),
-      this.tools, this.query, this.rows.element, this.notes, this.footer);
-    if (alone) this.element.classList.add("alone");
+      el("header", {}, this.title, this.told), this.origin, this.status, this.progress,
+      el("div.halves", {},
+        el("div", {}, this.common.element, el("section.distances", { "aria-label": "Distances and ε" },
+          el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element)),
+        el("div", {}, this.tools, this.query, this.rows.element)),
+      this.notes, this.footer);
   }
 
   /** Show a reading; ε is its own unless one is given. */
@@ -56,8 +57,7 @@ export class Panel {
     this.title.replaceChildren(el("var", {}, query.site), " at ", el("span.place", {}, name));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
-    const grid = [el("span.d", {}, "query"), el("span.x", {}, queryLine(query))];
-    this.query.replaceChildren(el("span.bar"), ...grid, el("span.f"));
+    this.query.replaceChildren(el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, queryLine(query)), el("span.f"));
     const notes = reading.preimage.walk?.notes ?? [];
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
@@ -75,6 +75,7 @@ export class Panel {
     this.options(features?.names ?? []);
     this.rows.epsilon = epsilon;
     this.rows.set(this.sorted, features?.names ?? []);
+    this.element.classList.toggle("repeated", this.rows.repeated);
     if (features && (this.rows.beside === null || this.rows.beside >= features.names.length) && this.sorted.length) {
       this.beside(this.common.best(insideCount(this.sorted, epsilon)));
     }

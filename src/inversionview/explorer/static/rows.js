@@ -87,7 +87,6 @@ export class Rows {
     this.spacer.style.height = `${Math.min(this.cut, this.slots.length) * ROW}px`;
     this.body.style.height = `${tall}px`;
     this.grid.style.setProperty("--tall", `${Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW))}px`);
-    this.grid.classList.toggle("repeated", Boolean(this.repeated));
     this.grid.style.setProperty("--beside", this.beside === null ? "0ch" : `${this.widest + 0.5}ch`);
     this.grid.setAttribute("aria-rowcount", String(this.slots.length));
     this.told(total);
@@ -144,7 +143,7 @@ export class Rows {
     return el("div.row", { role: "row", id: `iv-row-${++Rows.made}` },
       bar,
       cell("span.d", distance(sample.distance)),
-      this.repeated ? cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : "") : null,
+      cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : ""),
       cell("span.x", line(sample)),
       this.mixed ? cell("span.from", sample.source) : null,
       this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")));

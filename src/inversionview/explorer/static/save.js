@@ -1,6 +1,6 @@
 // Save a reading: JSON as it came, rows as CSV, and the figure as SVG or PNG, drawn here from what the panel shows.
 
-import { colour, distance, el, percent, svg, threshold, visible } from "./dom.js";
+import { colour, distance, el, fixed, percent, svg, threshold, visible } from "./dom.js";
 import { choice, common, insideCount, spread } from "./stats.js";
 import { positionName, windowed } from "./tokens.js";
 
@@ -69,7 +69,7 @@ function drawn(panel) {
     parts.push(svg("rect", { x: 110, y: y - 8, width: 18 * Math.max(0, bits ?? 0), height: 6, fill: ink.blue }));
     write(PAPER - 110, y, spread(sorted, index, k), { "text-anchor": "end", fill: ink.soft });
     write(PAPER - 65, y, share === null ? "–" : percent(share), { "text-anchor": "end", fill: ink.soft });
-    write(PAPER, y, bits === null ? "–" : `${bits.toFixed(1)} bits`, { "text-anchor": "end", fill: ink.soft });
+    write(PAPER, y, bits === null ? "–" : `${fixed(bits, 1)} bits`, { "text-anchor": "end", fill: ink.soft });
     y += STEP;
   }
   y = drawnLine(parts, ink, y + 6, { tokens: query.tokens, position: query.position }, "query");
