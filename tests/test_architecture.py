@@ -22,13 +22,13 @@ ORDER = [
     "analysis.prompts",
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "views.flows", "spec", "study", "runs", "demo",
+    "views.interventions", "views.flows", "spec", "study", "explorer.page", "runs", "demo",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
-    "commands.attributing", "cli",
+    "commands.attributing", "commands.exporting", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands", "explorer")
 
 
 def modules() -> dict[str, Path]:

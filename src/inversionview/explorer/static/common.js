@@ -52,7 +52,7 @@ export function commons(onPick) {
   return {
     element,
     show,
-    best: (k) => (features ? common(features, counts, k)[0]?.index ?? null : null),
+    best: (k) => common(features, counts, k).find(({ bits }) => bits !== null)?.index ?? 0,
     pick(index) { picked = index; },
     set(newRows, newFeatures, newCounts) {
       const same = features && newFeatures && features.names.join() === newFeatures.names.join();

@@ -13,7 +13,7 @@ export class Panel {
   constructor({ onEpsilon = () => {}, actions = {} } = {}) {
     this.onEpsilon = onEpsilon;
     this.rows = new Rows({ onEpsilon: (value) => this.move(value, true), onFilter: (text) => this.addFilter(text) });
-    this.common = commons((index) => this.beside(index));
+    this.common = commons((index) => this.pick(index));
     this.histogram = distances((value) => this.move(value, true));
     this.field = epsilonField((value) => this.move(value, true));
     this.repaint = framed(() => this.paint());
@@ -34,7 +34,7 @@ export class Panel {
     this.inside = el("output.inside");
     this.filter = el("input.filter", { type: "search", placeholder: "filter", "aria-label": "Filter rows by text or by feature=value", spellcheck: false, oninput: framed(() => this.narrow()) });
     this.group = el("select", { "aria-label": "Group rows by", onchange: () => this.narrow() });
-    this.side = el("select", { "aria-label": "Feature beside each row", onchange: () => this.beside(this.side.value === "" ? null : Number(this.side.value)) });
+    this.side = el("select", { "aria-label": "Feature beside each row", onchange: () => this.pick(this.side.value === "" ? null : Number(this.side.value)) });
     this.tools = el("div.tools", {}, this.filter, el("label", {}, "by ", this.group), el("label.side", {}, "beside ", this.side));
     const buttons = Object.entries(actions).map(([label, run]) => el("button.quiet", { type: "button", onclick: () => run(this) }, label));
     const formats = FORMATS.map((kind) => el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind));
@@ -73,18 +73,17 @@ export class Panel {
     this.common.set(this.sorted, features, this.counts);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
-    this.rows.epsilon = epsilon;
-    this.rows.set(this.sorted, features?.names ?? []);
+    this.rows.set(this.sorted, features?.names ?? [], epsilon);
     this.element.classList.toggle("repeated", this.rows.repeated);
-    if (features && (this.rows.beside === null || this.rows.beside >= features.names.length) && this.sorted.length) {
-      this.beside(this.common.best(insideCount(this.sorted, epsilon)));
-    }
+    const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
+    if (!this.picked && best !== this.rows.beside) this.beside(best);
     this.paint();
   }
 
   options(names) {
     if (this.named === names.join("\u0000")) return;
     this.named = names.join("\u0000");
+    this.picked = false;
     const listed = (first) => [el("option", { value: "" }, first), ...names.map((name, i) => el("option", { value: i }, name))];
     this.group.replaceChildren(...listed("distance"));
     this.side.replaceChildren(...listed("nothing"));
@@ -98,7 +97,12 @@ export class Panel {
     this.fill(this.reading, this.epsilon);
   }
 
-  /** Show a feature beside each row. */
+  /** Show a feature beside each row because the reader wants it, not because it tells most. */
+  pick(index) {
+    this.picked = true;
+    this.beside(index);
+  }
+
   beside(index) {
     this.common.pick(index);
     this.side.value = index ?? "";

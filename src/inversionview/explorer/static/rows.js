@@ -30,8 +30,9 @@ export class Rows {
     this.drag();
   }
 
-  /** Take rows, sorted by distance; those seen before keep their elements. */
-  set(rows, names) {
+  /** Take rows, sorted by distance; those seen before keep their elements. A choice of them is made at ε, once. */
+  set(rows, names, epsilon) {
+    this.epsilon = this.anchor = epsilon;
     const known = this.made;
     this.made = new Map();
     for (const { sample } of rows) if (known.has(sample)) this.made.set(sample, known.get(sample));
@@ -62,46 +63,46 @@ export class Rows {
     this.kept = this.rows.map((_, i) => i).filter((i) => !wanted.length || holds(this.rows[i], wanted));
     this.keptRows = this.kept.map((i) => this.rows[i]);
     this.groups = group === null ? null : grouped(this.kept, this.rows, group);
+    const chosen = choice(this.kept.length, insideCount(this.keptRows, this.anchor), CHOSEN);
+    this.chosen = this.kept.length <= CHOSEN ? this.kept : chosen.map((i) => this.kept[i]);
     this.layout();
   }
 
   /** Move ε. */
   move(epsilon) {
     this.epsilon = epsilon;
-    this.layout();
+    this.split();
   }
 
-  /** What is shown in which order, and where the line is; then draw. */
+  /** What is shown in which order. */
   layout() {
     if (!this.kept) return;
-    this.inside = insideCount(this.keptRows, this.epsilon);
     const total = this.kept.length;
-    if (this.groups) {
-      this.slots = this.groups.flatMap((group) => [group, ...group.members]);
-    } else {
-      this.slots = this.all || total <= CHOSEN ? this.kept : choice(total, this.inside, CHOSEN).map((i) => this.kept[i]);
-    }
-    this.cut = this.groups ? Infinity : this.slots === this.kept ? this.inside : choiceCut(total, this.inside);
-    this.line.hidden = Boolean(this.groups) || !total;
+    this.slots = this.groups ? this.groups.flatMap((group) => [group, ...group.members]) : this.all ? this.kept : this.chosen;
     const tall = this.slots.length * ROW + (this.groups ? 0 : GAP);
-    this.spacer.style.height = `${Math.min(this.cut, this.slots.length) * ROW}px`;
     this.body.style.height = `${tall}px`;
     this.grid.style.setProperty("--tall", `${Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW))}px`);
     this.grid.style.setProperty("--beside", this.beside === null ? "0ch" : `${this.widest + 0.5}ch`);
     this.grid.setAttribute("aria-rowcount", String(this.slots.length));
-    this.told(total);
-    this.draw();
-  }
-
-  told(total) {
-    say(this.label, `ε = ${threshold(this.epsilon)}`);
-    const filtered = total < this.rows.length ? ` of ${number(this.rows.length)}` : "";
-    say(this.count, `${number(this.inside)} inside, ${number(total - this.inside)} outside${filtered ? `, matching${filtered}` : ""};`);
-    const chosen = !this.groups && total > CHOSEN;
-    this.toggle.hidden = !chosen;
-    say(this.toggle, this.all ? `show ${CHOSEN}` : `a choice of ${CHOSEN}: show all ${number(total)}`);
     this.empty.hidden = total > 0;
     say(this.empty, this.rows.length ? `No row matches “${this.filter}”.` : "No rows yet.");
+    this.toggle.hidden = Boolean(this.groups) || total <= CHOSEN;
+    say(this.toggle, this.all ? `show ${CHOSEN}` : `a choice of ${CHOSEN}: show all ${number(total)}`);
+    this.split();
+  }
+
+  /** Where the line is, and what it divides; then draw. */
+  split() {
+    if (!this.kept) return;
+    const total = this.kept.length, inside = insideCount(this.keptRows, this.epsilon);
+    const within = (i) => this.rows[i].sample.distance <= this.epsilon;
+    this.cut = this.groups ? Infinity : this.all ? inside : this.chosen.filter(within).length;
+    this.line.hidden = Boolean(this.groups) || !total;
+    this.spacer.style.height = `${Math.min(this.cut, this.slots.length) * ROW}px`;
+    say(this.label, `ε = ${threshold(this.epsilon)}`);
+    const matching = total < this.rows.length ? `, of ${number(this.rows.length)}` : "";
+    say(this.count, `${number(inside)} inside, ${number(total - inside)} outside${matching}${this.toggle.hidden ? "" : ";"}`);
+    this.draw();
   }
 
   /** Put the rows in sight into the document, each where it belongs. */
@@ -117,7 +118,7 @@ export class Rows {
       const shift = slot * ROW + (slot >= this.cut ? GAP : 0);
       if (node.at !== shift) node.style.transform = `translateY(${(node.at = shift)}px)`;
       if (node.out !== outside) node.classList.toggle("out", (node.out = outside));
-      if (node.slot !== slot) node.setAttribute("aria-rowindex", String((node.slot = slot) + 1));
+      if (node.nth !== slot) node.setAttribute("aria-rowindex", String((node.nth = slot) + 1));
       now.set(node, slot);
     }
     for (const node of this.shown) if (!now.has(node)) node.remove();
@@ -167,7 +168,7 @@ export class Rows {
     const row = event.target.closest(".row");
     if (row?.index === undefined) return;
     if (event.target.closest(".f")) this.onFilter(`${this.names[this.beside]}=${this.rows[row.index].values[this.beside]}`);
-    else this.select(row.slot, false);
+    else this.select(row.nth, false);
   }
 
   /** Spell out a row below the list. */
@@ -182,7 +183,7 @@ export class Rows {
       else if (top > this.grid.scrollTop + this.grid.clientHeight - 3 * ROW) this.grid.scrollTop = top - this.grid.clientHeight + 3 * ROW;
       this.draw();
     }
-    const chosen = this.shown.find((node) => node.slot === slot && node.index !== undefined);
+    const chosen = this.shown.find((node) => node.nth === slot && node.index !== undefined);
     for (const node of this.shown) node.classList.toggle("chosen", node === chosen);
     if (!chosen) return;
     this.grid.setAttribute("aria-activedescendant", chosen.id);
@@ -221,4 +222,3 @@ export class Rows {
 
 Rows.made = 0;
 const HINT = "Choose a row to read all of it, every token with its own distance.";
-const choiceCut = (total, inside) => Math.min(inside, Math.max(Math.round(0.65 * CHOSEN), CHOSEN - (total - inside)));

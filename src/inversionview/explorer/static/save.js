@@ -1,7 +1,7 @@
 // Save a reading: JSON as it came, rows as CSV, and the figure as SVG or PNG, drawn here from what the panel shows.
 
 import { colour, distance, el, fixed, percent, svg, threshold, visible } from "./dom.js";
-import { choice, common, insideCount, spread } from "./stats.js";
+import { common, insideCount, spread } from "./stats.js";
 import { positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
@@ -73,7 +73,7 @@ function drawn(panel) {
     y += STEP;
   }
   y = drawnLine(parts, ink, y + 6, { tokens: query.tokens, position: query.position }, "query");
-  const shown = choice(sorted.length, k, 18);
+  const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
     if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
     const { sample, values } = sorted[i];

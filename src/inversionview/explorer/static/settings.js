@@ -41,7 +41,7 @@ export function settings(state, onChange) {
       const sources = info.sources.length > 1 ? [...info.sources, "all"] : info.sources;
       fill("source", sources.map((name) => [name, name]));
       fill("distance", ["euclidean", "cosine"].map((name) => [name, name]));
-      fill("fixed", [["", "nearest of all"], ["1", "the query’s own"]]);
+      fill("fixed", [["", "nearest"], ["1", "the same"]]);
       if (!sources.includes(state.source)) state.source = sources[0];
       state.distance ||= info.distance;
       shown();
