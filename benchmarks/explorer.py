@@ -35,6 +35,7 @@ async (seconds) => {
   return frames.slice(1);
 }
 """
+TIMES = "[performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0, window.interactive]"
 SHOWN = """
 new MutationObserver((_, me) => {
   if (!document.querySelector(".body .row")) return;
@@ -68,7 +69,7 @@ def shown(browser: Browser, path: Path, times: int = 7) -> tuple[float, float]:
         page.add_init_script(SHOWN)
         page.goto(path.as_uri())
         page.wait_for_selector(".body .row")
-        found.append(page.evaluate("[performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0, window.interactive]"))
+        found.append(page.evaluate(TIMES))
         page.close()
     return statistics.median(f[0] for f in found), statistics.median(f[1] for f in found)
 

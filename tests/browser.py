@@ -20,7 +20,8 @@ document.addEventListener("securitypolicyviolation", (e) => window.seen.push(`po
 def chromium() -> Iterator[Browser]:
     """Start Chromium; fails, with the way out, where there is none."""
     wanted = os.environ.get("CHROMIUM", "")
-    path = next((found for name in (wanted, "chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+    paths = (shutil.which(name) for name in (wanted, "chromium", "chromium-browser", "google-chrome"))
+    path = next(filter(None, paths), None)
     assert path, "There is no Chromium: apt-get install chromium, or set CHROMIUM to its path."
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -37,7 +38,8 @@ def opened(browser: Browser, address: str, *, offline: bool = True, **options: A
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
     page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda asked: heard.append(asked.url) if offline and not asked.url.startswith(("file:", "blob:", "data:")) else None)
+    if offline:
+        page.on("request", lambda asked: heard.extend([asked.url] * (not asked.url.startswith(("file:", "blob:", "data:")))))
     page.add_init_script(WATCH)
     page.goto(address)
     page.wait_for_selector(".iv main")

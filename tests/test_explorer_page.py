@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import inversionview as iv
 from inversionview import information
@@ -26,9 +26,9 @@ from tests.browser import chromium, opened
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"
 HOSTILE = [
-    "<script>alert(1)</script>", "</script><script>alert(2)</script>", "<img src=x onerror=alert(3)>", "&amp;", '"', "'", "`${1}`",
-    "שלום", "\u202eevil\u202c", "مرحبا", "\ud83d", "\udc00", "👩\u200d👩\u200d👧", "\u2028", "\x00", "\x1b[31m", "\n", "\t", " the", "",
-    "javascript:alert(4)", "{{1}}", "\ufeff",
+    "<script>alert(1)</script>", "</script><script>alert(2)</script>", "<img src=x onerror=alert(3)>", "&amp;", '"', "'", "",
+    "שלום", "\u202eevil\u202c", "مرحبا", "\ud83d", "\udc00", "👩\u200d👩\u200d👧", "\u2028", "\x00", "\x1b[31m", "\n", "\t",
+    " the", "`${1}`", "javascript:alert(4)", "{{1}}", "\ufeff",
 ]  # fmt: skip
 
 
@@ -83,11 +83,19 @@ def shown(text: str) -> str:
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200c\u200e-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "□", text)
 
 
+def panel_of(page: Page, number: int = 0) -> Locator:
+    return page.locator(".panel").nth(number)
+
+
 def rows(page: Page, panel: int = 0) -> list[tuple[str, str, int]]:
     """Distance, text and marked position of the rows in sight, in their order."""
-    found = page.locator(".panel").nth(panel).locator(".body .row").evaluate_all(
-        "nodes => nodes.map(n => [Number(n.getAttribute('aria-rowindex')), n.querySelector('.d').textContent, "
-        "n.querySelector('.x').textContent, Number(n.querySelector('.at')?.dataset.i ?? -1), n.classList.contains('out')])"
+    found = (
+        panel_of(page, panel)
+        .locator(".body .row")
+        .evaluate_all(
+            "nodes => nodes.map(n => [Number(n.getAttribute('aria-rowindex')), n.querySelector('.d').textContent, "
+            "n.querySelector('.x').textContent, Number(n.querySelector('.at')?.dataset.i ?? -1), n.classList.contains('out')])"
+        )
     )
     return [(d, x, at) for _, d, x, at, _ in sorted(found)]
 
@@ -105,9 +113,8 @@ def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, fl
 
 def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: int = 0) -> None:
     wanted = common(reading, epsilon)
-    told = page.locator(".panel").nth(panel).locator(".feature").evaluate_all(
-        "nodes => nodes.map(n => ['.name', '.share', '.bits'].map(s => n.querySelector(s).textContent))"
-    )
+    cells = "nodes => nodes.map(n => ['.name', '.share', '.bits'].map(s => n.querySelector(s).textContent))"
+    told = panel_of(page, panel).locator(".feature").evaluate_all(cells)
     bits = [wanted[name][1] for name, _, _ in told]
     assert bits == sorted(bits, key=lambda b: -(float("-inf") if b is None else b))
     for name, share, said in told:
@@ -125,7 +132,7 @@ def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, A
             ]
             assert set(rows(page, panel)) <= set(wanted)
             assert len(rows(page, panel)) == 18
-            article = page.locator(".panel").nth(panel)
+            article = panel_of(page, panel)
             article.get_by_text("show all").click()
             grid = article.get_by_role("grid")
             assert grid.get_attribute("aria-rowcount") == str(len(wanted))
@@ -152,14 +159,14 @@ def test_epsilon_moves_line_split_and_numbers(browser: Browser, three: list[dict
         for panel, reading in enumerate(three):  # the others follow
             assert_common(page, reading, 0.01, panel)
             inside = sum(s["distance"] <= 0.01 for s in reading["preimage"]["samples"])
-            expect(page.locator(".panel").nth(panel).locator("output")).to_have_text(f"{inside} of 200 rows inside")
+            expect(panel_of(page, panel).locator("output")).to_have_text(f"{inside} of 200 rows inside")
             measured = {"".join(s["tokens"]): s["distance"] for s in reading["preimage"]["samples"]}
-            split = page.locator(".panel").nth(panel).locator(".body .row:not(.out) .x").all_text_contents()
+            split = panel_of(page, panel).locator(".body .row:not(.out) .x").all_text_contents()
             assert set(split) == {text for _, text, _ in rows(page, panel) if measured[text] <= 0.01}
-            places = page.locator(".panel").nth(panel).evaluate(
-                "n => [n.querySelector('.line'), ...n.querySelectorAll('.body .row')].map(e => e.getBoundingClientRect().top)"
-            )
-            assert sum(y < places[0] for y in places) == len(split)
+            tops = "n => [...n.querySelectorAll('.line, .body .row')].map(e => [e.className, e.getBoundingClientRect().top])"
+            places = panel_of(page, panel).evaluate(tops)
+            line = next(top for name, top in places if name == "line")
+            assert sum(top < line for _, top in places) == len(split)
 
 
 def test_slider_by_keyboard(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
@@ -178,7 +185,7 @@ def test_slider_by_keyboard(browser: Browser, three: list[dict[str, Any]], page_
 
 def test_rows_are_not_made_again(browser: Browser, page_of_three: str) -> None:
     with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
-        page.locator(".panel").first.get_by_text("show all").click()
+        panel_of(page).get_by_text("show all").click()
         page.evaluate("window.kept = [...document.querySelectorAll('.panel:first-of-type .body .row')]")
         for key in ("]", "]", "[", "[", "["):
             page.keyboard.press(key)
@@ -211,8 +218,8 @@ def test_keyboard(browser: Browser, page_of_three: str) -> None:
         assert page.evaluate(focus) == "x0.post at query"
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
-        chosen = page.locator(".panel").nth(1).locator(".row.chosen .x").text_content()
-        spelled = page.locator(".panel").nth(1).locator(".detail .t").all_text_contents()
+        chosen = panel_of(page, 1).locator(".row.chosen .x").text_content()
+        spelled = panel_of(page, 1).locator(".detail .t").all_text_contents()
         assert "".join(spelled) == chosen
 
 
@@ -222,11 +229,11 @@ def test_groups_and_the_feature_beside_rows(browser: Browser, three: list[dict[s
         page.get_by_label("Feature beside each row").nth(2).select_option("count")
         values = [str(row[1]) for row in three[2]["features"]["values"]]
         most = max(set(values), key=values.count)
-        heading = page.locator(".panel").nth(2).locator(".heading").first
+        heading = panel_of(page, 2).locator(".heading").first
         inside = [str(s["distance"] <= 0.1) for s in three[2]["preimage"]["samples"]]
         both = sum(v == most and i == "True" for v, i in zip(values, inside, strict=True))
         expect(heading).to_have_text(f"count = {most} · {both} of {values.count(most)} rows inside")
-        assert page.locator(".panel").nth(2).locator(".body .f").first.text_content() == most
+        assert panel_of(page, 2).locator(".body .f").first.text_content() == most
 
 
 def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
@@ -235,16 +242,14 @@ def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
     reading = handmade(tokens)
     path = exported.to_html([reading, handmade([long, *tokens])], tmp_path / "<hostile>.html")
     with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
-        page.locator(".panel").first.get_by_text("show all").click()
-        wanted = [(f"{s['distance']:.3f}", shown("".join(s["tokens"])).replace("□□", "□□")) for s in reading["preimage"]["samples"]]
-        for (_, text, _), (_, whole) in zip(rows(page), wanted, strict=True):
-            head = text.removesuffix("…").removeprefix("…")
-            assert head.replace("∅", "") in whole
-        page.locator(".panel").first.get_by_role("grid").press("Home")
-        spelled = page.locator(".panel").first.locator(".detail .t").all_text_contents()
+        panel_of(page).get_by_text("show all").click()
+        for (_, text, _), sample in zip(rows(page), reading["preimage"]["samples"], strict=True):
+            assert text.removesuffix("…").removeprefix("…").replace("∅", "") in shown("".join(sample["tokens"]))
+        panel_of(page).get_by_role("grid").press("Home")
+        spelled = panel_of(page).locator(".detail .t").all_text_contents()
         assert [text.replace("∅", "") for text in spelled] == [shown(token) for token in ["<BOS>", *HOSTILE]]
-        page.locator(".panel").nth(1).get_by_role("grid").press("Home")
-        assert page.locator(".panel").nth(1).locator(".detail .t").count() == 1000
+        panel_of(page, 1).get_by_role("grid").press("Home")
+        assert panel_of(page, 1).locator(".detail .t").count() == 1000
         assert page.locator("img, iframe, object, b, i:not(.there):not(.told):not(:empty)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 1000
 
@@ -292,7 +297,7 @@ def test_no_page_scrolls_sideways(browser: Browser, page_of_three: str, width: i
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 1300), ("light", 360)])
 def test_axe_finds_nothing_serious(browser: Browser, page_of_three: str, scheme: str, width: int) -> None:
     with opened(browser, page_of_three, color_scheme=scheme, viewport={"width": width, "height": 900}) as page:
-        page.locator(".panel").first.get_by_role("grid").press("ArrowDown")
+        panel_of(page).get_by_role("grid").press("ArrowDown")
         found = Axe().run(page).response["violations"]
         told = [(v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in found]
         assert [t for t, v in zip(told, found, strict=True) if v["impact"] in ("serious", "critical")] == []
@@ -319,8 +324,8 @@ def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) 
 
 def test_empty_and_bits(browser: Browser, tmp_path: Path, addition: iv.Study) -> None:
     preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
-    bits = information.bits(25, 100_000)
-    readings = [exported.reading(replace(preimage, samples=())), exported.reading(replace(preimage, bits=bits, source="corpus"))]
+    searched = replace(preimage, bits=information.bits(25, 100_000), source="corpus")
+    readings = [exported.reading(replace(preimage, samples=())), exported.reading(searched)]
     path = exported.to_html(readings, tmp_path / "empty.html")
     with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
         expect(page.get_by_text("No rows yet.")).to_be_visible()
@@ -343,7 +348,7 @@ def test_modules_may_be_put_together() -> None:
     names = [
         name
         for source in sources.values()
-        for found in re.findall(r"^(?:export )?(?:async )?(?:function\*?|class|const|let) (\w+|\[[^]]*\])", source, re.MULTILINE)
+        for found in re.findall(r"^(?:export )?(?:async )?(?:function\*?|class|const) (\w+|\[[^]]*\])", source, re.MULTILINE)
         for name in re.findall(r"\w+", found)
     ]
     assert sorted(names) == sorted(set(names))

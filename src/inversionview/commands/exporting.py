@@ -85,7 +85,7 @@ def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None
         raise SettingError(f"{len(at)} positions do not go with {len(site)} sites: give one of either, or as many of both.")
     if size > MOST:
         raise SettingError(f"{size} readings are too many for one page: give at most {MOST}.")
-    every = [[*names] if len(names) == size else (names or [None]) * size for names in (at, site)]
+    every = [names if len(names) == size else size * [names[0] if names else None] for names in (at, site)]
     return list(zip(*every, strict=True))
 
 

@@ -84,7 +84,7 @@ def _hash(text: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """Return JSON that may stand in a script element: no end of it, no line separator and no lone surrogate is left as it is."""
+    """Return JSON that may stand in a script element: no end of it, line separator or lone surrogate is left as it is."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return re.sub("[<\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -130,7 +130,7 @@ def _features(preimage: Preimage, study: Study) -> dict[str, Any]:
     asked = inputs.features(_padded([preimage.query.ids], inputs.max_length, inputs.pad))
     known = {token: number for number, token in enumerate(study.model.vocabulary.tokens)}
     rows = [[known[token] for token in sample.tokens] for sample in preimage]
-    values = inputs.features(_padded(rows, inputs.max_length, inputs.pad)) if rows else {name: [] for name in asked}
+    values = inputs.features(_padded(rows, inputs.max_length, inputs.pad)) if rows else {}
     corpus = inputs.features(inputs.corpus(np.arange(min(len(inputs), _PRIOR_INPUTS))))
     shares = {name: np.unique(column, return_counts=True)[1] / len(column) for name, column in corpus.items()}
     return {

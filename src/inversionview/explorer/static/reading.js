@@ -77,6 +77,7 @@ export class Panel {
     this.element.classList.toggle("repeated", this.rows.repeated);
     const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
     if (!this.picked && best !== this.rows.beside) this.beside(best);
+    this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
     this.paint();
   }
 
@@ -133,7 +134,6 @@ export class Panel {
     this.field.set(this.epsilon);
     say(this.inside, `${number(k)} of ${plural(this.sorted.length, "row", "rows")} inside`);
     this.rows.move(this.epsilon);
-    this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
     this.head();
   }
 

@@ -12,19 +12,19 @@ export class Rows {
   /** `onEpsilon(ε)` when the line is dragged, `onFilter(text)` when a value is clicked. */
   constructor({ onEpsilon, onFilter }) {
     Object.assign(this, { rows: [], made: new Map(), all: false, filter: "", group: null, beside: null, epsilon: 0, largest: 1 });
-    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [] });
+    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: 0 });
     this.label = el("span.line-label");
     this.line = el("div.line", { title: "Drag to move ε", "aria-hidden": "true" }, this.label);
     this.spacer = el("div.spacer");
     this.body = el("div.body", {}, this.spacer, this.line);
     this.grid = el("div.rows", {
       role: "grid", tabIndex: 0, "aria-label": "Rows by distance",
-      onscroll: framed(() => this.draw()), onpointerover: (event) => this.explain(event), onclick: (event) => this.click(event),
+      onscroll: framed(() => { this.top = this.grid.scrollTop; this.draw(); }), onpointerover: (event) => this.explain(event), onclick: (event) => this.click(event),
       onkeydown: (event) => this.key(event), onfocus: () => this.select(Math.max(0, this.current), false),
     }, this.body);
     this.empty = el("p.empty", { hidden: true });
     this.count = el("span.count");
-    this.toggle = el("button.quiet", { type: "button", onclick: () => { this.all = !this.all; this.grid.scrollTop = 0; this.layout(); } });
+    this.toggle = el("button.quiet", { type: "button", onclick: () => { this.all = !this.all; this.grid.scrollTop = this.top = 0; this.layout(); } });
     this.detail = el("div.detail", { tabIndex: -1 }, el("p.hint", {}, HINT));
     this.element = el("div.rows-part", {}, this.grid, this.empty, el("p.under", {}, this.count, " ", this.toggle), this.detail);
     this.drag();
@@ -81,7 +81,8 @@ export class Rows {
     this.slots = this.groups ? this.groups.flatMap((group) => [group, ...group.members]) : this.all ? this.kept : this.chosen;
     const tall = this.slots.length * ROW + (this.groups ? 0 : GAP);
     this.body.style.height = `${tall}px`;
-    this.grid.style.setProperty("--tall", `${Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW))}px`);
+    this.high = Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW));
+    this.grid.style.setProperty("--tall", `${this.high}px`);
     this.grid.style.setProperty("--beside", this.beside === null ? "0ch" : `${this.widest + 0.5}ch`);
     this.grid.setAttribute("aria-rowcount", String(this.slots.length));
     this.empty.hidden = total > 0;
@@ -107,7 +108,7 @@ export class Rows {
 
   /** Put the rows in sight into the document, each where it belongs. */
   draw() {
-    const top = this.grid.scrollTop, high = this.grid.clientHeight || TALL * ROW;
+    const { top, high } = this;  // kept, for to ask the document would make it lay out again
     const first = Math.max(0, Math.floor((top - GAP) / ROW) - MARGIN);
     const last = Math.min(this.slots.length, Math.ceil((top + high) / ROW) + MARGIN);
     const now = new Map();
@@ -179,8 +180,9 @@ export class Rows {
     this.current = slot;
     if (scroll) {
       const top = slot * ROW + (slot >= this.cut ? GAP : 0);
-      if (top < this.grid.scrollTop + ROW) this.grid.scrollTop = top - ROW;
-      else if (top > this.grid.scrollTop + this.grid.clientHeight - 3 * ROW) this.grid.scrollTop = top - this.grid.clientHeight + 3 * ROW;
+      if (top < this.top + ROW) this.grid.scrollTop = top - ROW;
+      else if (top > this.top + this.high - 3 * ROW) this.grid.scrollTop = top - this.high + 3 * ROW;
+      this.top = this.grid.scrollTop;
       this.draw();
     }
     const chosen = this.shown.find((node) => node.nth === slot && node.index !== undefined);
