@@ -1,5 +1,6 @@
 # Each target sets up all it needs in .venv; none needs another to have run.
 PYTHON ?= python3
+CHROMIUM ?= chromium
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -9,11 +10,13 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
 
-test: $(READY)  ## lint, types and all tests
+test: $(READY)  ## lint, types and all tests, those of the explorer in a browser
+	@command -v $(CHROMIUM) >/dev/null || { test "$$(id -u)" = 0 && apt-get install --yes --quiet chromium; } \
+		|| { echo "The explorer is tested in Chromium: install it (apt-get install chromium) or name it, make test CHROMIUM=…" >&2; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	CHROMIUM=$(CHROMIUM) $(BIN)/python -m pytest
 
 bench: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -132,6 +133,18 @@ class Preimage:
             **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
         }
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the preimage as one HTML file to look at and to send, which works from disk without a network.
+
+        Features of the inputs are left out, a preimage does not know them: ``inversionview export`` has them.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        from inversionview.explorer.page import reading, to_html
+
+        return to_html([reading(self)], path)
 
     def __rich__(self) -> Any:
         from inversionview.views.text import preimage_table

@@ -1,0 +1,99 @@
+"""Commands that make a file to send: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inversionview.commands.shared import (
+    BareStudyArg,
+    BareTextArg,
+    DeviceOpt,
+    DistanceOpt,
+    EpsilonOpt,
+    FixedAtOpt,
+    ModelOpt,
+    SeedOpt,
+    app,
+    bank_to_search,
+    bar,
+    check,
+    out,
+    study_and_text,
+)
+from inversionview.errors import SettingError
+
+if TYPE_CHECKING:
+    from inversionview.preimage.core import Preimage, Query
+    from inversionview.study import Study
+
+MOST = 4
+"""Readings side by side."""
+
+
+@app.command(
+    epilog='Examples: `inversionview export addition "615+861=1476" --at "=" --site a0.0 --site a0.1 --out reading.html`; '
+    '`inversionview export counting "vvzccvczvvvzvcvc|v:8" --at query --at ":" --site x0.post --site a1.0`'
+)
+def export(
+    study: BareStudyArg = None,
+    text: BareTextArg = None,
+    at: Annotated[list[str] | None, typer.Option(help="A token, a named position or an index; repeatable, as --site.")] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+    ] = None,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
+    fixed: FixedAtOpt = None,
+    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seed: SeedOpt = 0,
+    destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+) -> None:
+    """Write readings as one HTML file to look at and to send: works from disk, without a network."""
+    from inversionview.explorer.page import reading, to_html
+    from inversionview.views.files import check_formats
+
+    check([epsilon], distance)
+    check_formats([destination], (".html",))
+    if source not in (None, "decoder", "corpus", "walk"):
+        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    places = _places(at or [], site or [])
+    loaded, text = study_and_text(study, text, model, device)
+    queries = [loaded.query(text, at=one, site=where) for one, where in places]
+    options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
+    made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
+    to_html([reading(preimage, loaded) for preimage in made], destination)
+    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
+
+
+def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None]]:
+    """Return each reading's position and site: the first of both, the second of both …; a single one goes with every other.
+
+    Raises:
+        SettingError: they do not go together, or are too many.
+    """
+    size = max(len(at), len(site), 1)
+    if not {len(at), len(site)} <= {0, 1, size}:
+        raise SettingError(f"{len(at)} positions do not go with {len(site)} sites: give one of either, or as many of both.")
+    if size > MOST:
+        raise SettingError(f"{size} readings are too many for one page: give at most {MOST}.")
+    every = [names if len(names) == size else size * [names[0] if names else None] for names in (at, site)]
+    return list(zip(*every, strict=True))
+
+
+def _read(study: Study, query: Query, source: str, seconds: float, options: dict[str, Any]) -> Preimage:
+    if source == "corpus":
+        fixed = None if options["fixed"] is None else [options["fixed"]]
+        return study.search(query, bank=bank_to_search(study, None), **{**options, "fixed": fixed})
+    if source == "walk":
+        with bar("walking", 1000) as advance:
+            return study.walk(query, seconds=seconds, report=lambda share, note: advance(int(1000 * share), note), **options)
+    return study.preimage(query, **options)

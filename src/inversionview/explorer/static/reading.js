@@ -1,0 +1,187 @@
+// One panel: what a reading is, what its rows have in common, how distances spread, and the rows with the line at ε.
+
+import { commons } from "./common.js";
+import { el, framed, number, percent, plural, say, threshold } from "./dom.js";
+import { distances, epsilonField } from "./histogram.js";
+import { Rows } from "./rows.js";
+import { saved, FORMATS } from "./save.js";
+import { agreeing, insideCount, ranked } from "./stats.js";
+import { positionName, queryLine } from "./tokens.js";
+
+export class Panel {
+  /** `onEpsilon(ε, panel)` when ε is moved here; `actions`: buttons as `{label: run}`. */
+  constructor({ onEpsilon = () => {}, actions = {} } = {}) {
+    this.onEpsilon = onEpsilon;
+    this.rows = new Rows({ onEpsilon: (value) => this.move(value, true), onFilter: (text) => this.addFilter(text) });
+    this.common = commons((index) => this.pick(index));
+    this.histogram = distances((value) => this.move(value, true));
+    this.field = epsilonField((value) => this.move(value, true));
+    this.repaint = framed(() => this.paint());
+    this.parts(actions);
+  }
+
+  parts(actions) {
+    this.title = el("h2");
+    this.told = el("p.bits");
+    this.origin = el("p.origin");
+    this.notes = el("p.notes", { hidden: true });
+    this.share = el("i");
+    this.said = el("span", { role: "status", "aria-live": "polite" });
+    this.stop = el("button.quiet", { type: "button", hidden: true, onclick: () => this.cancel?.() }, "cancel");
+    this.status = el("p.status", { hidden: true }, this.said, " ", this.stop);
+    this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
+    this.query = el("div.row.query-row");
+    this.inside = el("output.inside");
+    this.filter = el("input.filter", { type: "search", placeholder: "filter", "aria-label": "Filter rows by text or by feature=value", spellcheck: false, oninput: framed(() => this.narrow()) });
+    this.group = el("select", { "aria-label": "Group rows by", onchange: () => this.narrow() });
+    this.side = el("select", { "aria-label": "Feature beside each row", onchange: () => this.pick(this.side.value === "" ? null : Number(this.side.value)) });
+    this.tools = el("div.tools", {}, this.filter, el("label", {}, "by ", this.group), el("label.side", {}, "beside ", this.side));
+    const buttons = Object.entries(actions).map(([label, run]) => el("button.quiet", { type: "button", onclick: () => run(this) }, label));
+    const formats = FORMATS.map((kind) => el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind));
+    this.footer = el("footer", {}, el("span.save", {}, "save ", formats), el("span.acts", {}, buttons));
+    this.element = el("article.panel", { tabIndex: -1 },
+      el("header", {}, this.title, this.told), this.origin, this.status, this.progress,
+      el("div.halves", {},
+        el("div", {}, this.common.element, el("section.distances", { "aria-label": "Distances and ε" },
+          el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element)),
+        el("div", {}, this.tools, this.query, this.rows.element)),
+      this.notes, this.footer);
+  }
+
+  /** Show a reading; ε is its own unless one is given. */
+  set(reading, epsilon = reading.preimage.epsilon) {
+    this.reading = reading;
+    const { query, source, candidates, seed, distance } = reading.preimage;
+    const name = positionName(reading);
+    this.element.setAttribute("aria-label", `${query.site} at ${name}`);
+    this.title.replaceChildren(el("var", {}, query.site), " at ", el("span.place", {}, name));
+    const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
+    say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
+    this.query.replaceChildren(el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, queryLine(query)), el("span.f"));
+    const notes = reading.preimage.walk?.notes ?? [];
+    say(this.notes, notes.join(" "));
+    this.notes.hidden = !notes.length;
+    this.fill(reading, epsilon);
+  }
+
+  fill(reading, epsilon) {
+    const features = reading.features;
+    this.sorted = ranked(reading);
+    this.counts = features ? agreeing(this.sorted, features) : [];
+    this.most = Math.max(1.5 * reading.preimage.epsilon, ...this.sorted.map(({ sample }) => sample.distance)) || 1;
+    this.epsilon = epsilon;
+    this.common.set(this.sorted, features, this.counts);
+    this.histogram.set(this.sorted, this.most);
+    this.options(features?.names ?? []);
+    this.rows.set(this.sorted, features?.names ?? [], epsilon);
+    this.element.classList.toggle("repeated", this.rows.repeated);
+    const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
+    if (!this.picked && best !== this.rows.beside) this.beside(best);
+    this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
+    this.paint();
+  }
+
+  options(names) {
+    if (this.named === names.join("\u0000")) return;
+    this.named = names.join("\u0000");
+    this.picked = false;
+    const listed = (first) => [el("option", { value: "" }, first), ...names.map((name, i) => el("option", { value: i }, name))];
+    this.group.replaceChildren(...listed("distance"));
+    this.side.replaceChildren(...listed("nothing"));
+    for (const select of [this.group, this.side]) select.parentNode.hidden = !names.length;
+  }
+
+  /** New rows of a reading that is being made. */
+  grow(samples, values) {
+    this.reading.preimage.samples.push(...samples);
+    this.reading.features?.values.push(...(values ?? []));
+    this.fill(this.reading, this.epsilon);
+  }
+
+  /** Show a feature beside each row because the reader wants it, not because it tells most. */
+  pick(index) {
+    this.picked = true;
+    this.beside(index);
+  }
+
+  beside(index) {
+    this.common.pick(index);
+    this.side.value = index ?? "";
+    this.rows.show(index);
+    this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
+    this.common.show(insideCount(this.sorted, this.epsilon));
+  }
+
+  /** Move ε; `own` where it was moved in this panel. */
+  move(epsilon, own = false) {
+    this.epsilon = epsilon;
+    this.repaint();
+    if (own) this.onEpsilon(epsilon, this);
+  }
+
+  /** One step of ε: to the next distance that is a few per cent away. */
+  step(direction) {
+    const steps = 0.02 * this.most;
+    const share = Math.sqrt(this.epsilon / this.most) + direction * 0.02;
+    this.move(Math.max(0, share <= 0 ? 0 : share * share * this.most) || (direction > 0 ? steps * 0.02 : 0), true);
+  }
+
+  paint() {
+    if (!this.sorted) return;
+    const k = insideCount(this.sorted, this.epsilon);
+    this.common.show(k);
+    this.histogram.move(this.epsilon, k, this.sorted.length);
+    this.field.set(this.epsilon);
+    say(this.inside, `${number(k)} of ${plural(this.sorted.length, "row", "rows")} inside`);
+    this.rows.move(this.epsilon);
+    this.head();
+  }
+
+  head() {
+    const { bits, epsilon, recall } = this.reading.preimage;
+    if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
+    const known = bits.hits ? bits.value.toFixed(1) : `> ${bits.low.toFixed(1)}`;
+    say(this.told, `${known} bits at ε = ${threshold(epsilon)}`);
+    const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
+    const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
+    this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} inputs inside${interval}${found}`;
+  }
+
+  narrow() {
+    this.rows.narrow(this.filter.value.trim(), this.group.value === "" ? null : Number(this.group.value));
+  }
+
+  addFilter(text) {
+    const terms = this.filter.value.split(/\s+/).filter(Boolean);
+    this.filter.value = terms.includes(text) ? terms.filter((term) => term !== text).join(" ") : [...terms, text].join(" ");
+    this.narrow();
+  }
+
+  /** Progress of a reading that is being made, which `cancel()` ends; `null` when it is done. */
+  busy(share, note = "", cancel = null) {
+    this.element.classList.toggle("busy", share !== null);
+    this.element.setAttribute("aria-busy", String(share !== null));
+    this.share.style.setProperty("width", `${100 * (share ?? 0)}%`);
+    this.cancel = cancel;
+    this.stop.hidden = !cancel;
+    this.tell(share === null ? "" : note);
+  }
+
+  /** Say in one sentence what went wrong. */
+  fail(sentence) {
+    this.busy(null);
+    this.tell(sentence, true);
+  }
+
+  /** What is said stands in the place of where the reading is from. */
+  tell(sentence, failed = false) {
+    say(this.said, sentence);
+    this.status.classList.toggle("failed", failed);
+    this.status.hidden = !sentence;
+    this.origin.hidden = Boolean(sentence);
+  }
+
+  save(kind) {
+    return saved(kind, this).catch((error) => this.fail(`The ${kind} could not be made: ${error.message}.`));
+  }
+}

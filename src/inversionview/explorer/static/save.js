@@ -1,0 +1,117 @@
+// Save a reading: JSON as it came, rows as CSV, and the figure as SVG or PNG, drawn here from what the panel shows.
+
+import { colour, distance, el, fixed, percent, svg, threshold, visible } from "./dom.js";
+import { common, insideCount, spread } from "./stats.js";
+import { positionName, windowed } from "./tokens.js";
+
+export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
+const [PAPER, STEP, CHAR, SIZE] = [560, 18, 7.4, 12.3];
+const [MONO, SERIF] = ["ui-monospace, Menlo, 'DejaVu Sans Mono', monospace", "Palatino, Georgia, 'DejaVu Serif', serif"];
+
+/** Make the file of a panel and hand it to the reader. */
+export async function saved(kind, panel) {
+  const { site, position } = panel.reading.preimage.query;
+  const name = `reading-${site}-${position}.${kind.toLowerCase()}`;
+  if (kind === "JSON") return hand(name, new Blob([JSON.stringify(panel.reading)], { type: "application/json" }));
+  if (kind === "CSV") return hand(name, new Blob([csv(panel)], { type: "text/csv" }));
+  const figure = drawn(panel);
+  const text = new XMLSerializer().serializeToString(figure);
+  const blob = new Blob([text], { type: "image/svg+xml" });
+  return hand(name, kind === "SVG" ? blob : await pixels(blob, figure));
+}
+
+function hand(name, blob) {
+  const link = el("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+/** Rows as CSV, ε being the panel's. */
+export function csv({ sorted, reading, epsilon }) {
+  const names = reading.features?.names ?? [];
+  const head = ["distance", "inside", "position", "count", "source", "text", ...names];
+  const rows = sorted.map(({ sample, values }) => [
+    sample.distance, sample.distance <= epsilon, sample.position, sample.count, sample.source, sample.text, ...values,
+  ]);
+  return [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+}
+
+const quoted = (value) => (/[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+
+async function pixels(blob, figure, scale = 2) {
+  const image = new Image();
+  image.src = URL.createObjectURL(blob);
+  await image.decode();
+  const canvas = el("canvas", { width: scale * PAPER, height: scale * figure.getAttribute("height") });
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(image.src);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+/** The reading as an SVG of its own: title, common features, a choice of rows, the line at ε. */
+function drawn(panel) {
+  const { reading, sorted, epsilon } = panel;
+  const names = ["ink", "soft", "paper", "line", "blue", "bar", "raised", "lowered"];
+  const ink = Object.fromEntries(names.map((name) => [name, colour(panel.element, name)]));
+  const k = insideCount(sorted, epsilon);
+  const parts = [];
+  const write = (x, y, text, more = {}) =>
+    parts.push(svg("text", { x, y, fill: ink.ink, "font-family": SERIF, "font-size": 13, ...more }, text));
+  const { query, distance: metric } = reading.preimage;
+  write(0, 20, `${query.site} at ${positionName(reading)}`, { "font-size": 17 });
+  write(PAPER, 20, `${panel.told.textContent}`, { "text-anchor": "end", fill: ink.soft });
+  parts.push(svg("path", { d: `M0 27H${PAPER}`, stroke: ink.ink }));
+  let y = 46;
+  const features = reading.features ? common(reading.features, panel.counts, k).slice(0, 5) : [];
+  for (const { name, index, share, bits, most } of features) {
+    write(0, y, name);
+    parts.push(svg("rect", { x: 110, y: y - 8, width: 18 * (most ?? 0), height: 6, fill: ink.blue, opacity: 0.2 }));
+    parts.push(svg("rect", { x: 110, y: y - 8, width: 18 * Math.max(0, bits ?? 0), height: 6, fill: ink.blue }));
+    write(PAPER - 110, y, spread(sorted, index, k), { "text-anchor": "end", fill: ink.soft });
+    write(PAPER - 65, y, share === null ? "–" : percent(share), { "text-anchor": "end", fill: ink.soft });
+    write(PAPER, y, bits === null ? "–" : `${fixed(bits, 1)} bits`, { "text-anchor": "end", fill: ink.soft });
+    y += STEP;
+  }
+  y = drawnLine(parts, ink, y + 6, { tokens: query.tokens, position: query.position }, "query");
+  const shown = panel.rows.chosen;
+  shown.forEach((i, slot) => {
+    if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
+    const { sample, values } = sorted[i];
+    y = drawnLine(parts, ink, y, sample, distance(sample.distance), values[panel.rows.beside], i >= k, Math.sqrt(sample.distance / panel.most));
+  });
+  if (shown.every((i) => i < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
+  const high = Math.ceil(y + 4);
+  const [x0, wide] = [-16, PAPER + 32];
+  return svg("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `${x0} -8 ${wide} ${high + 16}`, width: PAPER, height: Math.round((PAPER * (high + 16)) / wide) },
+    svg("rect", { x: x0, y: -8, width: wide, height: high + 16, fill: ink.paper }), parts);
+}
+
+/** One row of tokens, each at its own place, so that shades lie under them in every viewer. */
+function drawnLine(parts, ink, y, sample, told, beside, outside = false, share = 0) {
+  if (share) parts.push(svg("rect", { x: 30 - 30 * share, y: y - 8, width: 30 * share, height: 7, fill: ink.bar }));
+  parts.push(svg("text", { x: 76, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, told));
+  let x = 90;
+  const [first, last] = windowed(sample.tokens, sample.position);
+  for (let i = first; i < last && x < PAPER - 60; i++) {
+    const shown = visible(sample.tokens[i]);
+    const text = i === sample.position ? `(${shown})` : shown;
+    const wide = CHAR * [...text].length;
+    const effect = sample.effect?.[i] ?? 0;
+    if (Math.abs(effect) >= 0.05) {
+      const opacity = (Math.abs(effect) * (outside ? 0.35 : 0.6)).toFixed(2);
+      parts.push(svg("rect", { x, y: y - 12, width: wide, height: 16, fill: effect > 0 ? ink.raised : ink.lowered, opacity }));
+    }
+    parts.push(svg("text", { x, y, fill: outside ? ink.soft : ink.ink, "font-family": MONO, "font-size": SIZE, textLength: wide, lengthAdjust: "spacingAndGlyphs" }, text));
+    x += wide;
+  }
+  if (beside !== undefined && beside !== null) {
+    parts.push(svg("text", { x: PAPER, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, String(beside)));
+  }
+  return y + STEP;
+}
+
+function rule(parts, ink, y, label) {
+  parts.push(svg("path", { d: `M0 ${y - 9}H${PAPER}`, stroke: ink.line, "stroke-width": 1.6 }));
+  parts.push(svg("text", { x: PAPER, y: y + 2, fill: ink.line, "text-anchor": "end", "font-family": SERIF, "font-size": 11 }, label));
+  return y + STEP;
+}

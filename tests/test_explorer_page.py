@@ -1,0 +1,448 @@
+"""The exported page, opened from disk in a browser without a network: what it shows is what was measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from math import log2
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
+
+import inversionview as iv
+from inversionview import information
+from inversionview.cli import main
+from inversionview.explorer import page as exported
+from tests.browser import chromium, opened
+
+COUNT = "vvzccvczvvvzvcvc|v:8"
+ADD = "615+861=1476"
+HOSTILE = [
+    "<script>alert(1)</script>", "</script><script>alert(2)</script>", "<img src=x onerror=alert(3)>", "&amp;", '"', "'", "",
+    "שלום", "\u202eevil\u202c", "مرحبا", "\ud83d", "\udc00", "👩\u200d👩\u200d👧", "\u2028", "\x00", "\x1b[31m", "\n", "\t",
+    " the", "`${1}`", "javascript:alert(4)", "{{1}}", "\ufeff",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def three(counting: iv.Study) -> list[dict[str, Any]]:
+    """The paper's three readings of counting side by side."""
+    places = (("query", "x0.mid"), ("query", "x0.post"), (":", "a1.0"))
+    return [
+        exported.reading(counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24), counting)
+        for at, site in places
+    ]
+
+
+@pytest.fixture(scope="module")
+def page_of_three(three: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return exported.to_html(three, tmp_path_factory.mktemp("page") / "three.html").as_uri()
+
+
+def handmade(tokens: list[list[str]], **more: Any) -> dict[str, Any]:
+    """A reading of given tokens, nearest first; the second half is outside ε = 0.1."""
+    samples = [
+        {
+            "tokens": row, "text": "".join(row), "distance": 0.2 * i / max(1, len(tokens)), "position": min(1, len(row) - 1),
+            "inside": 0.2 * i / max(1, len(tokens)) <= 0.1, "token_distances": [*[0.5] * (len(row) - 1), None],
+            "effect": [(-1) ** k * 0.9 for k in range(len(row))], "source": "decoder", "count": 1 + i % 3,
+        }
+        for i, row in enumerate(tokens)
+    ]  # fmt: skip
+    query = {"text": "".join(tokens[0]), "tokens": tokens[0], "position": 1, "site": "a0.0", "model": "<b>model</b>"}
+    preimage = {"query": query, "distance": "cosine", "epsilon": 0.1, "seed": 0, "samples": samples, "candidates": 9}
+    place = {"text": query["text"], "tokens": tokens[0], "ids": list(range(len(tokens[0]))), "position": 1, "names": {"<i>": 1}}
+    features = {
+        "names": ["<u>"], "query": {"<u>": "</script>"}, "prior": {"<u>": 0.5}, "entropy": {"<u>": 1.0},
+        "values": [["</script>"] if i % 2 else ['"&'] for i in range(len(tokens))],
+    }  # fmt: skip
+    return {
+        "version": 1, "study": "hand", "place": place, "site": "a0.0", "preimage": {**preimage, "source": "decoder", **more},
+        "features": features,
+    }  # fmt: skip
+
+
+def shown(text: str) -> str:
+    """Tokens as the page shows them; what has no picture is a box or a stand-in."""
+    text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    text = text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥", ord("\r"): "␍"})
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200c\u200e-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "□", text)
+
+
+def panel_of(page: Page, number: int = 0) -> Locator:
+    return page.locator(".panel").nth(number)
+
+
+def rows(page: Page, panel: int = 0) -> list[tuple[str, str, int]]:
+    """Distance, text and marked position of the rows in sight, in their order."""
+    cells = """nodes => nodes.map((n) => [Number(n.getAttribute("aria-rowindex")), n.querySelector(".d").textContent,
+        n.querySelector(".x").textContent, Number(n.querySelector(".at")?.dataset.i ?? -1)])"""
+    found = panel_of(page, panel).locator(".body .row").evaluate_all(cells)
+    return [(d, x, at) for _, d, x, at in sorted(found)]
+
+
+def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, float | None]]:
+    """What is common by its definition: the share of rows inside with the query's value, and log2(share / prior)."""
+    features, samples = reading["features"], reading["preimage"]["samples"]
+    inside = [row for row, s in zip(features["values"], samples, strict=True) if s["distance"] <= epsilon]
+    found = {}
+    for f, name in enumerate(features["names"]):
+        share = sum(str(row[f]) == str(features["query"][name]) for row in inside) / len(inside)
+        found[name] = (share, log2(share / features["prior"][name]) if share else None)
+    return found
+
+
+def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: int = 0) -> None:
+    wanted = common(reading, epsilon)
+    cells = "nodes => nodes.map(n => ['.name', '.share', '.bits'].map(s => n.querySelector(s).textContent))"
+    told = panel_of(page, panel).locator(".feature").evaluate_all(cells)
+    bits = [wanted[name][1] for name, _, _ in told]
+    assert bits == sorted(bits, key=lambda b: -(float("-inf") if b is None else b))
+    for name, share, said in told:
+        assert abs(float(share.removesuffix(" %")) - 100 * wanted[name][0]) <= 0.5 + 1e-9
+        one = wanted[name][1]
+        assert said == "–" if one is None else abs(float(said.removesuffix(" bits").replace("−", "-")) - one) <= 0.05 + 1e-9
+
+
+def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        for panel, reading in enumerate(three):
+            wanted = [
+                (f"{s['distance']:.3f}", "".join(s["tokens"]), s["position"])
+                for s in sorted(reading["preimage"]["samples"], key=lambda s: s["distance"])
+            ]
+            assert set(rows(page, panel)) <= set(wanted)
+            assert len(rows(page, panel)) == 18
+            article = panel_of(page, panel)
+            article.get_by_text("show all").click()
+            grid = article.get_by_role("grid")
+            assert grid.get_attribute("aria-rowcount") == str(len(wanted))
+            seen = rows(page, panel)
+            assert seen == wanted[: len(seen)]
+            grid.press("End")
+            page.wait_for_timeout(60)
+            seen = rows(page, panel)
+            assert 20 < len(seen) < 60  # no more than are in sight
+            assert seen == wanted[-len(seen) :]
+
+
+def test_epsilon_moves_line_split_and_numbers(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        assert_common(page, three[2], 0.1, 2)
+        before = page.locator(".line").nth(2).bounding_box()
+        page.get_by_label("ε", exact=True).nth(2).fill("0.01")
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(60)
+        after = page.locator(".line").nth(2).bounding_box()
+        assert before is not None
+        assert after is not None
+        assert after["y"] < before["y"]
+        for panel, reading in enumerate(three):  # the others follow
+            assert_common(page, reading, 0.01, panel)
+            inside = sum(s["distance"] <= 0.01 for s in reading["preimage"]["samples"])
+            expect(panel_of(page, panel).locator("output")).to_have_text(f"{inside} of 200 rows inside")
+            measured = {"".join(s["tokens"]): s["distance"] for s in reading["preimage"]["samples"]}
+            split = panel_of(page, panel).locator(".body .row:not(.out) .x").all_text_contents()
+            assert set(split) == {text for _, text, _ in rows(page, panel) if measured[text] <= 0.01}
+            tops = "n => [...n.querySelectorAll('.line, .body .row')].map(e => [e.className, e.getBoundingClientRect().top])"
+            places = panel_of(page, panel).evaluate(tops)
+            line = next(top for name, top in places if name == "line")
+            assert sum(top < line for _, top in places) == len(split)
+
+
+def test_slider_by_keyboard(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        slider = page.get_by_role("slider").first
+        most = max(0.15, *(s["distance"] for s in three[0]["preimage"]["samples"]))
+        for key in ("Home", "PageUp", "PageUp", "PageUp", "ArrowRight", "PageUp", "PageUp"):
+            slider.press(key)
+            page.wait_for_timeout(40)
+            epsilon = (int(slider.input_value()) / 2000) ** 2 * most
+            inside = sum(s["distance"] <= epsilon for s in three[0]["preimage"]["samples"])
+            assert f"{inside} of 200 inside" in str(slider.get_attribute("aria-valuetext"))
+            if inside:
+                assert_common(page, three[0], epsilon)
+
+
+def test_rows_are_not_made_again(browser: Browser, page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        panel_of(page).get_by_text("show all").click()
+        page.evaluate("window.kept = [...document.querySelectorAll('.panel:first-of-type .body .row')]")
+        for key in ("]", "]", "[", "[", "["):
+            page.keyboard.press(key)
+            page.wait_for_timeout(30)
+        now = "[...document.querySelectorAll('.panel:first-of-type .body .row')]"
+        assert page.evaluate(f"{now}.filter(n => window.kept.includes(n)).length") >= page.evaluate(f"{now}.length") - 2
+
+
+def test_keyboard(browser: Browser, page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        epsilon = page.get_by_label("ε", exact=True).first
+        page.keyboard.press("]")
+        expect(epsilon).not_to_have_value("0.100")
+        assert float(epsilon.input_value()) > 0.1
+        page.keyboard.press("[")
+        expect(epsilon).to_have_value("0.100")
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        page.keyboard.press("/")
+        page.keyboard.type("letter=v zz")
+        expect(page.locator(".count").first).to_contain_text("outside, of 200")
+        page.wait_for_timeout(60)  # the frame that draws what was typed last
+        texts = [text for _, text, _ in rows(page)]
+        assert texts
+        assert all("zz" in text and "|v" in text for text in texts)
+        page.keyboard.press("Escape")
+        page.keyboard.press("ArrowRight")
+        focus = "document.activeElement.closest('.panel').getAttribute('aria-label')"
+        assert page.evaluate(focus) == "x0.post at query"
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        chosen = panel_of(page, 1).locator(".row.chosen .x").text_content()
+        spelled = panel_of(page, 1).locator(".detail .t").all_text_contents()
+        assert "".join(spelled) == chosen
+
+
+def test_groups_and_the_feature_beside_rows(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        page.get_by_label("Group rows by").nth(2).select_option("count")
+        page.get_by_label("Feature beside each row").nth(2).select_option("count")
+        values = [str(row[1]) for row in three[2]["features"]["values"]]
+        most = max(set(values), key=values.count)
+        heading = panel_of(page, 2).locator(".heading").first
+        inside = [str(s["distance"] <= 0.1) for s in three[2]["preimage"]["samples"]]
+        both = sum(v == most and i == "True" for v, i in zip(values, inside, strict=True))
+        expect(heading).to_have_text(f"count = {most} · {both} of {values.count(most)} rows inside")
+        assert panel_of(page, 2).locator(".body .f").first.text_content() == most
+
+
+def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
+    long = [f"t{i}<" for i in range(1000)]
+    tokens = [["<BOS>", *HOSTILE], [*HOSTILE, "x"], *[[token, "</style>", token] for token in HOSTILE], long]
+    reading = handmade(tokens)
+    path = exported.to_html([reading, handmade([long, *tokens])], tmp_path / "<hostile>.html")
+    with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
+        panel_of(page).get_by_text("show all").click()
+        for (_, text, _), sample in zip(rows(page), reading["preimage"]["samples"], strict=True):
+            assert text.removesuffix("…").removeprefix("…").replace("∅", "") in shown("".join(sample["tokens"]))
+        panel_of(page).get_by_role("grid").press("Home")
+        spelled = panel_of(page).locator(".detail .t").all_text_contents()
+        assert [text.replace("∅", "") for text in spelled] == [shown(token) for token in ["<BOS>", *HOSTILE]]
+        panel_of(page, 1).get_by_role("grid").press("Home")
+        assert panel_of(page, 1).locator(".detail .t").count() == 1000
+        assert page.locator("img, iframe, object, b, i:not(.there):not(.told):not(:empty)").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+
+
+def test_saved_files(browser: Browser, three: list[dict[str, Any]], page_of_three: str, tmp_path: Path) -> None:
+    made = {}
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        for kind in ("SVG", "PNG", "CSV", "JSON"):
+            with page.expect_download() as waited:
+                page.get_by_label(f"Save as {kind}").first.click()
+            assert waited.value.suggested_filename == f"reading-x0.mid-18.{kind.lower()}"
+            waited.value.save_as(tmp_path / kind)
+            made[kind] = (tmp_path / kind).read_bytes()
+    samples = sorted(three[0]["preimage"]["samples"], key=lambda s: s["distance"])
+    assert json.loads(made["JSON"]) == json.loads(json.dumps(exported.lighter(three[0])))
+    table = list(csv.DictReader(io.StringIO(made["CSV"].decode())))
+    assert [(float(row["distance"]), row["text"]) for row in table] == [(s["distance"], s["text"]) for s in samples]
+    assert [row["inside"] == "true" for row in table] == [s["distance"] <= 0.1 for s in samples]
+    assert [int(row["count"]) for row in table if row["letter"] == "v"]
+    assert made["PNG"].startswith(b"\x89PNG")
+    assert int.from_bytes(made["PNG"][16:20]) == 1120
+    drawn = "".join(ElementTree.fromstring(made["SVG"]).itertext())
+    assert "x0.mid at query" in drawn
+    assert "ε = 0.100, euclidean" in drawn
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_themes(browser: Browser, page_of_three: str, scheme: str) -> None:
+    with opened(browser, page_of_three, color_scheme=scheme) as page:
+        bright = "parseInt(getComputedStyle(document.querySelector('.iv')).backgroundColor.match(/\\d+/)[0]) > 128"
+        assert page.evaluate(bright) is (scheme == "light")
+        for theme in ("light", "dark"):
+            page.get_by_text("theme:").click()
+            expect(page.get_by_text(f"theme: {theme}")).to_be_visible()
+            assert page.evaluate(bright) is (theme == "light")
+
+
+@pytest.mark.parametrize("width", [360, 800, 1600])
+def test_no_page_scrolls_sideways(browser: Browser, page_of_three: str, width: int) -> None:
+    with opened(browser, page_of_three, viewport={"width": width, "height": 740}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".panel .x").first.evaluate("n => n.clientWidth") > 120
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 1300), ("light", 360)])
+def test_axe_finds_nothing_serious(browser: Browser, page_of_three: str, scheme: str, width: int) -> None:
+    with opened(browser, page_of_three, color_scheme=scheme, viewport={"width": width, "height": 900}) as page:
+        panel_of(page).get_by_role("grid").press("ArrowDown")
+        found = Axe().run(page).response["violations"]
+        told = [(v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in found]
+        assert [t for t, v in zip(told, found, strict=True) if v["impact"] in ("serious", "critical")] == []
+
+
+def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
+    with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
+        before = page.locator(".legend").bounding_box()
+        for key in ["["] * 30 + ["]"] * 40:
+            page.keyboard.press(key)
+        page.locator(".filter").first.fill("nothing has this")
+        expect(page.get_by_text("No row matches “nothing has this”.")).to_be_visible()
+        assert page.locator(".legend").bounding_box() == before
+
+
+def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) -> None:
+    preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
+    with opened(browser, preimage.to_html(tmp_path / "alone.html").as_uri()) as page:
+        assert page.locator(".panel h2").text_content() == "a0.0 at ="
+        assert page.locator(".query-row .attended").count() >= 1
+        expect(page.locator(".common")).to_be_hidden()
+        assert page.locator(".query .marked").text_content() == "="
+
+
+def test_empty_and_bits(browser: Browser, tmp_path: Path, addition: iv.Study) -> None:
+    preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
+    searched = replace(preimage, bits=information.bits(25, 100_000), source="corpus")
+    readings = [exported.reading(replace(preimage, samples=())), exported.reading(searched)]
+    path = exported.to_html(readings, tmp_path / "empty.html")
+    with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
+        expect(page.get_by_text("No rows yet.")).to_be_visible()
+        expect(page.get_by_text("12.0 bits at ε = 0.100")).to_be_visible()
+    with opened(browser, exported.to_html([], tmp_path / "none.html").as_uri()) as page:
+        expect(page.get_by_text("There is no reading here.")).to_be_visible()
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_size_of_500_rows(addition: iv.Study, counting: iv.Study) -> None:
+    for study, text, site in ((counting, COUNT, "a1.0"), (addition, ADD, "a0.0")):
+        reading = exported.reading(study.preimage(study.query(text, site=site), count=500), study)
+        assert len(exported.page([reading]).encode()) <= 500_000
+
+
+def test_modules_may_be_put_together() -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in exported.STATIC.glob("*.js")}
+    names = [
+        name
+        for source in sources.values()
+        for found in re.findall(r"^(?:export )?(?:async )?(?:function\*?|class|const) (\w+|\[[^]]*\])", source, re.MULTILINE)
+        for name in re.findall(r"\w+", found)
+    ]
+    assert sorted(names) == sorted(set(names))
+    for source in sources.values():
+        for line in re.findall(r"^import .*", source, re.MULTILINE):
+            taken, origin = re.fullmatch(r'import \{ ([\w, ]+) \} from "\./(\w+\.js)";', line).groups()  # type: ignore[union-attr]
+            for name in taken.split(", "):
+                assert re.search(rf"^export (async )?(function\*?|class|const) {name}\b", sources[origin], re.MULTILINE), name
+    script = exported.bundle("page.js")
+    assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
+    assert "</script" not in script
+    assert "innerHTML" not in "".join(sources.values())
+
+
+def test_embedded_json_ends_no_script() -> None:
+    value = {"a": ["</script>", "<!--", "\u2028\u2029", "\ud83d", "é"]}
+    text = exported.embedded(value)
+    assert not set("<\u2028\u2029") & set(text)
+    assert text.encode("utf-8")
+    assert json.loads(text) == value
+
+
+def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "made.html"
+    main(["export", "addition", ADD, "--at", "=", "--site", "a0.0", "--site", "a0.1", "--count", "20", "--out", str(path)])
+    held = re.search(r'id="readings">(.*?)</script>', path.read_text(encoding="utf-8"))
+    assert held is not None
+    readings = json.loads(held[1])
+    assert [reading["site"] for reading in readings] == ["a0.0", "a0.1"]
+    assert readings[0]["features"]["query"]["F1"] == 6
+    assert len(readings[0]["features"]["values"]) == len(readings[0]["preimage"]["samples"]) == 20
+    assert readings[0]["place"]["names"]["="] == 8
+    assert "a0.0 at 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "reading.pdf"], "name a file that ends in .html"),
+        (["--site", "a0.0", "--site", "a0.1", "--at", "=", "--at", "A1", "--at", "A2"], "do not go with"),
+        (["--source", "magic"], "choose decoder, corpus or walk"),
+        (["--out", "/proc/none/reading.html"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_sentence(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "addition", ADD, *options])
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+# -- modules of their own ---------------------------------------------------------------------------------------------
+
+
+def module(browser: Browser, name: str, code: str, argument: Any = None) -> Any:
+    """Run code on a module that imports nothing, as ``m``."""
+    page = browser.new_page()
+    source = (exported.STATIC / name).read_text(encoding="utf-8")
+    run = f"async ([source, x]) => {{ const m = await import('data:text/javascript,' + encodeURIComponent(source)); {code} }}"
+    try:
+        return page.evaluate(run, [source, argument])
+    finally:
+        page.close()
+
+
+def test_statistics(browser: Browser) -> None:
+    rows = [{"sample": {"distance": d, "text": t}, "values": v} for d, t, v in
+            [(0.0, "aB", [7, "x"]), (0.1, "ab", [8, "y"]), (0.1, "c", [9, "x"]), (0.5, "d", ["8", "z"])]]  # fmt: skip
+
+    def run(code: str, x: Any = rows) -> Any:
+        return module(browser, "stats.js", f"return {code};", x)
+
+    assert run("[-1, 0, 0.0999, 0.1, 0.4, 0.5].map(e => m.insideCount(x, e))") == [0, 1, 1, 3, 3, 4]
+    assert [run(f"m.spread(x, 0, {k})") for k in (0, 1, 3, 4)] == ["–", "7", "7–9", "7–9"]
+    assert run("m.spread(x, 1, 4)") == "x, y, z"
+    assert run("m.histogram(x, 0.5, 4)") == [1, 2, 0, 1]  # √(0.1 / 0.5) = 0.447 of the axis
+    held = "x.map(r => m.holds(r, m.conditions(%s, ['n', 'n+k'])))"
+    assert run(held % "'AB'") == [True, True, False, False]
+    assert run(held % "'n=8'") == [False, True, False, True]
+    assert run(held % "'n!=8 n+k=x'") == [True, False, True, False]
+    assert run("m.choice(100, 50, 18).length") == 18
+    assert run("m.choice(100, 50, 18).filter(i => i < 50).length") == 12
+    assert run("m.choice(20, 2, 18)") == [0, 1, *range(2, 18)]
+    assert run("m.choice(5, 5, 18)") == [0, 1, 2, 3, 4]
+    assert [len(g["members"]) for g in run("m.grouped([0, 1, 2, 3], x, 0)")] == [2, 1, 1]
+    features = {"names": ["n"], "query": {"n": 8}, "prior": {"n": 0.25}}
+    told = module(browser, "stats.js", "return m.common(x[1], m.agreeing(x[0], x[1]), 4)[0];", [rows, features])
+    assert (told["share"], told["bits"], told["most"]) == (0.5, 1.0, 2.0)
+
+
+def test_events_of_a_stream(browser: Browser) -> None:
+    code = """
+      const bytes = new TextEncoder().encode(x);
+      const body = new ReadableStream({ start(c) { for (const b of bytes) c.enqueue(new Uint8Array([b])); c.close(); } });
+      const found = [];
+      for await (const event of m.events(body)) found.push(event);
+      return found;
+    """
+    text = ': hello\n\nevent: rows\ndata: {"é":\ndata: 1}\n\nevent: done\r\ndata: []\r\n\r\nevent: cut\ndata: 1'
+    assert module(browser, "sse.js", code, text) == [{"event": "rows", "data": {"é": 1}}, {"event": "done", "data": []}]
