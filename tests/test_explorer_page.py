@@ -330,6 +330,39 @@ def test_empty_and_bits(browser: Browser, tmp_path: Path, addition: iv.Study) ->
         expect(page.get_by_text("There is no reading here.")).to_be_visible()
 
 
+def test_mounts_in_a_shadow_tree(browser: Browser, three: list[dict[str, Any]], tmp_path: Path) -> None:
+    """As the notebook's widget does: style and keys stay within the element."""
+    script = (
+        exported.bundle("mount.js")
+        + """
+        const host = document.getElementById("host").attachShadow({ mode: "open" });
+        const style = document.createElement("style");
+        style.textContent = document.getElementById("style").textContent;
+        host.append(style);
+        mount(host, { readings: JSON.parse(document.getElementById("data").textContent) });
+    """
+    )
+    style = (exported.STATIC / "explorer.css").read_text(encoding="utf-8")
+    path = tmp_path / "shadow.html"
+    parts = [
+        '<!doctype html><meta charset="utf-8"><p class="panel" id="own">own</p><div id="host"></div>',
+        f'<script type="text/plain" id="style">{style}</script>',
+        f'<script type="application/json" id="data">{exported.embedded(three[:1])}</script>',
+        f'<script type="module">{script}</script>',
+    ]
+    path.write_text("".join(parts), encoding="utf-8")
+    with opened(browser, path.as_uri(), viewport={"width": 900, "height": 900}) as page:
+        expect(page.locator("#host h2").first).to_have_text("x0.mid at query")
+        assert len(rows(page, 1)) == 18
+        page.keyboard.press("]")
+        epsilon = page.get_by_label("ε", exact=True)
+        expect(epsilon).to_have_value("0.100")  # the focus is elsewhere
+        page.locator("#host [role=grid]").first.focus()
+        page.keyboard.press("]")
+        expect(epsilon).not_to_have_value("0.100")
+        assert page.evaluate("getComputedStyle(document.getElementById('own')).fontSize") == "16px"
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 

@@ -115,8 +115,9 @@ class Explorer {
       this.fail("");
       this.tokens();
       this.map.choose(this.state.site, this.pinned().filter(([, at]) => at === this.state.at).map(([site]) => site));
+      const read = this.read(this.main, this.state.site, this.state.at, "main");
       if (map) this.shade();
-      await this.read(this.main, this.state.site, this.state.at, "main");
+      await read;
       if (pins) await this.readPins();
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error.message);
@@ -194,6 +195,7 @@ class Explorer {
     const { text, source, epsilon, distance, seed, count, temperature, noise, seconds, fixed } = this.state;
     const asked = { text, at, site, source, epsilon, distance, seed, count, seconds, fixed: fixed ? at : null };
     if (["decoder", "all"].includes(source)) Object.assign(asked, { temperature, noise });
+    if (!panel.reading) panel.expect(site, at);
     panel.busy(0, `${site}: reading…`, () => this.running[kind].abort());
     let fresh = null;
     const on = {

@@ -8,8 +8,8 @@ const FIRST = 5;
 /** Make the list; `set(rows, features, counts)` prepares, `show(k)` fills in; `onPick(index)` shows a feature beside rows. */
 export function commons(onPick) {
   const list = el("div.common-rows", { role: "list" });
-  const more = el("button.quiet.more", { type: "button", onclick: () => { open = !open; build(); show(last); } });
-  const element = el("section.common", { "aria-label": "What is common inside ε" }, list, more);
+  const more = el("button.quiet.more", { type: "button", hidden: true, onclick: () => { open = !open; build(); show(last); } });
+  const element = el("div.common", { role: "group", "aria-label": "What is common inside ε" }, list, more);
   let rows = [], features = null, counts = [], slots = [], open = false, last = 0, scale = 1, picked = null;
 
   function build() {

@@ -26,7 +26,7 @@ export class ModelMap {
     this.numbered = layers.length <= NUMBERED;
     this.cells.clear();
     const head = el("div.map-row", { role: "row" }, el("span.corner-cell", { role: "columnheader" }, "layer"),
-      used.map((name) => el("span.col", { role: "columnheader" }, this.numbered ? name : name.replace("head ", "a·"))));
+      used.map((name) => el("span.col", { role: "columnheader", title: name }, name.replace("head ", "a·"))));
     const rows = layers.map((layer) => el("div.map-row", { role: "row" }, el("span.layer", { role: "rowheader" }, String(layer)),
       used.map((name) => this.cell(info.sites.find((site) => site.layer === layer && column(site) === name)))));
     this.grid.replaceChildren(head, ...rows);

@@ -14,7 +14,7 @@ const THEMES = ["auto", "light", "dark"];
 export async function mount(element, { readings = [], api = null, whole = false } = {}) {
   const root = el("div.iv", { lang: "en" });
   if (whole) root.classList.add("iv-page");
-  element.replaceChildren(root);
+  element.append(root);
   if (api !== null) return (await import("./app.js")).explore(root, { api, whole });
   return shown(root, readings, whole);
 }

@@ -42,19 +42,24 @@ export class Panel {
     this.element = el("article.panel", { tabIndex: -1 },
       el("header", {}, this.title, this.told), this.origin, this.status, this.progress,
       el("div.halves", {},
-        el("div", {}, this.common.element, el("section.distances", { "aria-label": "Distances and ε" },
+        el("div", {}, this.common.element, el("div.distances", { role: "group", "aria-label": "Distances and ε" },
           el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element)),
         el("div", {}, this.tools, this.query, this.rows.element)),
       this.notes, this.footer);
   }
 
+  /** Say what will be read here. */
+  expect(site, name) {
+    this.element.setAttribute("aria-label", `${site} at ${name}`);
+    this.title.replaceChildren(el("var", {}, site), " at ", el("span.place", {}, name));
+  }
+
   /** Show a reading; ε is its own unless one is given. */
   set(reading, epsilon = reading.preimage.epsilon) {
     this.reading = reading;
+    this.element.classList.add("read");
     const { query, source, candidates, seed, distance } = reading.preimage;
-    const name = positionName(reading);
-    this.element.setAttribute("aria-label", `${query.site} at ${name}`);
-    this.title.replaceChildren(el("var", {}, query.site), " at ", el("span.place", {}, name));
+    this.expect(query.site, positionName(reading));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
     this.query.replaceChildren(el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, queryLine(query)), el("span.f"));

@@ -14,7 +14,7 @@ export class Rows {
     Object.assign(this, { rows: [], made: new Map(), all: false, filter: "", group: null, beside: null, epsilon: 0, largest: 1 });
     Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: 0 });
     this.label = el("span.line-label");
-    this.line = el("div.line", { title: "Drag to move ε", "aria-hidden": "true" }, this.label);
+    this.line = el("div.line", { hidden: true, title: "Drag to move ε", "aria-hidden": "true" }, this.label);
     this.spacer = el("div.spacer");
     this.body = el("div.body", {}, this.spacer, this.line);
     this.grid = el("div.rows", {
