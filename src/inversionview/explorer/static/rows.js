@@ -6,15 +6,15 @@ import { choice, conditions, grouped, holds, insideCount } from "./stats.js";
 import { line, spelled, told } from "./tokens.js";
 
 export const ROW = 23;
-const [CHOSEN, TALL, MARGIN, GAP] = [18, 20, 6, 20];
+const [CHOSEN, MARGIN, GAP] = [18, 6, 20];
 
 export class Rows {
   /** `onEpsilon(ε)` when the line is dragged, `onFilter(text)` when a value is clicked. */
   constructor({ onEpsilon, onFilter }) {
     Object.assign(this, { rows: [], made: new Map(), all: false, filter: "", group: null, beside: null, epsilon: 0, largest: 1 });
-    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: 0 });
+    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: CHOSEN * ROW + GAP });
     this.label = el("span.line-label");
-    this.line = el("div.line", { hidden: true, title: "Drag to move ε", "aria-hidden": "true" }, this.label);
+    this.line = el("div.line", { hidden: true, title: "Drag to move ε, click to go to it", "aria-hidden": "true" }, this.label);
     this.spacer = el("div.spacer");
     this.body = el("div.body", {}, this.spacer, this.line);
     this.grid = el("div.rows", {
@@ -81,8 +81,6 @@ export class Rows {
     this.slots = this.groups ? this.groups.flatMap((group) => [group, ...group.members]) : this.all ? this.kept : this.chosen;
     const tall = this.slots.length * ROW + (this.groups ? 0 : GAP);
     this.body.style.height = `${tall}px`;
-    this.high = Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW));
-    this.grid.style.setProperty("--tall", `${this.high}px`);
     this.grid.style.setProperty("--beside", this.beside === null ? "0ch" : `${this.widest + 0.5}ch`);
     this.grid.setAttribute("aria-rowcount", String(this.slots.length));
     this.empty.hidden = total > 0;
@@ -166,6 +164,7 @@ export class Rows {
   }
 
   click(event) {
+    if (event.target.closest(".line")) return this.grid.scrollTo({ top: this.cut * ROW - this.high / 2 });
     const row = event.target.closest(".row");
     if (row?.index === undefined) return;
     if (event.target.closest(".f")) this.onFilter(`${this.names[this.beside]}=${this.rows[row.index].values[this.beside]}`);
@@ -195,7 +194,7 @@ export class Rows {
   }
 
   key(event) {
-    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: TALL - 2, PageUp: 2 - TALL, Home: -1e9, End: 1e9 }[event.key];
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: CHOSEN - 2, PageUp: 2 - CHOSEN, Home: -1e9, End: 1e9 }[event.key];
     if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
