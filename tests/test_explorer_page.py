@@ -96,13 +96,16 @@ def rows(page: Page, panel: int = 0) -> list[tuple[str, str, int]]:
 
 
 def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, float | None]]:
-    """What is common by its definition: the share of rows inside with the query's value, and log2(share / prior)."""
+    """What is common by its definition: the share of rows inside with the query's value, and the bits that means.
+
+    As in the feature information of a sample: log2 of that share, the prior counted as one more row, over the prior.
+    """
     features, samples = reading["features"], reading["preimage"]["samples"]
     inside = [row for row, s in zip(features["values"], samples, strict=True) if s["distance"] <= epsilon]
     found = {}
     for f, name in enumerate(features["names"]):
-        share = sum(str(row[f]) == str(features["query"][name]) for row in inside) / len(inside)
-        found[name] = (share, log2(share / features["prior"][name]) if share else None)
+        agree, prior = sum(str(row[f]) == str(features["query"][name]) for row in inside), features["prior"][name]
+        found[name] = (agree / len(inside), log2((agree + prior) / (len(inside) + 1) / prior) if agree else None)
     return found
 
 
@@ -476,7 +479,8 @@ def test_statistics(browser: Browser) -> None:
     assert [len(g["members"]) for g in run("m.grouped([0, 1, 2, 3], x, 0)")] == [2, 1, 1]
     features = {"names": ["n"], "query": {"n": 8}, "prior": {"n": 0.25}}
     told = module(browser, "stats.js", "return m.common(x[1], m.agreeing(x[0], x[1]), 4)[0];", [rows, features])
-    assert (told["share"], told["bits"], told["most"]) == (0.5, 1.0, 2.0)
+    assert (told["share"], told["most"]) == (0.5, 2.0)
+    assert told["bits"] == pytest.approx(log2((2 + 0.25) / 5 / 0.25))
 
 
 def test_events_of_a_stream(browser: Browser) -> None:
