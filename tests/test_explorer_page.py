@@ -390,9 +390,10 @@ def test_modules_may_be_put_together() -> None:
     ]
     assert sorted(names) == sorted(set(names))
     for source in sources.values():
-        for line in re.findall(r"^import .*", source, re.MULTILINE):
-            taken, origin = re.fullmatch(r'import \{ ([\w, ]+) \} from "\./(\w+\.js)";', line).groups()  # type: ignore[union-attr]
-            for name in taken.split(", "):
+        imports = re.findall(r'^import \{([\w,\s]+)\} from "\./(\w+\.js)";$', source, re.MULTILINE)
+        assert len(imports) == len(re.findall(r"^import\b", source, re.MULTILINE))
+        for taken, origin in imports:
+            for name in re.findall(r"\w+", taken):
                 assert re.search(rf"^export (async )?(function\*?|class|const) {name}\b", sources[origin], re.MULTILINE), name
     script = exported.bundle("page.js")
     assert not re.search(r"^(import|export)\b", script, re.MULTILINE)

@@ -37,13 +37,20 @@ export class Api {
   }
 
   async ask(path, parameters, signal, accept, tries = 5) {
-    const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+    const given = Object.entries(parameters).filter(
+      ([, value]) => value !== null && value !== undefined && value !== "",
+    );
     const address = `${this.base}${path}${given.length ? `?${new URLSearchParams(given)}` : ""}`;
     const response = await fetch(address, { signal, headers: { accept } }).catch((error) => {
-      throw error.name === "AbortError" ? error : new Error("The server cannot be reached: start it again, then try again.");
+      throw error.name === "AbortError"
+        ? error
+        : new Error("The server cannot be reached: start it again, then try again.");
     });
     if (response.ok) return response;
-    const said = await response.json().then(({ detail }) => detail, () => null);
+    const said = await response.json().then(
+      ({ detail }) => detail,
+      () => null,
+    );
     if (response.status === 429 && tries > 1) {
       await later(Math.min(20, Number(response.headers.get("retry-after") ?? 1)), signal);
       return this.ask(path, parameters, signal, accept, tries - 1);
@@ -77,7 +84,14 @@ export class Api {
 function later(seconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, 1000 * seconds);
-    signal?.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+    signal?.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      },
+      { once: true },
+    );
   });
 }
 
