@@ -1,0 +1,20 @@
+// The widget of a notebook: shows the readings that the kernel sends, on the notebook's own ground, light or dark.
+
+import { mount } from "./mount.js";
+
+/** Show a model's readings in the output of a cell, and again when they change; keys pressed in it are not the notebook's. */
+function render({ model, el: element }) {
+  const draw = () => mount(element, { readings: JSON.parse(model.get("readings")), note: model.get("note"), theme: ground(element) });
+  element.dataset.lmSuppressShortcuts = "true";
+  model.on("change:readings", draw);
+  draw();
+  return () => model.off("change:readings", draw);
+}
+
+/** Where text is light, the ground is dark. */
+function ground(element) {
+  const ink = getComputedStyle(element.isConnected ? element : document.body).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+  return ink.reduce((a, b) => a + b) > 384 ? "dark" : "light";
+}
+
+export default { render };
