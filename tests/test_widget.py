@@ -200,8 +200,11 @@ def opened_in_lab(browser: Browser, lab: tuple[str, Path], name: str, made: Any)
     context.route(lambda url: not url.startswith((address, "blob:", "data:")), lambda route: route.abort())
     page.add_init_script(WATCH)
     page.goto(f"{address}/doc/tree/{name}")
-    page.locator(".jp-Notebook .cm-content").first.click()
-    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.locator(".jp-Notebook .cm-content").click()
+    while page.locator(".jp-InputPrompt").inner_text() == "[ ]:":  # shortcuts come to life late
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(200)
     page.wait_for_selector(".jp-OutputArea-output .iv main", timeout=45_000)
     return page
 

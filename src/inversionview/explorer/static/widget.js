@@ -2,13 +2,22 @@
 
 import { mount } from "./mount.js";
 
-/** Show a model's readings in the output of a cell, and again when they change; keys pressed in it are not the notebook's. */
+/** Show a model's readings in the output of a cell, and again when they change. */
 function render({ model, el: element }) {
   const draw = () => mount(element, { readings: JSON.parse(model.get("readings")), note: model.get("note"), theme: ground(element) });
-  element.dataset.lmSuppressShortcuts = "true";
+  const keep = (event) => { if (element.contains(event.target)) kept(event); };
+  window.addEventListener("keydown", keep, true);
   model.on("change:readings", draw);
   draw();
-  return () => model.off("change:readings", draw);
+  return () => {
+    window.removeEventListener("keydown", keep, true);
+    model.off("change:readings", draw);
+  };
+}
+
+/** A plain key pressed in the widget is no shortcut of JupyterLab, which asks the very element that has the focus. */
+function kept(event) {
+  event.target.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
 }
 
 /** Where text is light, the ground is dark. */
