@@ -312,7 +312,9 @@ def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
 
 def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) -> None:
     preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
-    with opened(browser, preimage.to_html(tmp_path / "alone.html").as_uri()) as page:
+    with opened(browser, preimage.to_html(tmp_path / "known.html").as_uri()) as page:
+        expect(page.locator(".common")).to_be_visible()
+    with opened(browser, replace(preimage, study=None).to_html(tmp_path / "alone.html").as_uri()) as page:
         assert page.locator(".panel h2").text_content() == "a0.0 at ="
         assert page.locator(".query-row .attended").count() >= 1
         expect(page.locator(".common")).to_be_hidden()
