@@ -41,8 +41,10 @@ def opened(browser: Browser, address: str, *, offline: bool = True, **options: A
     if offline:
         page.on("request", lambda asked: heard.extend([asked.url] * (not asked.url.startswith(("file:", "blob:", "data:")))))
     page.add_init_script(WATCH)
-    page.goto(address)
-    page.wait_for_selector(".iv main")
-    yield page
-    assert heard + page.evaluate("window.seen") == []
-    context.close()
+    try:
+        page.goto(address)
+        page.wait_for_selector(".iv main")
+        yield page
+        assert heard + page.evaluate("window.seen") == []
+    finally:
+        context.close()

@@ -1,4 +1,4 @@
-// The live explorer: the state is the page's address; a change of it asks the server for what it needs, and for no more.
+// The live explorer: its state is the page's address; a change asks the server for what it needs, and for no more.
 
 import { Compare, MOST } from "./compare.js";
 import { completenessOf } from "./complete.js";
@@ -11,8 +11,23 @@ import { settings } from "./settings.js";
 import { Api } from "./sse.js";
 import { queryTokens } from "./tokens.js";
 
-const KEPT = ["study", "text", "at", "site", "source", "epsilon", "distance", "seed", "temperature", "noise", "fixed", "count",
-  "seconds", "pins", "theme"];
+const KEPT = [
+  "study",
+  "text",
+  "at",
+  "site",
+  "source",
+  "epsilon",
+  "distance",
+  "seed",
+  "temperature",
+  "noise",
+  "fixed",
+  "count",
+  "seconds",
+  "pins",
+  "theme",
+];
 
 /** Make the explorer in `root`. */
 export async function explore(root, { api, whole }) {
@@ -25,7 +40,12 @@ class Explorer {
   constructor(root, api, whole) {
     Object.assign(this, { root, api, whole, state: whole ? fromHash() : {}, place: null, info: null, running: {} });
     if (this.state.theme) root.dataset.theme = this.state.theme;
-    this.compare = new Compare({ onEpsilon: (epsilon) => { this.state.epsilon = String(epsilon); this.keep(); } });
+    this.compare = new Compare({
+      onEpsilon: (epsilon) => {
+        this.state.epsilon = String(epsilon);
+        this.keep();
+      },
+    });
     this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
@@ -38,20 +58,53 @@ class Explorer {
     this.help = listen(this.whole ? document : this.root, this.keys());
     this.studies = el("select", { "aria-label": "Study", onchange: () => this.open(this.studies.value) });
     this.facts = el("span");
-    this.text = el("input.text", { type: "text", "aria-label": "Input", spellcheck: false, autocomplete: "off", maxLength: 4000 });
-    this.form = el("form.input", { onsubmit: (event) => { event.preventDefault(); this.change({ text: this.text.value }); } },
-      this.text, el("button.button", { type: "submit" }, "Read"),
-      el("button.quiet", { type: "button", onclick: () => this.random() }, "a random input"));
+    this.text = el("input.text", {
+      type: "text",
+      "aria-label": "Input",
+      spellcheck: false,
+      autocomplete: "off",
+      maxLength: 4000,
+    });
+    this.form = el(
+      "form.input",
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          this.change({ text: this.text.value });
+        },
+      },
+      this.text,
+      el("button.button", { type: "submit" }, "Read"),
+      el("button.quiet", { type: "button", onclick: () => this.random() }, "a random input"),
+    );
     this.said = el("p.said", { role: "status", "aria-live": "polite" });
     this.query = el("div.query-holder", {}, el("div.query", {}, "\u00a0"));
     this.root.append(
-      masthead(this.root, { title: "What does this activation encode?", sub: [this.studies, " ", this.facts], help: this.help }),
-      el("main", {}, this.form, this.said, this.query, el("div.where", {}, this.map.element, this.settings.element),
-        this.compare.element, el("div.further", {}, this.confirm.element, this.complete.element)),
-      legend(), this.help);
+      masthead(this.root, {
+        title: "What does this activation encode?",
+        sub: [this.studies, " ", this.facts],
+        help: this.help,
+      }),
+      el(
+        "main",
+        {},
+        this.form,
+        this.said,
+        this.query,
+        el("div.where", {}, this.map.element, this.settings.element),
+        this.compare.element,
+        el("div.further", {}, this.confirm.element, this.complete.element),
+      ),
+      legend(),
+      this.help,
+    );
     this.main = this.compare.add({ actions: { pin: () => this.pin() } });
     this.main.element.classList.add("main-panel");
-    this.root.addEventListener("theme", ({ detail }) => { this.state.theme = detail; this.complete.redraw(); this.keep(); });
+    this.root.addEventListener("theme", ({ detail }) => {
+      this.state.theme = detail;
+      this.complete.redraw();
+      this.keep();
+    });
     if (this.whole) window.addEventListener("hashchange", () => this.follow());
   }
 
@@ -84,12 +137,19 @@ class Explorer {
   async open(id, same = false) {
     const info = this.listed.find((study) => study.id === id);
     this.info = info;
-    if (!same) Object.assign(this.state, { text: "", at: "", site: "", source: "", distance: "", epsilon: "", pins: "" });
-    Object.assign(this.state, { study: id, site: this.state.site || info.default.site, text: this.state.text || info.default.text });
+    if (!same)
+      Object.assign(this.state, { text: "", at: "", site: "", source: "", distance: "", epsilon: "", pins: "" });
+    Object.assign(this.state, {
+      study: id,
+      site: this.state.site || info.default.site,
+      text: this.state.text || info.default.text,
+    });
     this.state.at ||= info.default.at;
     this.state.epsilon ||= String(info.epsilon);
     this.studies.value = id;
-    say(this.facts, `${info.model === info.name ? "" : ` · ${info.model}`} · ${plural(info.layers, "layer", "layers")} · ${plural(info.sites.length, "site", "sites")}`);
+    const model = info.model === info.name ? [] : [info.model];
+    const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
+    say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
     this.map.study(info);
     this.settings.study(info);
     this.confirm.set(info.targets);
@@ -107,6 +167,7 @@ class Explorer {
 
   async refresh(map = true, pins = true) {
     this.keep();
+    this.forget();
     this.text.value = this.state.text;
     const signal = this.begun("place");
     try {
@@ -114,13 +175,26 @@ class Explorer {
       this.place = place;
       this.fail("");
       this.tokens();
-      this.map.choose(this.state.site, this.pinned().filter(([, at]) => at === this.state.at).map(([site]) => site));
+      this.map.choose(
+        this.state.site,
+        this.pinned()
+          .filter(([, at]) => at === this.state.at)
+          .map(([site]) => site),
+      );
+      const read = this.read(this.main, this.state.site, this.state.at, "main");
       if (map) this.shade();
-      await this.read(this.main, this.state.site, this.state.at, "main");
+      await read;
       if (pins) await this.readPins();
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error.message);
     }
+  }
+
+  /** What was found out about another place or site is not shown at this one. */
+  forget() {
+    for (const what of ["patch", "complete"]) this.running[what]?.abort();
+    this.confirm.reset();
+    this.complete.reset();
   }
 
   path(what) {
@@ -146,8 +220,13 @@ class Explorer {
   tokens() {
     const held = this.query.contains(this.root.getRootNode().activeElement);
     const { attention } = this.main.reading?.preimage.query ?? {};
-    const fits = this.main.reading?.place.position === this.place.position && this.main.reading?.site === this.state.site;
-    const node = queryTokens(this.place, { choose: (i) => this.at(i), attention: fits ? attention : null, site: this.state.site });
+    const fits =
+      this.main.reading?.place.position === this.place.position && this.main.reading?.site === this.state.site;
+    const node = queryTokens(this.place, {
+      choose: (i) => this.at(i),
+      attention: fits ? attention : null,
+      site: this.state.site,
+    });
     const top = this.query.firstChild.scrollTop;
     this.query.replaceChildren(node);
     node.scrollTop = top;
@@ -171,7 +250,11 @@ class Explorer {
 
   async random() {
     try {
-      const place = await this.api.get(this.path("random"), { seed: Math.floor(1e9 * Math.random()) }, this.begun("random"));
+      const place = await this.api.get(
+        this.path("random"),
+        { seed: Math.floor(1e9 * Math.random()) },
+        this.begun("random"),
+      );
       await this.change({ text: place.text });
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error.message);
@@ -182,7 +265,9 @@ class Explorer {
     this.map.shade(null);
     const { text, at, epsilon, distance } = this.state;
     try {
-      this.map.shade(await this.api.get(this.path("map"), { text, at, kind: this.map.kind, epsilon, distance }, this.begun("map")));
+      this.map.shade(
+        await this.api.get(this.path("map"), { text, at, kind: this.map.kind, epsilon, distance }, this.begun("map")),
+      );
     } catch (error) {
       if (error.name !== "AbortError") this.map.fail(error.message);
     }
@@ -194,40 +279,66 @@ class Explorer {
     const { text, source, epsilon, distance, seed, count, temperature, noise, seconds, fixed } = this.state;
     const asked = { text, at, site, source, epsilon, distance, seed, count, seconds, fixed: fixed ? at : null };
     if (["decoder", "all"].includes(source)) Object.assign(asked, { temperature, noise });
+    if (!panel.reading) panel.expect(site, at);
     panel.busy(0, `${site}: reading…`, () => this.running[kind].abort());
     let fresh = null;
     const on = {
-      place: (data) => { fresh = this.begunReading(data, site, asked); },
+      place: (data) => {
+        fresh = this.begunReading(data, site, asked, panel.reading);
+      },
       rows: ({ samples, values }) => {
         if (fresh) panel.set(fresh, Number(epsilon));
         fresh = null;
         panel.grow(samples, values);
       },
       progress: ({ share, note }) => panel.busy(share, note, () => this.running[kind].abort()),
-      done: (reading) => { panel.set(reading, Number(this.state.epsilon)); panel.busy(null); },
+      done: (reading) => {
+        panel.set(reading, Number(this.state.epsilon));
+        panel.busy(null);
+      },
     };
     try {
       await this.api.stream(this.path("read"), asked, on, signal);
       if (panel === this.main) this.tokens();
     } catch (error) {
-      if (this.running[kind].signal === signal) panel.fail(error.name === "AbortError" ? "Cancelled: what had arrived is shown." : error.message);
+      if (this.running[kind].signal === signal)
+        panel.fail(error.name === "AbortError" ? "Cancelled: what had arrived is shown." : error.message);
     }
   }
 
-  /** A reading without rows yet: what is common is known at its end. */
-  begunReading(data, site, { source, epsilon, distance, seed }) {
+  /** A reading without rows yet. The query's features come at its end, unless another of its text has told them. */
+  begunReading(data, site, { source, epsilon, distance, seed }, before) {
     const { attention, ...place } = data;
-    const query = { text: place.text, tokens: place.tokens, position: place.position, site, model: this.info.model, attention };
-    const features = this.info.features.length
-      ? { names: this.info.features, query: {}, prior: {}, entropy: {}, values: [] } : null;
-    const preimage = { query, distance, epsilon: Number(epsilon), seed: Number(seed || 0), samples: [], candidates: 0, source };
+    const query = {
+      text: place.text,
+      tokens: place.tokens,
+      position: place.position,
+      site,
+      model: this.info.model,
+      attention,
+    };
+    const known = before?.study === this.state.study && before.place.text === place.text ? before.features : null;
+    const unknown = { names: this.info.features, query: {}, prior: {}, entropy: {} };
+    const features = this.info.features.length ? { ...(known ?? unknown), values: [] } : null;
+    const preimage = {
+      query,
+      distance,
+      epsilon: Number(epsilon),
+      seed: Number(seed || 0),
+      samples: [],
+      candidates: 0,
+      source,
+    };
     return { version: 1, study: this.state.study, place, site, preimage, features };
   }
 
   // -- pins ---------------------------------------------------------------------------------------------------------
 
   pinned() {
-    return (this.state.pins || "").split("|").filter(Boolean).map((pin) => pin.split(/@(.*)/s).slice(0, 2));
+    return (this.state.pins || "")
+      .split("|")
+      .filter(Boolean)
+      .map((pin) => pin.split(/@(.*)/s).slice(0, 2));
   }
 
   pin() {
@@ -250,7 +361,10 @@ class Explorer {
   unpin(panel) {
     this.running[panel.pin]?.abort();
     this.compare.remove(panel);
-    this.state.pins = this.compare.panels.map(({ pin }) => pin).filter(Boolean).join("|");
+    this.state.pins = this.compare.panels
+      .map(({ pin }) => pin)
+      .filter(Boolean)
+      .join("|");
     this.keep();
   }
 

@@ -1,16 +1,31 @@
-// What is common: features of the query that the rows inside ε share, most telling first, as bits of those there are to tell.
+// What is common: features of the query that the rows inside ε share, most telling first, as bits of those to be told.
 
 import { el, fixed, percent, say } from "./dom.js";
 import { common, spread } from "./stats.js";
 
 const FIRST = 5;
 
-/** Make the list; `set(rows, features, counts)` prepares, `show(k)` fills in; `onPick(index)` shows a feature beside rows. */
+/** Make the list; `set(rows, features, counts)` prepares, `show(k)` fills in; `onPick(index)` when one is clicked. */
 export function commons(onPick) {
   const list = el("div.common-rows", { role: "list" });
-  const more = el("button.quiet.more", { type: "button", onclick: () => { open = !open; build(); show(last); } });
-  const element = el("section.common", { "aria-label": "What is common inside ε" }, list, more);
-  let rows = [], features = null, counts = [], slots = [], open = false, last = 0, scale = 1, picked = null;
+  const more = el("button.quiet.more", {
+    type: "button",
+    hidden: true,
+    onclick: () => {
+      open = !open;
+      build();
+      show(last);
+    },
+  });
+  const element = el("div.common", { role: "group", "aria-label": "What is common inside ε" }, list, more);
+  let rows = [],
+    features = null,
+    counts = [],
+    slots = [],
+    open = false,
+    last = 0,
+    scale = 1,
+    picked = null;
 
   function build() {
     const wanted = open ? features.names.length : Math.min(FIRST, features.names.length);
@@ -22,9 +37,22 @@ export function commons(onPick) {
 
   function slot() {
     const name = el("button.quiet.name", { type: "button" });
-    const there = el("i.there"), told = el("i.told");
-    const values = el("span.values"), share = el("span.share"), bits = el("span.bits");
-    const one = { element: el("div.feature", { role: "listitem" }, name, el("span.meter", { "aria-hidden": "true" }, there, told), values, share, bits) };
+    const there = el("i.there"),
+      told = el("i.told");
+    const values = el("span.values"),
+      share = el("span.share"),
+      bits = el("span.bits");
+    const one = {
+      element: el(
+        "div.feature",
+        { role: "listitem" },
+        name,
+        el("span.meter", { "aria-hidden": "true" }, there, told),
+        values,
+        share,
+        bits,
+      ),
+    };
     name.addEventListener("click", () => onPick(one.index));
     return Object.assign(one, { name, there, told, values, share, bits });
   }
@@ -53,13 +81,18 @@ export function commons(onPick) {
     element,
     show,
     best: (k) => common(features, counts, k).find(({ bits }) => bits !== null)?.index ?? 0,
-    pick(index) { picked = index; },
+    pick(index) {
+      picked = index;
+    },
     set(newRows, newFeatures, newCounts) {
       const same = features && newFeatures && features.names.join() === newFeatures.names.join();
       [rows, features, counts] = [newRows, newFeatures, newCounts];
       element.hidden = !features;
       if (!features) return;
-      scale = Math.max(1, ...features.names.map((name) => (features.prior[name] ? -Math.log2(features.prior[name]) : 0)));
+      scale = Math.max(
+        1,
+        ...features.names.map((name) => (features.prior[name] ? -Math.log2(features.prior[name]) : 0)),
+      );
       if (!same) build();
     },
   };

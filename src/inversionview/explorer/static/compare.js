@@ -16,7 +16,9 @@ export class Compare {
   /** Add a panel, `first` before all others. */
   add({ actions = {}, first = false } = {}) {
     const panel = new Panel({ actions, onEpsilon: (epsilon, own) => this.moved(epsilon, own) });
-    panel.element.addEventListener("focusin", () => { this.active = this.panels.indexOf(panel); });
+    panel.element.addEventListener("focusin", () => {
+      this.active = this.panels.indexOf(panel);
+    });
     if (first) this.panels.unshift(panel);
     else this.panels.push(panel);
     this.arrange();
@@ -33,13 +35,16 @@ export class Compare {
     this.none.hidden = this.panels.length > 0;
     this.element.dataset.count = String(this.panels.length);
     const nodes = [this.none, ...this.panels.map((panel) => panel.element)];
-    nodes.forEach((node, i) => { if (this.element.children[i] !== node) this.element.insertBefore(node, this.element.children[i] ?? null); });
+    nodes.forEach((node, i) => {
+      if (this.element.children[i] !== node) this.element.insertBefore(node, this.element.children[i] ?? null);
+    });
     while (this.element.children.length > nodes.length) this.element.lastChild.remove();
   }
 
   moved(epsilon, own) {
     const metric = own.reading.preimage.distance;
-    for (const panel of this.panels) if (panel !== own && panel.reading?.preimage.distance === metric) panel.move(epsilon);
+    for (const panel of this.panels)
+      if (panel !== own && panel.reading?.preimage.distance === metric) panel.move(epsilon);
     this.onEpsilon(epsilon);
   }
 

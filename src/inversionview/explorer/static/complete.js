@@ -7,10 +7,22 @@ const [BROAD, TALL_AS, LEFT, FOOT] = [720, 300, 46, 26];
 /** Make the section; `ask()` fetches the answer of the server. */
 export function completenessOf(ask) {
   const run = el("button.button", { type: "button" }, "Score every input");
-  const canvas = el("canvas", { width: 2 * BROAD, height: 2 * TALL_AS, role: "img", "aria-label": "log p against distance" });
+  const canvas = el("canvas", {
+    width: 2 * BROAD,
+    height: 2 * TALL_AS,
+    role: "img",
+    "aria-label": "log p against distance",
+  });
   const said = el("p.result", { role: "status" });
   const figure = el("figure", { hidden: true }, canvas);
-  const element = el("details.more-about", {}, el("summary", {}, "Completeness: does the decoder know the whole preimage?"), el("p", {}, run), said, figure);
+  const element = el(
+    "details.more-about",
+    {},
+    el("summary", {}, "Completeness: does the decoder know the whole preimage?"),
+    el("p", {}, run),
+    said,
+    figure,
+  );
   let last = null;
   run.addEventListener("click", async () => {
     run.disabled = true;
@@ -18,21 +30,34 @@ export function completenessOf(ask) {
     try {
       last = await ask();
       figure.hidden = false;
-      said.textContent = `Of all inputs inside ε = ${threshold(last.epsilon)} the decoder would draw `
-        + `${last.recall === null ? "an unknown share" : percent(last.recall)} `
-        + `before the least likely of its own; lowest percentile among all inputs ${last.percentile ?? "–"}.`;
+      said.textContent =
+        `Of all inputs inside ε = ${threshold(last.epsilon)} the decoder would draw ` +
+        `${last.recall === null ? "an unknown share" : percent(last.recall)} ` +
+        `before the least likely of its own; lowest percentile among all inputs ${last.percentile ?? "–"}.`;
       scatter(canvas, last);
     } catch (error) {
-      if (error.name !== "AbortError") said.textContent = error.message;
+      said.textContent = error.name === "AbortError" ? "" : error.message;
     }
     run.disabled = false;
   });
-  return { element, set: (possible) => { element.hidden = !possible; }, redraw: () => last && scatter(canvas, last) };
+  function reset() {
+    [last, figure.hidden, said.textContent] = [null, true, ""];
+  }
+
+  return {
+    element,
+    reset,
+    set: (possible) => {
+      element.hidden = !possible;
+    },
+    redraw: () => last && scatter(canvas, last),
+  };
 }
 
 /** Draw the points; those outside first, so that those inside are seen. */
 function scatter(canvas, { points, epsilon }) {
-  const context = canvas.getContext("2d"), style = getComputedStyle(canvas);
+  const context = canvas.getContext("2d"),
+    style = getComputedStyle(canvas);
   const most = Math.max(epsilon * 1.5, ...points.map(([d]) => d));
   const [low, high] = [Math.min(...points.map(([, p]) => p)), Math.max(...points.map(([, p]) => p))];
   const x = (d) => LEFT + (BROAD - LEFT - 8) * Math.sqrt(d / most);
@@ -43,14 +68,16 @@ function scatter(canvas, { points, epsilon }) {
   for (const wanted of [0, 1]) {
     context.fillStyle = colour(canvas.parentNode, wanted ? "blue" : "bar");
     context.globalAlpha = wanted ? 1 : 0.4;
-    for (const [d, p, inside] of points) if (Number(inside) === wanted) context.fillRect(x(d) - 1.2, y(p) - 1.2, 2.4, 2.4);
+    for (const [d, p, inside] of points)
+      if (Number(inside) === wanted) context.fillRect(x(d) - 1.2, y(p) - 1.2, 2.4, 2.4);
   }
   context.globalAlpha = 1;
   context.fillStyle = style.color;
   context.textAlign = "right";
   for (const p of [low, (low + high) / 2, high]) context.fillText(p.toFixed(0), LEFT - 6, y(p) + 4);
   context.textAlign = "center";
-  for (const share of [0.1, 0.5, 1]) context.fillText(distance(most * share), Math.min(x(most * share), BROAD - 20), TALL_AS - 8);
+  for (const share of [0.1, 0.5, 1])
+    context.fillText(distance(most * share), Math.min(x(most * share), BROAD - 20), TALL_AS - 8);
   context.fillStyle = colour(canvas.parentNode, "line");
   context.fillRect(x(epsilon) - 0.75, 0, 1.5, TALL_AS - FOOT);
 }

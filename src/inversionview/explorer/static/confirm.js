@@ -6,21 +6,30 @@ import { el, fixed, percent, printed } from "./dom.js";
 export function confirmation(ask) {
   const target = el("select", { "aria-label": "Answer token" });
   const run = el("button.button", { type: "button" }, "Patch");
-  const result = el("div.result", { role: "status" }, el("p.hint", {}, "Contrasts of this input are drawn, the activation of each is put in the place of this one."));
-  const element = el("details.more-about", {}, el("summary", {}, "Confirm: does the model use it?"),
-    el("p", {}, "Answer ", target, " ", run), result);
+  const result = el("div.result", { role: "status" });
+  const reset = () => result.replaceChildren(el("p.hint", {}, HINT_OF_PATCHES));
+  const element = el(
+    "details.more-about",
+    {},
+    el("summary", {}, "Confirm: does the model use it?"),
+    el("p", {}, "Answer ", target, " ", run),
+    result,
+  );
   run.addEventListener("click", async () => {
     run.disabled = true;
     result.replaceChildren(el("p.hint", {}, "Patching…"));
     try {
       result.replaceChildren(...patched(await ask(target.value)));
     } catch (error) {
-      if (error.name !== "AbortError") result.replaceChildren(el("p.failed", {}, error.message));
+      if (error.name === "AbortError") reset();
+      else result.replaceChildren(el("p.failed", {}, error.message));
     }
     run.disabled = false;
   });
+  reset();
   return {
     element,
+    reset,
     set(targets) {
       element.hidden = !targets.length;
       target.replaceChildren(...targets.map((name) => el("option", { value: name }, name)));
@@ -28,15 +37,39 @@ export function confirmation(ask) {
   };
 }
 
+const HINT_OF_PATCHES = "Contrasts of this input are drawn; the activation of each is put in the place of this one.";
+
 function patched({ site, target, answer, pairs, ld_orig, ld_contrast, effect, share, examples }) {
   const known = (value) => fixed(value ?? NaN, 2);
-  const head = el("tr", {}, ["contrast", "its answer", "before", "patched"].map((name) => el("th", { scope: "col" }, name)));
-  const rows = examples.map((one) => el("tr", {}, el("td.mono", {}, printed(one.contrast)), el("td.mono", {}, printed(one.answer)),
-    el("td.n", {}, known(one.ld_orig)), el("td.n", {}, known(one.ld_patched))));
+  const head = el(
+    "tr",
+    {},
+    ["contrast", "its answer", "before", "patched"].map((name) => el("th", { scope: "col" }, name)),
+  );
+  const rows = examples.map((one) =>
+    el(
+      "tr",
+      {},
+      el("td.mono", {}, printed(one.contrast)),
+      el("td.mono", {}, printed(one.answer)),
+      el("td.n", {}, known(one.ld_orig)),
+      el("td.n", {}, known(one.ld_patched)),
+    ),
+  );
   return [
-    el("p", {}, `With ${site} of ${pairs} contrasts in its place, the logit difference for `, el("b", {}, `${target} = ${answer}`),
+    el(
+      "p",
+      {},
+      `With ${site} of ${pairs} contrasts in its place, the logit difference for `,
+      el("b", {}, `${target} = ${answer}`),
       ` goes from ${known(ld_orig)} to ${known(ld_orig - effect.value)}: an effect of ${known(effect.value)} `,
-      `[${known(effect.low)}, ${known(effect.high)}], ${percent(share)} of the way to the contrasts' ${known(ld_contrast)}.`),
-    el("div.scroll", { tabIndex: 0, role: "region", "aria-label": "Contrasts" }, el("table.examples", {}, el("thead", {}, head), el("tbody", {}, rows))),
+      `[${known(effect.low)}, ${known(effect.high)}], ${percent(share)} of the way `,
+      `to the contrasts' ${known(ld_contrast)}.`,
+    ),
+    el(
+      "div.scroll",
+      { tabIndex: 0, role: "region", "aria-label": "Contrasts" },
+      el("table.examples", {}, el("thead", {}, head), el("tbody", {}, rows)),
+    ),
   ];
 }

@@ -39,7 +39,10 @@ export const visible = (token) => token.toWellFormed().replace(UNSEEN, (c) => SH
 export function printed(token) {
   const parts = token.toWellFormed().split(UNSEEN);
   const marks = token.toWellFormed().match(UNSEEN) ?? [];
-  const nodes = parts.flatMap((part, i) => [part || null, i < marks.length ? el("span.m", {}, SHOWN[marks[i]] ?? "□") : null]);
+  const nodes = parts.flatMap((part, i) => [
+    part || null,
+    i < marks.length ? el("span.m", {}, SHOWN[marks[i]] ?? "□") : null,
+  ]);
   return token ? nodes : [el("span.m", {}, "∅")];
 }
 

@@ -7,11 +7,28 @@ const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: 
 
 /** Listen on `target`; `bindings`: `{keys, said, run}`. Returns the help dialog, to be put into the page. */
 export function listen(target, bindings) {
-  const rows = bindings.map(({ keys, said }) => el("div", {}, el("dt", {}, keys.map((key) => el("kbd", {}, NAMES[key] ?? key))), el("dd", {}, said)));
-  const dialog = el("dialog.help", { "aria-label": "Keys" },
-    el("h2", {}, "Keys"), el("dl", {}, rows, el("div", {}, el("dt", {}, el("kbd", {}, "?")), el("dd", {}, "this help"))),
-    el("form", { method: "dialog" }, el("button", {}, "Close")));
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  const rows = bindings.map(({ keys, said }) =>
+    el(
+      "div",
+      {},
+      el(
+        "dt",
+        {},
+        keys.map((key) => el("kbd", {}, NAMES[key] ?? key)),
+      ),
+      el("dd", {}, said),
+    ),
+  );
+  const dialog = el(
+    "dialog.help",
+    { "aria-label": "Keys" },
+    el("h2", {}, "Keys"),
+    el("dl", {}, rows, el("div", {}, el("dt", {}, el("kbd", {}, "?")), el("dd", {}, "this help"))),
+    el("form", { method: "dialog" }, el("button", {}, "Close")),
+  );
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
   const table = new Map(bindings.flatMap((each) => each.keys.map((key) => [key, each.run])));
   table.set("?", () => dialog.showModal());
   target.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// The one way in, for server, exported page and widget: show readings in an element, or the live explorer where an API is.
+// The one way in, for server, exported page and widget: shows readings, or the live explorer where there is an API.
 
 import { Compare } from "./compare.js";
 import { el, number, visible } from "./dom.js";
@@ -9,12 +9,12 @@ const THEMES = ["auto", "light", "dark"];
 
 /**
  * Show readings in `element` (in the document or a shadow tree that holds explorer.css).
- * With `api`, the address of a server, the live explorer; `whole`: the page is nothing else, so keys work everywhere in it.
+ * With `api`, the address of a server, the live explorer; `whole`: the page is nothing else, so keys work everywhere.
  */
 export async function mount(element, { readings = [], api = null, whole = false } = {}) {
   const root = el("div.iv", { lang: "en" });
   if (whole) root.classList.add("iv-page");
-  element.replaceChildren(root);
+  element.append(root);
   if (api !== null) return (await import("./app.js")).explore(root, { api, whole });
   return shown(root, readings, whole);
 }
@@ -25,12 +25,21 @@ function shown(root, readings, whole) {
   const texts = new Set(readings.map(({ preimage }) => preimage.query.text));
   const help = listen(whole ? document : root, [
     { keys: ["ArrowLeft"], said: "previous reading", run: () => compare.turn(-1) },
-    { keys: ["ArrowRight"], said: "next reading", run: () => compare.turn(1) }, ...compare.keys,
+    { keys: ["ArrowRight"], said: "next reading", run: () => compare.turn(1) },
+    ...compare.keys,
   ]);
   const marks = readings.map(({ preimage }) => preimage.query.position);
-  root.append(masthead(root, { title: "What does each activation encode?", sub: about(readings), help }),
-    el("main", {}, texts.size === 1 ? queryTokens({ ...readings[0].place, position: -1 }, { marks }) : null, compare.element),
-    legend(), help);
+  root.append(
+    masthead(root, { title: "What does each activation encode?", sub: about(readings), help }),
+    el(
+      "main",
+      {},
+      texts.size === 1 ? queryTokens({ ...readings[0].place, position: -1 }, { marks }) : null,
+      compare.element,
+    ),
+    legend(),
+    help,
+  );
   for (const reading of readings) compare.add().set(reading);
   return { root, compare };
 }
@@ -39,18 +48,29 @@ function shown(root, readings, whole) {
 function about(readings) {
   const of = (pick) => [...new Set(readings.map(pick))];
   const rows = readings.reduce((sum, { preimage }) => sum + preimage.samples.length, 0);
-  return [of(({ study, preimage }) => study ?? visible(preimage.query.model)).join(", "),
+  return [
+    of(({ study, preimage }) => study ?? visible(preimage.query.model)).join(", "),
     `${of(({ preimage }) => preimage.distance).join(" and ")} distance`,
-    `${number(rows)} rows, every one measured in the model`].join(" · ");
+    `${number(rows)} rows, every one measured in the model`,
+  ].join(" · ");
 }
 
 /** The head of the page: title, theme, help. */
 export function masthead(root, { title, sub, help, extra = [] }) {
   const theme = el("button.quiet", { type: "button", onclick: () => themed(root, theme, 1) });
   themed(root, theme, 0);
-  return el("header.masthead", {},
+  return el(
+    "header.masthead",
+    {},
     el("div", {}, el("h1", {}, title), el("p.sub", {}, sub)),
-    el("div.corner", {}, extra, theme, el("button.quiet", { type: "button", "aria-label": "Keys", onclick: () => help.showModal() }, "keys ?")));
+    el(
+      "div.corner",
+      {},
+      extra,
+      theme,
+      el("button.quiet", { type: "button", "aria-label": "Keys", onclick: () => help.showModal() }, "keys ?"),
+    ),
+  );
 }
 
 /** Go to the next theme. */
@@ -64,10 +84,14 @@ export function themed(root, button, steps) {
 /** What colours and marks mean. */
 export function legend() {
   const swatch = (kind, strength) => el(`span.t.${kind}`, { style: { "--w": strength } }, "token");
-  return el("footer.legend", {},
-    el("span", {}, swatch("raised", 0.8), " made likelier by the activation, "), el("span", {}, swatch("lowered", 0.8), " less likely. "),
+  return el(
+    "footer.legend",
+    {},
+    el("span", {}, swatch("raised", 0.8), " made likelier by the activation, "),
+    el("span", {}, swatch("lowered", 0.8), " less likely. "),
     el("span", {}, el("span.t.at", {}, "token"), " where the distance is reached. "),
     el("span", {}, el("span.t.attended", { style: { "--a": 0.9 } }, "token"), " attended to by the head. "),
     el("span", {}, el("span.m", {}, "·"), " a space, ", el("span.m", {}, "⏎"), " a line end. "),
-    el("span", {}, "Bars of common features: bits told, of those there are to tell."));
+    el("span", {}, "Bars of common features: bits told, of those there are to tell."),
+  );
 }

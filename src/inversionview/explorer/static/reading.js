@@ -32,32 +32,81 @@ export class Panel {
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
-    this.filter = el("input.filter", { type: "search", placeholder: "filter", "aria-label": "Filter rows by text or by feature=value", spellcheck: false, oninput: framed(() => this.narrow()) });
+    this.filter = el("input.filter", {
+      type: "search",
+      placeholder: "filter",
+      "aria-label": "Filter rows by text or by feature=value",
+      spellcheck: false,
+      oninput: framed(() => this.narrow()),
+    });
     this.group = el("select", { "aria-label": "Group rows by", onchange: () => this.narrow() });
-    this.side = el("select", { "aria-label": "Feature beside each row", onchange: () => this.pick(this.side.value === "" ? null : Number(this.side.value)) });
-    this.tools = el("div.tools", {}, this.filter, el("label", {}, "by ", this.group), el("label.side", {}, "beside ", this.side));
-    const buttons = Object.entries(actions).map(([label, run]) => el("button.quiet", { type: "button", onclick: () => run(this) }, label));
-    const formats = FORMATS.map((kind) => el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind));
+    this.side = el("select", {
+      "aria-label": "Feature beside each row",
+      onchange: () => this.pick(this.side.value === "" ? null : Number(this.side.value)),
+    });
+    this.tools = el(
+      "div.tools",
+      {},
+      this.filter,
+      el("label", {}, "by ", this.group),
+      el("label.side", {}, "beside ", this.side),
+    );
+    const buttons = Object.entries(actions).map(([label, run]) =>
+      el("button.quiet", { type: "button", onclick: () => run(this) }, label),
+    );
+    const formats = FORMATS.map((kind) =>
+      el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind),
+    );
     this.footer = el("footer", {}, el("span.save", {}, "save ", formats), el("span.acts", {}, buttons));
-    this.element = el("article.panel", { tabIndex: -1 },
-      el("header", {}, this.title, this.told), this.origin, this.status, this.progress,
-      el("div.halves", {},
-        el("div", {}, this.common.element, el("section.distances", { "aria-label": "Distances and ε" },
-          el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside), this.histogram.element)),
-        el("div", {}, this.tools, this.query, this.rows.element)),
-      this.notes, this.footer);
+    this.element = el(
+      "article.panel",
+      { tabIndex: -1 },
+      el("header", {}, this.title, this.told),
+      this.origin,
+      this.status,
+      this.progress,
+      el(
+        "div.halves",
+        {},
+        el(
+          "div",
+          {},
+          this.common.element,
+          el(
+            "div.distances",
+            { role: "group", "aria-label": "Distances and ε" },
+            el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside),
+            this.histogram.element,
+          ),
+        ),
+        el("div", {}, this.tools, this.query, this.rows.element),
+      ),
+      this.notes,
+      this.footer,
+    );
+  }
+
+  /** Say what will be read here. */
+  expect(site, name) {
+    this.element.setAttribute("aria-label", `${site} at ${name}`);
+    this.title.replaceChildren(el("var", {}, site), " at ", el("span.place", {}, name));
   }
 
   /** Show a reading; ε is its own unless one is given. */
   set(reading, epsilon = reading.preimage.epsilon) {
     this.reading = reading;
+    this.element.classList.add("read");
     const { query, source, candidates, seed, distance } = reading.preimage;
-    const name = positionName(reading);
-    this.element.setAttribute("aria-label", `${query.site} at ${name}`);
-    this.title.replaceChildren(el("var", {}, query.site), " at ", el("span.place", {}, name));
+    this.expect(query.site, positionName(reading));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
-    this.query.replaceChildren(el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, queryLine(query)), el("span.f"));
+    this.query.replaceChildren(
+      el("span.bar"),
+      el("span.d", {}, "query"),
+      el("span.times"),
+      el("span.x", {}, queryLine(query)),
+      el("span.f"),
+    );
     const notes = reading.preimage.walk?.notes ?? [];
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
@@ -85,7 +134,10 @@ export class Panel {
     if (this.named === names.join("\u0000")) return;
     this.named = names.join("\u0000");
     this.picked = false;
-    const listed = (first) => [el("option", { value: "" }, first), ...names.map((name, i) => el("option", { value: i }, name))];
+    const listed = (first) => [
+      el("option", { value: "" }, first),
+      ...names.map((name, i) => el("option", { value: i }, name)),
+    ];
     this.group.replaceChildren(...listed("distance"));
     this.side.replaceChildren(...listed("nothing"));
     for (const select of [this.group, this.side]) select.parentNode.hidden = !names.length;
@@ -153,7 +205,9 @@ export class Panel {
 
   addFilter(text) {
     const terms = this.filter.value.split(/\s+/).filter(Boolean);
-    this.filter.value = terms.includes(text) ? terms.filter((term) => term !== text).join(" ") : [...terms, text].join(" ");
+    this.filter.value = terms.includes(text)
+      ? terms.filter((term) => term !== text).join(" ")
+      : [...terms, text].join(" ");
     this.narrow();
   }
 

@@ -6,27 +6,66 @@ import { choice, conditions, grouped, holds, insideCount } from "./stats.js";
 import { line, spelled, told } from "./tokens.js";
 
 export const ROW = 23;
-const [CHOSEN, TALL, MARGIN, GAP] = [18, 20, 6, 20];
+const [CHOSEN, MARGIN, GAP] = [18, 6, 20];
 
 export class Rows {
   /** `onEpsilon(ε)` when the line is dragged, `onFilter(text)` when a value is clicked. */
   constructor({ onEpsilon, onFilter }) {
-    Object.assign(this, { rows: [], made: new Map(), all: false, filter: "", group: null, beside: null, epsilon: 0, largest: 1 });
-    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: 0 });
+    Object.assign(this, {
+      rows: [],
+      made: new Map(),
+      all: false,
+      filter: "",
+      group: null,
+      beside: null,
+      epsilon: 0,
+      largest: 1,
+    });
+    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: CHOSEN * ROW + GAP });
     this.label = el("span.line-label");
-    this.line = el("div.line", { title: "Drag to move ε", "aria-hidden": "true" }, this.label);
+    this.line = el(
+      "div.line",
+      { hidden: true, title: "Drag to move ε, click to go to it", "aria-hidden": "true" },
+      this.label,
+    );
     this.spacer = el("div.spacer");
     this.body = el("div.body", {}, this.spacer, this.line);
-    this.grid = el("div.rows", {
-      role: "grid", tabIndex: 0, "aria-label": "Rows by distance",
-      onscroll: framed(() => { this.top = this.grid.scrollTop; this.draw(); }), onpointerover: (event) => this.explain(event), onclick: (event) => this.click(event),
-      onkeydown: (event) => this.key(event), onfocus: () => this.select(Math.max(0, this.current), false),
-    }, this.body);
+    this.grid = el(
+      "div.rows",
+      {
+        role: "grid",
+        tabIndex: 0,
+        "aria-label": "Rows by distance",
+        onscroll: framed(() => {
+          this.top = this.grid.scrollTop;
+          this.draw();
+        }),
+        onpointerover: (event) => this.explain(event),
+        onclick: (event) => this.click(event),
+        onkeydown: (event) => this.key(event),
+        onfocus: () => this.select(Math.max(0, this.current), false),
+      },
+      this.body,
+    );
     this.empty = el("p.empty", { hidden: true });
     this.count = el("span.count");
-    this.toggle = el("button.quiet", { type: "button", onclick: () => { this.all = !this.all; this.grid.scrollTop = this.top = 0; this.layout(); } });
+    this.toggle = el("button.quiet", {
+      type: "button",
+      onclick: () => {
+        this.all = !this.all;
+        this.grid.scrollTop = this.top = 0;
+        this.layout();
+      },
+    });
     this.detail = el("div.detail", { tabIndex: -1 }, el("p.hint", {}, HINT));
-    this.element = el("div.rows-part", {}, this.grid, this.empty, el("p.under", {}, this.count, " ", this.toggle), this.detail);
+    this.element = el(
+      "div.rows-part",
+      {},
+      this.grid,
+      this.empty,
+      el("p.under", {}, this.count, " ", this.toggle),
+      this.detail,
+    );
     this.drag();
   }
 
@@ -45,7 +84,10 @@ export class Rows {
 
   measure() {
     if (this.beside === null) return 0;
-    return Math.min(8, Math.max(2, ...this.rows.slice(0, 300).map(({ values }) => String(values[this.beside] ?? "").length)));
+    return Math.min(
+      8,
+      Math.max(2, ...this.rows.slice(0, 300).map(({ values }) => String(values[this.beside] ?? "").length)),
+    );
   }
 
   /** Show a feature beside each row. */
@@ -78,11 +120,13 @@ export class Rows {
   layout() {
     if (!this.kept) return;
     const total = this.kept.length;
-    this.slots = this.groups ? this.groups.flatMap((group) => [group, ...group.members]) : this.all ? this.kept : this.chosen;
+    this.slots = this.groups
+      ? this.groups.flatMap((group) => [group, ...group.members])
+      : this.all
+        ? this.kept
+        : this.chosen;
     const tall = this.slots.length * ROW + (this.groups ? 0 : GAP);
     this.body.style.height = `${tall}px`;
-    this.high = Math.max(CHOSEN * ROW + GAP, Math.min(tall, TALL * ROW));
-    this.grid.style.setProperty("--tall", `${this.high}px`);
     this.grid.style.setProperty("--beside", this.beside === null ? "0ch" : `${this.widest + 0.5}ch`);
     this.grid.setAttribute("aria-rowcount", String(this.slots.length));
     this.empty.hidden = total > 0;
@@ -95,20 +139,24 @@ export class Rows {
   /** Where the line is, and what it divides; then draw. */
   split() {
     if (!this.kept) return;
-    const total = this.kept.length, inside = insideCount(this.keptRows, this.epsilon);
+    const total = this.kept.length,
+      inside = insideCount(this.keptRows, this.epsilon);
     const within = (i) => this.rows[i].sample.distance <= this.epsilon;
     this.cut = this.groups ? Infinity : this.all ? inside : this.chosen.filter(within).length;
     this.line.hidden = Boolean(this.groups) || !total;
     this.spacer.style.height = `${Math.min(this.cut, this.slots.length) * ROW}px`;
     say(this.label, `ε = ${threshold(this.epsilon)}`);
     const matching = total < this.rows.length ? `, of ${number(this.rows.length)}` : "";
-    say(this.count, `${number(inside)} inside, ${number(total - inside)} outside${matching}${this.toggle.hidden ? "" : ";"}`);
+    say(
+      this.count,
+      `${number(inside)} inside, ${number(total - inside)} outside${matching}${this.toggle.hidden ? "" : ";"}`,
+    );
     this.draw();
   }
 
   /** Put the rows in sight into the document, each where it belongs. */
   draw() {
-    const { top, high } = this;  // kept, for to ask the document would make it lay out again
+    const { top, high } = this; // kept, for to ask the document would make it lay out again
     const first = Math.max(0, Math.floor((top - GAP) / ROW) - MARGIN);
     const last = Math.min(this.slots.length, Math.ceil((top + high) / ROW) + MARGIN);
     const now = new Map();
@@ -142,33 +190,42 @@ export class Rows {
     const bar = cell("span.bar", el("i", { style: { width: `${(100 * share).toFixed(1)}%` } }));
     bar.setAttribute("aria-hidden", "true");
     bar.removeAttribute("role");
-    return el("div.row", { role: "row", id: `iv-row-${++Rows.made}` },
+    return el(
+      "div.row",
+      { role: "row", id: `iv-row-${++Rows.made}` },
       bar,
       cell("span.d", distance(sample.distance)),
       cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : ""),
       cell("span.x", line(sample)),
       this.mixed ? cell("span.from", sample.source) : null,
-      this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")));
+      this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")),
+    );
   }
 
   heading(group) {
     const name = this.names[this.group];
     group.node ??= el("div.row.heading", { role: "row" }, el("span.head", { role: "gridcell" }));
     const inside = group.members.reduce((sum, i) => sum + (this.rows[i].sample.distance <= this.epsilon), 0);
-    say(group.node.firstChild, `${name} = ${group.value} · ${number(inside)} of ${plural(group.members.length, "row", "rows")} inside`);
+    say(
+      group.node.firstChild,
+      `${name} = ${group.value} · ${number(inside)} of ${plural(group.members.length, "row", "rows")} inside`,
+    );
     return group.node;
   }
 
   explain(event) {
-    const node = event.target.closest?.(".t"), row = event.target.closest?.(".row");
+    const node = event.target.closest?.(".t"),
+      row = event.target.closest?.(".row");
     if (row?.index === undefined) return;
     if (node && !node.title) node.title = told(this.rows[row.index].sample, Number(node.dataset.i));
   }
 
   click(event) {
+    if (event.target.closest(".line")) return this.grid.scrollTo({ top: this.cut * ROW - this.high / 2 });
     const row = event.target.closest(".row");
     if (row?.index === undefined) return;
-    if (event.target.closest(".f")) this.onFilter(`${this.names[this.beside]}=${this.rows[row.index].values[this.beside]}`);
+    if (event.target.closest(".f"))
+      this.onFilter(`${this.names[this.beside]}=${this.rows[row.index].values[this.beside]}`);
     else this.select(row.nth, false);
   }
 
@@ -195,7 +252,9 @@ export class Rows {
   }
 
   key(event) {
-    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: TALL - 2, PageUp: 2 - TALL, Home: -1e9, End: 1e9 }[event.key];
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: CHOSEN - 2, PageUp: 2 - CHOSEN, Home: -1e9, End: 1e9 }[
+      event.key
+    ];
     if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
@@ -207,8 +266,12 @@ export class Rows {
     const move = (event) => {
       const y = event.clientY - this.body.getBoundingClientRect().top;
       const k = Math.min(this.kept.length, Math.max(0, Math.round(y / ROW)));
-      const slots = this.slots, at = (i) => this.rows[slots[i]].sample.distance;
-      const [inner, outer] = [k ? at(Math.min(k, slots.length) - 1) : 0, k < slots.length ? at(k) : this.largest * 1.02];
+      const slots = this.slots,
+        at = (i) => this.rows[slots[i]].sample.distance;
+      const [inner, outer] = [
+        k ? at(Math.min(k, slots.length) - 1) : 0,
+        k < slots.length ? at(k) : this.largest * 1.02,
+      ];
       this.onEpsilon((inner + outer) / 2);
     };
     this.line.addEventListener("pointerdown", (event) => {

@@ -6,7 +6,10 @@ import { positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
 const [PAPER, STEP, CHAR, SIZE] = [560, 18, 7.4, 12.3];
-const [MONO, SERIF] = ["ui-monospace, Menlo, 'DejaVu Sans Mono', monospace", "Palatino, Georgia, 'DejaVu Serif', serif"];
+const [MONO, SERIF] = [
+  "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace",
+  "Palatino, Georgia, 'DejaVu Serif', serif",
+];
 
 /** Make the file of a panel and hand it to the reader. */
 export async function saved(kind, panel) {
@@ -31,7 +34,13 @@ export function csv({ sorted, reading, epsilon }) {
   const names = reading.features?.names ?? [];
   const head = ["distance", "inside", "position", "count", "source", "text", ...names];
   const rows = sorted.map(({ sample, values }) => [
-    sample.distance, sample.distance <= epsilon, sample.position, sample.count, sample.source, sample.text, ...values,
+    sample.distance,
+    sample.distance <= epsilon,
+    sample.position,
+    sample.count,
+    sample.source,
+    sample.text,
+    ...values,
   ]);
   return [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
 }
@@ -77,19 +86,39 @@ function drawn(panel) {
   shown.forEach((i, slot) => {
     if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
     const { sample, values } = sorted[i];
-    y = drawnLine(parts, ink, y, sample, distance(sample.distance), values[panel.rows.beside], i >= k, Math.sqrt(sample.distance / panel.most));
+    y = drawnLine(
+      parts,
+      ink,
+      y,
+      sample,
+      distance(sample.distance),
+      values[panel.rows.beside],
+      i >= k,
+      Math.sqrt(sample.distance / panel.most),
+    );
   });
   if (shown.every((i) => i < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
   const high = Math.ceil(y + 4);
   const [x0, wide] = [-16, PAPER + 32];
-  return svg("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `${x0} -8 ${wide} ${high + 16}`, width: PAPER, height: Math.round((PAPER * (high + 16)) / wide) },
-    svg("rect", { x: x0, y: -8, width: wide, height: high + 16, fill: ink.paper }), parts);
+  return svg(
+    "svg",
+    {
+      xmlns: "http://www.w3.org/2000/svg",
+      viewBox: `${x0} -8 ${wide} ${high + 16}`,
+      width: PAPER,
+      height: Math.round((PAPER * (high + 16)) / wide),
+    },
+    svg("rect", { x: x0, y: -8, width: wide, height: high + 16, fill: ink.paper }),
+    parts,
+  );
 }
 
 /** One row of tokens, each at its own place, so that shades lie under them in every viewer. */
 function drawnLine(parts, ink, y, sample, told, beside, outside = false, share = 0) {
   if (share) parts.push(svg("rect", { x: 30 - 30 * share, y: y - 8, width: 30 * share, height: 7, fill: ink.bar }));
-  parts.push(svg("text", { x: 76, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, told));
+  parts.push(
+    svg("text", { x: 76, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, told),
+  );
   let x = 90;
   const [first, last] = windowed(sample.tokens, sample.position);
   for (let i = first; i < last && x < PAPER - 60; i++) {
@@ -99,19 +128,47 @@ function drawnLine(parts, ink, y, sample, told, beside, outside = false, share =
     const effect = sample.effect?.[i] ?? 0;
     if (Math.abs(effect) >= 0.05) {
       const opacity = (Math.abs(effect) * (outside ? 0.35 : 0.6)).toFixed(2);
-      parts.push(svg("rect", { x, y: y - 12, width: wide, height: 16, fill: effect > 0 ? ink.raised : ink.lowered, opacity }));
+      parts.push(
+        svg("rect", { x, y: y - 12, width: wide, height: 16, fill: effect > 0 ? ink.raised : ink.lowered, opacity }),
+      );
     }
-    parts.push(svg("text", { x, y, fill: outside ? ink.soft : ink.ink, "font-family": MONO, "font-size": SIZE, textLength: wide, lengthAdjust: "spacingAndGlyphs" }, text));
+    parts.push(
+      svg(
+        "text",
+        {
+          x,
+          y,
+          fill: outside ? ink.soft : ink.ink,
+          "font-family": MONO,
+          "font-size": SIZE,
+          textLength: wide,
+          lengthAdjust: "spacingAndGlyphs",
+        },
+        text,
+      ),
+    );
     x += wide;
   }
   if (beside !== undefined && beside !== null) {
-    parts.push(svg("text", { x: PAPER, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, String(beside)));
+    parts.push(
+      svg(
+        "text",
+        { x: PAPER, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 },
+        String(beside),
+      ),
+    );
   }
   return y + STEP;
 }
 
 function rule(parts, ink, y, label) {
   parts.push(svg("path", { d: `M0 ${y - 9}H${PAPER}`, stroke: ink.line, "stroke-width": 1.6 }));
-  parts.push(svg("text", { x: PAPER, y: y + 2, fill: ink.line, "text-anchor": "end", "font-family": SERIF, "font-size": 11 }, label));
+  parts.push(
+    svg(
+      "text",
+      { x: PAPER, y: y + 2, fill: ink.line, "text-anchor": "end", "font-family": SERIF, "font-size": 11 },
+      label,
+    ),
+  );
   return y + STEP;
 }

@@ -5,17 +5,41 @@ import { el } from "./dom.js";
 /** Make the fields over `state`; `onChange()` when one was changed. */
 export function settings(state, onChange) {
   const fields = {};
-  const keep = (name, read) => () => { state[name] = read(fields[name]); shown(); onChange(); };
-  const select = (name, label) => labelled(label, fields[name] = el("select", { onchange: keep(name, (node) => node.value) }));
-  const input = (name, label, more, hint) => labelled(label, fields[name] = el("input", {
-    type: "number", title: hint, ...more, onchange: keep(name, (node) => (node.checkValidity() ? node.value : "")),
-  }));
+  const keep = (name, read) => () => {
+    state[name] = read(fields[name]);
+    shown();
+    onChange();
+  };
+  const select = (name, label) =>
+    labelled(label, (fields[name] = el("select", { onchange: keep(name, (node) => node.value) })));
+  const input = (name, label, more, hint) =>
+    labelled(
+      label,
+      (fields[name] = el("input", {
+        type: "number",
+        title: hint,
+        ...more,
+        onchange: keep(name, (node) => (node.checkValidity() ? node.value : "")),
+      })),
+    );
   const labelled = (label, node) => el("label", {}, `${label} `, node);
   const parts = {
-    source: select("source", "source"), distance: select("distance", "distance"), fixed: select("fixed", "position"),
+    source: select("source", "source"),
+    distance: select("distance", "distance"),
+    fixed: select("fixed", "position"),
     count: input("count", "rows", { min: 1, max: 2000, step: 1, placeholder: "100" }, "how many rows at most"),
-    temperature: input("temperature", "temperature", { min: 0, max: 10, step: "any", placeholder: "pool" }, "empty: a pool of several"),
-    noise: input("noise", "noise", { min: 0, max: 10, step: "any", placeholder: "0" }, "on the activation, in units of its standard deviation"),
+    temperature: input(
+      "temperature",
+      "temperature",
+      { min: 0, max: 10, step: "any", placeholder: "pool" },
+      "empty: a pool of several",
+    ),
+    noise: input(
+      "noise",
+      "noise",
+      { min: 0, max: 10, step: "any", placeholder: "0" },
+      "on the activation, in units of its standard deviation",
+    ),
     seconds: input("seconds", "seconds", { min: 1, max: 60, step: "any", placeholder: "10" }, "how long the walk goes"),
     seed: input("seed", "seed", { min: 0, step: 1, placeholder: "0" }, "the same seed gives the same rows"),
   };
@@ -27,7 +51,8 @@ export function settings(state, onChange) {
 
   function shown() {
     for (const [name, node] of Object.entries(fields)) node.value = state[name] ?? "";
-    const drawn = ["decoder", "all"].includes(state.source), walked = ["walk", "all"].includes(state.source);
+    const drawn = ["decoder", "all"].includes(state.source),
+      walked = ["walk", "all"].includes(state.source);
     for (const name of ["temperature", "noise"]) parts[name].classList.toggle("idle", !drawn);
     parts.seconds.classList.toggle("idle", !walked);
     for (const name of ["temperature", "noise"]) fields[name].disabled = !drawn;
@@ -39,9 +64,18 @@ export function settings(state, onChange) {
     shown,
     study(info) {
       const sources = info.sources.length > 1 ? [...info.sources, "all"] : info.sources;
-      fill("source", sources.map((name) => [name, name]));
-      fill("distance", ["euclidean", "cosine"].map((name) => [name, name]));
-      fill("fixed", [["", "nearest"], ["1", "the same"]]);
+      fill(
+        "source",
+        sources.map((name) => [name, name]),
+      );
+      fill(
+        "distance",
+        ["euclidean", "cosine"].map((name) => [name, name]),
+      );
+      fill("fixed", [
+        ["", "nearest"],
+        ["1", "the same"],
+      ]);
       if (!sources.includes(state.source)) state.source = sources[0];
       state.distance ||= info.distance;
       shown();

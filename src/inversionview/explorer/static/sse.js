@@ -36,17 +36,26 @@ export class Api {
     this.base = `${base.replace(/\/$/, "")}/api/v1`;
   }
 
-  async ask(path, parameters, signal, accept) {
-    const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  async ask(path, parameters, signal, accept, tries = 5) {
+    const given = Object.entries(parameters).filter(
+      ([, value]) => value !== null && value !== undefined && value !== "",
+    );
     const address = `${this.base}${path}${given.length ? `?${new URLSearchParams(given)}` : ""}`;
     const response = await fetch(address, { signal, headers: { accept } }).catch((error) => {
-      throw error.name === "AbortError" ? error : new Error("The server cannot be reached: start it again, then try again.");
+      throw error.name === "AbortError"
+        ? error
+        : new Error("The server cannot be reached: start it again, then try again.");
     });
     if (response.ok) return response;
-    const said = await response.json().then(({ detail }) => detail, () => null);
-    const wait = response.headers.get("retry-after");
-    const busy = response.status === 429 ? `Too much is waiting: try again in ${wait ?? "a few"} s.` : null;
-    throw new Error(busy ?? (typeof said === "string" ? said : `The server answered ${response.status}.`));
+    const said = await response.json().then(
+      ({ detail }) => detail,
+      () => null,
+    );
+    if (response.status === 429 && tries > 1) {
+      await later(Math.min(20, Number(response.headers.get("retry-after") ?? 1)), signal);
+      return this.ask(path, parameters, signal, accept, tries - 1);
+    }
+    throw new Error(typeof said === "string" ? said : `The server answered ${response.status}.`);
   }
 
   /** The JSON of an address. */
@@ -69,6 +78,21 @@ export class Api {
     }
     if (!ended && !signal?.aborted) throw new Error(CUT);
   }
+}
+
+/** Wait so many seconds, unless the signal is aborted. */
+function later(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal?.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      },
+      { once: true },
+    );
+  });
 }
 
 const CUT = "The server went away in the middle of the reading: what had arrived is shown.";

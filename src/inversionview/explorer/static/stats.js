@@ -38,7 +38,14 @@ export function common(features, counts, k) {
       const prior = features.prior[name];
       const share = k && name in features.query ? counts[f][k] / k : null;
       const bits = share && prior ? Math.log2(share / prior) : null;
-      return { name, index: f, value: String(features.query[name]), share, bits, most: prior ? -Math.log2(prior) : null };
+      return {
+        name,
+        index: f,
+        value: String(features.query[name]),
+        share,
+        bits,
+        most: prior ? -Math.log2(prior) : null,
+      };
     })
     .sort((a, b) => (b.bits ?? -Infinity) - (a.bits ?? -Infinity) || a.index - b.index);
 }
@@ -77,22 +84,27 @@ export const unplace = (share, most) => share * share * most;
 /** A filter's conditions: `count=8`, `letter!=v`, and words that the text must contain. */
 export function conditions(text, names) {
   const known = [...names].sort((a, b) => b.length - a.length);
-  return text.split(/\s+/).filter(Boolean).map((term) => {
-    const name = known.find((each) => term.startsWith(`${each}=`) || term.startsWith(`${each}!=`));
-    if (name === undefined) return { word: term.toLowerCase() };
-    const negated = term[name.length] === "!";
-    return { feature: names.indexOf(name), negated, value: term.slice(name.length + (negated ? 2 : 1)) };
-  });
+  return text
+    .split(/\s+/)
+    .filter(Boolean)
+    .map((term) => {
+      const name = known.find((each) => term.startsWith(`${each}=`) || term.startsWith(`${each}!=`));
+      if (name === undefined) return { word: term.toLowerCase() };
+      const negated = term[name.length] === "!";
+      return { feature: names.indexOf(name), negated, value: term.slice(name.length + (negated ? 2 : 1)) };
+    });
 }
 
 /** Whether a row satisfies all conditions. */
 export function holds(row, wanted) {
-  return wanted.every(({ word, feature, negated, value }) => word === undefined
-    ? (String(row.values[feature]) === value) !== negated
-    : row.sample.text.toLowerCase().includes(word));
+  return wanted.every(({ word, feature, negated, value }) =>
+    word === undefined
+      ? (String(row.values[feature]) === value) !== negated
+      : row.sample.text.toLowerCase().includes(word),
+  );
 }
 
-/** A choice of `count` rows: of the `inside` first ones evenly, then the nearest outside; where more is missing, more. */
+/** A choice of `count` rows: of the `inside` first ones evenly, then the nearest outside. */
 export function choice(total, inside, count) {
   const taken = Math.min(inside, Math.max(Math.round(0.65 * count), count - (total - inside)));
   const every = Array.from({ length: taken }, (_, i) => Math.floor((i * inside) / taken));

@@ -1,4 +1,4 @@
-// Tokens: shaded by effect, the matched one in parentheses, a head's attention as underlines, each with its own distance.
+// Tokens: shaded by effect, the matched one in parentheses, a head's attention as underlines, each with its distance.
 
 import { distance, el, printed, visible } from "./dom.js";
 
@@ -70,7 +70,11 @@ export function queryLine(query) {
     attend(node, query.attention?.[first + i]);
     return node;
   });
-  return [first ? el("span.cut", {}, "…") : null, ...parts, last < query.tokens.length ? el("span.cut", {}, "…") : null];
+  return [
+    first ? el("span.cut", {}, "…") : null,
+    ...parts,
+    last < query.tokens.length ? el("span.cut", {}, "…") : null,
+  ];
 }
 
 function attend(node, weight) {
@@ -87,7 +91,13 @@ export function queryTokens(place, { choose, marks = [], attention, site } = {})
     const said = `position ${i}${names[i] ? `, ${names[i]}` : ""}: ${visible(text) || "empty"}`;
     const pressed = String(i === place.position);
     const node = choose
-      ? el("button.q", { type: "button", "data-i": i, "aria-pressed": pressed, "aria-label": said, onclick: () => choose(i) })
+      ? el("button.q", {
+          type: "button",
+          "data-i": i,
+          "aria-pressed": pressed,
+          "aria-label": said,
+          onclick: () => choose(i),
+        })
       : el("span.q", { title: said });
     node.append(el("bdi", {}, printed(text)));
     if (choose) node.tabIndex = i === place.position ? 0 : -1;
