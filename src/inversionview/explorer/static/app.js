@@ -194,10 +194,11 @@ class Explorer {
     try {
       this.place = await this.locate(signal);
       const { at, site } = this.state;
-      this.taken = { text: this.state.text, at, site };
+      this.taken = [{ text: this.state.text, at, site }, this.place];
       this.keep();
       this.note("");
       this.tokens();
+      this.bringHere();
       const beside = this.pinned().filter((pin) => pin[1] === at);
       this.map.choose(site, beside.map(([pinned]) => pinned));
       const read = this.read(this.main, site, at, "main");
@@ -206,13 +207,21 @@ class Explorer {
       if (this.due.pins) await this.readPins(signal);
     } catch (error) {
       if (error.name === "AbortError") return;
-      Object.assign(this.state, this.taken);
-      this.step = false;
+      this.back();
       this.fail(error, () => {
         Object.assign(this.state, wanted);
         this.refresh();
       });
     }
+  }
+
+  /** Go back to the last place that there is. */
+  back() {
+    this.step = false;
+    if (!this.taken) return;
+    Object.assign(this.state, this.taken[0]);
+    this.place = this.taken[1];
+    this.tokens();
   }
 
   /** The place that the state says; a new text that lacks a numbered position is read at the study's own. */
@@ -273,8 +282,19 @@ class Explorer {
     if (held) node.querySelector(".here")?.focus();
   }
 
-  /** Read at a position: by its name where it has one. */
+  /** Scroll the query to the position that is read. */
+  bringHere() {
+    const box = this.query.firstChild,
+      here = box.querySelector(".here");
+    const top = here.offsetTop - box.offsetTop;
+    const seen = top >= box.scrollTop && top + here.offsetHeight <= box.scrollTop + box.clientHeight;
+    if (!seen) box.scrollTop = top - box.clientHeight / 2;
+  }
+
+  /** Read at a position, marked at once: by its name where it has one. */
   at(index) {
+    this.place = { ...this.place, position: index };
+    this.tokens();
     const name = Object.entries(this.place.names).find(([, i]) => i === index)?.[0];
     return this.change({ at: name ?? String(index) });
   }
@@ -344,9 +364,11 @@ class Explorer {
       done: (reading) => {
         panel.set(reading, Number(this.state.epsilon));
         panel.busy(null);
+        panel.whole = true;
       },
     };
     busy(0);
+    panel.whole = false;
     try {
       await this.api.stream(this.path("read"), asked, on, signal);
       if (panel === this.main) this.tokens();
@@ -399,7 +421,9 @@ class Explorer {
     if (pins.some(([s, a]) => s === site && a === at) || !this.main.reading) return;
     if (pins.length + 1 >= MOST) return this.note(`Up to ${MOST} readings stand side by side: unpin one first.`);
     this.state.pins = [...pins, [site, at]].map((pin) => pin.join("@")).join("|");
-    this.pinPanel(site, at).set(structuredClone(this.main.reading), this.main.epsilon);
+    const panel = this.pinPanel(site, at);
+    if (this.main.whole) panel.set(structuredClone(this.main.reading), this.main.epsilon);
+    else this.read(panel, site, at, panel.pin);
     this.map.choose(site, [site, ...pins.filter((pin) => pin[1] === at).map(([pinned]) => pinned)]);
     this.keep();
   }
