@@ -1,12 +1,12 @@
-// Completeness: log p(x | z) against D of every input that can be listed, as a scatter on a canvas.
+// Completeness: log p(x | z) of the decoder against D, input by input, as a scatter on a canvas.
 
-import { colour, distance, el, percent, threshold } from "./dom.js";
+import { colour, el, fixed, percent, threshold } from "./dom.js";
 
 const [BROAD, TALL_AS, LEFT, FOOT] = [720, 300, 46, 26];
 
 /** Make the section; `ask()` fetches the answer of the server. */
 export function completenessOf(ask) {
-  const run = el("button.button", { type: "button" }, "Score every input");
+  const run = el("button.button", { type: "button" }, "Score 20,000 inputs");
   const canvas = el("canvas", {
     width: 2 * BROAD,
     height: 2 * TALL_AS,
@@ -30,10 +30,7 @@ export function completenessOf(ask) {
     try {
       last = await ask();
       figure.hidden = false;
-      said.textContent =
-        `Of all inputs inside ε = ${threshold(last.epsilon)} the decoder would draw ` +
-        `${last.recall === null ? "an unknown share" : percent(last.recall)} ` +
-        `before the least likely of its own; lowest percentile among all inputs ${last.percentile ?? "–"}.`;
+      said.textContent = verdict(last);
       scatter(canvas, last);
     } catch (error) {
       said.textContent = error.name === "AbortError" ? "" : error.message;
@@ -54,8 +51,17 @@ export function completenessOf(ask) {
   };
 }
 
+function verdict({ recall, percentile, epsilon }) {
+  if (recall === null) return `No other input that was scored lies inside ε = ${threshold(epsilon)}.`;
+  return (
+    `Of the inputs inside ε = ${threshold(epsilon)}, ${percent(recall)} are likelier to be drawn than 95 % of those outside ` +
+    `(log p above ${fixed(percentile, 1)}, the dashed line).`
+  );
+}
+
 /** Draw the points; those outside first, so that those inside are seen. */
-function scatter(canvas, { points, epsilon }) {
+function scatter(canvas, { points: all, epsilon, percentile }) {
+  const points = all.filter(([, p]) => p !== null);
   const context = canvas.getContext("2d"),
     style = getComputedStyle(canvas);
   const most = Math.max(epsilon * 1.5, ...points.map(([d]) => d));
@@ -74,10 +80,17 @@ function scatter(canvas, { points, epsilon }) {
   context.globalAlpha = 1;
   context.fillStyle = style.color;
   context.textAlign = "right";
-  for (const p of [low, (low + high) / 2, high]) context.fillText(p.toFixed(0), LEFT - 6, y(p) + 4);
+  for (const p of [low, (low + high) / 2, high]) context.fillText(fixed(p, 0), LEFT - 6, y(p) + 4);
   context.textAlign = "center";
-  for (const share of [0.1, 0.5, 1])
-    context.fillText(distance(most * share), Math.min(x(most * share), BROAD - 20), TALL_AS - 8);
+  for (const d of [0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].filter((d) => d < most))
+    context.fillText(d, x(d), TALL_AS - 8);
+  context.fillText("log p", LEFT - 18, TALL_AS - 8);
+  if (percentile !== null) {
+    context.setLineDash([5, 4]);
+    context.strokeStyle = style.color;
+    context.strokeRect(LEFT, y(percentile), BROAD - LEFT, 0);
+    context.setLineDash([]);
+  }
   context.fillStyle = colour(canvas.parentNode, "line");
   context.fillRect(x(epsilon) - 0.75, 0, 1.5, TALL_AS - FOOT);
 }
