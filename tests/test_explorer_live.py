@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -169,7 +168,8 @@ def test_it_begins_with_a_reading_of_a_shipped_study(live: Open, url: str) -> No
         title(page, "a1.0 at :")
         reading = ask(url, "counting", "read", text=COUNT, at=":", site="a1.0")
         samples = sorted(reading["preimage"]["samples"], key=lambda s: s["distance"])
-        assert rows(page)[0] == (f"{samples[0]['distance']:.3f}", samples[0]["text"].removesuffix("E")) or rows(page)[0][1]
+        assert rows(page)[0][0] == f"{samples[0]['distance']:.3f}"
+        assert rows(page)[0][1].replace("□", "") == "".join(samples[0]["tokens"])
         expect(panel(page).locator(".inside")).to_contain_text(f"{sum(s['inside'] for s in samples)} of {len(samples)} rows")
         page.get_by_label("Study").select_option("addition")
         title(page, "a0.0 at =")
@@ -230,7 +230,7 @@ def test_an_input_typed_or_random(live: Open) -> None:
 
 def test_a_shorter_input_than_the_position(live: Open) -> None:
     with live(expected=TURNED, study="counting", source="corpus", at="14") as page:
-        title(page, "a1.0 at v")
+        title(page, "a1.0 at c")
         page.get_by_label("Input").fill("vvv|v:3")
         page.get_by_label("Input").press("Enter")
         title(page, "a1.0 at :")
@@ -259,6 +259,7 @@ def test_epsilon_moves_line_numbers_and_map(live: Open, url: str) -> None:
         box = slider.bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 20)
+        expect(panel(page).get_by_label("ε", exact=True)).not_to_have_value("0.100")
         epsilon = float(panel(page).get_by_label("ε", exact=True).input_value())
         assert epsilon > 0.1
         expect(panel(page).locator(".line-label")).to_have_text(f"ε = {epsilon:.3f}")
@@ -379,8 +380,10 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         expect(result).to_contain_text(said, timeout=15_000)
         assert result.locator("tbody tr").count() == len(told["examples"])
         page.get_by_text("Completeness:").click()
-        page.get_by_role("button", name="Score every input").click()
-        expect(page.get_by_text("the decoder would draw")).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Score 20,000 inputs").click()
+        scored = ask(url, "addition", "complete", text=ADD, at="=", site="a0.0", epsilon=0.1, limit=20_000, seed=5)
+        share = f"Of the inputs inside ε = 0.100, {100 * scored['recall']:.0f} % are likelier"
+        expect(page.locator(".more-about .result").nth(1)).to_contain_text(share, timeout=30_000)
         painted = (
             """n => new Set(n.getContext("2d").getImageData(0, 0, n.width, n.height).data.filter((_, i) => i % 4 === 3)).size"""
         )
@@ -453,18 +456,16 @@ def shown(text: str) -> str:
     return text.replace("\u202e", "□")
 
 
-@pytest.mark.parametrize("width", [360, 1300])
-def test_hostile_tokens_are_text(live: Open, hostile_model: Path, width: int) -> None:
+def test_hostile_tokens_are_text(live: Open, hostile_model: Path) -> None:
     text = "".join(TOKENS) + HALF
     asked = {"study": hostile_model.name, "text": text, "at": "3", "site": "x0.post", "seconds": 1}
-    with live(viewport={"width": width, "height": 800}, **asked) as page:
+    with live(viewport={"width": 360, "height": 800}, **asked) as page:
         assert page.get_by_label("Study").locator("option").last.text_content() == str(hostile_model)
         tokens = page.locator(".query .q").all_text_contents()
         assert tokens[1:-5] == [shown(token) for token in TOKENS]
         assert len(tokens) == len(TOKENS) + 2 + 4  # the emoji is four bytes
         panel(page).get_by_role("grid").press("Home")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator(".iv :is(script, img, iframe, object)").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
         page.locator(".q").nth(1).click()
         title(page, f"x0.post at {TOKENS[0]}")
         settled(page)
@@ -472,8 +473,12 @@ def test_hostile_tokens_are_text(live: Open, hostile_model: Path, width: int) ->
         expect(page.locator(".panel")).to_have_count(2)
         page.get_by_label("Input").fill(TOKENS[1] + "ab")
         page.get_by_label("Input").press("Enter")
+        expect(page.locator(".query .q")).to_have_count(5)
         settled(page, 2)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for width in (360, 1300):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".iv :is(script, img, iframe, object)").count() == 0
 
 
 def test_a_thousand_tokens(live: Open, hostile_model: Path) -> None:
@@ -554,21 +559,21 @@ def test_two_clients_at_once(live: Open) -> None:
 # -- for everyone -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 360)])
-def test_axe_finds_nothing_serious(live: Open, scheme: str, width: int) -> None:
-    with live(study="addition", color_scheme=scheme, viewport={"width": width, "height": 900}) as page:
+def test_axe_finds_nothing_serious(live: Open) -> None:
+    with live(study="addition", source="corpus") as page:
         page.keyboard.press("p")
         for name in ("Confirm: does", "Completeness:"):
             page.get_by_text(name).click()
         page.get_by_role("button", name="Patch").click()
         expect(page.get_by_text("an effect of")).to_be_visible(timeout=15_000)
         settled(page, 2)
-        for _ in range(2):
+        for scheme, width in (("light", 1300), ("dark", 1300), ("dark", 360), ("light", 360)):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             found = Axe().run(page).response["violations"]
             told = [(v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in found]
             assert [t for t, v in zip(told, found, strict=True) if v["impact"] in ("serious", "critical")] == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
 
 
 def test_keyboard_alone(live: Open) -> None:

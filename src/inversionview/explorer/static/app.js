@@ -54,7 +54,7 @@ class Explorer {
     this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
-    this.complete = completenessOf(() => this.ask("complete", { epsilon: this.state.epsilon, limit: 20000 }));
+    this.complete = completenessOf(() => this.ask("complete", { epsilon: this.epsilon, limit: 20000 }));
     this.keep = framed(() => this.toHash());
     this.build();
   }
