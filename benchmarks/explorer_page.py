@@ -1,6 +1,7 @@
 """Figures of the explorer's page: ``python benchmarks/explorer_page.py`` prints a Markdown table.
 
-Frames per second while ε sweeps over 2,000 rows, the page's weight, the size of an exported file, and the time until it shows.
+Frames per second while ε sweeps over 2,000 rows, the page's weight, the size of an exported file, and the time until it shows;
+the same of the live page, with a real server.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import gzip
 import statistics
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import httpx
+import uvicorn
 from playwright.sync_api import Browser
 
 import inversionview as iv
+from inversionview.commands.exploring import bound
 from inversionview.explorer import page as exported
+from inversionview.explorer.server import API, create_app
 from tests.browser import chromium, opened
 
 SWEEP = """
@@ -61,17 +69,29 @@ def sweep(browser: Browser, path: Path, everything: bool, seconds: float) -> tup
     return 1000 / statistics.mean(frames), statistics.quantiles(frames, n=100)[-1]
 
 
-def shown(browser: Browser, path: Path, times: int = 7) -> tuple[float, float]:
-    """Median ms from opening a file to its first paint, and to its rows, which then answer."""
+def shown(browser: Browser, address: str, times: int = 7) -> tuple[float, float]:
+    """Median ms from opening an address to its first paint, and to its rows, which then answer."""
     found = []
     for _ in range(times):
         page = browser.new_page()
         page.add_init_script(SHOWN)
-        page.goto(path.as_uri())
+        page.goto(address)
         page.wait_for_selector(".body .row")
         found.append(page.evaluate(TIMES))
         page.close()
     return statistics.median(f[0] for f in found), statistics.median(f[1] for f in found)
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The explorer with counting, loaded, and its address."""
+    study, listening = iv.load("counting"), bound("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app({"counting": lambda: study}), log_level="error"))
+    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    httpx.get(f"{address}{API}/studies", timeout=60)
+    yield f"{address}/"
+    server.should_exit = True
 
 
 def main() -> None:
@@ -86,8 +106,12 @@ def main() -> None:
         many, some = (exported.to_html(readings(rows), Path(folder) / f"{rows}.html") for rows in (2000, 500))
         print(f"| exported file without rows | {len(exported.page([]).encode()) / 1000:.0f} kB |")
         print(f"| exported file, 500 rows | {some.stat().st_size / 1000:.0f} kB |")
-        paint, interactive = shown(browser, some)
+        paint, interactive = shown(browser, some.as_uri())
         print(f"| opened from disk, 500 rows | first paint {paint:.0f} ms, interactive {interactive:.0f} ms |")
+        with served() as address:
+            for source in ("corpus", "decoder"):
+                paint, interactive = shown(browser, f"{address}#study=counting&source={source}")
+                print(f"| live page, {source} | first paint {paint:.0f} ms, first rows {interactive:.0f} ms |")
         for name, everything in (("a choice of 18 shown", False), ("all in the list", True)):
             rate, slow = sweep(browser, many, everything, seconds)
             print(f"| ε over 2,000 rows, {name} | {rate:.0f} fps, 99 % of frames within {slow:.0f} ms |")

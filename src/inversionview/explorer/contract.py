@@ -36,6 +36,12 @@ class Problem(Model):
     detail: str = Field(description="One sentence: what was wrong, and the way out.")
 
 
+class Failure(Problem):
+    """Why a stream ended early."""
+
+    retry_after: int | None = Field(description="Seconds after which to ask again, where the server is busy.")
+
+
 class Place(Model):
     """An input and a position in it."""
 

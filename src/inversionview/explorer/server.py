@@ -62,7 +62,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
-`progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Problem). `rows` are a first look:
+`progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first look:
 true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no bank
 has been built yet, the corpus' first reading builds one: in a stream with its progress; as JSON the request may end with 504,
 what was harvested up to the last whole shard stands, and `inversionview bank` builds it beforehand."""
@@ -385,7 +385,8 @@ class _Events:
         if error is None:
             self._send("done", future.result())
         else:
-            self._send("failed", contract.Problem(detail=_sentence(error)).json_bytes())
+            after = error.retry_after if isinstance(error, BusyError) else None
+            self._send("failed", contract.Failure(detail=_sentence(error), retry_after=after).json_bytes())
         self._put(None)
 
     def _send(self, name: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ import { listen } from "./keys.js";
 import { ModelMap } from "./map.js";
 import { legend, masthead } from "./mount.js";
 import { settings } from "./settings.js";
-import { Api } from "./sse.js";
+import { Api, Lost } from "./sse.js";
 import { queryTokens } from "./tokens.js";
 
 const KEPT = [
@@ -28,6 +28,8 @@ const KEPT = [
   "pins",
   "theme",
 ];
+/** Milliseconds after which ε is taken to rest. */
+const SETTLED = 250;
 
 /** Make the explorer in `root`. */
 export async function explore(root, { api, whole }) {
@@ -38,25 +40,28 @@ export async function explore(root, { api, whole }) {
 
 class Explorer {
   constructor(root, api, whole) {
-    Object.assign(this, { root, api, whole, state: whole ? fromHash() : {}, place: null, info: null, running: {} });
+    Object.assign(this, { root, api, whole, state: whole ? fromHash() : {}, place: null, info: null });
+    Object.assign(this, { running: {}, due: { map: true, pins: true } });
     if (this.state.theme) root.dataset.theme = this.state.theme;
     this.compare = new Compare({
       onEpsilon: (epsilon) => {
         this.state.epsilon = String(epsilon);
         this.keep();
+        clearTimeout(this.settling);
+        this.settling = setTimeout(() => this.shade(), SETTLED);
       },
     });
     this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
-    this.complete = completenessOf(() => this.ask("complete", { epsilon: this.state.epsilon, limit: 20000 }));
+    this.complete = completenessOf(() => this.ask("complete", { epsilon: this.epsilon, limit: 20000 }));
     this.keep = framed(() => this.toHash());
     this.build();
   }
 
   build() {
     this.help = listen(this.whole ? document : this.root, this.keys());
-    this.studies = el("select", { "aria-label": "Study", onchange: () => this.open(this.studies.value) });
+    this.studies = el("select", { "aria-label": "Study", onchange: () => this.opened(this.studies.value) });
     this.facts = el("span");
     this.text = el("input.text", {
       type: "text",
@@ -75,9 +80,11 @@ class Explorer {
       },
       this.text,
       el("button.button", { type: "submit" }, "Read"),
-      el("button.quiet", { type: "button", onclick: () => this.random() }, "a random input"),
+      (this.lot = el("button.quiet", { type: "button", onclick: () => this.random() }, "a random input")),
     );
-    this.said = el("p.said", { role: "status", "aria-live": "polite" });
+    this.sentence = el("span", { role: "status", "aria-live": "polite" });
+    this.again = el("button.quiet", { type: "button", hidden: true }, "try again");
+    this.said = el("p.said", {}, this.sentence, " ", this.again);
     this.query = el("div.query-holder", {}, el("div.query", {}, "\u00a0"));
     this.root.append(
       masthead(this.root, {
@@ -121,16 +128,24 @@ class Explorer {
 
   async begin() {
     try {
-      const { studies } = await this.api.get("/studies");
+      const { studies, failed = [] } = await this.api.get("/studies", {}, undefined, (note) => this.note(note));
       this.listed = studies;
       this.studies.replaceChildren(...studies.map(({ id, name }) => el("option", { value: id }, name)));
       const wanted = studies.find(({ id }) => id === this.state.study) ?? studies[0];
-      if (!wanted) return this.fail("The server has no study: start it with one.");
-      if (this.state.study && wanted.id !== this.state.study) this.fail(`There is no study ${this.state.study} here.`);
-      await this.open(wanted.id, wanted.id === this.state.study);
+      const lacking = failed.map(({ id, detail }) => `${id}: ${detail}`);
+      if (this.state.study && wanted?.id !== this.state.study) lacking.push(`There is no study ${this.state.study} here.`);
+      if (wanted) await this.open(wanted.id, wanted.id === this.state.study);
+      else lacking.push("The server has no study: start it with one.");
+      if (lacking.length) this.fail(new Error(lacking.join(" ")));
     } catch (error) {
-      this.fail(error.message);
+      this.fail(error, () => this.begin());
     }
+  }
+
+  /** Open another study, as a step that one can go back from. */
+  opened(id) {
+    this.step = true;
+    return this.open(id);
   }
 
   /** Open a study; `same` keeps what the address says of place and settings. */
@@ -154,39 +169,72 @@ class Explorer {
     this.settings.study(info);
     this.confirm.set(info.targets);
     this.complete.set(info.enumerable && info.sources.includes("decoder"));
+    this.lot.hidden = !info.sources.includes("corpus");
+    this.taken = null;
     for (const panel of this.compare.panels.filter((each) => each !== this.main)) this.compare.remove(panel);
     await this.refresh();
   }
 
-  /** Take a change of the state and ask for what it changes. */
+  /** Take a change of the state, a step that one can go back from, and ask for what it changes. */
   change(changed, all = false) {
     const text = "text" in changed && changed.text !== this.place?.text;
     Object.assign(this.state, changed);
+    this.step = true;
     return this.refresh(text || all || "at" in changed, text || all);
   }
 
+  /** Ask for what the state says. What is due is still due where another change comes before it was asked for. */
   async refresh(map = true, pins = true) {
-    this.keep();
+    this.due.map ||= map;
+    this.due.pins ||= pins;
     this.forget();
-    this.text.value = this.state.text;
+    const wanted = { ...this.state };
+    this.text.value = wanted.text;
     const signal = this.begun("place");
     try {
-      const place = await this.api.get(this.path("place"), { text: this.state.text, at: this.state.at }, signal);
-      this.place = place;
-      this.fail("");
+      this.place = await this.locate(signal);
+      const { at, site } = this.state;
+      this.taken = [{ text: this.state.text, at, site }, this.place];
+      this.keep();
+      this.note("");
       this.tokens();
-      this.map.choose(
-        this.state.site,
-        this.pinned()
-          .filter(([, at]) => at === this.state.at)
-          .map(([site]) => site),
-      );
-      const read = this.read(this.main, this.state.site, this.state.at, "main");
-      if (map) this.shade();
+      this.bringHere();
+      const beside = this.pinned().filter((pin) => pin[1] === at);
+      this.map.choose(site, beside.map(([pinned]) => pinned));
+      const read = this.read(this.main, site, at, "main");
+      if (this.due.map) this.shade();
       await read;
-      if (pins) await this.readPins();
+      if (this.due.pins) await this.readPins(signal);
     } catch (error) {
-      if (error.name !== "AbortError") this.fail(error.message);
+      if (error.name === "AbortError") return;
+      this.back();
+      this.fail(error, () => {
+        Object.assign(this.state, wanted);
+        this.refresh();
+      });
+    }
+  }
+
+  /** Go back to the last place that there is. */
+  back() {
+    this.step = false;
+    if (!this.taken) return;
+    Object.assign(this.state, this.taken[0]);
+    this.place = this.taken[1];
+    this.tokens();
+  }
+
+  /** The place that the state says; a new text that lacks a numbered position is read at the study's own. */
+  async locate(signal) {
+    const { text, at } = this.state;
+    const ask = (where) => this.api.get(this.path("place"), { text, at: where }, signal, (note) => this.note(note));
+    try {
+      return await ask(at);
+    } catch (error) {
+      if (!/^\d+$/.test(at) || !this.place || text === this.place.text || error.name !== "Error") throw error;
+      const place = await ask(this.info.default.at);
+      this.state.at = this.info.default.at;
+      return place;
     }
   }
 
@@ -214,7 +262,8 @@ class Explorer {
 
   ask(what, more) {
     const { text, at, site, seed } = this.state;
-    return this.api.get(this.path(what), { text, at, site, seed, ...more }, this.begun(what));
+    const asked = { text, at, site, seed, ...more };
+    return this.api.get(this.path(what), asked, this.begun(what), (note) => this.note(note));
   }
 
   tokens() {
@@ -233,8 +282,19 @@ class Explorer {
     if (held) node.querySelector(".here")?.focus();
   }
 
-  /** Read at a position: by its name where it has one. */
+  /** Scroll the query to the position that is read. */
+  bringHere() {
+    const box = this.query.firstChild,
+      here = box.querySelector(".here");
+    const top = here.offsetTop - box.offsetTop;
+    const seen = top >= box.scrollTop && top + here.offsetHeight <= box.scrollTop + box.clientHeight;
+    if (!seen) box.scrollTop = top - box.clientHeight / 2;
+  }
+
+  /** Read at a position, marked at once: by its name where it has one. */
   at(index) {
+    this.place = { ...this.place, position: index };
+    this.tokens();
     const name = Object.entries(this.place.names).find(([, i]) => i === index)?.[0];
     return this.change({ at: name ?? String(index) });
   }
@@ -249,60 +309,74 @@ class Explorer {
   }
 
   async random() {
+    if (this.lot.hidden) return;
+    const [seed, signal] = [Math.floor(1e9 * Math.random()), this.begun("random")];
     try {
-      const place = await this.api.get(
-        this.path("random"),
-        { seed: Math.floor(1e9 * Math.random()) },
-        this.begun("random"),
-      );
-      await this.change({ text: place.text });
+      const { text } = await this.api.get(this.path("random"), { seed }, signal, (note) => this.note(note));
+      await this.change({ text });
     } catch (error) {
-      if (error.name !== "AbortError") this.fail(error.message);
+      if (error.name !== "AbortError") this.fail(error, () => this.random());
     }
   }
 
   async shade() {
+    const { text, at, distance } = this.state;
+    const [kind, signal] = [this.map.kind, this.begun("map")];
+    const possible = this.info.sources.includes(kind === "ratio" ? "decoder" : "corpus");
+    if (!possible) return this.map.shade({ kind, cells: [] });
     this.map.shade(null);
-    const { text, at, epsilon, distance } = this.state;
     try {
-      this.map.shade(
-        await this.api.get(this.path("map"), { text, at, kind: this.map.kind, epsilon, distance }, this.begun("map")),
-      );
+      const asked = { text, at, kind, epsilon: this.epsilon, distance };
+      this.map.shade(await this.api.get(this.path("map"), asked, signal, (note) => this.map.say(note ?? "")));
+      this.due.map = false;
     } catch (error) {
-      if (error.name !== "AbortError") this.map.fail(error.message);
+      if (this.running.map.signal === signal) this.map.fail(error.name === "AbortError" ? "" : error.message);
     }
+  }
+
+  /** ε as the server takes it: above 0. */
+  get epsilon() {
+    return Number(this.state.epsilon) === 0 ? 1e-9 : this.state.epsilon;
   }
 
   /** Read one activation into a panel, row by row. */
   async read(panel, site, at, kind) {
     const signal = this.begun(kind);
-    const { text, source, epsilon, distance, seed, count, temperature, noise, seconds, fixed } = this.state;
-    const asked = { text, at, site, source, epsilon, distance, seed, count, seconds, fixed: fixed ? at : null };
+    const { text, source, distance, seed, count, temperature, noise, seconds, fixed } = this.state;
+    const asked = { text, at, site, source, epsilon: this.epsilon, distance, seed, count, seconds };
+    if (fixed) asked.fixed = at;
     if (["decoder", "all"].includes(source)) Object.assign(asked, { temperature, noise });
     if (!panel.reading) panel.expect(site, at);
-    panel.busy(0, `${site}: reading…`, () => this.running[kind].abort());
-    let fresh = null;
+    const busy = (share, note) => panel.busy(share, note ?? `${site}: reading…`, () => this.running[kind].abort());
+    let fresh = null,
+      arrived = false;
     const on = {
+      busy: (note) => busy(0, note),
       place: (data) => {
         fresh = this.begunReading(data, site, asked, panel.reading);
       },
       rows: ({ samples, values }) => {
-        if (fresh) panel.set(fresh, Number(epsilon));
-        fresh = null;
+        if (fresh) panel.set(fresh, Number(this.state.epsilon));
+        [fresh, arrived] = [null, true];
         panel.grow(samples, values);
       },
-      progress: ({ share, note }) => panel.busy(share, note, () => this.running[kind].abort()),
+      progress: ({ share, note }) => busy(share, note),
       done: (reading) => {
         panel.set(reading, Number(this.state.epsilon));
         panel.busy(null);
+        panel.whole = true;
       },
     };
+    busy(0);
+    panel.whole = false;
     try {
       await this.api.stream(this.path("read"), asked, on, signal);
       if (panel === this.main) this.tokens();
     } catch (error) {
-      if (this.running[kind].signal === signal)
-        panel.fail(error.name === "AbortError" ? "Cancelled: what had arrived is shown." : error.message);
+      if (this.running[kind].signal !== signal) return;
+      const cancelled = arrived ? "Cancelled: what had arrived is shown." : "Cancelled.";
+      const again = error.name === "AbortError" || error instanceof Lost ? () => this.read(panel, site, at, kind) : null;
+      panel.fail(error.name === "AbortError" ? cancelled : error.message, again);
     }
   }
 
@@ -345,10 +419,12 @@ class Explorer {
     const { site, at } = this.state;
     const pins = this.pinned();
     if (pins.some(([s, a]) => s === site && a === at) || !this.main.reading) return;
-    if (pins.length + 1 >= MOST) return this.fail(`Up to ${MOST} readings stand side by side: unpin one first.`);
+    if (pins.length + 1 >= MOST) return this.note(`Up to ${MOST} readings stand side by side: unpin one first.`);
     this.state.pins = [...pins, [site, at]].map((pin) => pin.join("@")).join("|");
-    this.pinPanel(site, at).set(structuredClone(this.main.reading), this.main.epsilon);
-    this.map.choose(site, [site]);
+    const panel = this.pinPanel(site, at);
+    if (this.main.whole) panel.set(structuredClone(this.main.reading), this.main.epsilon);
+    else this.read(panel, site, at, panel.pin);
+    this.map.choose(site, [site, ...pins.filter((pin) => pin[1] === at).map(([pinned]) => pinned)]);
     this.keep();
   }
 
@@ -368,11 +444,13 @@ class Explorer {
     this.keep();
   }
 
-  async readPins() {
+  async readPins(signal) {
     for (const [site, at] of this.pinned()) {
       const panel = this.compare.panels.find(({ pin }) => pin === `${site}@${at}`) ?? this.pinPanel(site, at);
       await this.read(panel, site, at, panel.pin);
+      if (signal.aborted) return;
     }
+    this.due.pins = false;
   }
 
   // -- state in the address -----------------------------------------------------------------------------------------
@@ -381,20 +459,32 @@ class Explorer {
     if (!this.whole) return;
     const given = KEPT.filter((name) => this.state[name]).map((name) => [name, this.state[name]]);
     this.hash = `#${new URLSearchParams(given)}`;
-    if (location.hash !== this.hash) history.replaceState(null, "", this.hash);
+    const how = this.step && location.hash ? "pushState" : "replaceState";
+    if (location.hash !== this.hash) history[how](null, "", this.hash);
+    this.step = false;
   }
 
-  /** Follow an address that was typed or pasted. */
+  /** Follow an address that was typed, pasted or gone back to; the theme stays the reader's. */
   follow() {
     if (location.hash === this.hash || !this.listed) return;
     for (const name of KEPT) delete this.state[name];
-    Object.assign(this.state, fromHash());
+    Object.assign(this.state, fromHash(), this.root.dataset.theme === "auto" ? {} : { theme: this.root.dataset.theme });
     const known = this.listed.some(({ id }) => id === this.state.study);
     this.open(known ? this.state.study : this.listed[0].id, known);
   }
 
-  fail(sentence) {
-    say(this.said, sentence);
+  /** Say a sentence above the query; with `again`, what tries once more. */
+  note(sentence, again = null) {
+    say(this.sentence, sentence ?? "");
+    this.again.hidden = !again;
+    this.again.onclick = again;
+    this.said.classList.toggle("failed", false);
+  }
+
+  /** Say what went wrong; asking again is offered where it may help. */
+  fail(error, again = null) {
+    this.note(error.message, error instanceof Lost ? again : null);
+    this.said.classList.toggle("failed", true);
   }
 }
 

@@ -106,9 +106,13 @@ export class ModelMap {
     }
   }
 
+  say(sentence) {
+    say(this.note, sentence);
+  }
+
   fail(sentence) {
     this.grid.classList.remove("waiting");
-    say(this.note, sentence);
+    this.say(sentence);
   }
 
   key(event) {

@@ -27,7 +27,7 @@ export class Panel {
     this.notes = el("p.notes", { hidden: true });
     this.share = el("i");
     this.said = el("span", { role: "status", "aria-live": "polite" });
-    this.stop = el("button.quiet", { type: "button", hidden: true, onclick: () => this.cancel?.() }, "cancel");
+    this.stop = el("button.quiet", { type: "button", hidden: true, onclick: () => this.act() }, "cancel");
     this.status = el("p.status", { hidden: true }, this.said, " ", this.stop);
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
@@ -216,15 +216,21 @@ export class Panel {
     this.element.classList.toggle("busy", share !== null);
     this.element.setAttribute("aria-busy", String(share !== null));
     this.share.style.setProperty("width", `${100 * (share ?? 0)}%`);
-    this.cancel = cancel;
-    this.stop.hidden = !cancel;
+    this.offer("cancel", cancel);
     this.tell(share === null ? "" : note);
   }
 
-  /** Say in one sentence what went wrong. */
-  fail(sentence) {
+  /** Say in one sentence what went wrong; `again()` tries once more. */
+  fail(sentence, again = null) {
     this.busy(null);
+    this.offer("try again", again);
     this.tell(sentence, true);
+  }
+
+  offer(label, act) {
+    say(this.stop, label);
+    this.act = act;
+    this.stop.hidden = !act;
   }
 
   /** What is said stands in the place of where the reading is from. */

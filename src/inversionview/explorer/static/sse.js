@@ -30,53 +30,87 @@ function parsed(block) {
   return fields.data.length ? { event: fields.event, data: JSON.parse(fields.data.join("\n")) } : null;
 }
 
+/** The server did not answer, or not to the end: asking again may help, after `wait` seconds where it says so. */
+export class Lost extends Error {
+  constructor(sentence, wait = 0) {
+    super(sentence);
+    this.wait = wait;
+  }
+}
+
 export class Api {
   /** `base`: the address of the server, empty for the page's own. */
   constructor(base = "") {
     this.base = `${base.replace(/\/$/, "")}/api/v1`;
+    this.client = Math.random().toString(36).slice(2);
   }
 
-  async ask(path, parameters, signal, accept, tries = 5) {
+  async ask(path, parameters, signal, accept) {
     const given = Object.entries(parameters).filter(
       ([, value]) => value !== null && value !== undefined && value !== "",
     );
     const address = `${this.base}${path}${given.length ? `?${new URLSearchParams(given)}` : ""}`;
-    const response = await fetch(address, { signal, headers: { accept } }).catch((error) => {
-      throw error.name === "AbortError"
-        ? error
-        : new Error("The server cannot be reached: start it again, then try again.");
-    });
+    const response = await fetch(address, { signal, headers: { accept, "x-client": this.client } }).catch(cut(AWAY));
     if (response.ok) return response;
     const said = await response.json().then(
       ({ detail }) => detail,
       () => null,
     );
-    if (response.status === 429 && tries > 1) {
-      await later(Math.min(20, Number(response.headers.get("retry-after") ?? 1)), signal);
-      return this.ask(path, parameters, signal, accept, tries - 1);
-    }
-    throw new Error(typeof said === "string" ? said : `The server answered ${response.status}.`);
+    const sentence = typeof said === "string" ? said : `The server answered ${response.status}.`;
+    if (response.status === 429) throw new Lost(sentence, Number(response.headers.get("retry-after") ?? 1));
+    throw response.status >= 500 ? new Lost(sentence) : new Error(sentence);
   }
 
-  /** The JSON of an address. */
-  async get(path, parameters = {}, signal = undefined) {
-    return (await this.ask(path, parameters, signal, "application/json")).json();
+  /** The JSON of an address; `busy` is told while the server has to be waited for, and `null` when it is asked again. */
+  get(path, parameters = {}, signal = undefined, busy = undefined) {
+    const work = async () => {
+      const response = await this.ask(path, parameters, signal, "application/json");
+      return response.json().catch(cut(AWAY));
+    };
+    return patiently(work, signal, busy);
   }
 
-  /** Hand events to `on[event](data)` as they arrive. */
-  async stream(path, parameters, on, signal) {
-    const response = await this.ask(path, parameters, signal, "text/event-stream");
-    let ended = false;
-    try {
-      for await (const { event, data } of events(response.body)) {
-        if (event === "failed") throw new Error(data.detail);
+  /** Hand events to `on[event](data)` as they arrive; `on.busy` as in `get`. */
+  stream(path, parameters, on, signal) {
+    const work = async () => {
+      const response = await this.ask(path, parameters, signal, "text/event-stream");
+      for await (const { event, data } of eventsOr(CUT, response.body)) {
+        if (event === "failed") throw data.retry_after ? new Lost(data.detail, data.retry_after) : new Error(data.detail);
         on[event]?.(data);
-        ended ||= event === "done";
+        if (event === "done") return;
       }
+      throw new Lost(CUT);
+    };
+    return patiently(work, signal, on.busy);
+  }
+}
+
+/** Events, and the sentence where they break off. */
+async function* eventsOr(sentence, body) {
+  try {
+    yield* events(body);
+  } catch (error) {
+    cut(sentence)(error);
+  }
+}
+
+/** What turns any error but an abort into a sentence. */
+const cut = (sentence) => (error) => {
+  throw error.name === "AbortError" ? error : new Lost(sentence);
+};
+
+/** Work again, a bounded number of times, where the server is busy and says for how long. */
+async function patiently(work, signal, busy = () => {}) {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await work();
     } catch (error) {
-      throw error instanceof TypeError ? new Error(CUT) : error;
+      if (!error.wait || tries === TRIES) throw error;
+      const seconds = Math.min(LONGEST, error.wait);
+      busy(`The server is busy: asking again in ${seconds} s.`);
+      await later(seconds, signal);
+      busy(null);
     }
-    if (!ended && !signal?.aborted) throw new Error(CUT);
   }
 }
 
@@ -95,4 +129,6 @@ function later(seconds, signal) {
   });
 }
 
+const [TRIES, LONGEST] = [6, 60];
+const AWAY = "The server cannot be reached: is it still running?";
 const CUT = "The server went away in the middle of the reading: what had arrived is shown.";
