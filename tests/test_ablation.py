@@ -178,12 +178,12 @@ def test_batches_do_not_matter(counting: iv.Study, monkeypatch: pytest.MonkeyPat
 def test_ablating_by_the_own_value_loses_nothing(addition: iv.Study, counting: iv.Study) -> None:
     """The mean of a single input is its own value."""
     for study, texts in ((addition, ["+:x0.post", "*:a0.0", "=:x1.mid"]), (counting, ["query:a0.0", "*:m0"])):
-        for by in ("mean", "resample"):
-            result = study.ablate(texts, by=by, limit=1)  # type: ignore[arg-type]
-            for each in result.sets:
-                for loss in each.losses:
-                    assert abs(loss.kl.value) < 1e-6
-                    assert abs(loss.decrement.value) < 1e-4
+        for each in study.ablate(texts, limit=1).sets:
+            for loss in each.losses:
+                assert abs(loss.kl.value) < 1e-6
+                assert abs(loss.decrement.value) < 1e-4
+        with pytest.raises(SettingError, match="give at least two"):
+            study.ablate(texts, by="resample", limit=1)
         assert study.ablate(texts, by="zero", limit=1).sets[-1].losses[0].kl.value > 1e-3
 
 

@@ -250,6 +250,13 @@ def folder(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def test_the_bootstrap_does_not_mind_the_order_of_the_rows() -> None:
+    """The standard error of a mean is σ / √n, however the rows are sorted."""
+    values = np.sort(np.random.default_rng(0).normal(size=20_000))
+    found = mean(values)
+    assert found.high - found.low == pytest.approx(2 * 1.96 / 20_000**0.5, rel=0.1)
+
+
 def test_inform_and_bits_and_truth(capsys: pytest.CaptureFixture[str], folder: str, tmp_path: Path) -> None:
     files = [str(tmp_path / f"table.{end}") for end in ("csv", "parquet", "html", "png", "svg")]
     outs = [part for file in files for part in ("--out", file)]

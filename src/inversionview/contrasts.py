@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.errors import InputError, InversionViewError, SettingError, did_you_mean
-from inversionview.filters import Filter, satisfying
+from inversionview.filters import Filter, said, satisfying
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
 
@@ -91,7 +91,7 @@ def held_out(inputs: Inputs, filters: Sequence[Filter], limit: int | None, seed:
         if limit is not None and count >= limit:
             break
     if not count:
-        raise SettingError(f"None of the {len(rows):,} test inputs satisfies {_said(filters)}: drop or change a filter.")
+        raise SettingError(f"None of the {len(rows):,} test inputs satisfies {said(filters)}: drop or change a filter.")
     return np.concatenate(found)[:limit]
 
 
@@ -141,7 +141,7 @@ def contrasted(
     chosen = _check_changes(inputs, changes)
     contrast, found = _contrasts(inputs, original, name, chosen, filters, seed, report)
     if not found.any():
-        where = f" where {_said(filters)}" if filters else ""
+        where = f" where {said(filters)}" if filters else ""
         raise SettingError(
             f"Changing {', '.join(chosen)} does not alter {name}{where}: no contrast was found for any of "
             f"{len(original):,} inputs; change something else."
@@ -188,10 +188,6 @@ def _contrasts(
     found = np.ones(len(original), dtype=np.bool_)
     found[todo] = False
     return contrast, found
-
-
-def _said(filters: Sequence[Filter]) -> str:
-    return ", ".join(map(str, filters))
 
 
 # -- pairs of texts ---------------------------------------------------------------------------------------------------

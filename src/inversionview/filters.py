@@ -84,6 +84,11 @@ def parse_filters(texts: str | Sequence[str], known: Sequence[str]) -> tuple[Fil
     return tuple(Filter.parse(part, known) for text in every for part in re.findall(_PART, text) or [text])
 
 
+def said(filters: Sequence[Filter]) -> str:
+    """Return filters as one text, by commas."""
+    return ", ".join(map(str, filters))
+
+
 def by_commas(text: str) -> list[str]:
     """Return what is between the commas; those in braces belong to the name of a feature.
 

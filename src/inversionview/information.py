@@ -103,13 +103,15 @@ def interval(value: float, drawn: Values, confidence: float = 0.95) -> Mean:
 def resampled(values: npt.NDArray[np.floating[Any]], *, seed: int = 0, draws: int = 1000) -> npt.NDArray[np.float64]:
     """Return bootstrap draws of the means of columns, ``[draw, column]``; all columns share the rows that are drawn.
 
-    Of more than 2,000 rows, that many blocks of about equal size are drawn again in place of single rows: rows are independent,
-    so their means vary as much, and the work does not grow.
+    Of more than 2,000 rows, that many random groups of about equal size are drawn again in place of single rows: their means
+    vary as much, and the work does not grow.
     """
-    x = np.asarray(values, dtype=np.float64)
+    x, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    if len(x) > _BLOCKS:
+        x = x[np.random.default_rng((seed, 37)).permutation(len(x))]
     edges = np.linspace(0, len(x), min(len(x), _BLOCKS) + 1).astype(np.int64)
     sums, sizes = np.add.reduceat(x, edges[:-1], axis=0), np.diff(edges)
-    picks = np.random.default_rng(seed).integers(len(sizes), size=(draws, len(sizes)))
+    picks = rng.integers(len(sizes), size=(draws, len(sizes)))
     cells = picks + len(sizes) * np.arange(draws)[:, None]
     times = np.bincount(cells.ravel(), minlength=cells.size).reshape(draws, -1)
     drawn: npt.NDArray[np.float64] = (times @ sums) / (times @ sizes)[:, None]

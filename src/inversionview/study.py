@@ -493,7 +493,7 @@ class Study:
             raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
         named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
-        settings = {"target": options.get("target") or next(iter(self.inputs.answers), None) if contrast is None else None,
+        settings = {"target": None if contrast is not None else options.get("target") or next(iter(self.inputs.answers), None),
                     "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,

@@ -135,6 +135,8 @@ def ablation(
         raise SettingError(f"Activations cannot be ablated by {by!r}: choose {', '.join(WAYS)}.")
     if not len(tokens) or not activations:
         raise SettingError("There is nothing to ablate: give at least one input and one activation.")
+    if by == "resample" and len(tokens) < 2:
+        raise SettingError("Resampling takes the activation of another input: give at least two.")
     if any(a.site in EMBEDDINGS for a in activations):
         raise SettingError("Embeddings are patched, not ablated: name x0.pre in their place.")
     runs = _Runs(model, tokens, reads, activations, positions, by, seed)

@@ -19,7 +19,7 @@ from inversionview.analysis.places import Allowed, Place, Report, bits_of, place
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
-from inversionview.filters import Filter, parse_filters
+from inversionview.filters import Filter, parse_filters, said
 from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
 from inversionview.sites import Site
@@ -191,7 +191,7 @@ def codes_of(
     stated = [name for name in constant if name in asked or name in (extra or {})]
     if stated or len(constant) == len(columns):
         name = (stated or constant)[0]
-        who = "of the corpus" if allowed is None else f"that satisfies {', '.join(map(str, filters))}"
+        who = "of the corpus" if allowed is None else f"that satisfies {said(filters)}"
         raise SettingError(f"The feature {name!r} is {str(counted[name][0])!r} in every input {who}: there is nothing to tell.")
     kept = {name: column for name, column in columns.items() if name not in constant}
     return Codes(kept, allowed, [str(each) for each in filters])
@@ -203,7 +203,7 @@ def _allowed(columns: Mapping[str, npt.NDArray[Any]], filters: Sequence[Filter])
         return None
     allowed: Allowed = np.all([each.holds(columns) for each in filters], axis=0)
     if not allowed.any():
-        raise SettingError(f"No input of the bank satisfies {', '.join(map(str, filters))}.")
+        raise SettingError(f"No input of the bank satisfies {said(filters)}.")
     return allowed
 
 

@@ -22,7 +22,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, check_target, held_out, study_pairs
 from inversionview.distances import Distance
 from inversionview.errors import SettingError
-from inversionview.filters import Filter, feature_names, parse_filters
+from inversionview.filters import Filter, feature_names, parse_filters, said
 from inversionview.information import Mean, entropy, interval, resampled, shares
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
@@ -60,7 +60,7 @@ class Edge:
     share: float
     """Of the feature's entropy."""
     via: str
-    """The activation whose patching confirms the edge: the head, or the residual stream where it goes on."""
+    """The activation whose patching confirms the edge: the head; of a step of the stream its end, and its beginning too."""
     attention: float | None = None
     """Mean weight with which the head looks there."""
     effect: Mean | None = None
@@ -172,16 +172,16 @@ def flow(
         raise SettingError("The least attention and the least effect are shares: give numbers between 0 and 1.")
     filters = parse_filters(where, feature_names(inputs))
     looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
-    said = report or (lambda share, note: None)
+    tell = report or (lambda share, note: None)
     codes = codes_of(bank, where=where)
     if name in feature_names(inputs) and name not in codes.names:
-        raise SettingError(f"{name} is the same in every input where {', '.join(map(str, filters))}: there is nothing to tell.")
+        raise SettingError(f"{name} is the same in every input where {said(filters)}: there is nothing to tell.")
     known = _known(bank, codes, looks.used(least_attention), model, epsilon, distance, queries, seed,
-                   lambda share: said(0.75 * share, "information"))  # fmt: skip
+                   lambda share: tell(0.75 * share, "information"))  # fmt: skip
     edges = list(_Trace(model, codes, known, looks, inputs.answers, name, least_attention).edges())
     pairs: dict[str, int] = {}
     tested = list(_tested(model, inputs, positions, edges, name, filters, limit, least_effect, seed, pairs,
-                          lambda share: said(0.75 + 0.25 * share, "patching")))  # fmt: skip
+                          lambda share: tell(0.75 + 0.25 * share, "patching")))  # fmt: skip
     on_way = {end.partition("@")[2] for edge in tested for end in (edge.source, edge.to)} - {""}
     nodes = dict.fromkeys(end for edge in tested for end in (edge.source, edge.to))
     return Flow(
@@ -382,7 +382,7 @@ class _Trace:
             bits = min(self._bits(stream(i), position, feature) for i in (layer, layer + 1))
             if self._enough(feature, bits):
                 self._seen.add((stream(layer + 1), position, feature))
-                via = Activation(Site(layer, "pre"), position)
+                via = Activation(stream(layer + 1), position)
                 yield self._edge("keep", _id(stream(layer), position), _id(stream(layer + 1), position), feature, bits, via)
 
 
@@ -417,15 +417,26 @@ def _tested(
 def _effects(
     model: ProbedModel, inputs: Inputs, positions: Positions, pairs: Pairs, edges: Sequence[Edge], seed: int
 ) -> Iterator[tuple[Edge, Mean]]:
-    """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature."""
-    vias = list(dict.fromkeys(edge.via for edge in edges))
+    """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature.
+
+    A step of the stream does what the lesser of its ends does: its beginning also acts through the heads that read there.
+    """
+    vias = list(dict.fromkeys(via for edge in edges for via in _vias(edge)))
     activations = [Activation(Site.parse(via.rpartition(":")[2]), via.rpartition(":")[0]) for via in vias]
     runs = PatchedRuns(model, pairs, activations, positions).differences([(i,) for i in range(len(vias))])
     before, after = inputs.features(pairs.original), inputs.features(pairs.contrast)
     for edge in edges:
         differ = before[edge.feature] != after[edge.feature]
         if differ.sum() >= _FEWEST:
-            patched = runs.original[differ] - runs.patched[differ, vias.index(edge.via)]
-            both = np.stack([patched, runs.original[differ] - runs.contrast[differ]], axis=1).astype(np.float64)
-            drawn, value = resampled(both, seed=seed), both.mean(0)
-            yield edge, interval(float(value[0] / value[1]), drawn[:, 0] / drawn[:, 1])
+            patched = runs.original[differ, None] - runs.patched[differ][:, [vias.index(via) for via in _vias(edge)]]
+            whole = runs.original[differ] - runs.contrast[differ]
+            columns = np.column_stack([whole, patched]).astype(np.float64)
+            drawn, value = resampled(columns, seed=seed), columns.mean(0)
+            least = 1 + int(value[1:].argmin())
+            yield edge, interval(float(value[least] / value[0]), drawn[:, least] / drawn[:, 0])
+
+
+def _vias(edge: Edge) -> list[str]:
+    """Return the activations that are patched, each alone, to confirm an edge."""
+    site, _, position = edge.source.partition("@")
+    return [edge.via, f"{position}:{site}"] if edge.kind == "keep" else [edge.via]

@@ -97,7 +97,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}): give a text file in UTF-8.") from error
-    yield from ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _prompt(line: str) -> Prompt:

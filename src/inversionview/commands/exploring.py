@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,11 +38,19 @@ def explore(
     device: DeviceOpt = "cpu",
 ) -> None:
     """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
+    check_installed()
     openers = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
     address = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     serve(openers, listening, host, None if no_browser else partial(webbrowser.open, address))
+
+
+def check_installed() -> None:
+    """Raise ``SettingError`` unless the packages of the server are installed."""
+    for name in ("fastapi", "uvicorn"):
+        if find_spec(name) is None:
+            raise SettingError(f"{name} is not installed: pip install 'inversionview[explore]'.")
 
 
 def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[str, Callable[[], Study]]:
@@ -117,23 +127,16 @@ def _shown(host: str) -> str:
 def serve(
     openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
 ) -> None:
-    """Serve until Ctrl-C; ``ready`` is called once requests are answered.
+    """Serve until Ctrl-C; ``ready`` is called once requests are answered."""
+    import uvicorn
 
-    Raises:
-        SettingError: the packages of the server are not installed.
-    """
-    try:
-        import uvicorn
-
-        from inversionview.explorer.server import create_app
-    except ImportError as error:
-        raise SettingError(f"{error.name} is not installed: pip install 'inversionview[explore]'.") from error
+    from inversionview.explorer.server import create_app
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if ready is not None:
-                ready()
+            if ready is not None:  # not here: a browser may stay in the foreground
+                threading.Thread(target=ready, daemon=True).start()
 
     application = create_app(openers, hosts=[_shown(host), host])
     config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1, server_header=False)

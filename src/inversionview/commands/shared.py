@@ -44,7 +44,15 @@ EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimag
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
-SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+
+
+def _not_negative(seed: int) -> int:
+    if seed < 0:
+        raise SettingError(f"The seed must not be negative, but is {seed}.")
+    return seed
+
+
+SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_not_negative)]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
 BankOpt = Annotated[
     Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
@@ -52,12 +60,20 @@ BankOpt = Annotated[
 
 
 def device_named(name: str) -> str:
-    """Return the device of a name, ``auto`` being a GPU where there is one."""
-    if name != "auto":
-        return name
+    """Return the device of a name, ``auto`` being a GPU where there is one.
+
+    Raises:
+        SettingError: there is no such device.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"There is no device {name!r} here: choose cpu, cuda, cuda:1, … or auto.") from error
+    return name
 
 
 def loaded_study(study: str, model: str | None, device: str = "cpu") -> Study:

@@ -210,8 +210,14 @@ class WorkQueue:
         try:
             result = task.work(task)
         except BaseException as error:  # whatever it is belongs to who waits, and the worker lives on
+            if isinstance(error, TimeUpError):
+                self._learn(task)
             task.future.set_exception(error)
         else:
-            old = self._seconds.get(task.kind, task.elapsed)
-            self._seconds[task.kind] = old + _NEWEST * (task.elapsed - old)
+            self._learn(task)
             task.future.set_result(result)
+
+    def _learn(self, task: Task) -> None:
+        """Expect the next job of the kind to take about as long; one that was stopped or failed at once says nothing."""
+        old = self._seconds.get(task.kind, task.elapsed)
+        self._seconds[task.kind] = old + _NEWEST * (task.elapsed - old)

@@ -250,7 +250,8 @@ class Explorer:
 
             def streamed(task: Task) -> bytes:
                 study, _ = self.shelf.open(id)
-                if not study.bare and study.known_bank() is None:
+                chosen = options["source"] or service.sources(study)[0]
+                if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
                 query = study.query(text, at=at, site=site)
                 stream.begin(task, contract.PlaceEvent(
@@ -310,7 +311,7 @@ class Explorer:
             query = study.query(text, at=at, site=site)
             return service.complete(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
-        return await self._of(request, client, f"complete {id} {limit}", id, work)
+        return await self._of(request, client, f"complete {id} {len(str(limit))}", id, work)
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

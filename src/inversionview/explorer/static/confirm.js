@@ -32,7 +32,8 @@ export function confirmation(ask) {
     reset,
     set(targets) {
       element.hidden = !targets.length;
-      target.replaceChildren(...targets.map((name) => el("option", { value: name }, name)));
+      const next = el("option", { value: "" }, "the next");
+      target.replaceChildren(next, ...targets.map((name) => el("option", { value: name }, name)));
     },
   };
 }
@@ -63,8 +64,8 @@ function patched({ site, target, answer, pairs, ld_orig, ld_contrast, effect, sh
       `With ${site} of ${pairs} contrasts in its place, the logit difference for `,
       el("b", {}, `${target} = ${answer}`),
       ` goes from ${known(ld_orig)} to ${known(ld_orig - effect.value)}: an effect of ${known(effect.value)} `,
-      `[${known(effect.low)}, ${known(effect.high)}], ${percent(share)} of the way `,
-      `to the contrasts' ${known(ld_contrast)}.`,
+      `[${known(effect.low)}, ${known(effect.high)}]`,
+      share === null ? "." : `, ${percent(share)} of the way to the contrasts' ${known(ld_contrast)}.`,
     ),
     el(
       "div.scroll",
