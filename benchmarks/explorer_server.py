@@ -1,4 +1,4 @@
-"""The figures of the explorer: ``python benchmarks/explorer.py [RUN]``; a run of counting with a bank, by default the cache's.
+"""The figures of the explorer: ``python benchmarks/explorer_server.py [RUN]``; a run of counting with a bank, by default the cache's.
 
 A real server; what a client waits from its request to the first event and the first rows, and to the whole reading, each the
 median over sites and inputs; then a burst of 50 clients. A Markdown table is printed.
