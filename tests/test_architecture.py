@@ -23,7 +23,7 @@ ORDER = [
     "studies.counting", "studies.addition", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
     "views.interventions", "views.flows", "spec", "study", "runs", "demo",
-    "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page",
+    "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page", "explorer.widget",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.exploring",
     "commands.exporting", "cli",

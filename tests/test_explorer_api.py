@@ -579,6 +579,10 @@ def test_names_of_other_hosts_are_turned_away(client: TestClient) -> None:
         assert client.get(f"{API}/healthz", headers={"Host": host}).status_code == 200
 
 
+def test_probes_find_it_where_they_look(client: TestClient) -> None:
+    assert client.get("/healthz").json() == client.get(f"{API}/healthz").json()
+
+
 def test_the_page_is_kept_to_itself(client: TestClient) -> None:
     answer = client.get(f"{API}/studies", headers={"Origin": "http://evil.example", "Accept-Encoding": "gzip"})
     assert "default-src 'self'" in answer.headers["content-security-policy"]

@@ -21,6 +21,7 @@ import inversionview as iv
 from inversionview import information
 from inversionview.cli import main
 from inversionview.explorer import page as exported
+from inversionview.explorer.service import reading
 from tests.browser import chromium, opened
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
@@ -43,7 +44,7 @@ def three(counting: iv.Study) -> list[dict[str, Any]]:
     """The paper's three readings of counting side by side."""
     places = (("query", "x0.mid"), ("query", "x0.post"), (":", "a1.0"))
     return [
-        exported.reading(counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24), counting)
+        reading(counting, counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24)).to_json()
         for at, site in places
     ]
 
@@ -96,13 +97,16 @@ def rows(page: Page, panel: int = 0) -> list[tuple[str, str, int]]:
 
 
 def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, float | None]]:
-    """What is common by its definition: the share of rows inside with the query's value, and log2(share / prior)."""
+    """What is common by its definition: the share of rows inside with the query's value, and the bits that means.
+
+    As in the feature information of a sample: log2 of that share, the prior counted as one more row, over the prior.
+    """
     features, samples = reading["features"], reading["preimage"]["samples"]
     inside = [row for row, s in zip(features["values"], samples, strict=True) if s["distance"] <= epsilon]
     found = {}
     for f, name in enumerate(features["names"]):
-        share = sum(str(row[f]) == str(features["query"][name]) for row in inside) / len(inside)
-        found[name] = (share, log2(share / features["prior"][name]) if share else None)
+        agree, prior = sum(str(row[f]) == str(features["query"][name]) for row in inside), features["prior"][name]
+        found[name] = (agree / len(inside), log2((agree + prior) / (len(inside) + 1) / prior) if agree else None)
     return found
 
 
@@ -316,7 +320,9 @@ def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
 
 def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) -> None:
     preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
-    with opened(browser, preimage.to_html(tmp_path / "alone.html").as_uri()) as page:
+    with opened(browser, preimage.to_html(tmp_path / "known.html").as_uri()) as page:
+        expect(page.locator(".common")).to_be_visible()
+    with opened(browser, replace(preimage, study=None).to_html(tmp_path / "alone.html").as_uri()) as page:
         assert page.locator(".panel h2").text_content() == "a0.0 at ="
         assert page.locator(".query-row .attended").count() >= 1
         expect(page.locator(".common")).to_be_hidden()
@@ -326,7 +332,7 @@ def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) 
 def test_empty_and_bits(browser: Browser, tmp_path: Path, addition: iv.Study) -> None:
     preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
     searched = replace(preimage, bits=information.bits(25, 100_000), source="corpus")
-    readings = [exported.reading(replace(preimage, samples=())), exported.reading(searched)]
+    readings = [reading(None, replace(preimage, samples=())).to_json(), reading(None, searched).to_json()]
     path = exported.to_html(readings, tmp_path / "empty.html")
     with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
         expect(page.get_by_text("No rows yet.")).to_be_visible()
@@ -373,8 +379,8 @@ def test_mounts_in_a_shadow_tree(browser: Browser, three: list[dict[str, Any]], 
 
 def test_size_of_500_rows(addition: iv.Study, counting: iv.Study) -> None:
     for study, text, site in ((counting, COUNT, "a1.0"), (addition, ADD, "a0.0")):
-        reading = exported.reading(study.preimage(study.query(text, site=site), count=500), study)
-        assert len(exported.page([reading]).encode()) <= 500_000
+        made = reading(study, study.preimage(study.query(text, site=site), count=500)).to_json()
+        assert len(exported.page([made]).encode()) <= 500_000
 
 
 def test_modules_may_be_put_together() -> None:
@@ -400,7 +406,8 @@ def test_modules_may_be_put_together() -> None:
 
 def test_the_live_page_asks_for_all_modules_at_once() -> None:
     listed = re.findall(r'modulepreload" href="(.*?)"', (exported.STATIC / "index.html").read_text(encoding="utf-8"))
-    assert listed == sorted({path.name for path in exported.STATIC.glob("*.js")} - {"live.js", "page.js"})
+    entries = {"live.js", "page.js", "widget.js"}
+    assert listed == sorted({path.name for path in exported.STATIC.glob("*.js")} - entries)
 
 
 def test_embedded_json_ends_no_script() -> None:
@@ -477,7 +484,8 @@ def test_statistics(browser: Browser) -> None:
     assert [len(g["members"]) for g in run("m.grouped([0, 1, 2, 3], x, 0)")] == [2, 1, 1]
     features = {"names": ["n"], "query": {"n": 8}, "prior": {"n": 0.25}}
     told = module(browser, "stats.js", "return m.common(x[1], m.agreeing(x[0], x[1]), 4)[0];", [rows, features])
-    assert (told["share"], told["bits"], told["most"]) == (0.5, 1.0, 2.0)
+    assert (told["share"], told["most"]) == (0.5, 2.0)
+    assert told["bits"] == pytest.approx(log2((2 + 0.25) / 5 / 0.25))
 
 
 def test_events_of_a_stream(browser: Browser) -> None:

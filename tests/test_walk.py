@@ -463,6 +463,12 @@ def test_until_mixed_ends_once_mixed(capsys: Captured) -> None:
     assert walk["ess"] >= 400
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.05, 0.1, 0.2, 0.4, 0.8])
+def test_a_walk_may_end_before_it_has_begun(counting: iv.Study, seconds: float) -> None:
+    preimage = counting.walk(counting.query(COUNT, at=":", site="a1.0"), epsilon=0.2, seconds=seconds)
+    assert all(sample.inside == (sample.distance <= 0.2) for sample in preimage)
+
+
 @pytest.mark.parametrize("source", ["walk", "corpus"])
 def test_read_from_another_source(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counting: iv.Study, source: str

@@ -33,6 +33,7 @@ _PUBLIC = {
     "TextInputs": "inputs",
     "TrainConfig": "decoder.training",
     "load": "study",
+    "show": "explorer.widget",
     "train": "decoder.training",
 }
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "load",
+    "show",
     "train",
 ]
 
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from inversionview.decoder.model import Decoder, DecoderConfig
     from inversionview.decoder.training import TrainConfig, train
     from inversionview.errors import InversionViewError
+    from inversionview.explorer.widget import show
     from inversionview.inputs import Inputs, TextInputs
     from inversionview.preimage.core import Preimage, Query, Sample
     from inversionview.preimage.sampled import Setting

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -243,7 +244,7 @@ class Study:
             UnknownSiteError: the decoder was not trained on the query's site.
             MismatchError: the decoder belongs to another probed model.
         """
-        return sampled_preimage(
+        made = sampled_preimage(
             self.decoder,
             self.model,
             query,
@@ -257,6 +258,7 @@ class Study:
             report=report,
             found=found,
         )
+        return replace(made, study=self)
 
     def walk(
         self,
@@ -319,10 +321,11 @@ class Study:
         else:
             raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
-        return walked_preimage(
+        made = walked_preimage(
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
+        return replace(made, study=self)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -747,7 +750,7 @@ class Study:
             UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
             BankError, MismatchError: the bank is damaged or another model's.
         """
-        return corpus_preimage(
+        made = corpus_preimage(
             self.bank(bank),
             query,
             epsilon=self.spec.epsilon if epsilon is None else epsilon,
@@ -759,6 +762,7 @@ class Study:
             seed=seed,
             **options,
         )
+        return replace(made, study=self)
 
     def inform(
         self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,

@@ -24,13 +24,11 @@ from inversionview.commands.shared import (
     study_and_text,
 )
 from inversionview.errors import SettingError
+from inversionview.explorer.page import MOST, to_html
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
     from inversionview.study import Study
-
-MOST = 4
-"""Readings side by side."""
 
 
 @app.command(
@@ -58,7 +56,7 @@ def export(
     device: DeviceOpt = "cpu",
 ) -> None:
     """Write readings as one HTML file to look at and to send: works from disk, without a network."""
-    from inversionview.explorer.page import reading, to_html
+    from inversionview.explorer.service import reading
     from inversionview.views.files import check_formats
 
     check([epsilon], distance)
@@ -70,7 +68,7 @@ def export(
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
     made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
-    to_html([reading(preimage, loaded) for preimage in made], destination)
+    to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
     out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
 
 

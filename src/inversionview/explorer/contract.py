@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,10 @@ class Model(BaseModel):
     def json_bytes(self) -> bytes:
         """Return JSON in UTF-8; what was left out stays out, and a number that is none is null."""
         return self.model_dump_json(exclude_unset=True).encode()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        return dict(json.loads(self.json_bytes()))
 
 
 class Problem(Model):

@@ -8,18 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from inversionview.information import entropy
-from inversionview.preimage.core import Preimage
 from inversionview.storage import check_writable, replacing
 
-if TYPE_CHECKING:
-    from inversionview.study import Study
-
 STATIC = Path(__file__).parent / "static"
+MOST = 4
+"""Readings side by side, at most."""
 _IMPORT = re.compile(r'^import [^;]*? from "\./(?P<name>\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const)\b)", re.MULTILINE)
 _DIGITS = {"token_distances": 4, "effect": 3}
@@ -30,7 +25,7 @@ def to_html(readings: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """Write readings, up to four of them side by side, as one HTML file.
 
     Args:
-        readings: each as the API, the widget and ``reading`` give it.
+        readings: each as the API, the widget and ``service.reading`` give it.
         path: of the file, which is written whole or not at all.
 
     Raises:
@@ -100,47 +95,3 @@ def _rounded(sample: Mapping[str, Any]) -> dict[str, Any]:
         name: None if sample[name] is None else [None if v is None else round(v, digits) for v in sample[name]]
         for name, digits in _DIGITS.items()
     }
-
-
-def reading(preimage: Preimage, study: Study | None = None) -> dict[str, Any]:
-    """Return what one panel shows: the preimage, where it was read and, of a study with inputs, the features of every row."""
-    query = preimage.query
-    place = {"text": query.text, "tokens": list(query.tokens), "ids": list(query.ids), "position": query.position}
-    names = {} if study is None else _names(study, query.ids)
-    return {
-        "version": 1,
-        "study": query.model if study is None else study.name,
-        "place": {**place, "names": names},
-        "site": query.site.short,
-        "preimage": preimage.to_json(),
-        "features": None if study is None or study.bare else _features(preimage, study),
-    }
-
-
-def _names(study: Study, ids: Sequence[int]) -> dict[str, int]:
-    return {name: int(at[0]) for name, at in study._named(np.array([ids])).items() if at[0] >= 0}
-
-
-_PRIOR_INPUTS = 100_000
-
-
-def _features(preimage: Preimage, study: Study) -> dict[str, Any]:
-    """Return the features of query and rows, and how the study's inputs take them: P(φ = φ(x_q)) and the entropy of φ."""
-    inputs = study.inputs
-    asked = inputs.features(_padded([preimage.query.ids], inputs.max_length, inputs.pad))
-    known = {token: number for number, token in enumerate(study.model.vocabulary.tokens)}
-    rows = [[known[token] for token in sample.tokens] for sample in preimage]
-    values = inputs.features(_padded(rows, inputs.max_length, inputs.pad)) if rows else {}
-    corpus = inputs.features(inputs.corpus(np.arange(min(len(inputs), _PRIOR_INPUTS))))
-    shares = {name: np.unique(column, return_counts=True)[1] / len(column) for name, column in corpus.items()}
-    return {
-        "names": list(asked),
-        "query": {name: column[0].item() for name, column in asked.items()},
-        "prior": {name: float((column == asked[name][0]).mean()) for name, column in corpus.items()},
-        "entropy": {name: entropy(share) for name, share in shares.items()},
-        "values": [list(row) for row in zip(*(np.asarray(column).tolist() for column in values.values()), strict=True)],
-    }
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, pad: int) -> Any:
-    return np.array([[*row, *[pad] * (width - len(row))] for row in rows], dtype=np.int64)

@@ -502,23 +502,18 @@ def create_app(
         openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan,
     )  # fmt: skip
     app.state.queue = work
-    app.include_router(Explorer(shelf, work).router())
+    explorer = Explorer(shelf, work)
+    app.include_router(explorer.router())
+    app.add_api_route("/healthz", explorer.healthz, include_in_schema=False)  # where probes look for it
     app.add_exception_handler(InversionViewError, _problem(422))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(TimeUpError, _problem(504))
     app.add_exception_handler(StoppedError, _problem(503))
     app.add_exception_handler(BusyError, _busy)
-    if not (STATIC / "index.html").is_file():
-        app.add_api_route("/", _no_page, include_in_schema=False)
-    if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True))
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
     app.add_middleware(_Guard, hosts=[*LOCAL, *hosts])
     return app
-
-
-async def _no_page() -> Response:
-    raise HTTPException(404, f"The page's files are not installed; the API is described in {API}/openapi.json.")
 
 
 def _problem(status: int) -> Callable[[Request, Exception], Response]:

@@ -160,16 +160,19 @@ def warm(study: Study) -> None:
 # -- readings ----------------------------------------------------------------------------------------------------------
 
 
-def reading(study: Study, preimage: Preimage, id: str | None = None) -> contract.Reading:
-    """Return a preimage with all that a panel shows beside it."""
+def reading(study: Study | None, preimage: Preimage, id: str | None = None) -> contract.Reading:
+    """Return a preimage with all that a panel shows beside it; without its study no named positions and no features."""
     query = preimage.query
+    names = {} if study is None else study.positions.names(query.ids)
+    tokens, ids = list(query.tokens), list(query.ids)
+    place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names)
     return contract.Reading(
         version=1,
-        study=id or identifier(study),
-        place=_place(study, query.ids, query.position),
+        study=id or (query.model if study is None else identifier(study)),
+        place=place,
         site=query.site.short,
         preimage=contract.Preimage.model_validate(preimage.to_json()),
-        features=features(study, query, preimage.samples),
+        features=None if study is None else features(study, query, preimage.samples),
     )
 
 

@@ -95,6 +95,8 @@ class Preimage:
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
+    study: Any = field(default=None, repr=False, compare=False)
+    """The ``Study`` that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
 
     @property
     def inside(self) -> tuple[Sample, ...]:
@@ -137,14 +139,16 @@ class Preimage:
     def to_html(self, path: str | Path) -> Path:
         """Write the preimage as one HTML file to look at and to send, which works from disk without a network.
 
-        Features of the inputs are left out, a preimage does not know them: ``inversionview export`` has them.
-
         Raises:
             StorageError: it cannot be written.
         """
-        from inversionview.explorer.page import reading, to_html
+        from inversionview.explorer.page import to_html
+        from inversionview.explorer.service import reading
 
-        return to_html([reading(self)], path)
+        return to_html([reading(self.study, self).to_json()], path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "study": None}
 
     def __rich__(self) -> Any:
         from inversionview.views.text import preimage_table
@@ -160,3 +164,13 @@ class Preimage:
         from inversionview.views.text import as_html
 
         return as_html(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from inversionview.explorer.widget import show
+
+        return show(self)._repr_mimebundle_()
+
+    def _display_(self) -> Any:
+        from inversionview.explorer.widget import show
+
+        return show(self)._display_()

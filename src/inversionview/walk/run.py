@@ -212,8 +212,8 @@ class Walk:
     def bits(self) -> Bits | None:
         """Return the bits, where there is a ladder on which enough was seen."""
         draws, _, warm = self.draws()
-        if self.ladder is None or self.chains is None or len(draws) <= warm:
-            return None
+        if self.ladder is None or self.chains is None or len(draws) <= warm or not self.chains.record.step:
+            return None  # the time was up before a step was kept
         record = self.chains.record
         closer = np.stack(record.closer[: len(record.step)])  # what came after the last step that was kept is left out
         closer = closer[warm:]

@@ -10,17 +10,18 @@ const THEMES = ["auto", "light", "dark"];
 /**
  * Show readings in `element` (in the document or a shadow tree that holds explorer.css).
  * With `api`, the address of a server, the live explorer; `whole`: the page is nothing else, so keys work everywhere.
+ * `note`: what there is to say of the readings; `theme`: light or dark, in place of what the system prefers.
  */
-export async function mount(element, { readings = [], api = null, whole = false } = {}) {
-  const root = el("div.iv", { lang: "en" });
+export async function mount(element, { readings = [], api = null, whole = false, note = "", theme = null } = {}) {
+  const root = el("div.iv", { lang: "en", "data-theme": theme });
   if (whole) root.classList.add("iv-page");
   element.append(root);
   if (api !== null) return (await import("./app.js")).explore(root, { api, whole });
-  return shown(root, readings, whole);
+  return shown(root, readings, whole, note);
 }
 
 /** Readings alone, as exported: nothing is asked of a server. */
-function shown(root, readings, whole) {
+function shown(root, readings, whole, note) {
   const compare = new Compare({ empty: "There is no reading here." });
   const texts = new Set(readings.map(({ preimage }) => preimage.query.text));
   const help = listen(whole ? document : root, [
@@ -30,7 +31,7 @@ function shown(root, readings, whole) {
   ]);
   const marks = readings.map(({ preimage }) => preimage.query.position);
   root.append(
-    masthead(root, { title: "What does each activation encode?", sub: about(readings), help }),
+    masthead(root, { title: "What does each activation encode?", sub: about(readings, note), help }),
     el(
       "main",
       {},
@@ -45,14 +46,17 @@ function shown(root, readings, whole) {
 }
 
 /** What all readings share, in one line. */
-function about(readings) {
+function about(readings, note) {
   const of = (pick) => [...new Set(readings.map(pick))];
   const rows = readings.reduce((sum, { preimage }) => sum + preimage.samples.length, 0);
   return [
     of(({ study, preimage }) => study ?? visible(preimage.query.model)).join(", "),
     `${of(({ preimage }) => preimage.distance).join(" and ")} distance`,
     `${number(rows)} rows, every one measured in the model`,
-  ].join(" · ");
+    note,
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** The head of the page: title, theme, help. */

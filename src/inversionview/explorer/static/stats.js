@@ -31,13 +31,16 @@ export function agreeing(rows, features) {
   });
 }
 
-/** What k rows inside ε have in common with the query, most telling first: share, and bits = log2(share / prior). */
+/**
+ * What k rows inside ε have in common with the query, most telling first: their share, and bits = log2(known / prior).
+ * The prior counts as one more row, so that few rows say little; so does `inversionview inform`.
+ */
 export function common(features, counts, k) {
   return features.names
     .map((name, f) => {
       const prior = features.prior[name];
       const share = k && name in features.query ? counts[f][k] / k : null;
-      const bits = share && prior ? Math.log2(share / prior) : null;
+      const bits = share && prior ? Math.log2((counts[f][k] + prior) / (k + 1) / prior) : null;
       return {
         name,
         index: f,

@@ -1,0 +1,67 @@
+"""Makes the README's pictures of the explorer again: ``make screenshots``. Needs Chromium; banks are built where they lack."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlencode
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.browser import chromium, opened
+
+COUNTING = {"study": "counting", "text": "vvzccvczvvvzvcvc|v:8"}
+SHOTS = {
+    "explorer": ({**COUNTING, "at": ":", "site": "a1.0", "source": "decoder"}, {"width": 1240, "height": 900}, "light"),
+    "explorer-compare": (
+        {**COUNTING, "at": "query", "site": "x0.mid", "source": "decoder", "pins": "x0.post@query|a1.0@:"},
+        {"width": 1240, "height": 900}, "light",
+    ),
+    "explorer-dark": ({"study": "addition", "source": "corpus"}, {"width": 1240, "height": 900}, "dark"),
+}  # fmt: skip
+"""For each picture: the state in the link, the window, the colour scheme."""
+
+
+def main() -> None:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait(f"http://127.0.0.1:{port}/healthz")
+        with chromium() as browser:
+            for name, (state, window, scheme) in SHOTS.items():
+                address = f"http://127.0.0.1:{port}/#{urlencode(state)}"
+                with opened(browser, address, offline=False, viewport=window, color_scheme=scheme) as page:
+                    page.wait_for_selector(".body .row", timeout=180_000)
+                    page.wait_for_load_state("networkidle", timeout=180_000)
+                    page.wait_for_timeout(1500)
+                    page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png", full_page=True)
+                print(f"docs/images/{name}.png")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(address: str, seconds: float = 60) -> None:
+    """Wait until the server answers."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
