@@ -540,6 +540,13 @@ def test_a_busy_server_is_asked_again(live: Open, url: str) -> None:
         settled(page)
         expect(page.get_by_text("The server is busy")).to_have_count(0)
         assert refused == {"place": 2, "read": 2, "map": 2}
+        refused.clear()
+        page.get_by_role("button", name=re.compile("position 2, F2")).click()
+        expect(page.locator(".said [role=status]")).to_contain_text("The server is busy")
+        page.keyboard.press("Escape")
+        expect(page.locator(".said [role=status]")).to_have_text("")
+        expect(page.get_by_role("button", name=re.compile("position 1, F1"))).to_have_attribute("aria-pressed", "true")
+        assert refused == {"place": 1}
 
 
 def test_two_clients_at_once(live: Open) -> None:

@@ -206,8 +206,9 @@ class Explorer {
       await read;
       if (this.due.pins) await this.readPins(signal);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (this.running.place.signal !== signal) return;
       this.back();
+      if (error.name === "AbortError") return this.note("");
       this.fail(error, () => {
         Object.assign(this.state, wanted);
         this.refresh();
