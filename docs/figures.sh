@@ -16,11 +16,10 @@ say flow counting --out images/true-counting-flow.png
 
 # -- addition
 say read addition "615+861=1476" --at "=" --site a0.0 --fixed "=" --count 12
-say inform addition --positions "=,A1" --sites "a0.*,a1.*" --fixed --features "{F1,S1},{F2,S2},{F3,S3},F1+S1,F2+S2,F3+S3,C2,C3" \
-  --out images/true-addition-inform.png
+say inform addition --positions "=,A1" --sites "a0.*,a1.*" --fixed --out images/true-addition-inform.png
 say patch addition --target A1 --change F1,S1 --position "=" --cumulative both --out images/true-addition-patch-A1.png
 say patch addition --target A1 --change F2,S2 --position "=" --cumulative both --out images/true-addition-patch-A1-carry.png
-say patch addition --target A2 --change F2,S2 --where "A1=1" --position A1 --cumulative both --out images/true-addition-patch-A2.png
+say patch addition --target A2 --change F2,S2 --where "A1=1" --position A1 --cumulative both
 say ablate addition --at "+:x0.post"
 say ablate addition --at "=:a0.0" --at "=:a0.1" --at "=:a0.3"
 say dla addition --target A1 --site "a*.*,m*" -k 3

@@ -253,6 +253,12 @@ def test_ratio_map(client: TestClient, banked: dict[str, iv.Study]) -> None:
     assert all(c["low"] <= c["value"] <= c["high"] for c in found["cells"])
 
 
+def test_patch_where_contrasts_lack_the_name(client: TestClient) -> None:
+    """A4 of a four-digit sum is the end of a three-digit one: the position is there, its name is not."""
+    found = get(client, "studies/addition/patch", text=ADD, at="A4", site="x0.pre", target="A4", count=8)
+    assert (found["target"], found["pairs"], found["effect"]["value"]) == ("A4", 8, 0.0)  # it lies behind what predicts A4
+
+
 def test_patch(client: TestClient, banked: dict[str, iv.Study]) -> None:
     study = banked["addition"]
     found = get(client, "studies/addition/patch", text=ADD, at="=", site="a0.0", target="A2", count=40, seed=3)

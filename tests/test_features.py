@@ -253,7 +253,7 @@ def folder(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_bootstrap_does_not_mind_the_order_of_the_rows() -> None:
     """The standard error of a mean is σ / √n, however the rows are sorted."""
     values = np.sort(np.random.default_rng(0).normal(size=20_000))
-    found = mean(values)
+    found = information.mean(values)
     assert found.high - found.low == pytest.approx(2 * 1.96 / 20_000**0.5, rel=0.1)
 
 

@@ -488,7 +488,9 @@ def patch(study: Study, query: Query, target: str | None = None, *, count: int =
     target = target or default_target(study, query)
     pairs = query_pairs(study, query, target, count=count, seed=seed)
     names = study.positions.names(query.ids)
-    at = next((name for name, index in names.items() if index == query.position), str(query.position))
+    here = [name for name, index in names.items() if index == query.position]
+    everywhere = (name for name in here if (study.positions.many(pairs.contrast, name) >= 0).all())
+    at = next(everywhere, str(query.position))
     named = [f"{at}:{query.site.short}"]
     result = study.patch(named, pairs, seed=seed)
     few = replace(

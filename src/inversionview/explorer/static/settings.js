@@ -41,7 +41,7 @@ export function settings(state, onChange) {
       "on the activation, in units of its standard deviation",
     ),
     seconds: input("seconds", "seconds", { min: 1, max: 60, step: "any", placeholder: "5" }, "how long the walk goes"),
-    seed: input("seed", "seed", { min: 0, step: 1, placeholder: "0" }, "the same seed gives the same rows"),
+    seed: input("seed", "seed", { min: 0, max: 2 ** 31 - 1, step: 1, placeholder: "0" }, "the same seed gives the same rows"),
   };
   const element = el("div.settings", { role: "group", "aria-label": "How it is read" }, Object.values(parts));
 
