@@ -354,10 +354,10 @@ def test_the_effect_is_patching_by_hand(either: Case) -> None:
 
 
 def check_effect(case: Case, edge: Edge) -> float:
-    """Check an edge's effect, of a step of the stream the lesser of its ends'; return the share of the pairs that differ."""
+    """Check an edge's effect, from the stream the lesser of its ends'; return the share of the pairs that differ."""
     patched, whole, differ = effects(case, edge.via, changes_for(edge))
     rows = differ[edge.feature]
-    if edge.kind == "keep":
+    if edge.kind in ("read", "keep") and edge.source != OTHERS:
         site, _, position = edge.source.partition("@")
         begun, _, _ = effects(case, f"{position}:{site}", changes_for(edge))
         patched = min(patched, begun, key=lambda found: float(found[rows].mean()))
@@ -374,6 +374,7 @@ def check_effect(case: Case, edge: Edge) -> float:
 
 def test_a_way_on_which_nothing_is_used_is_not_confirmed(added: Case) -> None:
     """F3 acts by what a head at S3 reads of it; the stream that goes on at F3 is read by nothing that matters."""
+    assert not [e for e in added.flow.edges if e.source == "x0.post@F3" and e.confirmed]
     steps = [e for e in added.flow.edges if (e.kind, e.source, e.to) == ("keep", "x0.pre@F3", "x0.post@F3")]
     assert steps
     for edge in steps:

@@ -60,11 +60,13 @@ class Edge:
     share: float
     """Of the feature's entropy."""
     via: str
-    """The activation whose patching confirms the edge: the head; of a step of the stream its end, and its beginning too."""
+    """The activation whose patching confirms the edge, the head or the end of a step of the stream; where an edge begins at the
+    stream, that must do something, too."""
     attention: float | None = None
     """Mean weight with which the head looks there."""
     effect: Mean | None = None
-    """What patching ``via`` does to LD, as a share of what patching everything does, over pairs that differ in the feature.
+    """What patching ``via`` (or the edge's beginning, if that is less) does to LD, as a share of what patching everything does,
+    over pairs that differ in the feature.
     ``None``: no contrast, or next to none, alters the feature."""
     confirmed: bool = False
 
@@ -419,7 +421,8 @@ def _effects(
 ) -> Iterator[tuple[Edge, Mean]]:
     """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature.
 
-    A step of the stream does what the lesser of its ends does: its beginning also acts through the heads that read there.
+    An edge that begins at the stream does what the lesser of its ends does: a head reads several positions, and the stream at a
+    position is read by several heads.
     """
     vias = list(dict.fromkeys(via for edge in edges for via in _vias(edge)))
     activations = [Activation(Site.parse(via.rpartition(":")[2]), via.rpartition(":")[0]) for via in vias]
@@ -439,4 +442,4 @@ def _effects(
 def _vias(edge: Edge) -> list[str]:
     """Return the activations that are patched, each alone, to confirm an edge."""
     site, _, position = edge.source.partition("@")
-    return [edge.via, f"{position}:{site}"] if edge.kind == "keep" else [edge.via]
+    return [edge.via, f"{position}:{site}"] if edge.kind in ("read", "keep") and position else [edge.via]

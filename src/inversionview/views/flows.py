@@ -67,10 +67,11 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
         table.add_row(*map(Text, cells))
     pairs = ", ".join(f"{count:,} by {changes}" for changes, count in flow.pairs.items())
     note = (
-        f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head (or the kept "
-        f"stream) alone does at least {flow.least_effect:.0%} of what patching everything does, over the pairs that differ in "
-        f"the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV have them. "
-        f"Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. Contrasts: {pairs or 'none'}."
+        f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head, and the stream "
+        f"that it reads, each alone does at least {flow.least_effect:.0%} of what patching everything does, over pairs that "
+        f"differ in the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV "
+        f"have them. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. Contrasts: "
+        f"{pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
 
