@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 _FIRST_GUESS = 0.5
@@ -197,25 +198,28 @@ class WorkQueue:
     def _go(self) -> None:
         while (task := self._next()) is not None:
             task.started = time.monotonic()
+            answer: Callable[[], None] | None = None
             if task.future.set_running_or_notify_cancel():
                 if task.started - task.submitted > _LATE * task.patience:
-                    task.future.set_exception(BusyError(task.started - task.submitted))
+                    answer = partial(task.future.set_exception, BusyError(task.started - task.submitted))
                 else:
-                    self._do(task)
+                    answer = self._do(task)
             with self._change:
                 self._running = None
-            del task
+            if answer is not None:  # who has the answer finds the worker free
+                answer()
+            del task, answer
 
-    def _do(self, task: Task) -> None:
+    def _do(self, task: Task) -> Callable[[], None]:
+        """Do a job; return what gives its outcome to who waits."""
         try:
             result = task.work(task)
         except BaseException as error:  # whatever it is belongs to who waits, and the worker lives on
             if isinstance(error, TimeUpError):
                 self._learn(task)
-            task.future.set_exception(error)
-        else:
-            self._learn(task)
-            task.future.set_result(result)
+            return partial(task.future.set_exception, error)
+        self._learn(task)
+        return partial(task.future.set_result, result)
 
     def _learn(self, task: Task) -> None:
         """Expect the next job of the kind to take about as long; one that was stopped or failed at once says nothing."""
