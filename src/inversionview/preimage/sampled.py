@@ -53,7 +53,7 @@ def draw(
     report: Callable[[float], None] | None = None,
 ) -> Int[Tensor, "candidate max_length"]:
     """Draw ``each`` candidates under every setting."""
-    device = decoder.lm_head.weight.device
+    device = decoder.device
     heat = torch.tensor([s.temperature for s in settings]).repeat_interleave(each)
     eta = torch.tensor([s.noise for s in settings]).repeat_interleave(each)
     noise = torch.randn(len(eta), len(z), generator=generator)
@@ -187,7 +187,7 @@ def effects(
     """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS."""
     bos = torch.tensor([[decoder.config.bos]])
     z_bos = model.activations(bos, [query.site], torch.zeros(1, 1, dtype=torch.long))[0, 0]
-    device = decoder.lm_head.weight.device
+    device = decoder.device
     where = torch.full((len(tokens),), site, device=device)
     with_z, without = (
         token_log_probs(decoder, tokens.to(device), z.to(device, torch.float32).expand(len(tokens), -1), where).exp()
