@@ -876,7 +876,13 @@ def _distinct(draws: Ids | None) -> Ids:
     return np.empty((0, 0), dtype=np.int64) if draws is None else np.unique(draws, axis=0)
 
 
-def load(name: str | Path | None = None, *, model: str | Path | None = None, device: str = "cpu") -> Study:
+def load(
+    name: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Study:
     """Load a shipped study by its name, a run by its folder, or a model alone, which is read by walks.
 
     Args:
@@ -884,6 +890,7 @@ def load(name: str | Path | None = None, *, model: str | Path | None = None, dev
         model: another checkpoint of the same vocabulary, in place of the study's own; alone any causal LM, read with the cosine
             distance.
         device: where to run.
+        dtype: of the probed model's weights.
 
     Raises:
         UnknownStudyError: there is neither a study nor a run of that name.
@@ -892,7 +899,7 @@ def load(name: str | Path | None = None, *, model: str | Path | None = None, dev
     if name is None:
         if model is None:
             raise UnknownStudyError(f"Name a study ({', '.join(SHIPPED)}), the folder of a run, or a model.")
-        probed = ProbedModel.from_pretrained(model, device=device)
+        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype)
         every = [site.short for site in probed.sites]
         return Study(
             str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
@@ -907,7 +914,7 @@ def load(name: str | Path | None = None, *, model: str | Path | None = None, dev
             f"There is no study {text!r} and no run in that folder; there are {', '.join(SHIPPED)}."
             + did_you_mean(text, SHIPPED)
         )
-    probed = ProbedModel.from_pretrained(model or spec.model or shipped_path(spec.inputs, "model"), device=device)
+    probed = ProbedModel.from_pretrained(model or spec.model or shipped_path(spec.inputs, "model"), device=device, dtype=dtype)
     if not (model or spec.model):
         probed.name = spec.inputs
     if spec.inputs in SHIPPED:
