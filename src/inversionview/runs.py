@@ -109,7 +109,7 @@ def train_study(
     base = load(study, model=model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    spec = base.spec.model_copy(update={"model": _absolute(model or ""), "sites": chosen, "site": site})
+    spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
     stream = study in STREAMED if reading.stream is None else reading.stream
     return _train(base.model, base.inputs, spec, out, config, replace(reading, stream=stream), watch, options)
 
@@ -137,7 +137,7 @@ def train_texts(
     """
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    spec = StudySpec(inputs="texts", model=_absolute(model), sites=chosen, site=chosen[-1])
+    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1])
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
     if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))
@@ -183,7 +183,8 @@ def _sparing(config: TrainConfig, sites: int) -> TrainConfig:
     return replace(config, evaluations=min(config.evaluations, 4), queries=min(config.queries, max(8, 400 // sites)))
 
 
-def _absolute(model: str) -> str:
+def resolved(model: str) -> str:
+    """Return the whole path of a model that lies in a folder, a hub name as it is."""
     path = Path(model).expanduser()
     return str(path.resolve()) if model and path.exists() else model
 

@@ -32,7 +32,8 @@ from inversionview.errors import SettingError
 @app.command(
     epilog="Examples: `inversionview train counting --minutes 30 --out runs/counting`; "
     "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`; only some heads: "
-    "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`"
+    "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
+    "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
 def train(
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
@@ -59,7 +60,14 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
     width: Annotated[int | None, typer.Option("--width", "--decoder-width", min=8, help="Width of the decoder.")] = None,
     decoder_layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the model's weights: fp32, bf16 or fp16.")] = "fp32",
+    base: Annotated[
+        str | None,
+        typer.Option("--decoder-from", help="Build the decoder around this causal LM of the same tokenizer, as --model."),
+    ] = None,
+    lora: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank in that LM (the default, 16).")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train that LM whole.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Leave that LM as it is.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of the weights of the model and of that LM: fp32, bf16 or fp16.")] = "fp32",
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
 ) -> None:  # fmt: skip
@@ -68,14 +76,19 @@ def train(
         raise SettingError("Say where the run goes, for instance --out runs/mine.")
     if (study is None) == (texts is None) or (texts and not model):
         raise SettingError("Name a study, or give both --model and --texts.")
+    if (lora is not None) + full + frozen > (base is not None):
+        raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     from inversionview.decoder.training import TrainConfig, make_accelerator
-    from inversionview.runs import Reading, Watch, train_study, train_texts
+    from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
     length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
     config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
     where = device_named(device)
     reading = Reading(sites, layers, heads, inputs, stream, where, precision_named(dtype))
     options: dict[str, Any] = {"start": start, **given(width=width, layers=decoder_layers)}
+    if base is not None:
+        tuning = "full" if full else "frozen" if frozen else "lora"
+        options |= {"base": resolved(base), "tuning": tuning, "dtype": reading.dtype, **given(lora=lora)}
     accelerator = make_accelerator(where)
     quiet = not accelerator.is_main_process
     with ExitStack() as harvesting, bar("training", 1000, quiet=quiet) as advance:

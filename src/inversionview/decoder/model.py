@@ -8,10 +8,11 @@ occurred so far, and normalisation and activation function are those that train 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from inversionview.decoder.loss import cross_entropy
 from inversionview.errors import SettingError, WeightsError
 from inversionview.storage import replacing
+
+Tuning = Literal["frozen", "lora", "full"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class DecoderConfig:
 
     positions: tuple[str, ...] = ()
     """The named positions it was trained at; empty: all that ``Inputs.trained_positions`` allows."""
+    base: str = ""
+    """Of a pretrained decoder: path or hub name of its causal LM; then ``layers``, ``heads`` and ``width`` say nothing."""
+    tuning: Tuning = "frozen"
+    """What of that LM is trained: nothing, adapters of low rank, or all of it."""
+    lora: int = 16
+    """Rank of these adapters (Hu et al. 2021)."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
 
     def __post_init__(self) -> None:
         for name in ("sites", "tokens", "positions"):
@@ -312,9 +323,26 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         """Where the decoder runs."""
         return self.lm_head.weight.device
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many inputs are written together."""
+        return 2**16
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return all that a checkpoint holds."""
+        return self.state_dict()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``kept`` returned.
+
+        Raises:
+            RuntimeError: names or shapes are others.
+        """
+        self.load_state_dict(state)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         with replacing(save_directory / "model.safetensors") as path:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, path)
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.kept().items()}, path)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Decoder:
@@ -337,13 +365,24 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         if not Path(model_id).is_dir():
             path = Path(hf_hub_download(model_id, "model.safetensors", **{k: v for k, v in download.items() if v is not None}))
         try:
-            decoder = cls(DecoderConfig(**options["config"]))
-            decoder.load_state_dict(load_file(path, device=map_location))
+            config = DecoderConfig(**options["config"])
+            state = load_file(path, device=map_location)
+            decoder = _around_lm(config) if config.base else cls(config)
+            decoder.restore(state)
+        except WeightsError:
+            raise
         except Exception as error:
             raise WeightsError(
                 f"{path} cannot be read as a decoder, it is truncated or another model's: copy it again or train anew."
             ) from error
         return decoder.eval()
+
+
+def _around_lm(config: DecoderConfig) -> Decoder:
+    """Return a decoder around a causal LM."""
+    from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
+
+    return PretrainedDecoder.on(config)
 
 
 class Steps:

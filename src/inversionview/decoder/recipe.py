@@ -27,6 +27,8 @@ class TrainConfig:
     """Batches in a pool."""
     muon_lr: float = 0.006
     adam_lr: float = 2e-3
+    lm_lr: float = 3e-4
+    """Of what is trained of a pretrained decoder's LM, by AdamW."""
     weight_decay: float = 0.0
     decay: float = 0.7
     """Share of the run over which the learning rate falls linearly to zero."""

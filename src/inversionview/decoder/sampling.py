@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,32 @@ def sample(
     length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``report`` is called before
     each step with the share of the steps that are done.
     """
+    heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(len(z))
+    parts = list(torch.arange(len(z), device=z.device).split(decoder.rows_at_once))
+    drawn = [
+        _written(decoder, z[part], site[part], heat[part], generator, report and partial(_share, report, i, len(parts)))
+        for i, part in enumerate(parts)
+    ]
+    return torch.cat(drawn)
+
+
+def _share(report: Callable[[float], None], part: int, parts: int, share: float) -> None:
+    report((part + share) / parts)
+
+
+def _written(
+    decoder: Decoder,
+    z: Float[Tensor, "batch d_model"],
+    site: Int[Tensor, " batch"],
+    temperature: Float[Tensor, " batch"],
+    generator: torch.Generator | None,
+    report: Callable[[float], None] | None,
+) -> Int[Tensor, "batch max_length"]:
     config, n = decoder.config, len(z)
     out = torch.full((n, config.max_length), config.pad, device=z.device)
     out[:, 0] = config.bos
     own = torch.full((n, 1), config.place(config.bos) or 0, device=z.device)
-    heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(n)[:, None]
+    heat = temperature[:, None]
     steps = decoder.begin(z, site)
     live = torch.arange(n, device=z.device)
     for place in range(1, config.max_length):
@@ -66,12 +88,26 @@ def token_log_probs(
 
     A token that the decoder does not write has −∞.
     """
+    return log_probs_at(decoder, tokens, z, site, (1.0,))[0]
+
+
+@torch.no_grad()
+def log_probs_at(
+    decoder: Decoder,
+    tokens: Int[Tensor, "batch pos"],
+    z: Float[Tensor, "batch d_model"],
+    site: Int[Tensor, " batch"],
+    temperatures: Sequence[float],
+) -> Float[Tensor, "temperature batch pos"]:
+    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided."""
     own = decoder.own(tokens)
     weight, bias = decoder.head()
-    scores = torch.zeros(tokens.shape, device=tokens.device)
+    scores = torch.zeros(len(temperatures), *tokens.shape, device=tokens.device)
     rows = max(1, _LOGITS // (len(weight) * tokens.size(1)))
     for part in torch.arange(len(tokens), device=tokens.device).split(rows):
         hidden = decoder.hidden(own[part, :-1].clamp(min=0), z[part], site[part])
-        log_p = F.linear(hidden, weight, bias).float().log_softmax(-1)
-        scores[part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
+        logits = F.linear(hidden, weight, bias).float()
+        for number, heat in enumerate(temperatures):
+            log_p = (logits / heat).log_softmax(-1)
+            scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
     return scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.decoder.model import Decoder, _Layer
+from inversionview.decoder.sampling import log_probs_at
 from inversionview.inputs import Ids
 
 _LEAVES = 16384
@@ -92,6 +93,8 @@ def log_probs(
     """
     decoder.eval()
     z = z.to(decoder.device, torch.float32)
+    if decoder.config.base:
+        return _one_by_one(decoder, tree, z, site, temperatures, report)
     scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
     for start in range(0, len(tree), scorer.leaves):
@@ -103,6 +106,25 @@ def log_probs(
         out[:, torch.from_numpy(tree.order[rows])] = scored
         if report is not None:
             report(min(start + scorer.leaves, len(tree)))
+    return out
+
+
+def _one_by_one(
+    decoder: Decoder, tree: PrefixTree, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float],
+    report: Callable[[int], None] | None,
+) -> Float[Tensor, "temperature input"]:  # fmt: skip
+    """Do what ``log_probs`` says for a decoder around a causal LM, whose attention does not branch: input by input."""
+    out = torch.empty(len(temperatures), len(tree))
+    for start in range(0, len(tree), _LEAVES // 64):
+        tokens = tree.tokens[start : start + _LEAVES // 64].to(decoder.device)
+        where = torch.full((len(tokens),), site, device=decoder.device)
+        each = torch.stack(
+            [log_probs_at(decoder, tokens, one.expand(len(tokens), -1), where, temperatures).sum(-1) for one in z]
+        )
+        scored = (each.logsumexp(0) - math.log(len(z))).cpu()
+        out[:, torch.from_numpy(tree.order[start : start + len(tokens)])] = scored
+        if report is not None:
+            report(start + len(tokens))
     return out
 
 

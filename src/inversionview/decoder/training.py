@@ -78,6 +78,18 @@ class Clock:
         return self.progress.seconds / (60 * (self.config.minutes or 1.0))
 
 
+def optimizers_of(decoder: Decoder, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of all that is trained; the LM of a pretrained decoder has one of its own, at a lower rate."""
+    own = torch.nn.ModuleDict({name: part for name, part in decoder.named_children() if name != "lm"})
+    direct = torch.nn.ParameterDict({f"embed_{name}": p for name, p in decoder.named_parameters(recurse=False)})
+    made = optim.build(
+        torch.nn.ModuleList([own, direct]), muon_lr=config.muon_lr, adam_lr=config.adam_lr, weight_decay=config.weight_decay
+    )
+    if lm := [p for name, p in decoder.named_parameters() if name.startswith("lm.") and p.requires_grad]:
+        made.append(torch.optim.AdamW(lm, lr=config.lm_lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True))
+    return made
+
+
 Report = Callable[[float, dict[str, Any]], None]
 """Called after every pool with the share of the run that is done and the last metrics."""
 
@@ -109,7 +121,7 @@ def train_decoder(
     """
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
     accelerator = accelerator or make_accelerator(str(model.device))
-    optimizers = optim.build(decoder, muon_lr=config.muon_lr, adam_lr=config.adam_lr, weight_decay=config.weight_decay)
+    optimizers = optimizers_of(decoder, config)
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
     settings = json.loads(json.dumps({**asdict(config), "decoder": asdict(decoder.config)}))  # as they are read again
@@ -212,7 +224,9 @@ def make_accelerator(device: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
 
 
-def new_decoder(model: ProbedModel, source: Source, *, seed: int = 0, **sizes: Any) -> Decoder:
+def new_decoder(
+    model: ProbedModel, source: Source, *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any
+) -> Decoder:
     """Return an untrained decoder for the sites of a source of pairs, its activations' mean and whitening measured.
 
     Where the model's vocabulary is large, the decoder writes the tokens of the corpus only.
@@ -221,8 +235,13 @@ def new_decoder(model: ProbedModel, source: Source, *, seed: int = 0, **sizes: A
         model: the probed model.
         source: what it will be trained on.
         seed: of its initial weights.
+        dtype: of the weights of a pretrained decoder's LM.
         sizes: fields of ``DecoderConfig``: ``layers``, ``heads``, ``width``, ``pathway``, ``blocks``, ``occurrences``,
-            ``tokens``.
+            ``tokens``, and of a pretrained decoder ``base``, ``tuning`` and ``lora``.
+
+    Raises:
+        WeightsError, MismatchError: the causal LM ``base`` cannot be loaded, or has another vocabulary than the model.
+        SettingError: it does not suit.
     """
     vocabulary, inputs = model.vocabulary, source.inputs
     size = max(model.shape.vocabulary, vocabulary.size)
@@ -234,7 +253,13 @@ def new_decoder(model: ProbedModel, source: Source, *, seed: int = 0, **sizes: A
     }  # fmt: skip
     if size > _LARGE and "tokens" not in sizes:
         made["tokens"] = written_tokens(inputs)
-    decoder = Decoder(DecoderConfig(**{**made, **sizes}))
+    config = DecoderConfig(**{**made, **sizes})
+    if config.base:
+        from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
+
+        decoder = PretrainedDecoder.on(config, vocabulary, dtype)
+    else:
+        decoder = Decoder(config)
     fit_whitening(decoder, source, seed)
     return decoder.to(model.device)
 
@@ -250,7 +275,7 @@ def begin_from(decoder: Decoder, start: str | Path) -> None:
     changed = sorted(k for k in mine if k != "model" and mine[k] != theirs[k])
     if changed:
         raise MismatchError(f"The decoder {start} cannot be begun from: it has another {', '.join(changed)}.")
-    decoder.load_state_dict(other.state_dict())
+    decoder.restore(other.kept())
 
 
 def train(
@@ -264,6 +289,7 @@ def train(
     start: str | Path | None = None,
     report: Report | None = None,
     accelerator: Accelerator | None = None,
+    dtype: torch.dtype = torch.float32,
     **sizes: Any,
 ) -> Decoder:
     """Train a decoder for ``sites`` (patterns such as ``"a9.*"``) of ``model`` on ``inputs``.
@@ -279,7 +305,8 @@ def train(
         start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes.
         report: called after every pool.
         accelerator: of Hugging Face Accelerate, where there are several processes.
-        sizes: fields of ``DecoderConfig``.
+        dtype: of the weights of a pretrained decoder's LM.
+        sizes: fields of ``DecoderConfig``; with ``base``, a path or hub name, the decoder is built around that causal LM.
 
     Raises:
         UnknownSiteError: a pattern matches no site.
@@ -292,7 +319,7 @@ def train(
     if bank is not None:
         bank.check(model, inputs)
     source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen)
-    decoder = new_decoder(model, source, seed=config.seed, **sizes)
+    decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
     if start is not None:
         begin_from(decoder, start)
     train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
