@@ -36,6 +36,7 @@ class PretrainedDecoder(Decoder):
         """
         nn.Module.__init__(self)
         self.config = config
+        lm.eval()
         text = lm.config.get_text_config()
         most = getattr(text, "max_position_embeddings", None)
         if most is not None and config.max_length + 1 > most:
@@ -53,7 +54,6 @@ class PretrainedDecoder(Decoder):
         for parameter in lm.parameters():
             parameter.requires_grad_(config.tuning == "full")
         self.lm = _with_adapters(lm, config.lora) if config.tuning == "lora" else lm
-        self.lm.eval()
 
     @classmethod
     def on(cls, config: DecoderConfig, vocabulary: Vocabulary | None = None, dtype: torch.dtype = torch.float32) -> Decoder:

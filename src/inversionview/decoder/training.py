@@ -131,6 +131,7 @@ def train_decoder(
         found = load_checkpoint(out / "checkpoints" / "last", settings, model.fingerprint, decoder, optimizers)
         progress = found or progress
         if accelerator.is_main_process:
+            out.mkdir(parents=True, exist_ok=True)
             cut_metrics(out / "metrics.jsonl", progress.step)
     clock = Clock(config, progress, accelerator)
     done, row = clock.tick(), dict[str, Any]()
