@@ -257,7 +257,7 @@ def test_intervals_are_those_of_the_inputs(addition: iv.Study) -> None:
     """Each input measured alone, drawn again by hand."""
     rows = held_out(addition.inputs, (), 250, 0)
     named = parse_activations(["S1:x0.pre"], addition.model.sites)
-    reads = {"A2": addition.inputs.answer_at(rows, "A2") - 1}
+    reads = {"A2": addition.inputs.read_at(rows, "A2")}
     whole = loss_of(ablation(addition.model, rows, reads, named, addition.positions, by="zero"), "A2")
     each = [
         loss_of(

@@ -19,9 +19,10 @@ from torch import Tensor
 
 import inversionview as iv
 from inversionview import distances, errors, information
-from inversionview.bank import index, places, store
+from inversionview.bank import index, store
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
+from inversionview.spec import SPECS
 from tests.test_cli import run
 
 ROWS = 3000
@@ -369,7 +370,7 @@ def test_the_first_search_builds_a_bank_and_the_second_reuses_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(places, "FIRST_ROWS", 2000)
+    monkeypatch.setitem(SPECS, "counting", SPECS["counting"].model_copy(update={"rows": 2000}))
     asked = ("search", "counting", COUNT, "--at", ":", "--site", "a1.0", "--json")
     code, out, err = run(capsys, *asked)
     value = json.loads(out)

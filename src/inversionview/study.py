@@ -53,7 +53,16 @@ from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
 from inversionview.storage import recover
-from inversionview.studies import SHIPPED, shipped_inputs, shipped_path
+from inversionview.studies import (
+    DEFAULT_MODEL,
+    LANGUAGE,
+    SHIPPED,
+    STUDIES,
+    default_model,
+    language_inputs,
+    shipped_inputs,
+    shipped_path,
+)
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
@@ -86,6 +95,8 @@ class Study:
         self._has_more_than_a_model()
         if self.spec.inputs in SHIPPED:
             return shipped_inputs(self.spec.inputs)
+        if self.spec.inputs in LANGUAGE:
+            return language_inputs(self.spec.inputs, self.model.vocabulary, self.spec.options)
         return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
 
     @cached_property
@@ -130,18 +141,20 @@ class Study:
         if self.folder is None:
             return shipped_path(self.spec.inputs, "decoder")
         begun = any((self.folder / name).exists() for name in ("decoder", ".decoder.old", "checkpoints"))
-        banked = self.spec.inputs in SHIPPED and (self.folder / "bank").exists()
+        banked = self.spec.inputs in STUDIES and (self.folder / "bank").exists()
         return shipped_path(self.spec.inputs, "decoder") if banked and not begun else self.folder / "decoder"
 
     def keep(self, folder: Path) -> None:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
         if not (folder / "study.json").exists():
-            path = "" if self.model.name in SHIPPED else str(self.model_path.resolve())
+            path = self.spec.model or ("" if self.model.name in (*SHIPPED, DEFAULT_MODEL) else str(self.model_path.resolve()))
             write_spec(folder, self.spec.model_copy(update={"model": path}))
 
     @property
     def model_path(self) -> Path:
         """Where the probed model lies (or its hub name)."""
+        if self.model.name == DEFAULT_MODEL:
+            return default_model()
         return shipped_path(self.model.name, "model") if self.model.name in SHIPPED else Path(self.model.name)
 
     # -- positions ----------------------------------------------------------------------------------------------------
@@ -149,14 +162,13 @@ class Study:
     @property
     def position_names(self) -> list[str]:
         """The named positions of the study's inputs."""
-        if self.spec.inputs not in SHIPPED:
+        if self.spec.inputs not in STUDIES:
             return ["END"]
-        row = shipped_inputs(self.spec.inputs).tokens(np.zeros(1, dtype=np.int64))
-        return list(shipped_inputs(self.spec.inputs).named_positions(row))
+        return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
 
     def _named(self, tokens: Ids) -> dict[str, Ids]:
-        if self.spec.inputs in SHIPPED:
-            return shipped_inputs(self.spec.inputs).named_positions(tokens)
+        if self.spec.inputs in STUDIES:
+            return self.inputs.named_positions(tokens)
         last = (tokens != self.model.vocabulary.pad).sum(1) - 1
         return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
 
@@ -309,7 +321,7 @@ class Study:
             UnknownPositionError: the query has no position ``fixed``.
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
-        chosen = prior or ("study" if self.spec.inputs in SHIPPED else "model")
+        chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
@@ -536,7 +548,7 @@ class Study:
         named = parse_activations(activations, self.model.sites)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
-        reads = {name: self.inputs.answer_at(tokens, name) - 1 for name in self.inputs.answers}
+        reads = {name: self.inputs.read_at(tokens, name) for name in self.inputs.answers}
         reads = reads or {"END": self._named(tokens)["END"]}
         return ablation(
             self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=_texts(where), seed=seed,
@@ -698,7 +710,7 @@ class Study:
             path = Path(folder)
             return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, self.model, self.inputs)
         if self.known_bank() is None:
-            rows = min(places.FIRST_ROWS, self.inputs.corpus_size or places.FIRST_ROWS)
+            rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
             if begin is not None:
                 begin(places.cached(self.model, self.inputs, rows), rows)
             self._bank = self.build_bank(rows=rows, report=report)
@@ -731,7 +743,7 @@ class Study:
     ) -> Preimage:
         """Return every input of a bank inside the query's ε-preimage and the k nearest, exactly, with the bits they mean.
 
-        The first search without a bank builds one of 200,000 inputs in the user's cache.
+        The first search without a bank builds one in the user's cache, of 200,000 inputs (of a language model 20,000).
 
         Args:
             query: from ``query``.
@@ -882,44 +894,60 @@ def load(
     model: str | Path | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> Study:
-    """Load a shipped study by its name, a run by its folder, or a model alone, which is read by walks.
+    """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
 
     Args:
-        name: ``"counting"``, ``"addition"`` or the folder of a run; ``None`` for a model alone.
-        model: another checkpoint of the same vocabulary, in place of the study's own; alone any causal LM, read with the cosine
-            distance.
+        name: ``"counting"``, ``"addition"``, ``"ioi"`` or the folder of a run; ``None`` for a model alone.
+        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` any language model, by
+            default SmolLM2-135M; alone any causal LM, read with the cosine distance.
         device: where to run.
-        dtype: of the probed model's weights.
+        dtype: of the weights, where the model is not a shipped one.
+        options: of a language model's study, for its inputs: ``names`` of ``ioi``.
 
     Raises:
         UnknownStudyError: there is neither a study nor a run of that name.
         WeightsError: the model cannot be loaded, or its vocabulary is another.
+        InputError: the model's tokenizer, or an option, does not do for the study.
+        SettingError: options are given to a study that has none.
     """
     if name is None:
         if model is None:
-            raise UnknownStudyError(f"Name a study ({', '.join(SHIPPED)}), the folder of a run, or a model.")
+            raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
         probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype)
         every = [site.short for site in probed.sites]
         return Study(
             str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
         )
     text, folder = str(name), Path(name).expanduser()
-    if text in SHIPPED:
+    if text in STUDIES:
         spec, run = SPECS[text], None
     elif (folder / "study.json").is_file():
         spec, run = read_spec(folder), folder
     else:
         raise UnknownStudyError(
-            f"There is no study {text!r} and no run in that folder; there are {', '.join(SHIPPED)}."
-            + did_you_mean(text, SHIPPED)
+            f"There is no study {text!r} and no run in that folder; there are {', '.join(STUDIES)}."
+            + did_you_mean(text, STUDIES)
         )
-    probed = ProbedModel.from_pretrained(model or spec.model or shipped_path(spec.inputs, "model"), device=device, dtype=dtype)
-    if not (model or spec.model):
-        probed.name = spec.inputs
+    language = spec.inputs in LANGUAGE
+    if options and not language:
+        raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
+    own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
+    probed = ProbedModel.from_pretrained(model or spec.model or own or "", device=device, dtype=dtype)
+    if own is not None:
+        probed.name = DEFAULT_MODEL if language else spec.inputs
     if spec.inputs in SHIPPED:
         check_vocabulary(probed, spec.inputs)
-    return Study(text, spec, probed, run)
+    spec = spec.model_copy(update={"options": {**spec.options, **options}, "site": spec.site or _last(spec, probed)})
+    study = Study(text, spec, probed, run)
+    if language:
+        study.inputs  # noqa: B018  what does not do for this model is told now
+    return study
+
+
+def _last(spec: StudySpec, model: ProbedModel) -> str:
+    return expand(spec.sites, model.sites)[-1].short
 
 
 def check_vocabulary(model: ProbedModel, study: str) -> None:

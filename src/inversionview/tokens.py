@@ -93,6 +93,14 @@ class Vocabulary:
             return False
         return True
 
+    def single(self, text: str) -> int | None:
+        """Return the token that a text is, ``None`` where it is none, several, or one that stands for no text."""
+        try:
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception:  # tokenizers raises bare Exception where there is no token for the unknown
+            return None
+        return ids[0] if len(ids) == 1 and ids[0] not in self.special else None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
         special = {self.bos, self.eos, self.pad}

@@ -271,13 +271,13 @@ def answer_cases(inputs: Inputs, target: str, count: int = 1000, *, seed: int = 
         there = f"there are {', '.join(inputs.answers)}" if inputs.answers else "they have no answers of their own"
         raise InputError(f"There is no answer {target!r} in these inputs: {there}.")
     tokens = inputs.draw(count, split="test", seed=(seed, 23))
-    at = inputs.answer_at(tokens, target)
-    tokens, at = tokens[at > 0], at[at > 0]
-    if not len(at):
+    read = inputs.read_at(tokens, target)
+    tokens, read = tokens[read >= 0], read[read >= 0]
+    if not len(read):
         raise InputError(f"None of the {count} inputs has an answer {target}: draw more.")
-    answers, expected = np.unique(tokens[np.arange(len(at)), at], return_inverse=True)
-    words = tuple((int(answer),) for answer in answers)
-    return Cases(tokens, at - 1, expected, words, np.ones(len(words), dtype=bool))
+    answers, expected = np.unique(inputs.answer_of(tokens, target), return_inverse=True)
+    words = tuple(inputs.forms(int(answer)) for answer in answers)
+    return Cases(tokens, read, expected, words, np.ones(len(words), dtype=bool))
 
 
 @dataclass(frozen=True)

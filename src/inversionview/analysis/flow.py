@@ -221,7 +221,7 @@ class Looks:
     """
 
     def __init__(self, model: ProbedModel, tokens: Ids, inputs: Inputs, target: str, known: Sequence[str]) -> None:
-        read = inputs.answer_at(tokens, target) - 1
+        read = inputs.read_at(tokens, target)
         named = {n: at for n, at in inputs.named_positions(tokens).items() if n in known and ((at >= 0) & (at <= read)).all()}
         first: dict[bytes, str] = {}
         for n, at in named.items():  # END is another's second name

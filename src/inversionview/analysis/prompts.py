@@ -36,14 +36,9 @@ def word_ids(model: ProbedModel, word: str) -> tuple[int, ...]:
     Raises:
         InputError: the word is empty, or a single token in neither form.
     """
-    bare, found = word.strip(), set()
-    for form in (bare, f" {bare}"):
-        try:
-            ids = model.vocabulary.tokenizer.encode(form, add_special_tokens=False).ids
-        except Exception:  # tokenizers raises bare Exception where there is no token for the unknown
-            continue
-        if bare and len(ids) == 1 and ids[0] not in model.vocabulary.special and ids[0] < token_count(model):
-            found.add(ids[0])
+    bare = word.strip()
+    numbers = [model.vocabulary.single(form) for form in (bare, f" {bare}")] if bare else []
+    found = {number for number in numbers if number is not None and number < token_count(model)}
     if not found:
         raise InputError(
             f"{word!r} is no single token of {model.name}, with or without a space before it: choose another word."

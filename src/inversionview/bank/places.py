@@ -10,9 +10,6 @@ from inversionview.errors import BankError
 from inversionview.inputs import Inputs
 from inversionview.probed import ProbedModel
 
-FIRST_ROWS = 200_000
-"""Inputs of the bank that the first search builds."""
-
 
 def cache() -> Path:
     """Return the folder of the user's cache where banks lie."""

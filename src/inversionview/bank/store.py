@@ -351,7 +351,7 @@ def check_positions(inputs: Inputs, positions: Sequence[str] | None) -> list[str
     """
     known = list(inputs.named_positions(inputs.corpus(np.arange(1))))
     if positions is None:
-        return [name for name in known if name != "END"] or known
+        return list(inputs.default_positions) or [name for name in known if name != "END"] or known
     for name in positions:
         if name not in known:
             raise UnknownPositionError(

@@ -106,6 +106,6 @@ def _study_and_maybe_text(study: str | None, text: str | None, model: str | None
 
 
 def _is_study(name: str) -> bool:
-    from inversionview.studies import SHIPPED
+    from inversionview.studies import STUDIES
 
-    return name in SHIPPED or (Path(name) / "study.json").is_file()
+    return name in STUDIES or (Path(name) / "study.json").is_file()

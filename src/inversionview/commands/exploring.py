@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from inversionview.study import Study
 
 _SHIPPED = ("counting", "addition")
+_STUDIES = (*_SHIPPED, "ioi")
+"""As in ``studies``, which takes long to import."""
 
 
 @app.command(epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`")
@@ -79,12 +81,12 @@ def _checked(run: str) -> str:
     from inversionview.spec import read_spec
 
     folder = Path(run).expanduser()
-    if run in _SHIPPED:
+    if run in _STUDIES:
         return run
     if not (folder / "study.json").is_file():
         raise UnknownStudyError(
-            f"There is no study {run!r} and no run in that folder; there are {', '.join(_SHIPPED)}."
-            + did_you_mean(run, _SHIPPED)
+            f"There is no study {run!r} and no run in that folder; there are {', '.join(_STUDIES)}."
+            + did_you_mean(run, _STUDIES)
         )
     read_spec(folder)
     return str(folder)
@@ -92,7 +94,7 @@ def _checked(run: str) -> str:
 
 def _name(path: str, taken: dict[str, Any]) -> str:
     """Return what addresses call a run: the last part of its path, made to differ from others."""
-    if path in _SHIPPED:
+    if path in _STUDIES:
         return path
     name, number = Path(path).expanduser().resolve().name or "run", 2
     unique = name

@@ -270,23 +270,29 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
 @app.command(epilog="Example: `inversionview path addition decoder`")
 def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
     """Print where a study's probed model or decoder lies."""
-    from inversionview.studies import SHIPPED, shipped_path
+    from inversionview.studies import LANGUAGE, SHIPPED, STUDIES, default_model, shipped_path
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
     if study in SHIPPED:
         print(shipped_path(study, part))  # type: ignore[arg-type]
         return
+    if study in LANGUAGE and part == "model":
+        print(default_model())
+        return
     from inversionview.spec import read_spec
 
     folder = Path(study)
     if not (folder / "study.json").exists():
         raise UnknownStudyError(
-            f"There is no study {study!r} and no run in that folder; there are {', '.join(SHIPPED)}."
-            + did_you_mean(study, SHIPPED)
+            f"There is no study {study!r} and no run in that folder; there are {', '.join(STUDIES)}."
+            + did_you_mean(study, STUDIES)
         )
     spec = read_spec(folder)
-    print((folder / "decoder").resolve() if part == "decoder" else spec.model or shipped_path(spec.inputs, "model"))
+    if part == "decoder":
+        print((folder / "decoder").resolve())
+    else:
+        print(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
 
 
 @app.command()

