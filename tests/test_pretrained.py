@@ -199,13 +199,13 @@ def test_training_changes_what_it_should_and_goes_on_exactly(own_model: Path, tm
     sizes = {"base": str(own_model), "tuning": tuning, "lora": 2, "pathway": 16, "cells": 2, "hidden": 16}
     decoder = iv.train(model, inputs, "x0.post", config, tmp_path / "whole", **sizes)
 
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     def cut(done: float, row: dict) -> None:
-        raise Cut
+        raise CutError
 
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         iv.train(model, inputs, "x0.post", config, tmp_path / "cut", report=cut, **sizes)
     again = iv.train(model, inputs, "x0.post", config, tmp_path / "cut", **sizes)
     assert all(torch.equal(t, again.kept()[name]) for name, t in decoder.kept().items())
