@@ -65,6 +65,8 @@ class DecoderConfig:
     """The ids that it writes, ascending, BOS and EOS among them: those of its corpus, where the vocabulary is large. Inside,
     a token is its place here. Empty: the whole vocabulary."""
 
+    shares: tuple[float, ...] = ()
+    """For each of ``tokens`` the share of the corpus' inputs that hold it."""
     positions: tuple[str, ...] = ()
     """The named positions it was trained at; empty: all that ``Inputs.trained_positions`` allows."""
     base: str = ""
@@ -77,10 +79,12 @@ class DecoderConfig:
     """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
 
     def __post_init__(self) -> None:
-        for name in ("sites", "tokens", "positions"):
+        for name in ("sites", "tokens", "shares", "positions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.width % self.heads:
             raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
+        if self.shares and len(self.shares) != len(self.tokens):
+            raise SettingError("A decoder's shares must be one for each of its tokens.")
         if self.tokens and not self._tokens_in_order():
             raise SettingError("A decoder's tokens must be ids of the vocabulary in ascending order, BOS and EOS among them.")
 

@@ -176,21 +176,22 @@ def allowed_positions(inputs: Inputs, tokens: Ids, names: Sequence[str]) -> npt.
     return allowed & held[:, :-1]
 
 
-def written_tokens(inputs: Inputs, rows: int = 0) -> tuple[int, ...]:
-    """Return the ids that occur in a corpus, ascending, BOS and EOS among them, padding not.
+def written_tokens(inputs: Inputs) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the ids that occur in a corpus, ascending, BOS and EOS among them, and the share of its inputs that hold each.
 
-    Args:
-        inputs: the corpus. Of texts all are looked through, of generated inputs the first 262,144 at most.
-        rows: look through so many at least.
+    Of generated inputs the first 262,144 are looked through. Padding is none of them; an end that no input holds has share 1.
     """
-    ends = {end for end in (inputs.bos, inputs.eos) if end is not None}
-    if isinstance(inputs, TextInputs):
-        found = set(inputs.dataset.data.column("tokens").combine_chunks().flatten().unique().to_pylist())
-        return tuple(sorted((found | ends) - {inputs.pad}))
-    last, seen = max(rows, min(len(inputs), _SCANNED)), set[int]()
+    last, counts = len(inputs) if isinstance(inputs, TextInputs) else min(len(inputs), _SCANNED), np.zeros(0, dtype=np.int64)
     for start in range(0, last, 2**14):
-        seen |= set(np.unique(inputs.corpus(np.arange(start, min(start + 2**14, last)))).tolist())
-    return tuple(sorted((seen | ends) - ({inputs.pad} - ends)))
+        ids = np.sort(inputs.corpus(np.arange(start, min(start + 2**14, last))), axis=1)
+        first = np.concatenate([np.ones((len(ids), 1), dtype=bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+        found = np.bincount(ids[first])
+        counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
+        counts[: len(found)] += found
+    ends = {end for end in (inputs.bos, inputs.eos) if end is not None}
+    tokens = sorted(({int(token) for token in np.flatnonzero(counts)} | ends) - ({inputs.pad} - ends))
+    share = [float(counts[token] / last) if token < len(counts) and counts[token] else 1.0 for token in tokens]
+    return tuple(tokens), tuple(share)
 
 
 def pick_pairs(

@@ -23,19 +23,28 @@ def sample(
     site: Int[Tensor, " batch"],
     *,
     temperature: float | Float[Tensor, " batch"] = 1.0,
+    less: Float[Tensor, "batch vocabulary"] | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Int[Tensor, "batch max_length"]:
     """Draw one input per row of ``z``, BOS first, padded after EOS.
 
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
-    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``report`` is called before
-    each step with the share of the steps that are done.
+    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the logits of the
+    decoder's tokens. ``report`` is called before each step with the share of the steps that are done.
     """
     heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(len(z))
     parts = list(torch.arange(len(z), device=z.device).split(decoder.rows_at_once))
     drawn = [
-        _written(decoder, z[part], site[part], heat[part], generator, report and partial(_share, report, i, len(parts)))
+        _written(
+            decoder,
+            z[part],
+            site[part],
+            heat[part],
+            None if less is None else less[part],
+            generator,
+            report and partial(_share, report, i, len(parts)),
+        )
         for i, part in enumerate(parts)
     ]
     return torch.cat(drawn)
@@ -50,6 +59,7 @@ def _written(
     z: Float[Tensor, "batch d_model"],
     site: Int[Tensor, " batch"],
     temperature: Float[Tensor, " batch"],
+    less: Float[Tensor, "batch vocabulary"] | None,
     generator: torch.Generator | None,
     report: Callable[[float], None] | None,
 ) -> Int[Tensor, "batch max_length"]:
@@ -63,7 +73,10 @@ def _written(
     for place in range(1, config.max_length):
         if report is not None:
             report(place / config.max_length)
-        logits = steps.next(own).float() / heat
+        logits = steps.next(own).float()
+        if less is not None:
+            logits = logits - less[live]
+        logits = logits / heat
         logits[:, config.banned] = -torch.inf
         noise = torch.empty_like(logits).exponential_(generator=generator)
         drawn = (logits.softmax(-1) / noise).argmax(-1)  # the exponential race draws from the softmax

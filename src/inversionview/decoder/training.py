@@ -247,13 +247,13 @@ def new_decoder(
     vocabulary, inputs = model.vocabulary, source.inputs
     size = max(model.shape.vocabulary, vocabulary.size)
     torch.manual_seed(seed)
-    made = {
+    made: dict[str, Any] = {
         "sites": tuple(site.short for site in source.sites), "positions": source.positions, "d_model": model.shape.d_model,
         "vocabulary": size, "max_length": inputs.max_length, "bos": vocabulary.bos, "eos": vocabulary.eos,
         "pad": vocabulary.pad, "fingerprint": model.fingerprint, "model": model.name,
     }  # fmt: skip
     if size > _LARGE and "tokens" not in sizes:
-        made["tokens"] = written_tokens(inputs)
+        made["tokens"], made["shares"] = written_tokens(inputs)
     config = DecoderConfig(**{**made, **sizes})
     if config.base:
         from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
