@@ -30,8 +30,8 @@ def sample(
     """Draw one input per row of ``z``, BOS first, padded after EOS.
 
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
-    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the logits of the
-    decoder's tokens. ``report`` is called before each step with the share of the steps that are done.
+    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the
+    logits of the decoder's tokens. ``report`` is called before each step with the share of the steps that are done.
     """
     heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(len(z))
     parts = list(torch.arange(len(z), device=z.device).split(decoder.rows_at_once))
