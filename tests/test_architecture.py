@@ -20,7 +20,7 @@ ORDER = [
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
     "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
     "analysis.prompts",
-    "studies.counting", "studies.addition", "studies", "studies.training",
+    "studies.counting", "studies.addition", "studies.ioi", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
     "views.interventions", "views.flows", "spec", "study", "runs", "demo",
     "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page", "explorer.widget",
