@@ -11,8 +11,8 @@ ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "positions",
     "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
-    "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
-    "decoder.training",
+    "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
+    "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",
     "walk.report", "walk.run",

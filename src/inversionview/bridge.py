@@ -91,23 +91,7 @@ class BridgeBackend:
         Raises:
             WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
         """
-        name_or_path = os.path.expanduser(name_or_path)
-        if gguf_file is None and name_or_path.endswith(".gguf"):
-            name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
-        where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
-        _check_path(where)
-        options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
-        try:
-            with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
-                model, found = AutoModelForCausalLM.from_pretrained(
-                    name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-                )
-                tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
-        except Exception as error:
-            raise WeightsError(_explain(where, error)) from error
-        _check_weights(where, model, found)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
-            raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
+        model, tokenizer = load_causal_lm(name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
         return cls(model.to(device)), tokenizer
 
     @property
@@ -394,6 +378,38 @@ def _dynamic(cache: KeysValues) -> DynamicCache:
     for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
         past.update(keys, values, layer)
     return past
+
+
+def load_causal_lm(
+    name_or_path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Return the Hugging Face model and tokenizer of a directory, a hub name, or a GGUF file.
+
+    Raises:
+        WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
+    """
+    name_or_path = os.path.expanduser(name_or_path)
+    if gguf_file is None and name_or_path.endswith(".gguf"):
+        name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
+    where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
+    _check_path(where)
+    options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
+    try:
+        with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    except Exception as error:
+        raise WeightsError(_explain(where, error)) from error
+    _check_weights(where, model, found)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
+        raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
+    return model, tokenizer
 
 
 def _check_path(where: str) -> None:
