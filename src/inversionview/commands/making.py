@@ -51,8 +51,8 @@ def train(
     stream: Annotated[
         bool | None,
         typer.Option(
-            "--stream/--no-stream", help="Run the model on fresh inputs all the time, not once; counting and addition do, of texts "
-            "it reads every position, not only the last.", show_default=False,
+            "--stream/--no-stream", help="Run the model on fresh inputs all the time, not once; counting and addition do; of "
+            "texts every position is read then, not only the last.", show_default=False,
         ),
     ] = None,
     bank: Annotated[
