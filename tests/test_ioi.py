@@ -203,3 +203,32 @@ def test_the_study_reads_patches_and_attributes(study: iv.Study, tmp_path: Path)
     assert rates.candidates >= 30
     study.keep(tmp_path / "run")
     assert iv.load(tmp_path / "run").spec.inputs == "ioi"
+
+
+@pytest.mark.parametrize(("width", "heads"), [(768, 12), (1600, 25)], ids=["gpt2", "gpt2-xl"])
+def test_models_shaped_as_gpt2_and_gpt2_xl_do_it_all(width: int, heads: int, tmp_path: Path) -> None:
+    """Random weights, few layers; one token begins and ends a text, as in GPT-2."""
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    end, path = "<|endoftext|>", tmp_path / "model"
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*WORDS, end])}))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split(Regex(r" ?\w+|[^\w\s]"), "isolated"), decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(path)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(WORDS) + 1, n_embd=width, n_head=heads, n_layer=2, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    study = iv.load("ioi", model=path)
+    last = f"a1.{heads - 1}"
+    assert len(study.sites) == 2 * heads
+    assert study.spec.site == last
+    query = study.query(EXAMPLE, site=last)
+    assert query.position == len(query.ids) - 2
+    bank = study.build_bank(tmp_path / "bank", rows=60, sites=f"a0.*,{last}")
+    assert bank.manifest.d_head == 64
+    found = study.search(query, bank=bank, k=5, epsilon=0.05)
+    assert len(found) >= 5
+    for sample in found.samples[:3]:
+        plain = study.model.activations(torch.tensor([list(sample.ids)]), [query.site])[0, 0, sample.position]
+        assert sample.distance == pytest.approx(1 - float(torch.cosine_similarity(plain, query.z, dim=0)), abs=1e-3)
+    assert study.patch([f"END:{last}"], limit=10).pairs == 10
+    assert study.rates(last, limit=20).inputs == 20
