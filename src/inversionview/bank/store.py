@@ -73,7 +73,7 @@ class Manifest(BaseModel):
     distance: distances.Distance = "euclidean"
     """Which distance the index serves; the other is searched without it."""
 
-    @property
+    @cached_property
     def shard_rows(self) -> int:
         """Rows of every shard but the last."""
         each = sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
