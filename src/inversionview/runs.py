@@ -50,6 +50,8 @@ class Reading:
     """How many inputs of the corpus the bank holds."""
     stream: bool | None = None
     """Run the model on fresh inputs all the time, in place of a bank; by default so for counting and addition alone."""
+    bank: Path | None = None
+    """Read this bank, or that of this run, which holds the sites, in place of making one."""
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     """Of the probed model."""
@@ -161,7 +163,7 @@ def _train(
     config = replace(config, epsilon=spec.epsilon, distance=spec.distance)
     bank = None
     if not reading.stream:
-        bank = _harvested(study, reading.inputs, watch)
+        bank = _harvested(study, reading.inputs, watch) if reading.bank is None else study.bank(reading.bank)
         config = _sparing(config, len(spec.sites))
     options = {"width": spec.width, **options}
     train(model, inputs, spec.sites, config, out, bank=bank, report=watch.report, accelerator=watch.accelerator, **options)

@@ -51,9 +51,12 @@ def train(
     stream: Annotated[
         bool | None,
         typer.Option(
-            "--stream/--bank", help="Run the model on fresh inputs all the time, not once; counting and addition do, of texts "
-            "it reads every position, not only the last.", show_default=False,
+            "--stream/--no-stream", help="Run the model on fresh inputs all the time, not once; counting and addition do; of "
+            "texts every position is read then, not only the last.", show_default=False,
         ),
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="Read this bank, or that of this run, in place of harvesting one.")
     ] = None,
     max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
     start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None,
@@ -84,7 +87,7 @@ def train(
     length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
     config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
     where = device_named(device)
-    reading = Reading(sites, layers, heads, inputs, stream, where, precision_named(dtype))
+    reading = Reading(sites, layers, heads, inputs, stream, bank, where, precision_named(dtype))
     options: dict[str, Any] = {"start": start, **given(width=width, layers=decoder_layers)}
     if base is not None:
         tuning = "full" if full else "frozen" if frozen else "lora"
