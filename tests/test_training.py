@@ -23,7 +23,7 @@ from inversionview.decoder.whitening import clusters, fit_site
 from inversionview.sites import expand
 from inversionview.studies import shipped_inputs
 
-SMALL = ["--batch", "32", "--width", "16", "--layers", "1", "--sites", "x0.pre,x1.post"]
+SMALL = ["--batch", "32", "--width", "16", "--decoder-layers", "1", "--sites", "x0.pre,x1.post"]
 
 
 def command(out: Path, steps: int, *more: str) -> list[str]:
