@@ -97,7 +97,7 @@ class Inputs(ABC):
 
     @property
     def glossary(self) -> dict[str, str]:
-        """What features are called in a sentence, for those whose names do not say it: ``{"C2": "the carry from the tens"}``."""
+        """What features are called in a sentence, where their names do not say it: ``{"C2": "the carry from the tens"}``."""
         return {}
 
     def said(self, feature: str, value: Any) -> str:

@@ -68,6 +68,7 @@ class Client:
         price_out: of a million tokens of answers.
         retries: after a fault (429, 5xx, time-out, a broken connection), with growing pauses.
         timeout: seconds that an answer may take.
+        longest: tokens of an answer at most, where that is less than its form needs.
         cache: of answers, or its folder; by default in the user's cache.
 
     Raises:
@@ -85,20 +86,21 @@ class Client:
         price_out: float | None = None,
         retries: int = 5,
         timeout: float = 120.0,
+        longest: int | None = None,
         cache: AnswerCache | str | os.PathLike[str] | None = None,
     ) -> None:
         named = model or os.environ.get("OPENAI_MODEL", "")
         if not named:
-            raise SettingError("Name the language model with --llm or OPENAI_MODEL, or write statements without one: --no-llm.")
+            raise SettingError("Name the language model with --llm or OPENAI_MODEL, or make statements without one: --no-llm.")
         if concurrency < 1 or timeout <= 0 or retries < 0:
             raise SettingError("Concurrency must be at least 1, the time-out positive, and retries not negative.")
         if any(price is not None and price < 0 for price in (price_in, price_out)) or (budget is not None and budget < 1):
             raise SettingError("Prices must not be negative, and the budget at least 1 token.")
         self.model, self.budget, self.prices = named, budget, (price_in, price_out)
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
-        self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
+        self.concurrency, self.retries, self.timeout, self.longest = concurrency, retries, timeout, longest
         self.cache = cache if isinstance(cache, AnswerCache) else AnswerCache(None if cache is None else os.fspath(cache))
-        self.usage, self._reserved, self._structured = Usage(), 0, True
+        self.usage, self._reserved, self._unknown = Usage(), 0, set[str]()
         self._key = _key(self.base_url)
 
     def __repr__(self) -> str:
@@ -228,7 +230,9 @@ class Client:
             what = "took too long" if slow else "broke off or could not be reached"
             if not slow and not self.usage.answer_tokens and not self.usage.cached:  # it never worked: nor will all others
                 raise EndpointError(f"The endpoint {what}: check OPENAI_BASE_URL and that its server is up.") from None
-            raise AnswerError(f"The endpoint {what}, after {self.retries} retries: run it again, what is answered stands.") from None
+            raise AnswerError(
+                f"The endpoint {what}, after {self.retries} retries: run it again, what is answered stands."
+            ) from None
         except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON at all
             raise AnswerError(f"The endpoint's reply could not be read ({type(error).__name__}): run it again.") from None
         finally:
@@ -245,20 +249,26 @@ class Client:
         return text, asked + said
 
     async def _create(self, endpoint: Any, prompt: Prompt, messages: list[dict[str, str]]) -> Any:
-        """Ask for an answer in a form; where the endpoint knows no such thing, the prompt alone must do."""
+        """Ask for an answer in a form; what the endpoint says that it does not know is left out from then on."""
         import openai
 
-        options: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": prompt.most, "temperature": 0.0}
         form = {"name": prompt.form.__name__, "schema": prompt.schema(), "strict": True}
-        if self._structured:
+        length = min(prompt.most, self.longest or prompt.most)
+        options: dict[str, Any] = {
+            "max_tokens": length, "temperature": 0.0, "response_format": {"type": "json_schema", "json_schema": form},
+        }  # fmt: skip
+        while True:
+            asked = {name: value for name, value in options.items() if name not in self._unknown}
+            if "max_tokens" in self._unknown:
+                asked["max_completion_tokens"] = length
             try:
-                asked = {"type": "json_schema", "json_schema": form}
-                return await endpoint.chat.completions.create(**options, response_format=asked)
+                return await endpoint.chat.completions.create(model=self.model, messages=messages, **asked)
             except openai.BadRequestError as error:
-                if "response_format" not in str(error) and "json_schema" not in str(error):
+                said = str(error).replace("json_schema", "response_format")
+                unknown = {name for name in options if name in asked and name in said}
+                if not unknown:
                     raise
-                self._structured = False
-        return await endpoint.chat.completions.create(**options)
+                self._unknown |= unknown
 
     def _wrong(self, status: int) -> InversionViewError:
         """Return the error of a status, without the reply's own text, which may hold the key."""
@@ -278,7 +288,9 @@ def _key(base_url: str) -> str:
         raise SettingError("The openai package is not installed: pip install 'inversionview[llm]', or use --no-llm.")
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key and base_url == _OFFICIAL:
-        raise SettingError("There is no key: set OPENAI_API_KEY, or OPENAI_BASE_URL to an endpoint without one, or use --no-llm.")
+        raise SettingError(
+            "There is no key: set OPENAI_API_KEY, or OPENAI_BASE_URL to an endpoint without one, or use --no-llm."
+        )
     return key or "none"
 
 

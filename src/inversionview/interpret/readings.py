@@ -1,4 +1,4 @@
-"""Readings of many queries at sites and positions: both sides of each preimage, its feature statement, and the score of that."""
+"""Readings of queries at sites and positions: both sides of each preimage, its feature statement, and the score of that."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Interpreting sites and positions: by features alone, or by a language model whose statements are then tested by simulation.
 
 A language model is asked once for each query, once for each site × position, and, to test what it wrote, twice for each of at
-most four queries of a site × position: with its own statement and with that of another site. So 100 queries at each of 10 sites take
-1,000 + 10 + 80 = 1,090 requests.
+most four queries of a site × position: with its own statement and with that of another site. So 100 queries at each of 10 sites
+take 1,000 + 10 + 80 = 1,090 requests.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ class _Run:
         others = {i: told for i, other in against.items() if (told := cell.told(i, other)) is not None}
         bits = mean([each.bits for each in cell.sides], seed=seed)
         held_out = np.arange(1, len(self.bank), 2)
-        told = [each.information(cell.sides[i].test.inside, held_out) for i, each in statements.items()]
+        gained = [each.information(cell.sides[i].test.inside, held_out) for i, each in statements.items()]
         of = [cell.sides[i].bits for i in scored]
-        information, scored_bits = (float(np.mean(each)) if scored else None for each in (told, of))
+        information, scored_bits = (float(np.mean(values)) if scored else None for values in (gained, of))
         known = scored_bits is not None and scored_bits >= 0.05
         return Interpretation(
             cell.site.short, cell.position,
@@ -224,9 +224,7 @@ class _Model:
 
         said = _split(ask([prompt for own in asked for prompt in own], "statements"), asked)
         by_query = [dict(zip(own, outcomes, strict=True)) for own, outcomes in zip(readable, said, strict=True)]
-        summaries = ask(
-            [self._summary(group[n], said) for (group, n), said in zip(cells, by_query, strict=True)], "summaries"
-        )
+        summaries = ask([self._summary(group[n], said) for (group, n), said in zip(cells, by_query, strict=True)], "summaries")
         usable = [
             [test for test in own if isinstance(said[test.query], Statement)] for own, said in zip(tests, by_query, strict=True)
         ]
@@ -325,9 +323,7 @@ class _Model:
             note=str(summarized) if isinstance(summarized, InversionViewError) else made.note,
         )  # fmt: skip
 
-    def _reading(
-        self, reading: QueryReading, outcome: Outcome | None, told: Told | None, problem: str | None
-    ) -> QueryReading:
+    def _reading(self, reading: QueryReading, outcome: Outcome | None, told: Told | None, problem: str | None) -> QueryReading:
         if isinstance(outcome, Statement):
             return replace(reading, statement=outcome.statement, varies=outcome.varies, told=told, problem=problem)
         why = "There is no other input inside ε." if outcome is None else str(outcome)

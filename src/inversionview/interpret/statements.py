@@ -130,7 +130,7 @@ def listed_values(inputs: Inputs, feature: str, values: npt.NDArray[np.generic],
 
 
 def consecutive(values: npt.NDArray[np.generic]) -> bool:
-    """Return whether a feature's values are whole numbers without a gap, such as digits and counts: then ranges mean something."""
+    """Return whether a feature's values are whole numbers without a gap, such as digits and counts: they make ranges."""
     return values.dtype.kind in "iu" and int(values[-1]) - int(values[0]) == len(values) - 1
 
 
@@ -260,9 +260,7 @@ def _ordered(codes: Codes, half: Half, every: Rows, found: Mapping[int, Mask]) -
         told = {}
         for feature, values in left.items():
             inside, _, corpus = rest.counts(feature)
-            told[feature] = _bits(
-                int(inside[values].sum()), int(inside.sum()), int(corpus[values].sum()), int(corpus.sum())
-            )
+            told[feature] = _bits(int(inside[values].sum()), int(inside.sum()), int(corpus[values].sum()), int(corpus.sum()))
         best = max(left, key=lambda feature: told[feature])
         made.append(Clause(best, left[best], told[best]))
         rest.keep(best, left.pop(best))
