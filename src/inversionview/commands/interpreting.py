@@ -39,7 +39,7 @@ class _EstimateOnly(Exception):  # noqa: N818
 
 @app.command(
     epilog='Examples: `inversionview interpret addition --site a0.0 --at "=" --no-llm`; every site × position as a page: '
-    "`inversionview interpret addition --no-llm --out report.html`; by a language model: `OPENAI_API_KEY=… inversionview interpret "
+    "`inversionview interpret addition --no-llm --out report.html`; by a language model: `inversionview interpret "
     'addition --site a0.0 --at "=" --queries 10 --llm MODEL --budget 200000`; at an endpoint of your own: '
     "`OPENAI_BASE_URL=http://127.0.0.1:8000/v1 inversionview interpret counting --llm MODEL --estimate`"
 )
@@ -108,7 +108,8 @@ def interpret(
     try:
         with bar("interpreting", 1000, quiet=as_json) as advance:
             made = loaded.interpret(
-                texts or queries, sites, positions, client=client, bank=searched, epsilon=epsilon, fixed=fixed, gap=gap, seed=seed, confirm=_confirm(seen, estimate),
+                texts or queries, sites, positions, client=client, bank=searched, epsilon=epsilon, fixed=fixed, gap=gap,
+                seed=seed, confirm=_confirm(seen, estimate),
                 distance=distance,  # type: ignore[arg-type]
                 report=lambda share, note: advance(int(1000 * share), note),
             )  # fmt: skip

@@ -144,7 +144,7 @@ class Client:
         Every answer is on disk as soon as it arrives.
 
         Raises:
-            EndpointError: the endpoint cannot be reached, does not know the model, or refuses the key: no request could succeed.
+            EndpointError: the endpoint cannot be reached, does not know the model, or refuses the key.
         """
         return _run(self._ask(prompts, report))
 

@@ -79,9 +79,9 @@ _DATA = (
 )
 _READER = (
     "You describe what one activation vector of a neural network encodes. You see inputs whose activation is nearly the same "
-    "as the query's (inside), and inputs whose activation differs (outside). What all inputs inside share, and those outside do "
-    "not, is encoded; what varies inside is not. The position that was read is named and, in each input, set between ⟦ and ⟧. "
-    + _DATA
+    "as the query's (inside), and inputs whose activation differs (outside). What all inputs inside share, and those outside "
+    "do not, is encoded; what varies inside is not. The position that was read is named and, in each input, set between ⟦ and "
+    "⟧. " + _DATA
 )
 _STATE = (
     'Answer with one JSON object {"statement": …, "varies": …}: in "statement" one precise sentence that says what every '

@@ -24,7 +24,7 @@ from inversionview.sites import Site
 Rows = npt.NDArray[np.int64]
 GAP = 2.0
 """Outside begins at so many times ε."""
-LEAST = 10
+LEAST = 20
 """Inputs on each side that a statement needs at least, both to be made from and to be tested on."""
 _MOST_ROWS = 2**18
 """Rows of a bank that are looked at: its first, a random sample."""

@@ -82,8 +82,8 @@ def _key(made: Interpretations) -> str:
     return (
         "bits: what the feature statements tell of unseen inputs, of what the site tells of these queries. accuracy: balanced, "
         f"on unseen inputs, half inside ε, half outside beyond {made.gap:g}·ε, the nearest ones; AUROC likewise; means over "
-        "queries with 95 % intervals. other: the accuracy of another site's statement on the same inputs; a statement that does "
-        "not beat it is unproven. at ε: the accuracy of feature statements where the inputs outside begin at ε itself."
+        "queries with 95 % intervals. other: the accuracy of another site's statement on the same inputs; a statement that "
+        "does not beat it is unproven. at ε: the accuracy of feature statements where the inputs outside begin at ε itself."
     )
 
 
