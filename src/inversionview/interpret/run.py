@@ -159,7 +159,7 @@ class _Run:
             source="features", bits=bits, information=information, scored_bits=scored_bits,
             share=(information or 0.0) / (scored_bits or 1.0) if known else None,
             score=Score.of(list(own.values()), seed), line=Score.of(line, seed), other=Score.of(list(others.values()), seed),
-            features=None, proven=beats([own[i] for i in others], list(others.values()), seed) if own else None,
+            features=None, proven=beats([own[i] for i in others], list(others.values())) if own else None,
             queries=tuple(self._reading(cell, i, own.get(i)) for i in range(count)),
             note=None if scored else _NO_INPUTS,
         )  # fmt: skip
@@ -311,7 +311,7 @@ class _Model:
         proven = None
         if score is not None and by_features is not None:
             level = score.balanced_accuracy.value >= by_features.balanced_accuracy.value
-            proven = level and beats(list(own.values()), list(others.values()), self.seed)
+            proven = level and beats(list(own.values()), list(others.values()))
         queries = tuple(
             self._reading(reading, said.get(i), own.get(i), problems.get(i)) for i, reading in enumerate(made.queries)
         )

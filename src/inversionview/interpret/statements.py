@@ -23,6 +23,8 @@ _LEAST_BITS = 0.1
 """A clause that tells less is left out."""
 _LEAST_ACCURACY = 0.005
 """So much balanced accuracy must a clause gain that only shows where the preimage ends."""
+_BEYOND_CHANCE = 2.5
+"""And so many standard errors of what it gains."""
 _COVERED = 0.99
 """Share of the inputs inside whose values a clause names."""
 _LEAST_KEPT = 0.9
@@ -142,6 +144,7 @@ class _Rest:
         self.ordered = [consecutive(values) for values in codes.values]
         self.inside, self.outside, self.every = (codes.codes[rows] for rows in (half.inside, half.outside, every))
         self.total = len(self.inside), max(1, len(self.outside)), len(self.every)
+        self.fold = [np.arange(len(codes)) % 2 for codes in (self.inside, self.outside)]
 
     def counts(self, feature: int) -> tuple[Counts, Counts, Counts]:
         """Return how often each value of a feature occurs: inside, outside, in the corpus."""
@@ -151,16 +154,19 @@ class _Rest:
         )
         return inside, outside, every
 
+    def folds(self, feature: int, fold: int) -> tuple[Counts, Counts]:
+        """Return how often each value of a feature occurs in one half of the inputs inside, and of those outside."""
+        both = zip((self.inside, self.outside), self.fold, strict=True)
+        inside, outside = (np.bincount(codes[own == fold, feature], minlength=self.sizes[feature]) for codes, own in both)
+        return inside, outside
+
     def keep(self, feature: int, values: Mask) -> None:
         """Add a clause."""
+        both = zip((self.inside, self.outside), self.fold, strict=True)
+        self.fold = [own[values[codes[:, feature]]] for codes, own in both]
         self.inside, self.outside, self.every = (
             codes[values[codes[:, feature]]] for codes in (self.inside, self.outside, self.every)
         )
-
-    @property
-    def accuracy(self) -> float:
-        """Balanced accuracy of the clauses so far."""
-        return (len(self.inside) / self.total[0] + 1 - len(self.outside) / self.total[1]) / 2
 
     def filled(self, feature: int, values: Mask, outside: Counts) -> Mask:
         """Return a set of values; in a range also those between that were seen on neither side."""
@@ -216,18 +222,26 @@ def _most_telling(rest: _Rest) -> tuple[int, Mask] | None:
 
 
 def _sharpest(rest: _Rest) -> tuple[int, Mask] | None:
-    """Return the clause that best tells inside from outside, given those before; each input judged by the others."""
+    """Return the clause that best tells inside from outside, given those before.
+
+    Its worth is that of values found in one half of the inputs and judged by the other, both ways; what chance could give is
+    none.
+    """
     best: tuple[float, int, Mask] | None = None
     n, m, _ = rest.total
     for feature in range(len(rest.sizes)):
+        lost = spared = 0
+        for judged in (0, 1):
+            learned, held = rest.folds(feature, 1 - judged), rest.folds(feature, judged)
+            values = rest.filled(feature, learned[0] / n > learned[1] / m, learned[1])
+            lost += int(held[0][~values].sum())
+            spared += int(held[1][~values].sum())
+        gain, chance = (spared / m - lost / n) / 2, np.sqrt(spared / m**2 + lost / n**2) / 2
+        if gain < max(_LEAST_ACCURACY, _BEYOND_CHANCE * chance) or (best is not None and gain <= best[0] + 1e-12):
+            continue
         inside, outside, _ = rest.counts(feature)
-        values = rest.filled(feature, inside / n > outside / m, outside)
-        kept = inside[(inside - 1) / n > outside / m].sum() / n
-        passed = outside[inside / n > (outside - 1) / m].sum() / m
-        accuracy = float(kept + 1 - passed) / 2
-        if best is None or accuracy > best[0] + 1e-12:
-            best = accuracy, feature, values
-    return best[1:] if best is not None and best[0] >= rest.accuracy + _LEAST_ACCURACY else None
+        best = gain, feature, rest.filled(feature, inside / n > outside / m, outside)
+    return None if best is None else best[1:]
 
 
 def _pruned(codes: Codes, half: Half, every: Rows, found: Mapping[int, Mask]) -> dict[int, Mask]:
