@@ -218,6 +218,7 @@ border-radius:2px;margin:.3rem 0 0 auto;overflow:hidden}.bar i{display:block;hei
 .proven{color:var(--good)}.unproven{color:var(--doubt)}
 details{margin-top:.35rem}summary{cursor:pointer;color:var(--soft);font-size:.8rem}
 details table{font-size:.86rem;margin:.3rem 0 .2rem}details td{border:0;padding:.2rem .7rem .2rem 0}
+details td:first-child code{white-space:nowrap}
 nav a{color:inherit;margin-right:.9rem}@media print{details{display:none}}
 """
 
