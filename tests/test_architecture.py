@@ -20,17 +20,19 @@ ORDER = [
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
     "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
     "analysis.prompts",
+    "interpret.prompts", "interpret.cache", "interpret.client", "interpret.scoring", "interpret.sides", "interpret.statements",
+    "interpret.readings", "interpret.interpretation", "interpret.run",
     "studies.counting", "studies.addition", "studies.ioi", "studies", "studies.training",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "views.flows", "spec", "study", "runs", "demo",
+    "views.interventions", "views.flows", "views.interpretations", "spec", "study", "runs", "demo",
     "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page", "explorer.widget",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.exploring",
-    "commands.exporting", "cli",
+    "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands", "explorer")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer")
 
 
 def modules() -> dict[str, Path]:
