@@ -28,6 +28,8 @@ Rows = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
 _PAIRS = 2**16
 """(query, row) pairs measured together."""
+_FEW, _SMALL = 4, 2**19
+"""So few queries are measured against all of so small a slice, by its numbers, sooner than the index is looked at."""
 _HITS = 4_000_000
 """Hits of one batch of queries, by estimate."""
 
@@ -202,6 +204,9 @@ class _Scope:
         """Yield (query, row of the bank, distance) of one slice."""
         asked = np.flatnonzero(limits > shard.rows.start)
         vectors, touched = shard.vectors(self.site, position), 0
+        if len(asked) < _FEW and vectors.size <= _SMALL and position not in self.proposals:
+            yield from self._whole(shard, position, asked, queries, radius, limits)
+            return
         for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
             which = asked[which]
             if limits.min() < shard.rows.stop:
@@ -214,12 +219,25 @@ class _Scope:
             for start in range(0, len(which), _PAIRS):
                 w, r = which[start : start + _PAIRS], rows[start : start + _PAIRS]
                 x = torch.from_numpy(vectors[r]).float()
-                d = distances.between(self.distance, queries[w], x).numpy()
-                if np.isnan(d).any():
-                    raise BankError(f"{shard.folder} holds NaN activations: delete that folder and build the bank again.")
+                d = _checked(distances.between(self.distance, queries[w], x), shard)
                 near = d <= radius[w].numpy()
                 yield w[near], r[near] + shard.rows.start, d[near]
         self.bank.visit(min(touched, vectors.nbytes) + 20 * len(vectors))
+
+    def _whole(
+        self, shard: Shard, position: int, asked: Rows, queries: Tensor, radius: Tensor, limits: Rows
+    ) -> Iterator[tuple[Rows, Rows, Distances]]:
+        """Yield what ``_slice`` does, every row measured as it lies."""
+        vectors, numbers = shard.vectors(self.site, position), np.arange(shard.rows.start, shard.rows.stop)
+        there = shard.array("places")[position] >= 0
+        if self.allowed is not None:
+            there = there & self.allowed[numbers]
+        x = torch.from_numpy(vectors).float()
+        for query in asked:
+            d = _checked(distances.between(self.distance, queries[query], x), shard)
+            rows = np.flatnonzero((d <= float(radius[query])) & there & (numbers < limits[query]))
+            yield np.full(len(rows), query), numbers[rows], d[rows]
+        self.bank.visit(vectors.nbytes + 4 * len(vectors))
 
     def _pairs(self, shard: Shard, position: int, queries: Tensor, radius: Tensor) -> Iterator[tuple[Rows, Rows]]:
         """Yield pairs (query, row of the shard) that may lie within the radius."""
@@ -293,6 +311,14 @@ class _Scope:
                 exact[part] = lowest.values.numpy()
                 place[part] = np.array(self.positions)[lowest.indices.numpy()]
         return exact, place
+
+
+def _checked(d: Tensor, shard: Shard) -> Distances:
+    """Return distances unless one is NaN."""
+    found: Distances = d.numpy()
+    if np.isnan(found).any():
+        raise BankError(f"{shard.folder} holds NaN activations: delete that folder and build the bank again.")
+    return found
 
 
 def _once(hits: Hits, seen: npt.NDArray[np.int32]) -> Hits:
