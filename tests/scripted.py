@@ -63,7 +63,11 @@ def serving(script: Callable[[dict[str, Any], int], Reply]) -> Iterator[Scripted
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            length = int(self.headers["Content-Length"])
+            data = self.rfile.read(length)
+            if len(data) < length:
+                return  # whoever asked has gone
+            body = json.loads(data)
             with state.lock:
                 state.at_once += 1
                 state.most_at_once = max(state.most_at_once, state.at_once)
