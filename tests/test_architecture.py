@@ -19,13 +19,13 @@ ORDER = [
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
     "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
-    "analysis.prompts",
-    "studies.counting", "studies.addition", "studies", "studies.training",
+    "analysis.prompts", "analysis.head_measures", "analysis.heads",
+    "studies.counting", "studies.addition", "studies", "studies.training", "studies.known_heads",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "views.flows", "spec", "study", "runs", "demo",
+    "views.interventions", "views.flows", "views.heads", "spec", "study", "runs", "demo",
     "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page", "explorer.widget",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
-    "commands.attributing", "commands.exploring",
+    "commands.attributing", "commands.heading", "commands.exploring",
     "commands.exporting", "cli",
 ]  # fmt: skip
 
