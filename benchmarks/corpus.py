@@ -148,14 +148,20 @@ class _Random:
 
     shape = Shape((1,), d_model=64, vocabulary=257, max_length=4)
 
-    def harvest(self, tokens: Ids, sites: Sequence[iv.Site], positions: np.ndarray) -> torch.Tensor:
+    def width(self, site: iv.Site) -> int:
+        return 64
+
+    def frame(self, site: iv.Site) -> None:
+        return None
+
+    def harvest_compact(self, tokens: Ids, sites: Sequence[iv.Site], positions: np.ndarray) -> list[torch.Tensor]:
         number = (tokens * np.array([1 << 24, 1 << 16, 1 << 8, 1])).sum(1)
         bits = mix(number[:, None].astype(np.uint64) * np.uint64(64) + np.arange(64, dtype=np.uint64))
         centre = mix(
             (mix(number.astype(np.uint64), 3) % np.uint64(1000))[:, None] * np.uint64(64) + np.arange(64, dtype=np.uint64), 5
         )
         spread = (bits >> np.uint64(40)).astype(np.float32) / 2**23 - 1
-        return torch.from_numpy((centre >> np.uint64(40)).astype(np.float32) / 2**23 - 1 + 0.1 * spread)[None, :, None]
+        return [torch.from_numpy((centre >> np.uint64(40)).astype(np.float32) / 2**23 - 1 + 0.1 * spread)[:, None]]
 
 
 def _large(folder: Path, rows: int, pipe: multiprocessing.connection.Connection) -> None:

@@ -27,8 +27,9 @@ import inversionview as iv
 from inversionview import optim
 from inversionview.bridge import BridgeBackend
 from inversionview.decoder.model import Decoder
+from inversionview.decoder.pairs import Stream, pool_of_batches
 from inversionview.decoder.sampling import sample
-from inversionview.decoder.training import make_accelerator, new_decoder, pool_of_batches, step
+from inversionview.decoder.training import make_accelerator, new_decoder, step
 from inversionview.measure import distance_to
 from inversionview.runs import train_study
 
@@ -79,13 +80,14 @@ def harvest_baseline(study: iv.Study) -> float:
 def training(study: iv.Study) -> float:
     """Pairs/s of decoder training as shipped, harvest included."""
     inputs, config = study.inputs, iv.TrainConfig(minutes=None, steps=1)
-    decoder = new_decoder(study.model, inputs, study.sites)
+    source = Stream(study.model, inputs, study.sites)
+    decoder = new_decoder(study.model, source)
     optimizers = optim.build(decoder, muon_lr=1e-2, adam_lr=2e-3, weight_decay=0.0)
     accelerator, pools = make_accelerator("cpu"), count()
     weights = np.ones((len(study.sites), inputs.place_count))
 
     def work() -> int:
-        for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
+        for batch in pool_of_batches(source, config, next(pools), weights):
             step(decoder, batch, optimizers, accelerator, decoder)
         return config.batch * config.pool
 
@@ -96,8 +98,9 @@ def training_baseline(study: iv.Study) -> float:
     """Pairs/s of the paper's decoder and batches."""
     inputs, pools = study.inputs, count()
     config = iv.TrainConfig(minutes=None, steps=1, batch=256, groups=1, pairs_per_input=1, pool=4)
+    source = Stream(study.model, inputs, study.sites)
     decoder = new_decoder(
-        study.model, inputs, study.sites, layers=2, width=256, blocks=6, cells=1, occurrences=0,
+        study.model, source, layers=2, width=256, blocks=6, cells=1, occurrences=0,
         pathway=study.model.shape.d_model, hidden=study.model.shape.d_model,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, weight_decay=0.01)
@@ -105,7 +108,7 @@ def training_baseline(study: iv.Study) -> float:
     accelerator = make_accelerator("cpu")
 
     def work() -> int:
-        for batch in pool_of_batches(study.model, inputs, study.sites, config, next(pools), weights):
+        for batch in pool_of_batches(source, config, next(pools), weights):
             group = batch.groups[0]
             padded = torch.full((len(group.tokens), inputs.max_length), inputs.pad)
             padded[:, : group.tokens.size(1)] = group.tokens

@@ -11,8 +11,8 @@ ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs", "positions",
     "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
-    "decoder.model", "decoder.sampling", "decoder.scoring", "decoder.evaluation", "decoder.checkpoint",
-    "decoder.training",
+    "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
+    "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",
     "walk.report", "walk.run",
@@ -20,17 +20,19 @@ ORDER = [
     "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
     "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
     "analysis.prompts", "analysis.head_measures", "analysis.heads",
-    "studies.counting", "studies.addition", "studies", "studies.training", "studies.known_heads",
+    "interpret.prompts", "interpret.cache", "interpret.client", "interpret.scoring", "interpret.sides", "interpret.statements",
+    "interpret.readings", "interpret.interpretation", "interpret.run",
+    "studies.counting", "studies.addition", "studies.ioi", "studies", "studies.training", "studies.known_heads",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "views.flows", "views.heads", "spec", "study", "runs", "demo",
+    "views.interventions", "views.flows", "views.interpretations", "views.heads", "spec", "study", "runs", "demo",
     "explorer.contract", "explorer.service", "explorer.queue", "explorer.server", "explorer.page", "explorer.widget",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.heading", "commands.exploring",
-    "commands.exporting", "cli",
+    "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "commands", "explorer")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer")
 
 
 def modules() -> dict[str, Path]:

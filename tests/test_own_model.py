@@ -15,7 +15,7 @@ import pytest
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.runs import read_texts, train_texts
+from inversionview.runs import Reading, read_texts, train_texts
 from tests.conftest import WORDS, sentences
 
 
@@ -30,7 +30,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(own_model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "mine"
     config = iv.TrainConfig(minutes=None, steps=350, batch=64, queries=8, evaluations=2)
-    train_texts(str(own_model), str(texts), out, config, sites="x0.pre,x0.post,a0.*", width=32, layers=2, pathway=64)
+    reading = Reading("x0.pre,x0.post,a0.*", stream=True)
+    train_texts(str(own_model), str(texts), out, config, reading=reading, width=32, layers=2, pathway=64)
     return out
 
 

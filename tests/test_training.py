@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 import inversionview as iv
 from inversionview import errors
 from inversionview.decoder.model import Decoder, DecoderConfig, polar
-from inversionview.decoder.training import clusters, fit_site, pick_pairs, pool_of_batches
+from inversionview.decoder.pairs import Stream, pick_pairs, pool_of_batches
+from inversionview.decoder.whitening import clusters, fit_site
 from inversionview.sites import expand
 from inversionview.studies import shipped_inputs
 
-SMALL = ["--batch", "32", "--width", "16", "--layers", "1", "--sites", "x0.pre,x1.post"]
+SMALL = ["--batch", "32", "--width", "16", "--decoder-layers", "1", "--sites", "x0.pre,x1.post"]
 
 
 def command(out: Path, steps: int, *more: str) -> list[str]:
@@ -163,7 +164,7 @@ def test_slices_of_a_pool_make_the_whole_pool(addition: iv.Study) -> None:
     weights = np.ones((len(sites), inputs.place_count))
 
     def pool(rank: int, world: int):
-        return list(pool_of_batches(addition.model, inputs, sites, config, 5, weights, rank, world))
+        return list(pool_of_batches(Stream(addition.model, inputs, sites), config, 5, weights, rank, world))
 
     for one, *parts in zip(pool(0, 1), pool(0, 2), pool(1, 2), strict=True):
         assert {one.predicted} == {part.predicted for part in parts}
@@ -178,7 +179,7 @@ def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
     """Each z must be the activation of its input at its site, at one of the trained positions or BOS."""
     config = iv.TrainConfig(minutes=None, steps=1, batch=16, pool=2, groups=2, bos_share=0.2)
     inputs, sites = shipped_inputs("addition"), expand("a0.*,x1.post", addition.model.sites)
-    for batch in pool_of_batches(addition.model, inputs, sites, config, 0, np.ones((5, inputs.place_count))):
+    for batch in pool_of_batches(Stream(addition.model, inputs, sites), config, 0, np.ones((5, inputs.place_count))):
         for group in batch.groups:
             everywhere = addition.model.activations(group.tokens, sites)  # (site, row, pos, d_model)
             for row, (z, site) in enumerate(zip(group.z, group.site, strict=True)):
@@ -195,7 +196,8 @@ def test_pairs_are_drawn_by_their_weights() -> None:
     tokens = np.repeat(inputs.tokens(np.array([515 * 900 + 761])), 60_000, axis=0)  # 615 + 861 = 1476: places 1 … 12
     weights = np.random.default_rng(0).random((3, inputs.place_count)) ** 2
     weights[1, 4] = 0
-    positions, sites = pick_pairs(inputs, tokens, np.random.default_rng(1), 1, 0.0, weights)
+    allowed = inputs.trained_positions(tokens)
+    positions, sites = pick_pairs(inputs.places(tokens), allowed, np.random.default_rng(1), 1, 0.0, weights)
     found = np.zeros((3, 14))
     np.add.at(found, (sites, positions), 1 / len(tokens))
     expected = np.where(np.isin(np.arange(14), range(1, 13)), weights, 0)
@@ -207,7 +209,7 @@ def test_pairs_of_an_input_differ_while_it_has_any_left() -> None:
     inputs = shipped_inputs("counting")
     tokens, weights = inputs.draw(200, split="train", seed=(0,)), np.ones((3, inputs.place_count))
     trained = inputs.trained_positions(tokens)  # two positions, so six pairs of three sites
-    positions, sites = pick_pairs(inputs, tokens, np.random.default_rng(0), 8, 0.0, weights)
+    positions, sites = pick_pairs(inputs.places(tokens), trained, np.random.default_rng(0), 8, 0.0, weights)
     assert np.take_along_axis(trained, positions, 1).all()
     for row in zip(positions.tolist(), sites.tolist(), strict=True):
         assert len(set(zip(*row, strict=True))) == 6
@@ -217,7 +219,8 @@ def test_a_row_without_positions_and_the_share_of_bos() -> None:
     inputs = shipped_inputs("addition")
     tokens = inputs.draw(5000, split="train", seed=(0,))
     tokens[0, 1:] = inputs.pad
-    positions, _ = pick_pairs(inputs, tokens, np.random.default_rng(0), 4, 0.1, np.ones((2, inputs.place_count)))
+    places, allowed = inputs.places(tokens), inputs.trained_positions(tokens)
+    positions, _ = pick_pairs(places, allowed, np.random.default_rng(0), 4, 0.1, np.ones((2, inputs.place_count)))
     assert (positions[0] == 0).all()
     assert abs((positions[1:] == 0).mean() - 0.1) < 0.01  # 4.7 standard errors of 20,000 draws
 

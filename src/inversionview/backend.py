@@ -175,6 +175,22 @@ class Backend(Protocol):
         """
         ...
 
+    def read_into(
+        self,
+        out: Sequence[Float[Tensor, "batch k width"]],
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"],
+        maps: Mapping[Site, Float[Tensor, "d_head width"]],
+    ) -> None:
+        """Do what ``activations`` does, into ``out``, a tensor for each site; ``maps`` stand for some heads' slices of W_O."""
+        ...
+
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Return a view of a layer's W_O, a slice for each head."""
+        ...
+
     def logits(
         self,
         tokens: Int[Tensor, "batch pos"],

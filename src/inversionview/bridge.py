@@ -61,7 +61,7 @@ class BridgeBackend:
             self.bridge.eval()
             heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
             parallel = not hasattr(self.bridge.blocks[0], "hook_resid_mid")
-            self.shape = Shape((heads,) * len(self.bridge.blocks), self._w_o(0).size(-1), vocabulary, length, parallel)
+            self.shape = Shape((heads,) * len(self.bridge.blocks), self.w_o(0).size(-1), vocabulary, length, parallel)
             self._try_out()
         except Exception as error:  # an unknown architecture, or a hook point that its bridge lacks or never reaches
             raise WeightsError(
@@ -91,23 +91,7 @@ class BridgeBackend:
         Raises:
             WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
         """
-        name_or_path = os.path.expanduser(name_or_path)
-        if gguf_file is None and name_or_path.endswith(".gguf"):
-            name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
-        where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
-        _check_path(where)
-        options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
-        try:
-            with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
-                model, found = AutoModelForCausalLM.from_pretrained(
-                    name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-                )
-                tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
-        except Exception as error:
-            raise WeightsError(_explain(where, error)) from error
-        _check_weights(where, model, found)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
-            raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
+        model, tokenizer = load_causal_lm(name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
         return cls(model.to(device)), tokenizer
 
     @property
@@ -127,8 +111,21 @@ class BridgeBackend:
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "site batch k d_model"]:
         """See ``Backend.activations``."""
-        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         out = self._weights[0][1].new_empty(len(sites), *positions.shape, self.shape.d_model)
+        self.read_into(out, tokens, mask, sites, positions, {})
+        return out
+
+    def read_into(
+        self,
+        out: Sequence[Float[Tensor, "batch k width"]],
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"],
+        maps: Mapping[Site, Float[Tensor, "d_head width"]],
+    ) -> None:
+        """See ``Backend.read_into``."""
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         waiting: dict[Any, list[int]] = {}  # for each hook point, which of the sites are read there
         for i, site in enumerate(sites):
             waiting.setdefault(self._point(site), []).append(i)
@@ -136,7 +133,7 @@ class BridgeBackend:
         def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
             here = value[rows, positions]
             for i in waiting.pop(hook):
-                out[i] = self._head_output(here, sites[i]) if sites[i].kind == "head" else here
+                out[i][:] = self._head_output(here, sites[i], maps.get(sites[i])) if sites[i].kind == "head" else here
             if not waiting:
                 raise StopAtLayerException(value)  # the bridge's forward catches it
 
@@ -144,7 +141,6 @@ class BridgeBackend:
             self._run(tokens, mask, [(point, read) for point in waiting])
         if waiting:
             raise LookupError(f"{sites[next(iter(waiting.values()))[0]]} is never reached")
-        return out
 
     def logits(
         self,
@@ -379,16 +375,18 @@ class BridgeBackend:
             return block.attn.o.hook_in
         return getattr(block, "hook_mlp_out" if site.kind == "mlp" else f"hook_resid_{site.kind}")
 
-    def _w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """Return a view of W_O."""
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """See ``Backend.w_o``."""
         linear = self.bridge.blocks[layer].attn.o.original_component
         matrix = linear.weight if isinstance(linear, Conv1D) else linear.weight.T
         return matrix.detach().unflatten(0, (int(self.bridge.cfg.n_heads), -1))
 
-    def _head_output(self, z: Float[Tensor, "batch k *width"], site: Site) -> Float[Tensor, "batch k d_model"]:
+    def _head_output(
+        self, z: Float[Tensor, "batch k *width"], site: Site, instead: Float[Tensor, "d_head width"] | None = None
+    ) -> Float[Tensor, "batch k width"]:
         """Return a head's output from the input of W_O, which some bridges split into heads and some do not."""
-        w_o = self._w_o(site.layer)
-        return z.reshape(*z.shape[:2], *w_o.shape[:2])[:, :, site.head] @ w_o[site.head]
+        w_o = self.w_o(site.layer)
+        return z.reshape(*z.shape[:2], *w_o.shape[:2])[:, :, site.head] @ (w_o[site.head] if instead is None else instead)
 
     def _patch_hooks(self, site: Site, patch: Patch) -> _Hooks:
         """Return hooks that write at ``site``.
@@ -428,6 +426,38 @@ def _dynamic(cache: KeysValues) -> DynamicCache:
     for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
         past.update(keys, values, layer)
     return past
+
+
+def load_causal_lm(
+    name_or_path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Return the Hugging Face model and tokenizer of a directory, a hub name, or a GGUF file.
+
+    Raises:
+        WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
+    """
+    name_or_path = os.path.expanduser(name_or_path)
+    if gguf_file is None and name_or_path.endswith(".gguf"):
+        name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
+    where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
+    _check_path(where)
+    options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
+    try:
+        with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    except Exception as error:
+        raise WeightsError(_explain(where, error)) from error
+    _check_weights(where, model, found)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
+        raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
+    return model, tokenizer
 
 
 def _check_path(where: str) -> None:

@@ -45,6 +45,18 @@ class BankError(InversionViewError):
     """A bank of activations that is missing, unfinished or damaged."""
 
 
+class EndpointError(InversionViewError):
+    """A language model's endpoint that cannot be reached, does not know the model, or refuses the key."""
+
+
+class AnswerError(InversionViewError):
+    """An answer of a language model that cannot be used: a refusal, or not of the form that was asked for."""
+
+
+class BudgetError(InversionViewError):
+    """More tokens than the budget allows."""
+
+
 class StorageError(InversionViewError):
     """A file could not be written; what was there before is untouched."""
 

@@ -140,18 +140,31 @@ class GPT2Backend:
         sites: Sequence[Site],
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "site batch k d_model"]:
-        """See ``Backend.activations``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
+        """See ``Backend.activations``."""
+        out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
+        self.read_into(list(out), tokens, mask, sites, positions, {})
+        return out
+
+    def read_into(
+        self,
+        out: Sequence[Float[Tensor, "batch k width"]],
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        sites: Sequence[Site],
+        positions: Int[Tensor, "batch k"],
+        maps: Mapping[Site, Float[Tensor, "d_head width"]],
+    ) -> None:
+        """See ``Backend.read_into``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
         wanted = {site: i for i, site in enumerate(sites)}
         last = max(site.layer for site in sites)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
         every = positions.size(1) == tokens.size(1) and bool(
             (positions == torch.arange(tokens.size(1), device=self.device)).all()
         )
-        out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
 
         def keep(site: Site, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
             if site in wanted:
-                out[wanted[site]] = x if selected else x[rows, positions]
+                out[wanted[site]][:] = x if selected else x[rows, positions]
 
         x, allowed = self._embed(tokens, mask)
         for layer, block in enumerate(self.blocks[: last + 1]):
@@ -161,11 +174,12 @@ class GPT2Backend:
             if final == {"pre"}:
                 break
             z = self._attend(block, x, allowed, here)
-            heads = [h for h in range(self.n_heads) if Site(layer, "head", h) in wanted]
+            heads = [site for h in range(self.n_heads) if (site := Site(layer, "head", h)) in wanted]
             if heads:
                 at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
-                for h in heads:
-                    out[wanted[Site(layer, "head", h)]] = at[:, :, h] @ self._w_o(block)[h]
+                w_o = self._w_o(block)
+                for site in heads:
+                    out[wanted[site]][:] = at[:, :, site.head] @ (maps[site] if site in maps else w_o[site.head])
             if final and final <= {"pre", "head"}:
                 break
             x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
@@ -176,7 +190,6 @@ class GPT2Backend:
             keep(Site(layer, "mlp"), m, here is not None)
             x = x + m
             keep(Site(layer, "post"), x, here is not None)
-        return out
 
     def logits(
         self,
@@ -333,6 +346,10 @@ class GPT2Backend:
             if here and here.kind in ("mlp", "post"):
                 found = mlp if here.kind == "mlp" else x
         return x if site == Site(layers, "pre") else found, x, kept
+
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """See ``Backend.w_o``."""
+        return self._w_o(self.blocks[layer])
 
     def _w_o(self, block: _Block) -> Float[Tensor, "head d_head d_model"]:
         return block.out[0].unflatten(0, (self.n_heads, -1))

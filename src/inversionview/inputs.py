@@ -102,6 +102,15 @@ class Inputs(ABC):
         """Return for each feature its value in each row, ``[rows]``."""
         return {"length": self.lengths(tokens)}
 
+    @property
+    def glossary(self) -> dict[str, str]:
+        """What features are called in a sentence, where their names do not say it: ``{"C2": "the carry from the tens"}``."""
+        return {}
+
+    def said(self, feature: str, value: Any) -> str:
+        """Return a value of a feature as a sentence says it."""
+        return str(value)
+
     # -- contrasts ----------------------------------------------------------------------------------------------------
 
     @property

@@ -1,52 +1,124 @@
 """Make a run: the folder that ``inversionview train`` writes and ``load`` reads.
 
-``study.json``, ``corpus/`` (texts as Arrow), ``checkpoints/``, ``metrics.jsonl``, and at the end ``decoder/``.
+``study.json``, ``corpus/`` (texts as Arrow), ``bank/`` (activations of a language model, harvested once), ``checkpoints/``,
+``metrics.jsonl``, and at the end ``decoder/``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.probed import ProbedModel
-from inversionview.sites import expand
+from inversionview.sites import expand, select
 from inversionview.spec import StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
-from inversionview.studies import SHIPPED, shipped_inputs
+from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+STREAMED = SHIPPED
+"""Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
+Harvest = Callable[[int, int], None]
+"""Called while the bank is made with how many inputs are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run reads of the probed model, and how."""
+
+    sites: str | None = None
+    """Patterns; by default the study's, or all."""
+    layers: str | None = None
+    """Only sites of these layers, such as ``12-20,25``."""
+    heads: str | None = None
+    """Only these heads, such as ``16.3,17.0``."""
+    inputs: int = 20_000
+    """How many inputs of the corpus the bank holds."""
+    stream: bool | None = None
+    """Run the model on fresh inputs all the time, in place of a bank; by default so for counting and addition alone."""
+    bank: Path | None = None
+    """Read this bank, or that of this run, which holds the sites, in place of making one."""
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    """Of the probed model."""
+
+    def chosen(self, default: str | Sequence[str], model: ProbedModel) -> list[str]:
+        """Return the sites to read, by their short names.
+
+        Raises:
+            UnknownSiteError: there is no such site or layer, or no site is left.
+            SettingError: the layers or heads are not written as they should be.
+        """
+        return [s.short for s in select(expand(self.sites or default, model.sites), self.layers, self.heads)]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a run gets on."""
+
+    report: Report | None = None
+    """Called after every pool."""
+    harvest: Harvest | None = None
+    accelerator: Accelerator | None = None
+    """Of Hugging Face Accelerate, for several processes."""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """This process' number, and how many there are."""
+        return (0, 1) if self.accelerator is None else (self.accelerator.process_index, self.accelerator.num_processes)
+
+    def together(self) -> None:
+        """Wait for all processes."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+
 def train_study(
-    study: str, out: Path, config: TrainConfig, *, model: str | None = None, sites: str | None = None, device: str = "cpu",
-    start: str | None = None, report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
+    study: str, out: Path, config: TrainConfig, *, model: str | None = None, reading: Reading = Reading(),
+    watch: Watch = Watch(), **options: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for a shipped study (or for another checkpoint of its vocabulary) into the run folder ``out``.
+
+    Args:
+        study: its name.
+        out: the run's folder; an interrupted run in it goes on.
+        config: length and recipe; ε and distance become the study's.
+        model: another probed model.
+        reading: sites, and where activations come from.
+        watch: who is told.
+        options: ``start``, ``base`` and ``tuning`` of ``train``, and fields of ``DecoderConfig``.
 
     Raises:
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
         MismatchError: ``out`` holds another run.
     """
-    base = load(study, model=model, device=device)
-    if study not in SHIPPED:
-        raise SettingError(f"{study} is a run: train it anew with the command that began it, or name a shipped study.")
-    chosen = [s.short for s in expand(sites or base.spec.sites, base.model.sites)]
+    if study not in STUDIES:
+        raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
+    base = load(study, model=model, device=reading.device, dtype=reading.dtype)
+    chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    spec = base.spec.model_copy(update={"model": _absolute(model or ""), "sites": chosen, "site": site})
-    return _train(base.model, shipped_inputs(study), spec, out, config, {"start": start, **sizes}, report, accelerator)
+    spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
+    stream = study in STREAMED if reading.stream is None else reading.stream
+    return _train(base.model, base.inputs, spec, out, config, replace(reading, stream=stream), watch, options)
 
 
 def train_texts(
-    model: str, texts: str, out: Path, config: TrainConfig, *, sites: str = "*", max_length: int = 64, device: str = "cpu",
-    start: str | None = None, report: Report | None = None, accelerator: Accelerator | None = None, **sizes: Any,
+    model: str, texts: str, out: Path, config: TrainConfig, *, max_length: int = 64, reading: Reading = Reading(),
+    watch: Watch = Watch(), **options: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for any causal LM on the user's texts into the run folder ``out``.
 
@@ -55,45 +127,66 @@ def train_texts(
         texts: a text file (one input a line), a JSON-lines file with a ``text`` field, or a dataset on the hub.
         out: the run's folder; an interrupted run in it goes on.
         config: length and recipe.
-        sites: patterns.
         max_length: longer texts are cut there, in tokens with BOS and EOS.
-        device: where to run.
-        report: called after every pool.
-        accelerator: of Hugging Face Accelerate.
-        sizes: fields of ``DecoderConfig``.
+        reading: sites, and where activations come from: a bank holds the END of every text, a stream all positions.
+        watch: who is told.
+        options: ``start``, ``base`` and ``tuning`` of ``train``, and fields of ``DecoderConfig``.
 
     Raises:
         InputError: the texts cannot be read, are empty or too few.
         WeightsError, UnknownSiteError: there is no such model or site.
         MismatchError: ``out`` holds another run.
     """
-    probed = ProbedModel.from_pretrained(model, device=device)
-    chosen = [s.short for s in expand(sites, probed.sites)]
-    spec = StudySpec(inputs="texts", model=_absolute(model), sites=chosen, site=chosen[-1])
+    probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
+    chosen = reading.chosen("*", probed)
+    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1])
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
-    if not (corpus / "state.json").exists():
+    if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))
         with replacing(corpus) as temporary:
             TextInputs.tokenize(rows, probed.vocabulary, length, folder=temporary)
-        inputs = TextInputs.load(corpus, probed.vocabulary)
-    return _train(probed, inputs, spec, out, config, {"start": start, **sizes}, report, accelerator)
+    watch.together()
+    inputs = TextInputs.load(corpus, probed.vocabulary)
+    return _train(probed, inputs, spec, out, config, reading, watch, options)
 
 
 def _train(
-    model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, options: dict[str, Any],
-    report: Report | None, accelerator: Accelerator | None,
+    model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, reading: Reading, watch: Watch,
+    options: dict[str, Any],
 ) -> Study:  # fmt: skip
     if (out / "study.json").exists() and (was := read_spec(out)) != spec:
         changed = [k for k, v in spec.model_dump().items() if was.model_dump()[k] != v]
         raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
-    if accelerator is None or accelerator.is_main_process:
+    if watch.rank[0] == 0:
         write_spec(out, spec)
+    study = Study(str(out), spec, model, out)
+    config = replace(config, epsilon=spec.epsilon, distance=spec.distance)
+    bank = None
+    if not reading.stream:
+        bank = _harvested(study, reading.inputs, watch) if reading.bank is None else study.bank(reading.bank)
+        config = _sparing(config, len(spec.sites))
     options = {"width": spec.width, **options}
-    train(model, inputs, spec.sites, config, out, report=report, accelerator=accelerator, **options)
-    return Study(str(out), spec, model, out)
+    train(model, inputs, spec.sites, config, out, bank=bank, report=watch.report, accelerator=watch.accelerator, **options)
+    return study
 
 
-def _absolute(model: str) -> str:
+def _harvested(study: Study, rows: int, watch: Watch) -> ActivationBank:
+    """Make the run's bank, or what lacks of it; the processes share its shards."""
+    assert study.folder is not None
+    rank, world = watch.rank
+    rows = min(rows, study.inputs.corpus_size or rows)
+    study.build_bank(study.folder / "bank", rows=rows, sites=study.spec.sites, rank=rank, world=world, report=watch.harvest)
+    watch.together()
+    return study.bank(study.folder)
+
+
+def _sparing(config: TrainConfig, sites: int) -> TrainConfig:
+    """Measure the good ratio less often: a language model takes longer for that than a batch takes to train."""
+    return replace(config, evaluations=min(config.evaluations, 4), queries=min(config.queries, max(8, 400 // sites)))
+
+
+def resolved(model: str) -> str:
+    """Return the whole path of a model that lies in a folder, a hub name as it is."""
     path = Path(model).expanduser()
     return str(path.resolve()) if model and path.exists() else model
 

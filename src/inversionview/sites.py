@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inversionview.errors import UnknownSiteError, did_you_mean
+from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
 
 Kind = Literal["embed", "pos_embed", "pre", "head", "mid", "mlp", "post"]
 _ORDER: tuple[Kind, ...] = ("embed", "pos_embed", "pre", "head", "mid", "mlp", "post")
@@ -167,3 +167,41 @@ def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[
     if not chosen:
         raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")
     return [s for s in known if s in chosen]
+
+
+def select(sites: Sequence[Site], layers: str | None = None, heads: str | None = None) -> list[Site]:
+    """Return those of ``sites`` that lie in some layers, such as ``12-20,25``, or are some heads, such as ``16.3,17.0``.
+
+    With both, a head must be named and lie in one of the layers.
+
+    Raises:
+        UnknownSiteError: a head is none of ``sites``, or nothing is left.
+        SettingError: the layers or heads are not written like that.
+    """
+    chosen = list(sites)
+    if layers is not None:
+        wanted = {n for part in layers.split(",") for n in _layers(part)}
+        if lacking := sorted(wanted - {s.layer for s in chosen}):
+            raise UnknownSiteError(f"There is no site in layer {lacking[0]}: layers with sites are {_listed(chosen)}.")
+        chosen = [s for s in chosen if s.layer in wanted]
+    if heads is not None:
+        named = [part.strip().removeprefix("a") for part in heads.split(",")]
+        if wrong := next((part for part in named if not re.fullmatch(r"\d+\.\d+", part)), None):
+            raise SettingError(f"{wrong!r} is no head: write layer.head, for instance 16.3,17.0.")
+        known = [s for s in sites if s.kind == "head"]
+        wanted_heads = {find_site(f"a{part}", known) for part in named}
+        chosen = [s for s in chosen if s in wanted_heads]
+    if not chosen:
+        raise UnknownSiteError("No site is left: none of these heads lies in one of these layers.")
+    return chosen
+
+
+def _layers(part: str) -> range:
+    found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+    if found is None or int(found[2] or found[1]) < int(found[1]):
+        raise SettingError(f"{part.strip()!r} is no layer or range of layers: write for instance 12-20,25.")
+    return range(int(found[1]), int(found[2] or found[1]) + 1)
+
+
+def _listed(sites: Sequence[Site]) -> str:
+    return ", ".join(map(str, sorted({s.layer for s in sites})))

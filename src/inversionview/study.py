@@ -18,7 +18,7 @@ from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
 from inversionview.analysis.attribution import Report as RatesReport
-from inversionview.analysis.features import FeatureTable, feature_information
+from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.heads import HeadTable, NamedHead, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
@@ -42,6 +42,11 @@ from inversionview.errors import (
 )
 from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.interpret.client import Client
+from inversionview.interpret.interpretation import Interpretations
+from inversionview.interpret.readings import Queries, Scope
+from inversionview.interpret.run import Confirm, interpret
+from inversionview.interpret.sides import GAP
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
@@ -852,6 +857,56 @@ class Study:
         return decoder_against_truth(
             self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
         )
+
+    def interpret(
+        self,
+        queries: int | Sequence[str] = 10,
+        site: str | Sequence[str | Site] | None = None,
+        at: str | Sequence[str] | None = None,
+        *,
+        client: Client | None = None,
+        bank: ActivationBank | str | Path | None = None,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        fixed: bool = False,
+        gap: float = GAP,
+        seed: int = 0,
+        confirm: Confirm | None = None,
+        report: Progress | None = None,
+    ) -> Interpretations:
+        """Say in sentences what sites encode at positions, and score whether it is true.
+
+        Args:
+            queries: so many random inputs of the bank at each site and position, or texts.
+            site: one, several or patterns over the bank's sites; by default the study's, ``"*"`` is all.
+            at: one or several named positions; by default the study's, ``"*"`` is all of the bank's.
+            client: a language model that writes the statements; without one they are made from the study's features.
+            bank: as in ``search``.
+            epsilon: threshold; by default the study's.
+            distance: by default the study's.
+            fixed: compare at the queries' own position only, in place of the minimum over the bank's positions.
+            gap: inputs outside, which a statement is tested on, begin at ``gap`` · ε.
+            seed: of the choice of queries and the bootstrap.
+            confirm: called with the estimate of what a language model will be asked, before it is.
+            report: called with the share of the work that is done, and a note.
+
+        Raises:
+            SettingError, UnknownSiteError, UnknownPositionError, InputError: something named is not there, or out of range.
+            BudgetError: the estimate exceeds the client's budget.
+            EndpointError: the language model cannot be asked at all.
+        """
+        searched = self.bank(bank)
+        sites = expand(self.spec.site if site is None else site, searched.sites)
+        names = self.spec.at if at is None else at
+        positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
+        texts = None if isinstance(queries, int) else tuple(tuple(self.model.encode(text)) for text in queries)
+        scope = Scope(check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
+                      check_distance(distance or self.spec.distance), fixed, gap)  # fmt: skip
+        return interpret(
+            searched, codes_of(searched), study=self.name, cells=[(each, name) for name in positions for each in sites],
+            queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts), scope=scope, client=client,
+            confirm=confirm, report=report,
+        )  # fmt: skip
 
     # -- all inputs ---------------------------------------------------------------------------------------------------
 

@@ -105,15 +105,16 @@ def _rows(bank: ActivationBank, name: str, count: int, seed: int) -> npt.NDArray
 
 
 def _build(bank: ActivationBank, site: Site, position: int, folder: Path, seed: int) -> None:
-    faiss, d = _faiss(), bank.manifest.d_model
+    faiss, number = _faiss(), bank.site_number(site)
+    d = bank.manifest.width(site.short)
     lists = int(max(1, min(65_536, 4 * len(bank) ** 0.5, len(bank) // _LISTED)))
     codes = max(c for c in (1, 2, 4, 8, 16, 32) if d % c == 0)
     made = faiss.index_factory(d, f"IVF{lists},PQ{codes}" if len(bank) >= 10_000 else f"IVF{lists},Flat")
     name = bank.manifest.positions[position]
-    made.train(bank.activations(site, name, np.sort(_rows(bank, name, 2 * _LISTED * lists, seed))).numpy())
-    number = bank.site_number(site)
+    some = bank.activations(site, name, np.sort(_rows(bank, name, 2 * _LISTED * lists, seed)))
+    made.train(bank.compacted(number, some).numpy())
     for shard in bank.shards:
-        vectors, places = shard.array("activations")[number, position], shard.array("places")[position]
+        vectors, places = shard.vectors(number, position), shard.array("places")[position]
         for start in range(0, len(vectors), 2**16):
             there = start + np.flatnonzero(places[start : start + 2**16] >= 0)
             made.add_with_ids(vectors[there].astype(np.float32), shard.rows.start + there)
@@ -127,10 +128,11 @@ def _tuned(bank: ActivationBank, site: Site, position: int, made: Any, epsilon: 
     """Look into more and more cells until the recall at ε is high enough, or all are looked into."""
     name = bank.manifest.positions[position]
     z = bank.activations(site, name, _rows(bank, name, 20 * _QUERIES, seed + 1)[:_QUERIES])
+    compact = bank.compacted(bank.site_number(site), z)
     exact = [hits.rows for hits in search(bank, site, z, epsilon=epsilon, at=name, verify=False)]
     settings = Settings(made.nlist, max(1, made.nlist // 64), min(len(bank), 2**14), 0.0)
     while True:
-        settings = replace(settings, recall=_recall(ApproximateIndex(made, settings), z, exact))
+        settings = replace(settings, recall=_recall(ApproximateIndex(made, settings), compact, exact))
         if settings.recall >= _WANTED or settings.probes == settings.lists:
             return settings
         settings = replace(settings, probes=min(settings.lists, 2 * settings.probes))

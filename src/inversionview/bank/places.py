@@ -12,10 +12,10 @@ from inversionview.probed import ProbedModel
 
 
 def cache() -> Path:
-    """Return the folder of the user's cache where banks lie."""
+    """Return the folder of the user's cache where banks of this format lie."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("inversionview") / "banks"
+    return user_cache_path("inversionview") / "banks" / "format-2"
 
 
 def cached(model: ProbedModel, inputs: Inputs, rows: int) -> Path:

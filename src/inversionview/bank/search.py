@@ -104,7 +104,7 @@ def search(
     numbers = bank.site_number(site), bank.position_numbers(at)
     size = len(bank) if first is None else min(first, len(bank))
     scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed, size)
-    queries, inverse = torch.unique(z.float().cpu(), dim=0, return_inverse=True)
+    queries, inverse = torch.unique(bank.compacted(numbers[0], z), dim=0, return_inverse=True)
     last_use = {int(u): i for i, u in enumerate(inverse)}
     waiting, found = list(dict.fromkeys(inverse.tolist())), dict[int, Hits]()
     for i, u in enumerate(inverse.tolist()):
@@ -201,7 +201,7 @@ class _Scope:
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield (query, row of the bank, distance) of one slice."""
         asked = np.flatnonzero(limits > shard.rows.start)
-        vectors, touched = shard.array("activations")[self.site, position], 0
+        vectors, touched = shard.vectors(self.site, position), 0
         for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
             which = asked[which]
             if limits.min() < shard.rows.stop:
@@ -244,7 +244,7 @@ class _Scope:
         shard, scale = self.bank.shards[0], queries.norm(dim=-1, keepdim=True)
         for p in self.positions:
             there = torch.from_numpy(shard.array("places")[p, :rows] >= 0)
-            x = torch.from_numpy(shard.array("activations")[self.site, p, :rows]).float()
+            x = torch.from_numpy(shard.vectors(self.site, p)[:rows]).float()
             if self.distance == "euclidean":
                 d = torch.cdist(queries, x) / scale
             else:
@@ -284,7 +284,7 @@ class _Scope:
             tokens = bank.tokens(rows[start : start + 8192])
             named = bank.inputs.named_positions(tokens)
             at = np.stack([named[name] for name in names], axis=1)
-            z = bank.model.harvest(tokens, [bank.sites[self.site]], at.clip(min=0))[0]  # (row, position, d_model)
+            (z,) = bank.model.harvest_compact(tokens, [bank.sites[self.site]], at.clip(min=0))  # (row, position, width)
             a, b = np.searchsorted(inverse[order], [start, start + len(tokens)])
             for part in np.array_split(order[a:b], max(1, (b - a) // _PAIRS)):
                 own = torch.from_numpy(inverse[part] - start)

@@ -2,6 +2,7 @@
 
     bank/manifest.json
     bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; zeros where a row lacks the position
+                     heads.npy        [head, position, row, d_head] the same of heads, in the coordinates of their frames
                      places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                      hashes.npy       [row] of the tokens
                      sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
@@ -14,12 +15,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -33,7 +37,9 @@ from inversionview.sites import Site, expand, find_site
 from inversionview.storage import replacing, write_json
 
 Precision = Literal["float16", "float32"]
-SHARD_BYTES = 2**30
+VECTORS = ("activations", "heads")
+"""Arrays of vectors: of d_model numbers, and of d_head."""
+SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
 SHARD_ROWS = 2**18
 _PASS_BYTES = 2**25
@@ -50,7 +56,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model: str
     fingerprint: str
     """Of the probed model's weights."""
@@ -61,15 +67,32 @@ class Manifest(BaseModel):
     sites: list[str]
     positions: list[str]
     d_model: int
+    d_head: int
+    """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
     precision: Precision = "float16"
     distance: distances.Distance = "euclidean"
     """Which distance the index serves; the other is searched without it."""
 
-    @property
+    @cached_property
     def shard_rows(self) -> int:
         """Rows of every shard but the last."""
-        each = len(self.sites) * len(self.positions) * self.d_model * np.dtype(self.precision).itemsize
+        each = sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
         return int(min(SHARD_ROWS, max(256, 2 ** int(np.log2(max(1, SHARD_BYTES // each))))))
+
+    def width(self, site: str) -> int:
+        """Return how many numbers an activation of a site has."""
+        return self.d_head if Site.parse(site).kind == "head" else self.d_model
+
+    @cached_property
+    def slots(self) -> list[tuple[str, int]]:
+        """In which array each site lies, and where in it."""
+        counts = {"activations": 0, "heads": 0}
+        found = []
+        for site in self.sites:
+            name = "activations" if self.width(site) == self.d_model else "heads"
+            found.append((name, counts[name]))
+            counts[name] += 1
+        return found
 
     @property
     def shards(self) -> list[range]:
@@ -94,11 +117,18 @@ class Shard:
                 raise _damaged(self.folder / f"{name}.npy", str(error)) from error
         return self._maps[name]
 
+    def vectors(self, site: int, position: int) -> npt.NDArray[Any]:
+        """Return one slice, ``[row, width]``, memory-mapped."""
+        name, number = self.manifest.slots[site]
+        part: npt.NDArray[Any] = self.array(name)[number, position]
+        return part
+
     def index(self, site: int, position: int) -> Index:
         """Return the index of one slice."""
         scale, present = self.array("scales")[site, position]
         sketches, order, basis = (self.array(name)[site, position] for name in ("sketches", "order", "basis"))
-        return Index(sketches, order, basis, float(scale), int(present))
+        width = self.manifest.width(self.manifest.sites[site])
+        return Index(sketches, order, basis[:, :width], float(scale), int(present))
 
     def release(self) -> None:
         """Unmap all arrays."""
@@ -123,8 +153,11 @@ def _damaged(path: Path, why: str) -> BankError:
 def _layout(manifest: Manifest, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return shape and type of every array of a shard."""
     slices, width = (len(manifest.sites), len(manifest.positions)), index.WIDTH
+    held = {"activations": manifest.d_model, "heads": manifest.d_head}
+    counts = {name: sum(slot == name for slot, _ in manifest.slots) for name in held}
+    vectors = {name: ((count, slices[1], rows, held[name]), manifest.precision) for name, count in counts.items() if count}
     return {
-        "activations": ((*slices, rows, manifest.d_model), manifest.precision),
+        **vectors,
         "places": ((slices[1], rows), "int32"),
         "hashes": ((rows,), "uint64"),
         "sketches": ((*slices, rows, width), "float16"),
@@ -230,7 +263,7 @@ class ActivationBank:
         manifest = Manifest(
             model=model.name, fingerprint=model.fingerprint, corpus=inputs.fingerprint, inputs=check_rows(inputs, rows),
             sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
-            d_model=model.shape.d_model, precision=precision, distance=distance,
+            d_model=model.shape.d_model, d_head=model.width(Site(0, "head", 0)), precision=precision, distance=distance,
         )  # fmt: skip
         _claim(folder, manifest)
         bank = cls(folder, manifest, model, inputs)
@@ -275,13 +308,19 @@ class ActivationBank:
     def activations(self, site: str | Site, position: str, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position."""
         s, (p,) = self.site_number(site), self.position_numbers(position)
-        out = torch.empty(len(rows), self.manifest.d_model)
+        out = torch.empty(len(rows), self.manifest.width(self.manifest.sites[s]))
         which = rows // self.manifest.shard_rows
         for number in np.unique(which):
             inside = which == number
-            part = self.shards[number].array("activations")[s, p][rows[inside] - self.shards[number].rows.start]
+            part = self.shards[number].vectors(s, p)[rows[inside] - self.shards[number].rows.start]
             out[torch.from_numpy(inside)] = torch.from_numpy(part).float()
-        return out
+        frame = self.model.frame(self.sites[s])
+        return out if frame is None else out @ frame
+
+    def compacted(self, site: int, z: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
+        """Return activations of a site, by its number, in the coordinates in which the bank keeps them."""
+        frame = self.model.frame(self.sites[site])
+        return z.float().cpu() if frame is None else z.float().cpu() @ frame.T
 
     def rows_of(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """Return the rows of the bank that hold exactly this input."""
@@ -401,55 +440,62 @@ def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
         }
         offsets = {name: each.offset for name, each in maps.items()}
         del maps  # written by offset, not through the map: what is mapped counts as memory
-        with open(folder / "activations.npy", "r+b") as file:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(open(folder / f"{name}.npy", "r+b")) for name in VECTORS if name in layout}
             for start, tokens, z in _passes(bank, shard.rows):
                 places = bank.inputs.named_positions(tokens)
                 at = np.stack([places[name] for name in manifest.positions])  # (position, row)
                 arrays["places"][:, start : start + len(tokens)] = at
                 arrays["hashes"][start : start + len(tokens)] = row_hashes(tokens)
-                z = z.masked_fill(torch.from_numpy(at.T < 0)[None, :, :, None], 0.0)
-                _write_slices(file, offsets["activations"], layout["activations"], start, _stored(z, manifest, shard))
+                lacking = torch.from_numpy(at.T < 0)[:, :, None]
+                for (name, slot), values in zip(manifest.slots, _stored(z, lacking, manifest, shard), strict=True):
+                    _write_slices(files[name], offsets[name], layout[name], slot, start, values)
                 yield start + len(tokens)
         _write_index(folder, manifest, layout, offsets, arrays)
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values)
 
 
-def _passes(bank: ActivationBank, rows: range) -> Iterator[tuple[int, Ids, Tensor]]:
-    """Yield (first row, tokens, activations ``[site, row, position, d_model]``) of a shard, in passes that fit memory."""
+def _passes(bank: ActivationBank, rows: range) -> Iterator[tuple[int, Ids, list[Tensor]]]:
+    """Yield (first row, tokens, of each site ``[row, position, width]``) of a shard, in passes that fit memory."""
     manifest = bank.manifest
-    each = 4 * manifest.d_model * len(manifest.sites) * len(manifest.positions)
+    each = 4 * sum(map(manifest.width, manifest.sites)) * len(manifest.positions)
     step = max(1, min(16_384, _PASS_BYTES // each))
     for start in range(0, len(rows), step):
         tokens = bank.inputs.corpus(np.arange(rows.start + start, min(rows.start + start + step, rows.stop)))
         places = bank.inputs.named_positions(tokens)
         at = np.stack([places[name] for name in manifest.positions], axis=1)  # (row, position)
-        yield start, tokens, bank.model.harvest(tokens, bank.sites, at.clip(min=0))
+        yield start, tokens, bank.model.harvest_compact(tokens, bank.sites, at.clip(min=0))
 
 
-def _stored(z: Tensor, manifest: Manifest, shard: Shard) -> npt.NDArray[Any]:
-    """Return activations as they are written, ``[site, position, row, d_model]``."""
-    values: npt.NDArray[Any] = z.transpose(1, 2).to(getattr(torch, manifest.precision)).numpy()
-    if not np.isfinite(values).all():
-        if bool(z.isfinite().all()):
+def _stored(
+    z: Sequence[Float[Tensor, "row position width"]], lacking: Bool[Tensor, "row position 1"], manifest: Manifest, shard: Shard
+) -> Iterator[npt.NDArray[Any]]:
+    """Yield the activations of each site as they are written, ``[position, row, width]``; zeros where a position is lacking."""
+    for part in z:
+        kept = part.masked_fill(lacking, 0.0)
+        values: npt.NDArray[Any] = kept.transpose(0, 1).to(getattr(torch, manifest.precision)).numpy()
+        if not np.isfinite(values).all():
+            if bool(kept.isfinite().all()):
+                raise BankError(
+                    f"Activations of {manifest.model} reach {float(kept.abs().max()):.3g}, beyond fp16: ask for --dtype fp32."
+                )
+            bad = [name for name, each in zip(manifest.sites, z, strict=True) if not bool(each.isfinite().all())]
             raise BankError(
-                f"Activations of {manifest.model} reach {float(z.abs().max()):.3g}, beyond fp16: ask for --dtype fp32."
+                f"{manifest.model} gives NaN or infinite activations at {', '.join(bad)} among inputs {shard.rows.start} to "
+                f"{shard.rows.stop - 1}: the model's weights are broken, or need another precision."
             )
-        bad = [name for name, part in zip(manifest.sites, z, strict=True) if not bool(part.isfinite().all())]
-        raise BankError(
-            f"{manifest.model} gives NaN or infinite activations at {', '.join(bad)} among inputs {shard.rows.start} to "
-            f"{shard.rows.stop - 1}: the model's weights are broken, or need another precision."
-        )
-    return values
+        yield values
 
 
-def _write_slices(file: Any, offset: int, layout: tuple[tuple[int, ...], str], start: int, values: npt.NDArray[Any]) -> None:
-    (_, positions, rows, d_model), kind = layout
-    row = d_model * np.dtype(kind).itemsize
-    for s, of_site in enumerate(values):
-        for p, part in enumerate(of_site):
-            file.seek(offset + ((s * positions + p) * rows + start) * row)
-            file.write(np.ascontiguousarray(part).data)
+def _write_slices(
+    file: Any, offset: int, layout: tuple[tuple[int, ...], str], slot: int, start: int, values: npt.NDArray[Any]
+) -> None:
+    (_, positions, rows, width), kind = layout
+    row = width * np.dtype(kind).itemsize
+    for p, part in enumerate(values):
+        file.seek(offset + ((slot * positions + p) * rows + start) * row)
+        file.write(np.ascontiguousarray(part).data)
 
 
 def _write_index(
@@ -460,17 +506,20 @@ def _write_index(
     arrays: dict[str, npt.NDArray[Any]],
 ) -> None:
     """Read each slice back, as it was rounded, and write its index."""
-    (_, positions, rows, d_model), kind = layout["activations"]
-    size = rows * d_model
+    positions = len(manifest.positions)
     for number in range(len(manifest.sites) * positions):
         s, p = divmod(number, positions)
-        where = offsets["activations"] + number * size * np.dtype(kind).itemsize
-        x = torch.from_numpy(np.fromfile(folder / "activations.npy", kind, size, offset=where).reshape(rows, d_model)).float()
+        name, slot = manifest.slots[s]
+        (_, _, rows, width), kind = layout[name]
+        where = offsets[name] + (slot * positions + p) * rows * width * np.dtype(kind).itemsize
+        x = torch.from_numpy(np.fromfile(folder / f"{name}.npy", kind, rows * width, offset=where).reshape(rows, width)).float()
         if manifest.distance == "cosine":
             x = torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
         made = index.build(x, torch.from_numpy(arrays["places"][p] >= 0))
         arrays["scales"][s, p] = made.scale, made.present
-        for name, values in (("sketches", made.sketches), ("order", made.order), ("basis", made.basis)):
+        basis = np.zeros((index.WIDTH, manifest.d_model), dtype=np.float32)
+        basis[:, :width] = made.basis
+        for name, values in (("sketches", made.sketches), ("order", made.order), ("basis", basis)):
             with open(folder / f"{name}.npy", "r+b") as file:
                 file.seek(offsets[name] + number * values.nbytes)
                 file.write(values.tobytes())

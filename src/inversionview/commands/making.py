@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from inversionview.commands.shared import (
     listed,
     loaded_study,
     out,
+    precision_named,
     print_json,
 )
 from inversionview.errors import SettingError
@@ -29,7 +31,9 @@ from inversionview.errors import SettingError
 
 @app.command(
     epilog="Examples: `inversionview train counting --minutes 30 --out runs/counting`; "
-    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`"
+    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`; only some heads: "
+    "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
+    "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
 def train(
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
@@ -41,38 +45,71 @@ def train(
     ] = None,
     texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Only these heads of the model, such as 16.3,17.0.")] = None,
+    inputs: Annotated[int, typer.Option(min=1, help="Inputs whose activations are harvested, once, before training.")] = 20_000,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream", help="Run the model on fresh inputs all the time, not once; counting and addition do; of "
+            "texts every position is read then, not only the last.", show_default=False,
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="Read this bank, or that of this run, in place of harvesting one.")
+    ] = None,
     max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
     start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="Width of the decoder.")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
+    width: Annotated[int | None, typer.Option("--width", "--decoder-width", min=8, help="Width of the decoder.")] = None,
+    decoder_layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--decoder-from", help="Build the decoder around this causal LM of the same tokenizer, as --model."),
+    ] = None,
+    lora: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank in that LM (the default, 16).")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train that LM whole.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Leave that LM as it is.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of the weights of the model and of that LM: fp32, bf16 or fp16.")] = "fp32",
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
-) -> None:
+) -> None:  # fmt: skip
     """Train a decoder: for a shipped study, or for your own model on your own texts."""
     if to is None:
         raise SettingError("Say where the run goes, for instance --out runs/mine.")
     if (study is None) == (texts is None) or (texts and not model):
         raise SettingError("Name a study, or give both --model and --texts.")
+    if (lora is not None) + full + frozen > (base is not None):
+        raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     from inversionview.decoder.training import TrainConfig, make_accelerator
-    from inversionview.runs import train_study, train_texts
+    from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
     length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
     config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
-    sizes = given(width=width, layers=layers)
     where = device_named(device)
+    reading = Reading(sites, layers, heads, inputs, stream, bank, where, precision_named(dtype))
+    options: dict[str, Any] = {"start": start, **given(width=width, layers=decoder_layers)}
+    if base is not None:
+        tuning = "full" if full else "frozen" if frozen else "lora"
+        options |= {"base": resolved(base), "tuning": tuning, "dtype": reading.dtype, **given(lora=lora)}
     accelerator = make_accelerator(where)
-    with bar("training", 1000, quiet=not accelerator.is_main_process) as advance:
+    quiet = not accelerator.is_main_process
+    with ExitStack() as harvesting, bar("training", 1000, quiet=quiet) as advance:
+        harvested = harvesting.enter_context(bar("harvesting", 1000, quiet=quiet))
 
         def report(done: float, row: dict[str, Any]) -> None:
+            harvesting.close()  # one bar at a time
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
 
-        common: dict[str, Any] = {"device": where, "start": start, "report": report, "accelerator": accelerator, **sizes}
+        def harvest(done: int, total: int) -> None:
+            harvested(1000 * done // total, f"{done:,} of {total:,} inputs")
+
+        common: dict[str, Any] = {"reading": reading, "watch": Watch(report, harvest, accelerator), **options}
         if texts is not None and model is not None:
-            made = train_texts(model, texts, to, config, sites=sites or "*", max_length=max_length, **common)
+            made = train_texts(model, texts, to, config, max_length=max_length, **common)
         else:
-            made = train_study(study or "", to, config, model=model, sites=sites, **common)
+            made = train_study(study or "", to, config, model=model, **common)
     if accelerator.is_main_process:
         err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from inversionview.errors import InversionViewError, SettingError
 
 if TYPE_CHECKING:
+    import torch
+
     from inversionview.bank.store import ActivationBank
     from inversionview.study import Study
 
@@ -75,6 +77,20 @@ def device_named(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"There is no device {name!r} here: choose cpu, cuda, cuda:1, … or auto.") from error
     return name
+
+
+def precision_named(name: str) -> torch.dtype:
+    """Return the type of weights of a name.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
+    import torch
+
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in known:
+        raise SettingError(f"There is no precision {name!r}: choose fp32, bf16 or fp16.")
+    return known[name]
 
 
 def loaded_study(study: str, model: str | None, device: str = "cpu") -> Study:

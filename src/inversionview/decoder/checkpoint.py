@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from inversionview.decoder.model import Decoder
 from inversionview.errors import MismatchError, StorageError, WeightsError
 from inversionview.storage import recover, replacing
 
@@ -34,13 +35,13 @@ class Progress:
     evaluated: int = 0
 
 
-def save_checkpoint(folder: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def save_checkpoint(folder: Path, progress: Progress, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Write a checkpoint in place of the last one, atomically.
 
     Raises:
         StorageError: it could not be written; the last one still stands.
     """
-    state = {f"model.{name}": t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    state = {f"model.{name}": t.detach().cpu().contiguous() for name, t in model.kept().items()}
     for i, optimizer in enumerate(optimizers):
         for key, values in optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{i}.{key}.{name}": torch.as_tensor(v).cpu() for name, v in values.items()}
@@ -54,7 +55,7 @@ def load_checkpoint(
     folder: Path,
     settings: dict[str, Any],
     fingerprint: str,
-    model: nn.Module,
+    model: Decoder,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> Progress | None:
     """Restore the last checkpoint, if there is one.
@@ -77,7 +78,7 @@ def load_checkpoint(
     if changed:
         was = ", ".join(f"{k} = {progress.settings.get(k)}" for k in changed)
         raise MismatchError(f"The run in {folder.parent} was begun with {was}: go on with that, or choose another --out.")
-    model.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
+    model.restore({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
     for i, optimizer in enumerate(optimizers):
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():

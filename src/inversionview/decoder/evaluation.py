@@ -14,6 +14,7 @@ import torch
 
 from inversionview import distances
 from inversionview.decoder.model import Decoder
+from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
@@ -42,10 +43,10 @@ def good_shares(
     """
     rng = np.random.default_rng((seed, 3))
     tokens = inputs.draw(queries, split="test", seed=(seed, 4))
-    allowed = inputs.trained_positions(tokens)
+    allowed = allowed_positions(inputs, tokens, decoder.config.positions)
     positions = np.where(allowed, rng.random(allowed.shape), -1).argmax(1)[:, None]
     z_all = model.harvest(tokens, sites, positions)[:, :, 0]
-    device = decoder.lm_head.weight.device
+    device = decoder.device
     generator = torch.Generator(device).manual_seed(seed)
     training, shares = decoder.training, []
     decoder.eval()

@@ -8,19 +8,24 @@ occurred so far, and normalisation and activation function are those that train 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inversionview.decoder.loss import cross_entropy
 from inversionview.errors import SettingError, WeightsError
 from inversionview.storage import replacing
+
+Tuning = Literal["frozen", "lora", "full"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,76 @@ class DecoderConfig:
     """Inner width of these blocks."""
     occurrences: int = 10
     """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
+    tokens: tuple[int, ...] = ()
+    """The ids that it writes, ascending, BOS and EOS among them: those of its corpus, where the vocabulary is large. Inside,
+    a token is its place here. Empty: the whole vocabulary."""
+
+    shares: tuple[float, ...] = ()
+    """For each of ``tokens`` the share of the corpus' inputs that hold it."""
+    positions: tuple[str, ...] = ()
+    """The named positions it was trained at; empty: all that ``Inputs.trained_positions`` allows."""
+    base: str = ""
+    """Of a pretrained decoder: path or hub name of its causal LM; then ``layers``, ``heads`` and ``width`` say nothing."""
+    tuning: Tuning = "frozen"
+    """What of that LM is trained: nothing, adapters of low rank, or all of it."""
+    lora: int = 16
+    """Rank of these adapters (Hu et al. 2021)."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple(self.sites))
+        for name in ("sites", "tokens", "shares", "positions"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.width % self.heads:
             raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
+        if self.shares and len(self.shares) != len(self.tokens):
+            raise SettingError("A decoder's shares must be one for each of its tokens.")
+        if self.tokens and not self._tokens_in_order():
+            raise SettingError("A decoder's tokens must be ids of the vocabulary in ascending order, BOS and EOS among them.")
+
+    def _tokens_in_order(self) -> bool:
+        ascending = all(a < b for a, b in pairwise(self.tokens)) and self.tokens[0] >= 0
+        return ascending and self.tokens[-1] < self.vocabulary and {self.bos, self.eos} <= set(self.tokens)
+
+    @property
+    def size(self) -> int:
+        """How many tokens it writes."""
+        return len(self.tokens) or self.vocabulary
+
+    def place(self, token: int) -> int | None:
+        """Return the decoder's own id of a token, ``None`` where it has none."""
+        if not self.tokens:
+            return token if token < self.vocabulary else None
+        return self.tokens.index(token) if token in self.tokens else None
+
+    @property
+    def banned(self) -> list[int]:
+        """Own ids that are never drawn after the first place: BOS and padding, unless they are EOS."""
+        own = [self.place(token) for token in sorted({self.bos, self.pad} - {self.eos})]
+        return [token for token in own if token is not None]
+
+
+class TokenTable(nn.Module):
+    """The probed model's ids ↔ the decoder's own."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.restricted = bool(config.tokens)
+        self.vocabulary = config.vocabulary
+        written = torch.tensor(config.tokens, dtype=torch.long)
+        own = torch.full((config.vocabulary + 1 if self.restricted else 0,), -1)
+        own[written] = torch.arange(len(written))
+        self.written, self.own = nn.Buffer(written, persistent=False), nn.Buffer(own, persistent=False)
+
+    def forward(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Return the decoder's own ids of the model's; −1 for those that it does not write."""
+        if self.restricted:
+            return self.own[tokens.clamp(max=self.vocabulary)]
+        return tokens.masked_fill(tokens >= self.vocabulary, -1)
+
+    def back(self, own: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """Return the model's ids of the decoder's own."""
+        return self.written[own] if self.restricted else own
 
 
 def polar(z: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model+1"]:
@@ -164,6 +234,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor
 class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tags=["interpretability"]):
     """p_θ(x ∣ z, s), see the module's text.
 
+    Tokens here are the decoder's own ids, ``own`` of the probed model's; what lies outside, in ``sampling.py`` and
+    ``scoring.py``, speaks the model's.
+
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are those of Hugging Face; weights are safetensors only.
     """
 
@@ -171,8 +244,9 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         super().__init__()
         self.config = config
         width = config.width
+        self.own = TokenTable(config)
         self.pathway = Pathway(config)
-        self.embed_token = nn.Embedding(config.vocabulary, width)
+        self.embed_token = nn.Embedding(config.size, width)
         self.embed_position = nn.Embedding(config.max_length, width)
         self.embed_occurrence = nn.Embedding(config.occurrences + 1, width) if config.occurrences else None
         self.entrance = nn.Linear(config.pathway, width)
@@ -181,7 +255,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         )
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.lm_head = nn.Linear(width, config.vocabulary, bias=False)
+        self.lm_head = nn.Linear(width, config.size, bias=False)
         self.apply(self._initialise)
 
     @torch.no_grad()
@@ -213,20 +287,66 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         """Return every layer's key and value of the activation's slot."""
         return [cast(_Layer, layer).memory(u) for layer in self.layers]
 
-    def forward(
+    def hidden(
         self, tokens: Int[Tensor, "batch pos"], z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch pos vocabulary"]:
-        """Return next-token logits at every position; ``site`` indexes ``config.sites``."""
+    ) -> Float[Tensor, "batch pos width"]:
+        """Return what the output head reads at every position; ``site`` indexes ``config.sites``."""
         u = self.pathway(z, site)
         x = self.embed(tokens) + self.enter(u, tokens.size(1))
         for layer, memory in zip(self.layers, self.memories(u), strict=True):
             x = layer(x, memory)
-        logits: Tensor = self.lm_head(self.norm(x))
-        return logits
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
+        """Return weight and bias of the output head."""
+        return self.lm_head.weight, None
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        z: Float[Tensor, "batch d_model"],
+        site: Int[Tensor, " batch"],
+        target: Int[Tensor, "batch pos"] | None = None,
+    ) -> Tensor:
+        """Return next-token logits, ``[batch, pos, vocabulary]``; with ``target`` its summed cross entropy in nats.
+
+        A negative target does not count.
+        """
+        hidden, (weight, bias) = self.hidden(tokens, z, site), self.head()
+        if target is None:
+            return F.linear(hidden, weight, bias)
+        return cross_entropy(hidden.flatten(0, 1), weight, target.flatten(), bias)
+
+    def begin(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Steps:
+        """Return what writes inputs one token at a time."""
+        return Steps(self, z, site)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder runs."""
+        return self.lm_head.weight.device
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many inputs are written together."""
+        return 2**16
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return all that a checkpoint holds."""
+        return self.state_dict()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``kept`` returned.
+
+        Raises:
+            RuntimeError: names or shapes are others.
+        """
+        self.load_state_dict(state)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         with replacing(save_directory / "model.safetensors") as path:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, path)
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.kept().items()}, path)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Decoder:
@@ -249,10 +369,47 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         if not Path(model_id).is_dir():
             path = Path(hf_hub_download(model_id, "model.safetensors", **{k: v for k, v in download.items() if v is not None}))
         try:
-            decoder = cls(DecoderConfig(**options["config"]))
-            decoder.load_state_dict(load_file(path, device=map_location))
+            config = DecoderConfig(**options["config"])
+            state = load_file(path, device=map_location)
+            decoder = _around_lm(config) if config.base else cls(config)
+            decoder.restore(state)
+        except WeightsError:
+            raise
         except Exception as error:
             raise WeightsError(
                 f"{path} cannot be read as a decoder, it is truncated or another model's: copy it again or train anew."
             ) from error
         return decoder.eval()
+
+
+def _around_lm(config: DecoderConfig) -> Decoder:
+    """Return a decoder around a causal LM."""
+    from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
+
+    return PretrainedDecoder.on(config)
+
+
+class Steps:
+    """A decoder that writes: one token a step, on the keys and values of those before."""
+
+    def __init__(self, decoder: Decoder, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> None:
+        self.decoder = decoder
+        u = decoder.pathway(z, site)
+        self.memories = decoder.memories(u)
+        self.caches: list[list[Tensor]] = [[] for _ in decoder.layers]
+        self.entrance = decoder.enter(u, decoder.config.max_length)
+
+    def next(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocabulary"]:
+        """Return the logits after ``tokens``, of which all but the last have gone through ``next`` before."""
+        place = tokens.size(1)
+        x = self.decoder.embed(tokens, start=place - 1) + self.entrance[:, place - 1 : place]
+        for layer, memory, cache in zip(self.decoder.layers, self.memories, self.caches, strict=True):
+            x = layer(x, memory, cache)
+        logits: Tensor = self.decoder.lm_head(self.decoder.norm(x))[:, 0]
+        return logits
+
+    def keep(self, rows: Bool[Tensor, " batch"]) -> None:
+        """Drop all other rows."""
+        self.entrance = self.entrance[rows]
+        self.caches = [[t[rows] for t in cache] for cache in self.caches]
+        self.memories = [(k[rows], v[rows]) for k, v in self.memories]

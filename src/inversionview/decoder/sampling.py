@@ -1,14 +1,19 @@
-"""Draw inputs from a decoder, and score given inputs under it."""
+"""Draw inputs from a decoder, and score given inputs under it; all in the probed model's token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.decoder.model import Decoder
+
+_LOGITS = 2**24
+"""Logits that exist at once while inputs are scored."""
 
 
 @torch.no_grad()
@@ -18,43 +23,70 @@ def sample(
     site: Int[Tensor, " batch"],
     *,
     temperature: float | Float[Tensor, " batch"] = 1.0,
+    less: Float[Tensor, "batch vocabulary"] | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Int[Tensor, "batch max_length"]:
     """Draw one input per row of ``z``, BOS first, padded after EOS.
 
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
-    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``report`` is called before
-    each step with the share of the steps that are done.
+    length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the
+    logits of the decoder's tokens. ``report`` is called before each step with the share of the steps that are done.
     """
+    heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(len(z))
+    parts = list(torch.arange(len(z), device=z.device).split(decoder.rows_at_once))
+    drawn = [
+        _written(
+            decoder,
+            z[part],
+            site[part],
+            heat[part],
+            None if less is None else less[part],
+            generator,
+            report and partial(_share, report, i, len(parts)),
+        )
+        for i, part in enumerate(parts)
+    ]
+    return torch.cat(drawn)
+
+
+def _share(report: Callable[[float], None], part: int, parts: int, share: float) -> None:
+    report((part + share) / parts)
+
+
+def _written(
+    decoder: Decoder,
+    z: Float[Tensor, "batch d_model"],
+    site: Int[Tensor, " batch"],
+    temperature: Float[Tensor, " batch"],
+    less: Float[Tensor, "batch vocabulary"] | None,
+    generator: torch.Generator | None,
+    report: Callable[[float], None] | None,
+) -> Int[Tensor, "batch max_length"]:
     config, n = decoder.config, len(z)
     out = torch.full((n, config.max_length), config.pad, device=z.device)
     out[:, 0] = config.bos
-    heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(n)[:, None]
-    u = decoder.pathway(z, site)
-    memories = decoder.memories(u)
-    caches: list[list[Tensor]] = [[] for _ in decoder.layers]
-    entrance = decoder.enter(u, config.max_length)
+    own = torch.full((n, 1), config.place(config.bos) or 0, device=z.device)
+    heat = temperature[:, None]
+    steps = decoder.begin(z, site)
     live = torch.arange(n, device=z.device)
     for place in range(1, config.max_length):
         if report is not None:
             report(place / config.max_length)
-        x = decoder.embed(out[live, :place], start=place - 1) + entrance[:, place - 1 : place]
-        for layer, memory, cache in zip(decoder.layers, memories, caches, strict=True):
-            x = layer(x, memory, cache)
-        logits = decoder.lm_head(decoder.norm(x))[:, 0].float() / heat
-        banned = {config.bos, config.pad} - {config.eos}
-        logits[:, [b for b in banned if b < config.vocabulary]] = -torch.inf
+        logits = steps.next(own).float()
+        if less is not None:
+            logits = logits - less[live]
+        logits = logits / heat
+        logits[:, config.banned] = -torch.inf
         noise = torch.empty_like(logits).exponential_(generator=generator)
         drawn = (logits.softmax(-1) / noise).argmax(-1)  # the exponential race draws from the softmax
-        out[live, place] = drawn
-        going = drawn != config.eos
+        own, out[live, place] = torch.cat([own, drawn[:, None]], dim=1), decoder.own.back(drawn)
+        going = out[live, place] != config.eos
         if not bool(going.any()):
             break
         if not bool(going.all()):
-            live, heat, entrance = live[going], heat[going], entrance[going]
-            caches = [[t[going] for t in cache] for cache in caches]
-            memories = [(k[going], v[going]) for k, v in memories]
+            live, heat, own = live[going], heat[going], own[going]
+            steps.keep(going)
     return out
 
 
@@ -65,9 +97,30 @@ def token_log_probs(
     z: Float[Tensor, "batch d_model"],
     site: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch pos"]:
-    """Return log p_θ(token ∣ earlier tokens, z) of every token; 0 at BOS, which is given, and at padding."""
-    ids = tokens.clamp(max=decoder.config.vocabulary - 1)
-    logits = decoder(ids[:, :-1], z, site).float()
-    scores = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    scores = scores.masked_fill(tokens[:, 1:] == decoder.config.pad, 0.0)
-    return torch.cat([torch.zeros_like(scores[:, :1]), scores], dim=1)
+    """Return log p_θ(token ∣ earlier tokens, z) of every token; 0 at BOS, which is given, and at padding.
+
+    A token that the decoder does not write has −∞.
+    """
+    return log_probs_at(decoder, tokens, z, site, (1.0,))[0]
+
+
+@torch.no_grad()
+def log_probs_at(
+    decoder: Decoder,
+    tokens: Int[Tensor, "batch pos"],
+    z: Float[Tensor, "batch d_model"],
+    site: Int[Tensor, " batch"],
+    temperatures: Sequence[float],
+) -> Float[Tensor, "temperature batch pos"]:
+    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided."""
+    own = decoder.own(tokens)
+    weight, bias = decoder.head()
+    scores = torch.zeros(len(temperatures), *tokens.shape, device=tokens.device)
+    rows = max(1, _LOGITS // (len(weight) * tokens.size(1)))
+    for part in torch.arange(len(tokens), device=tokens.device).split(rows):
+        hidden = decoder.hidden(own[part, :-1].clamp(min=0), z[part], site[part])
+        logits = F.linear(hidden, weight, bias).float()
+        for number, heat in enumerate(temperatures):
+            log_p = (logits / heat).log_softmax(-1)
+            scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
+    return scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)

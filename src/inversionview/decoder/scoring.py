@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.decoder.model import Decoder, _Layer
+from inversionview.decoder.sampling import log_probs_at
 from inversionview.inputs import Ids
 
 _LEAVES = 16384
@@ -91,15 +92,39 @@ def log_probs(
         report: called with the number of inputs scored so far.
     """
     decoder.eval()
-    z = z.to(decoder.lm_head.weight.device, torch.float32)
+    z = z.to(decoder.device, torch.float32)
+    if decoder.config.base:
+        return _one_by_one(decoder, tree, z, site, temperatures, report)
     scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
     for start in range(0, len(tree), scorer.leaves):
         rows = slice(start, start + scorer.leaves)
-        scored = scorer.chunk(tree.tokens[rows], tree.fresh[rows], tree.lengths[rows])
+        own = decoder.own(tree.tokens[rows].to(decoder.device)).cpu()
+        scored = scorer.chunk(own.clamp(min=0), tree.fresh[rows], tree.lengths[rows])
+        outside = (own < 0) & (torch.arange(own.size(1)) < torch.from_numpy(tree.lengths[rows])[:, None])
+        scored[:, outside.any(1)] = -torch.inf
         out[:, torch.from_numpy(tree.order[rows])] = scored
         if report is not None:
             report(min(start + scorer.leaves, len(tree)))
+    return out
+
+
+def _one_by_one(
+    decoder: Decoder, tree: PrefixTree, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float],
+    report: Callable[[int], None] | None,
+) -> Float[Tensor, "temperature input"]:  # fmt: skip
+    """Do what ``log_probs`` says for a decoder around a causal LM, whose attention does not branch: input by input."""
+    out = torch.empty(len(temperatures), len(tree))
+    for start in range(0, len(tree), _LEAVES // 64):
+        tokens = tree.tokens[start : start + _LEAVES // 64].to(decoder.device)
+        where = torch.full((len(tokens),), site, device=decoder.device)
+        each = torch.stack(
+            [log_probs_at(decoder, tokens, one.expand(len(tokens), -1), where, temperatures).sum(-1) for one in z]
+        )
+        scored = (each.logsumexp(0) - math.log(len(z))).cpu()
+        out[:, torch.from_numpy(tree.order[start : start + len(tokens)])] = scored
+        if report is not None:
+            report(start + len(tokens))
     return out
 
 
@@ -121,7 +146,7 @@ class _Scorer:
         self.entrance = decoder.enter(u, decoder.config.max_length)[:, None]  # (draw, 1, pos, width)
         self.memories = decoder.memories(u)
         # a large vocabulary makes the logits the widest of all that is kept
-        share = min(1.0, 4 * decoder.config.width / decoder.config.vocabulary) / self.draws
+        share = min(1.0, 4 * decoder.config.width / decoder.config.size) / self.draws
         self.leaves = max(1, int(_LEAVES * share))
         self.tokens_per_pass = (1 if z.device.type == "cpu" else 40) * _TOKENS_PER_PASS * share
 

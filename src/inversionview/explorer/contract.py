@@ -258,6 +258,21 @@ class Patch(Model):
     examples: list[Patched]
 
 
+class Interpretation(Model):
+    """What the inputs inside ε have in common, in features, and whether that is true of unseen inputs."""
+
+    site: str
+    position: int
+    statement: str
+    epsilon: float
+    bits: float = Field(description="I_ε(q) over the bank.")
+    balanced_accuracy: float | None = Field(description="On unseen inputs; null where there are too few.")
+    auroc: float | None
+    inputs: int = Field(description="Unseen inputs, half inside ε, half outside.")
+    gap: float = Field(description="Those outside begin at so many times ε.")
+    line: float | None = Field(description="The balanced accuracy where they begin at ε.")
+
+
 class Complete(Model):
     """log p(x ∣ z_q) of the decoder against D(z_q, x), input by input."""
 

@@ -170,6 +170,7 @@ class Explorer:
             (f"{one}/map", self.map, contract.Map),
             (f"{one}/patch", self.patch, contract.Patch),
             (f"{one}/complete", self.complete, contract.Complete),
+            (f"{one}/interpret", self.interpret, contract.Interpretation),
         ):
             wrong = {code: said for code, said in RESPONSES.items() if code != 404 or one in path}
             if route == self.read:
@@ -312,6 +313,18 @@ class Explorer:
             return service.complete(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
         return await self._of(request, client, f"complete {id} {len(str(limit))}", id, work)
+
+    async def interpret(
+        self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
+        epsilon: Epsilon = None, distance: DistanceName = None,
+    ) -> Response:  # fmt: skip
+        """Say in features what is common to the exact preimage, with a score on unseen inputs."""
+
+        def work(study: Study, task: Task) -> contract.Interpretation:
+            query = study.query(text, at=at, site=site)
+            return service.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
+
+        return await self._of(request, client, f"interpret {id}", id, work)
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

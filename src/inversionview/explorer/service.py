@@ -521,6 +521,42 @@ def patch(study: Study, query: Query, target: str | None = None, *, count: int =
     )
 
 
+def interpretation(
+    study: Study,
+    query: Query,
+    *,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    report: Report | None = None,
+) -> contract.Interpretation:
+    """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``Study.interpret``.
+
+    Raises:
+        SettingError: the bank does not hold the position.
+    """
+    bank = bank_of(study, report)
+    places = study.positions.names(query.ids)
+    at = next((name for name in bank.manifest.positions if places.get(name) == query.position), None)
+    if at is None:
+        known = ", ".join(name for name in bank.manifest.positions if name in places)
+        raise SettingError(f"Position {query.position} is none of the bank's: choose {known}.")
+    every = study.interpret([query.text], query.site.short, at, bank=bank, epsilon=epsilon, distance=distance, report=report)
+    (made,) = every
+    (reading,) = made.queries
+    return contract.Interpretation(
+        site=query.site.short,
+        position=query.position,
+        statement=reading.statement or made.statement,
+        epsilon=every.epsilon,
+        bits=reading.bits,
+        balanced_accuracy=None if reading.told is None else reading.told.balanced_accuracy,
+        auroc=None if reading.told is None else reading.told.auroc,
+        inputs=0 if reading.told is None else reading.told.inputs,
+        gap=every.gap,
+        line=None if made.line is None else made.line.balanced_accuracy.value,
+    )
+
+
 def complete(
     study: Study,
     query: Query,

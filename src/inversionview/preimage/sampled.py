@@ -33,14 +33,47 @@ _FIRST_LOOK = 36
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to draw candidates: a temperature, and noise η on the activation in units of std(z)."""
+    """One way to draw candidates (Huang et al. 2024, appendices on sampling and on factual recall)."""
 
     temperature: float = 1.0
     noise: float = 0.0
+    """η of z + η·std(z)·N(0, I)."""
+    rotation: float = 0.0
+    """η: z is turned to a random direction whose cosine with it is 1 − η, its norm kept; all these are equally likely."""
+    rescale: bool = False
+    """z is multiplied by exp(U(−1, 1))."""
+    damping: float = 0.0
+    """λ: how much rare tokens are damped that the candidates of the settings without damping, drawn before, repeat.
+
+    The paper damps such tokens and leaves open how. Here a token is rare if less than 1 % of the corpus' inputs hold it. Let r
+    be the share of those candidates that hold it and q that of the corpus: where r > q, λ·log(r / q) is taken off its logit, so
+    that at λ = 1 and temperature 1 its odds are divided by how many times too often it came. Only decoders that write the
+    tokens of a corpus know q; for others, and where nothing was drawn before, nothing is damped.
+    """
+
+    def check(self) -> None:
+        """Raise ``SettingError`` if a number is out of range."""
+        if self.temperature <= 0 or min(self.noise, self.damping) < 0 or not 0 <= self.rotation <= 2:
+            raise SettingError(
+                "Temperatures must be positive, noise and damping at least 0, and a rotation, 1 − cos, between 0 and 2."
+            )
 
 
 AUTO = tuple(Setting(t, n) for t, n in product((0.5, 1.0, 2.0, 4.0), (0.0, 0.05, 0.1)))
 """Pooled by ``"auto"`` (Huang et al. 2024, appendix on sampling): 64 candidates of each of 12 settings."""
+FACTS = (
+    *(Setting(t) for t in (0.5, 1.0, 2.0, 4.0)),
+    *(Setting(t, rotation=r) for t, r in product((1.0, 2.0), (0.1, 0.25))),
+    *(Setting(t, rotation=r, rescale=True) for t, r in ((1.0, 0.0), (0.5, 0.1), (1.0, 0.1), (1.0, 0.25))),
+    *(
+        Setting(t, rotation=r, rescale=s, damping=1.0)
+        for t, r, s in ((1.0, 0, False), (2.0, 0, False), (1.0, 0.1, False), (1.0, 0.1, True))
+    ),
+)
+"""Pooled by ``"facts"``: 16 settings for the cosine distance, which is blind to norms (same paper, on factual recall)."""
+POOLS = {"auto": AUTO, "facts": FACTS}
+Pool = Literal["auto", "facts"]
+_RARE = 0.01
 
 
 def draw(
@@ -52,15 +85,69 @@ def draw(
     generator: torch.Generator,
     report: Callable[[float], None] | None = None,
 ) -> Int[Tensor, "candidate max_length"]:
-    """Draw ``each`` candidates under every setting."""
-    device = decoder.lm_head.weight.device
+    """Draw ``each`` candidates under every setting, those with damping last."""
+    plain, damped = [s for s in settings if not s.damping], [s for s in settings if s.damping]
+    drawn, done = torch.empty(0, decoder.config.max_length, dtype=torch.long), 0
+    for some in (plain, damped):
+        if some:
+            excess = _excess(decoder, drawn) if some is damped else None
+            note = report and partial(_part, report, done / len(settings), len(some) / len(settings))
+            drawn = torch.cat([drawn, _candidates(decoder, z, site, some, each, generator, excess, note)])
+            done += len(some)
+    return drawn
+
+
+def _part(report: Callable[[float], None], start: float, length: float, share: float) -> None:
+    report(start + length * share)
+
+
+def _candidates(
+    decoder: Decoder, z: Float[Tensor, " d_model"], site: int, settings: Sequence[Setting], each: int,
+    generator: torch.Generator, excess: Float[Tensor, " vocabulary"] | None, report: Callable[[float], None] | None,
+) -> Int[Tensor, "candidate max_length"]:  # fmt: skip
+    device = decoder.device
+    changed = perturbed(z.float().cpu(), settings, each, generator)
     heat = torch.tensor([s.temperature for s in settings]).repeat_interleave(each)
-    eta = torch.tensor([s.noise for s in settings]).repeat_interleave(each)
-    noise = torch.randn(len(eta), len(z), generator=generator)
-    noisy = z.float().cpu() + eta[:, None] * z.float().std().cpu() * noise
-    where = torch.full((len(eta),), site, device=device)
+    damping = torch.tensor([s.damping for s in settings]).repeat_interleave(each)
+    where = torch.full((len(heat),), site, device=device)
     own = torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-    return sample(decoder, noisy.to(device), where, temperature=heat.to(device), generator=own, report=report).cpu()
+    less = None if excess is None else (damping[:, None] * excess).to(device)
+    return sample(
+        decoder, changed.to(device), where, temperature=heat.to(device), less=less, generator=own, report=report
+    ).cpu()
+
+
+def perturbed(
+    z: Float[Tensor, " d_model"], settings: Sequence[Setting], each: int, generator: torch.Generator
+) -> Float[Tensor, "candidate d_model"]:
+    """Return z as it is given to the decoder, ``each`` times under every setting: with noise, turned, rescaled."""
+    noise, turn, scaled = (
+        torch.tensor([float(getattr(s, name)) for s in settings]).repeat_interleave(each)[:, None]
+        for name in ("noise", "rotation", "rescale")
+    )
+    random = torch.randn(len(noise), len(z), generator=generator)
+    out = z + noise * z.std() * random
+    if bool(turn.any()):
+        norm = out.norm(dim=-1, keepdim=True)
+        unit = out / norm.clamp(min=1e-30)
+        aside = torch.randn(out.shape, generator=generator)
+        aside = torch.nn.functional.normalize(aside - (aside * unit).sum(-1, keepdim=True) * unit, dim=-1)
+        cosine = 1 - turn
+        out = torch.where(turn > 0, norm * (cosine * unit + (1 - cosine.square()).clamp(min=0).sqrt() * aside), out)
+    if bool(scaled.any()):
+        out = out * (scaled * (2 * torch.rand(len(out), 1, generator=generator) - 1)).exp()
+    return out
+
+
+def _excess(decoder: Decoder, drawn: Int[Tensor, "candidate pos"]) -> Float[Tensor, " vocabulary"] | None:
+    """Return log(r / q) of each of the decoder's tokens that is rare and was drawn too often, else 0; see ``Setting``."""
+    if not decoder.config.shares or not len(drawn):
+        return None
+    own = decoder.own(drawn.to(decoder.device)).cpu()
+    held = torch.zeros(len(own), decoder.config.size + 1)
+    held.scatter_(1, own.masked_fill(own < 0, decoder.config.size), 1.0)
+    r, q = held[:, :-1].mean(0), torch.tensor(decoder.config.shares)
+    return torch.where((q < _RARE) & (r > q), (r / q).log(), 0.0)
 
 
 def sampled_preimage(
@@ -71,7 +158,7 @@ def sampled_preimage(
     epsilon: float,
     distance: distances.Distance,
     count: int = 100,
-    settings: Sequence[Setting] | Literal["auto"] = "auto",
+    settings: Sequence[Setting] | Pool = "auto",
     each: int = 64,
     fixed: Callable[[Ids], Ids] | None = None,
     seed: int = 0,
@@ -87,7 +174,7 @@ def sampled_preimage(
         epsilon: threshold of the preimage.
         distance: which distance.
         count: how many distinct samples to show at most, about 70 % of them inside ε where so many were found.
-        settings: ways to draw candidates, or ``"auto"``.
+        settings: ways to draw candidates, or the name of a pool of them: ``"auto"``, or ``"facts"`` for the cosine distance.
         each: candidates of each setting.
         fixed: for the fixed-position variant, the position to compare in each row of tokens, −1 where there is none (such
             candidates are dropped); ``None`` takes the minimum over positions.
@@ -101,9 +188,11 @@ def sampled_preimage(
         UnknownSiteError: the decoder was not trained on the site.
     """
     distances.check_epsilon(epsilon)
-    chosen = AUTO if settings == "auto" else tuple(settings)
-    if count < 1 or each < 1 or not chosen or any(s.temperature <= 0 or s.noise < 0 for s in chosen):
-        raise SettingError("Counts and temperatures must be positive, and noise at least 0.")
+    chosen = pool_named(settings) if isinstance(settings, str) else tuple(settings)
+    if count < 1 or each < 1 or not chosen:
+        raise SettingError("Counts must be positive, and there must be a way to draw candidates.")
+    for setting in chosen:
+        setting.check()
     read = _Reading(decoder, model, query, epsilon, distance, fixed)
     if found is not None:
         few = -(-_FIRST_LOOK // len(chosen))
@@ -114,6 +203,17 @@ def sampled_preimage(
     samples = measured.samples(choose(measured.nearest, epsilon, count, generator))
     inside = torch.repeat_interleave(measured.tokens, measured.times * (measured.nearest <= epsilon), dim=0).numpy()
     return Preimage(query, distance, epsilon, seed, samples, candidates=each * len(chosen), draws=inside)
+
+
+def pool_named(name: str) -> tuple[Setting, ...]:
+    """Return the settings of a pool.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
+    if name not in POOLS:
+        raise SettingError(f"There is no pool of settings {name!r}: choose {' or '.join(POOLS)}.")
+    return POOLS[name]
 
 
 def _drawing(report: Report, share: float) -> None:
@@ -187,7 +287,7 @@ def effects(
     """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS."""
     bos = torch.tensor([[decoder.config.bos]])
     z_bos = model.activations(bos, [query.site], torch.zeros(1, 1, dtype=torch.long))[0, 0]
-    device = decoder.lm_head.weight.device
+    device = decoder.device
     where = torch.full((len(tokens),), site, device=device)
     with_z, without = (
         token_log_probs(decoder, tokens.to(device), z.to(device, torch.float32).expand(len(tokens), -1), where).exp()

@@ -21,6 +21,19 @@ PLUS, EQUALS = TOKENS.index("+"), TOKENS.index("=")
 POSITIONS = {"F1": 1, "F2": 2, "F3": 3, "+": 4, "S1": 5, "S2": 6, "S3": 7, "=": 8, "A1": 9, "A2": 10, "A3": 11}
 ANSWERS = {"A1": 9, "A2": 10, "A3": 11, "A4": 12}
 
+_PLACES = {"1": "hundreds", "2": "tens", "3": "ones"}
+_GLOSSARY = {
+    **{f"F{i}": f"the first operand's {place} digit" for i, place in _PLACES.items()},
+    **{f"S{i}": f"the second operand's {place} digit" for i, place in _PLACES.items()},
+    **{f"A{i}": f"the {rank} digit of the sum" for i, rank in enumerate(("first", "second", "third"), start=1)},
+    "A4": "the fourth digit of the sum (E: it has three)",
+    **{f"{{F{i},S{i}}}": f"the {place} digits in either order" for i, place in _PLACES.items()},
+    **{f"F{i}+S{i}": f"the sum of the {place} digits" for i, place in _PLACES.items()},
+    "C2": "the carry from the tens",
+    "C3": "the carry from the ones",
+}
+"""Features in words."""
+
 
 class AdditionInputs(Inputs):
     """All 810,000 additions of two three-digit numbers."""
@@ -119,6 +132,15 @@ class AdditionInputs(Inputs):
         ones = features["F3+S3"] >= 10
         tens = features["F2+S2"] + ones >= 10
         return {**features, "C2": tens.astype(np.int64), "C3": ones.astype(np.int64)}
+
+    @property
+    def glossary(self) -> dict[str, str]:
+        """What the features are called in a sentence."""
+        return dict(_GLOSSARY)
+
+    def said(self, feature: str, value: Any) -> str:
+        """Return the digits of ``{F1,S1}`` one by one, and E where a sum has no fourth digit."""
+        return f"{value // 10} and {value % 10}" if feature.startswith("{") else str(value)
 
 
 def written(first: Ids, second: Ids) -> Ids:

@@ -165,6 +165,21 @@ class CountingInputs(Inputs):
             "counts": others[each, first] * 10 + others[each, second],
         }
 
+    @property
+    def glossary(self) -> dict[str, str]:
+        """What the features are called in a sentence."""
+        return {
+            "letter": "the letter that is asked for",
+            "count": "how often it occurs",
+            "length": "the length of the string",
+            "others": "the other two letters",
+            "counts": "how often these occur, in the order of the alphabet",
+        }
+
+    def said(self, feature: str, value: Any) -> str:
+        """Return what is of two letters one by one."""
+        return " and ".join(str(value)) if feature in ("others", "counts") else str(value)
+
 
 def written(letters: Ids, length: Ids, asked: Ids) -> Ids:
     """Write inputs: their letters, ``[rows, 27]``, of which ``length`` count, and the letter asked for."""

@@ -3,6 +3,7 @@
 import { Compare, MOST } from "./compare.js";
 import { completenessOf } from "./complete.js";
 import { confirmation } from "./confirm.js";
+import { inWords } from "./words.js";
 import { el, framed, plural, say } from "./dom.js";
 import { listen } from "./keys.js";
 import { ModelMap } from "./map.js";
@@ -54,6 +55,7 @@ class Explorer {
     this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
+    this.words = inWords(() => this.ask("interpret", { epsilon: this.epsilon, distance: this.state.distance }));
     this.complete = completenessOf(() => this.ask("complete", { epsilon: this.epsilon, limit: 20000 }));
     this.keep = framed(() => this.toHash());
     this.build();
@@ -100,7 +102,7 @@ class Explorer {
         this.query,
         el("div.where", {}, this.map.element, this.settings.element),
         this.compare.element,
-        el("div.further", {}, this.confirm.element, this.complete.element),
+        el("div.further", {}, this.words.element, this.confirm.element, this.complete.element),
       ),
       legend(),
       this.help,
@@ -167,6 +169,7 @@ class Explorer {
     say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
     this.map.study(info);
     this.settings.study(info);
+    this.words.element.hidden = !info.features.length || !info.sources.includes("corpus");
     this.confirm.set(info.targets);
     this.complete.set(info.enumerable && info.sources.includes("decoder"));
     this.lot.hidden = !info.sources.includes("corpus");
@@ -241,7 +244,8 @@ class Explorer {
 
   /** What was found out about another place or site is not shown at this one. */
   forget() {
-    for (const what of ["patch", "complete"]) this.running[what]?.abort();
+    for (const what of ["interpret", "patch", "complete"]) this.running[what]?.abort();
+    this.words.reset();
     this.confirm.reset();
     this.complete.reset();
   }

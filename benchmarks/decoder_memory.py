@@ -1,0 +1,68 @@
+"""Peak memory of training a decoder over a vocabulary of 49,152 tokens, with and without chunked cross entropy.
+
+    python benchmarks/decoder_memory.py
+
+Four trainings of two batches of 256 random inputs of 17 tokens, each in a process of its own, whose peak resident memory is
+measured: from scratch over the whole vocabulary, and around a frozen SmolLM2-135M.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+
+from inversionview.decoder import model as decoder_model
+from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.pairs import Batch, Group
+from inversionview.decoder.pretrained import PretrainedDecoder
+from inversionview.decoder.recipe import TrainConfig
+from inversionview.decoder.training import make_accelerator, optimizers_of, step
+from inversionview.studies import default_model
+
+VOCABULARY, LENGTH, PAIRS, SITES, D_MODEL = 49_152, 17, 256, 20, 576
+
+
+def whole(hidden, weight, target, bias=None):
+    """Cross entropy in one piece, every logit in memory."""
+    return F.cross_entropy(F.linear(hidden, weight, bias).float(), target, reduction="sum")
+
+
+def measure(kind: str, loss: str) -> dict[str, float]:
+    """Train two batches in this process."""
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        tuple(f"a{i}.0" for i in range(SITES)), D_MODEL, VOCABULARY, LENGTH, bos=1, eos=2, pad=VOCABULARY,
+        base=str(default_model()) if kind == "pretrained" else "",
+    )  # fmt: skip
+    decoder = PretrainedDecoder.on(config) if kind == "pretrained" else Decoder(config)
+    if loss == "whole":
+        decoder_model.cross_entropy = whole
+    optimizers, accelerator = optimizers_of(decoder, TrainConfig()), make_accelerator("cpu")
+    tokens = torch.randint(3, VOCABULARY, (4, PAIRS // 4, LENGTH))
+    groups = [Group(t, torch.randn(len(t), D_MODEL), torch.randint(0, SITES, (len(t),))) for t in tokens]
+    batch = Batch(groups, PAIRS * (LENGTH - 1))
+    step(decoder, batch, optimizers, accelerator, decoder)
+    start = perf_counter()
+    step(decoder, batch, optimizers, accelerator, decoder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"peak GB": round(peak, 2), "s/step": round(perf_counter() - start, 2)}
+
+
+def main() -> None:
+    for kind in ("scratch", "pretrained"):
+        for loss in ("whole", "chunked"):
+            done = subprocess.run([sys.executable, __file__, kind, loss], capture_output=True, text=True, check=True)
+            print(f"{kind:10} {loss:8} {json.loads(done.stdout.splitlines()[-1])}", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(measure(*sys.argv[1:])))
+    else:
+        main()

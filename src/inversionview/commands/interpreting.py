@@ -1,0 +1,149 @@
+"""The command interpret: what sites encode, in sentences with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inversionview.commands.shared import (
+    BankOpt,
+    DeviceOpt,
+    DistanceOpt,
+    EpsilonOpt,
+    JsonOpt,
+    ModelOpt,
+    SeedOpt,
+    StudyArg,
+    app,
+    bank_to_search,
+    bar,
+    check,
+    err,
+    listed,
+    loaded_study,
+    out,
+    print_json,
+)
+from inversionview.errors import SettingError
+
+if TYPE_CHECKING:
+    from inversionview.interpret.client import Client, Estimate
+
+
+class _EstimateOnly(Exception):  # noqa: N818
+    """Ends a run before its first request."""
+
+
+@app.command(
+    epilog='Examples: `inversionview interpret addition --site a0.0 --at "=" --no-llm`; every site × position as a page: '
+    "`inversionview interpret addition --no-llm --out report.html`; by a language model: `inversionview interpret "
+    'addition --site a0.0 --at "=" --queries 10 --llm MODEL --budget 200000`; at an endpoint of your own: '
+    "`OPENAI_BASE_URL=http://127.0.0.1:8000/v1 inversionview interpret counting --llm MODEL --estimate`"
+)
+def interpret(
+    study: StudyArg,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]…", help="Inputs to read; by default random ones.")
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", "--sites", help="Patterns, by commas; by default the study's site, with --out all."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", "--positions", help="Named, by commas; by default the study's position, with --out all."),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 10,
+    no_llm: Annotated[bool, typer.Option("--no-llm", help="Statements from the study's features, offline.")] = False,
+    llm: Annotated[str | None, typer.Option(help="Name of the language model; by default OPENAI_MODEL.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint; by default OPENAI_BASE_URL. The key is OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight.")] = 8,
+    budget: Annotated[int | None, typer.Option(min=1, help="Tokens that the run may take at most.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of answers.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the answers; by default in the user's cache.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and send nothing.")] = False,
+    epsilon: EpsilonOpt = None,
+    distance: DistanceOpt = None,
+    fixed: Annotated[bool, typer.Option("--fixed", help="Compare at the query's own position only.")] = False,
+    gap: Annotated[
+        float, typer.Option(min=1, help="Inputs outside, on which a statement is tested, begin at so many times ε.")
+    ] = 2.0,
+    bank: BankOpt = None,
+    to: Annotated[
+        list[Path] | None, typer.Option("--out", "--report", help="Write .html, .md, .json, .csv or .parquet (repeatable).")
+    ] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    device: DeviceOpt = "cpu",
+    as_json: JsonOpt = False,
+) -> None:
+    """Say in sentences what sites encode, by a language model or from features, and score whether it is true."""
+    from inversionview.views.files import check_formats
+    from inversionview.views.interpretations import REPORT_FORMATS
+
+    check_formats(to or [], REPORT_FORMATS)
+    check([epsilon], distance)
+    if no_llm and (llm or base_url or estimate):
+        raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
+    loaded = loaded_study(study, model, device)
+    client = None
+    if not no_llm:
+        from inversionview.interpret.client import Client
+
+        client = Client(
+            llm, base_url=base_url, concurrency=concurrency, budget=budget, price_in=price_in, price_out=price_out,
+            timeout=timeout, cache=cache,
+        )  # fmt: skip
+    everything = bool(to) and site is None and at is None
+    sites, positions = ("*", "*") if everything else (site, "*" if at == "*" else listed(at))
+    searched = bank_to_search(loaded, bank)
+    seen: list[Estimate] = []
+    try:
+        with bar("interpreting", 1000, quiet=as_json) as advance:
+            made = loaded.interpret(
+                texts or queries, sites, positions, client=client, bank=searched, epsilon=epsilon, fixed=fixed, gap=gap,
+                seed=seed, confirm=_confirm(seen, estimate),
+                distance=distance,  # type: ignore[arg-type]
+                report=lambda share, note: advance(int(1000 * share), note),
+            )  # fmt: skip
+    except _EstimateOnly:
+        _tell_estimate(seen[0], client, as_json)
+        return
+    for path in to or []:
+        made.save(path)
+    if as_json:
+        head = {name: value for name, value in made.to_json().items() if name != "interpretations"}
+        print_json({**head, **made[0].to_json()} if len(made) == 1 else made.to_json())
+    else:
+        out.print(made)
+
+
+def _confirm(seen: list[Estimate], only: bool) -> Callable[[Estimate], None]:
+    def confirm(estimate: Estimate) -> None:
+        seen.append(estimate)
+        if only:
+            raise _EstimateOnly
+        cost = "" if estimate.cost is None else f", at most {estimate.cost:.4f}"
+        err.print(f"At most {estimate.requests:,} requests and {estimate.tokens:,} tokens{cost}.", soft_wrap=True)
+
+    return confirm
+
+
+def _tell_estimate(estimate: Estimate, client: Client | None, as_json: bool) -> None:
+    value: dict[str, Any] = {"model": client.model if client else None, **vars(estimate)}
+    if as_json:
+        print_json(value)
+        return
+    cost = "" if estimate.cost is None else f" They cost at most {estimate.cost:.4f}."
+    out.print(
+        f"{value['model']}: at most {estimate.requests:,} requests and {estimate.tokens:,} tokens, of which "
+        f"{estimate.answer_tokens:,} are answers.{cost}",
+        soft_wrap=True,
+    )

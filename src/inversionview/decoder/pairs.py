@@ -1,0 +1,248 @@
+"""Training pairs, an input and one of its activations: from the probed model as it runs, or from a bank on disk.
+
+Pairs come in *pools* of a few thousand. A stream serves all pairs of an input by one forward pass of the probed model; a bank
+was harvested once and the model is not run again. A pool is sorted by length, so that batches hold next to no padding, and
+is a pure function of (seed, pool number, weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inversionview.decoder.recipe import TrainConfig
+from inversionview.errors import InputError
+from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.probed import ProbedModel
+from inversionview.sites import Site
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
+
+_SCANNED = 2**18
+"""Inputs of a corpus that are looked through for the tokens that occur."""
+
+
+class Group(NamedTuple):
+    """Some pairs of a batch, of about one length, on the CPU."""
+
+    tokens: Tensor  # Int[rows, pos]
+    z: Tensor  # Float[rows, d_model]
+    site: Tensor  # Int[rows]
+
+
+class Batch(NamedTuple):
+    """This process' slice of a batch."""
+
+    groups: list[Group]
+    predicted: int
+    """Predicted tokens in the whole batch, over all processes."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Inputs that pairs are made of."""
+
+    tokens: Ids
+    allowed: npt.NDArray[np.bool_]
+    """At which positions an activation may be taken, ``[row, pos]``."""
+    rows: npt.NDArray[np.int64] | None = None
+    """Their numbers in the bank, ascending."""
+
+
+class Source(Protocol):
+    """Where pairs come from."""
+
+    inputs: Inputs
+    sites: Sequence[Site]
+    positions: tuple[str, ...]
+    """The named positions that activations are taken at; none: wherever ``Inputs.trained_positions`` allows."""
+
+    def draw(self, count: int, seed: Sequence[int]) -> Drawn:
+        """Draw inputs of the train split."""
+        ...
+
+    def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
+        """Return the activations of some pairs, ``[pair, d_model]``; ``rows`` count within ``drawn``."""
+        ...
+
+    def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
+        """Yield every site's activations at ``positions`` ``[row, k]``, ``[row·k, d_model]``."""
+        ...
+
+
+class Stream:
+    """Fresh inputs, run through the probed model as they are needed."""
+
+    positions: tuple[str, ...] = ()
+
+    def __init__(self, model: ProbedModel, inputs: Inputs, sites: Sequence[Site]) -> None:
+        self.model, self.inputs, self.sites = model, inputs, sites
+
+    def draw(self, count: int, seed: Sequence[int]) -> Drawn:
+        """See ``Source.draw``; the free part of every row is drawn anew."""
+        tokens = self.inputs.draw(count, split="train", seed=seed, fresh=True)
+        return Drawn(tokens, self.inputs.trained_positions(tokens))
+
+    def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
+        """See ``Source.read``: one forward pass for each input, at the positions and sites of all its pairs."""
+        order = np.argsort(rows, kind="stable")
+        distinct, first, count = np.unique(rows[order], return_index=True, return_counts=True)
+        slots = np.arange(count.max())[None].clip(max=count[:, None] - 1) + first[:, None]  # a row's pairs, its last repeated
+        at, pick = positions[order][slots], sites[order][slots]
+        z = self.model.harvest(drawn.tokens[distinct], self.sites, at, pick=pick)  # (row, k, d_model)
+        out = torch.empty(len(rows), z.size(-1))
+        out[torch.from_numpy(order)] = z[torch.from_numpy(np.arange(count.max()) < count[:, None])]
+        return out
+
+    def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
+        """See ``Source.of_sites``; eight sites share a forward pass."""
+        for first in range(0, len(self.sites), 8):
+            yield from self.model.harvest(drawn.tokens, self.sites[first : first + 8], positions).flatten(1, 2).cpu()
+
+
+class Banked:
+    """Activations of a corpus that lie on disk, at the bank's named positions."""
+
+    def __init__(self, bank: ActivationBank, sites: Sequence[Site]) -> None:
+        """Take pairs of ``sites`` from the bank.
+
+        Raises:
+            UnknownSiteError: the bank does not hold one of them.
+            InputError: none of its inputs is in the train split.
+        """
+        for site in sites:
+            bank.site_number(site)
+        self.bank, self.inputs, self.sites, self.positions = bank, bank.inputs, sites, tuple(bank.manifest.positions)
+        cut = len(self.inputs.split("train"))
+        self._train = np.flatnonzero(np.arange(len(bank)) % len(self.inputs) < cut)
+        if not len(self._train):
+            raise InputError(f"No input of the bank {bank.folder} is in the train split: build one of more inputs.")
+
+    def draw(self, count: int, seed: Sequence[int]) -> Drawn:
+        """See ``Source.draw``."""
+        picked = np.random.default_rng(list(seed)).integers(len(self._train), size=count)
+        rows = np.sort(self._train[picked])
+        tokens = self.bank.tokens(rows)
+        return Drawn(tokens, allowed_positions(self.inputs, tokens, self.positions), rows)
+
+    def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
+        """See ``Source.read``: rows in ascending order from each site × position of the bank."""
+        assert drawn.rows is not None
+        named = self.inputs.named_positions(drawn.tokens)
+        at = np.stack([named[name] for name in self.positions], axis=1)[rows]
+        place = (at == positions[:, None]).argmax(1)
+        place[positions == 0] = len(self.positions)
+        out = torch.empty(len(rows), self.bank.manifest.d_model)
+        order = np.lexsort((rows, place, sites))
+        key = (sites * (len(self.positions) + 1) + place)[order]
+        for part in np.split(order, np.flatnonzero(np.diff(key)) + 1) if len(order) else []:
+            s, p = int(sites[part[0]]), int(place[part[0]])
+            if p == len(self.positions):
+                out[torch.from_numpy(part)] = self._bos[s]
+            else:
+                z = self.bank.activations(self.sites[s], self.positions[p], drawn.rows[rows[part]])
+                out[torch.from_numpy(part)] = z
+        return out
+
+    def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
+        """See ``Source.of_sites``."""
+        rows = np.repeat(np.arange(len(positions)), positions.shape[1])
+        for number in range(len(self.sites)):
+            yield self.read(drawn, rows, positions.ravel(), np.full(len(rows), number))
+
+    @cached_property
+    def _bos(self) -> Tensor:
+        """The activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same."""
+        bos = torch.tensor([[self.inputs.bos]])
+        return self.bank.model.activations(bos, self.sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0].float().cpu()
+
+
+def allowed_positions(inputs: Inputs, tokens: Ids, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return where a decoder is trained and measured, ``[row, pos]``: ``Inputs.trained_positions``, of these names if any."""
+    allowed = inputs.trained_positions(tokens)
+    if not names:
+        return allowed
+    named = inputs.named_positions(tokens)
+    held = np.zeros((len(tokens), tokens.shape[1] + 1), dtype=bool)  # −1 marks the extra column
+    np.put_along_axis(held, np.stack([named[name] for name in names], axis=1), True, axis=1)
+    return allowed & held[:, :-1]
+
+
+def written_tokens(inputs: Inputs) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the ids that occur in a corpus, ascending, BOS and EOS among them, and the share of its inputs that hold each.
+
+    Of generated inputs the first 262,144 are looked through. Padding is none of them; an end that no input holds has share 1.
+    """
+    last, counts = len(inputs) if isinstance(inputs, TextInputs) else min(len(inputs), _SCANNED), np.zeros(0, dtype=np.int64)
+    for start in range(0, last, 2**14):
+        ids = np.sort(inputs.corpus(np.arange(start, min(start + 2**14, last))), axis=1)
+        first = np.concatenate([np.ones((len(ids), 1), dtype=bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+        found = np.bincount(ids[first])
+        counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
+        counts[: len(found)] += found
+    ends = {end for end in (inputs.bos, inputs.eos) if end is not None}
+    tokens = sorted(({int(token) for token in np.flatnonzero(counts)} | ends) - ({inputs.pad} - ends))
+    share = [float(counts[token] / last) if token < len(counts) and counts[token] else 1.0 for token in tokens]
+    return tuple(tokens), tuple(share)
+
+
+def pick_pairs(
+    places: Ids,
+    allowed: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+    count: int,
+    bos_share: float,
+    weights: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return for each row ``count`` positions to train on and a site for each, ``[rows, count]`` both.
+
+    A pair's probability is ∝ ``weights[site, place]`` at the ``allowed`` positions, without replacement while a row has pairs
+    left; with probability ``bos_share`` its position becomes BOS.
+    """
+    odds = weights.T[places] * allowed[:, :, None]  # (row, position, site)
+    race = rng.standard_exponential(odds.shape, dtype=np.float32) / np.maximum(odds, 1e-30)  # the quickest are such a draw
+    most = min(count, race[0].size)
+    first = torch.from_numpy(race.reshape(len(places), -1)).topk(most, largest=False).indices.numpy()
+    available = np.clip(allowed.sum(1) * len(weights), 1, most)[:, None]
+    chosen = np.take_along_axis(first, np.arange(count)[None] % available, axis=1)
+    positions, drawn = np.divmod(chosen, len(weights))
+    positions[rng.random(positions.shape) < bos_share] = 0
+    positions[allowed.sum(1) == 0] = 0
+    return positions, drawn
+
+
+def pool_of_batches(
+    source: Source, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Yield this process' slices of the batches of pool ``number``; the pool depends on nothing but the arguments.
+
+    ``weights`` say how likely a pair is drawn, ``[site, place]``; ``rank`` is this process' number among ``world``.
+    """
+    per_input = config.pairs_per_input
+    rng = np.random.default_rng((config.seed, 1, number))
+    drawn = source.draw(config.pool * config.batch // per_input, (config.seed, 2, number))
+    places = source.inputs.places(drawn.tokens)
+    positions, sites = (x.ravel() for x in pick_pairs(places, drawn.allowed, rng, per_input, config.bos_share, weights))
+    rows = np.repeat(np.arange(len(drawn.tokens)), per_input)
+    lengths = source.inputs.lengths(drawn.tokens)[rows]
+    order = rng.permutation(len(rows))
+    order = order[np.argsort(lengths[order], kind="stable")]  # by length, random within
+    size = config.batch // config.groups
+    parts = order[: config.pool * config.batch].reshape(-1, size)
+    batches = parts[rng.permutation(len(parts))].reshape(config.pool, config.groups, size)
+    mine = batches[:, :, rank::world]
+    z = source.read(drawn, rows[mine.ravel()], positions[mine.ravel()], sites[mine.ravel()]).unflatten(0, mine.shape)
+    for whole, share, values in zip(batches, mine, z, strict=True):
+        parted = [
+            Group(torch.from_numpy(drawn.tokens[rows[pairs], :length]), v, torch.from_numpy(sites[pairs]))
+            for pairs, v, length in zip(share, values, lengths[whole].max(1), strict=True)
+        ]
+        yield Batch(parted, int((lengths[whole] - 1).sum()))

@@ -1,0 +1,55 @@
+"""How a decoder is trained: the settings of a run, of which a pool of pairs and the length of training are functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inversionview.distances import Distance
+from inversionview.errors import SettingError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a decoder is trained; defaults are what did best on the two shipped studies."""
+
+    minutes: float | None = 30.0
+    """Length of the run in minutes of training; the learning rate falls to zero at its end."""
+    steps: int | None = None
+    """Length of the run in batches, in place of minutes: then the same seed gives the same decoder."""
+    batch: int = 256
+    """Pairs in a batch, over all processes."""
+    groups: int = 4
+    """Parts of a batch, each of about one length: little padding, yet every batch mixes lengths (without which training
+    stalls: the gradient of one length is a poor guide to all)."""
+    pairs_per_input: int = 4
+    """Pairs of each input: they share its forward pass."""
+    pool: int = 64
+    """Batches in a pool."""
+    muon_lr: float = 0.006
+    adam_lr: float = 2e-3
+    lm_lr: float = 3e-4
+    """Of what is trained of a pretrained decoder's LM, by AdamW."""
+    weight_decay: float = 0.0
+    decay: float = 0.7
+    """Share of the run over which the learning rate falls linearly to zero."""
+    bos_share: float = 0.01
+    """Share of pairs at BOS, from which the unconditional decoder is learned (Huang et al. 2024, appendix)."""
+    rebalance: float = 2.0
+    """Sites and, in each, named positions are weighted by softmax(rebalance · (mean − ratio)); 0 weights all alike."""
+    evaluations: int = 10
+    """How often in a run the good ratio is measured and the pairs are re-weighted."""
+    queries: int = 200
+    """Held-out queries per site for that, one sample each."""
+    epsilon: float = 0.1
+    """Threshold of the good ratio that is measured for that, the study's."""
+    distance: Distance = "euclidean"
+    """Its distance, the study's."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise SettingError("Give the length of the training either in minutes or in steps.")
+        if (self.minutes or self.steps or 0) <= 0:
+            raise SettingError(f"The length of the training must be positive, but is {self.minutes or self.steps}.")
+        if self.batch % self.groups or self.batch * self.pool % self.pairs_per_input:
+            raise SettingError(f"A batch of {self.batch} pairs does not divide into {self.groups} groups: choose a multiple.")

@@ -1,0 +1,38 @@
+// A reading in words: what the exact preimage has in common, and how true that is of inputs that the sentence was not made from.
+
+import { el, fixed, number, threshold } from "./dom.js";
+
+/** Make the section; `ask()` fetches the answer of the server, when it is opened and again after `reset()`. */
+export function inWords(ask) {
+  const result = el("div.result", { role: "status" });
+  const element = el("details.more-about", {}, el("summary", {}, "In words: what is common, and is it true?"), result);
+  let asked = false;
+  async function fill() {
+    if (asked || !element.open) return;
+    asked = true;
+    result.replaceChildren(el("p.hint", {}, "Comparing inputs on both sides of ε…"));
+    try {
+      result.replaceChildren(...worded(await ask()));
+    } catch (error) {
+      asked = error.name !== "AbortError";
+      result.replaceChildren(...(asked ? [el("p.failed", {}, error.message)] : []));
+    }
+  }
+  element.addEventListener("toggle", fill);
+  return {
+    element,
+    reset() {
+      asked = false;
+      result.replaceChildren();
+      fill();
+    },
+  };
+}
+
+function worded({ statement, epsilon, balanced_accuracy, auroc, inputs, gap, line }) {
+  if (balanced_accuracy === null) return [el("p", {}, statement)];
+  const score = `balanced accuracy ${fixed(balanced_accuracy, 2)}, AUROC ${fixed(auroc, 2)}`;
+  const where = `on ${number(inputs)} unseen inputs, half inside, half outside beyond ${gap}·ε`;
+  const near = line === null ? "" : `; ${fixed(line, 2)} where those outside begin at ε`;
+  return [el("p", {}, statement), el("p.hint", {}, `At ε = ${threshold(epsilon)}: ${score} ${where}${near}.`)];
+}
