@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
@@ -18,6 +19,9 @@ from inversionview.sites import Site, all_sites
 
 Loss = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, " batch"]]
 """A number for each input from the activations of one site at all positions; rows must not mix."""
+
+LogitLoss = Callable[[Float[Tensor, "batch pos vocabulary"]], Float[Tensor, " batch"]]
+"""A number for each input from its logits; rows must not mix."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,20 @@ class Shape:
 class Patch:
     """Values that replace the activations of one site during a run."""
 
-    positions: Int[Tensor, "batch k"]
-    values: Float[Tensor, "batch k d_model"]
+    positions: Int[Tensor, "row k"]
+    values: Float[Tensor, "row k d_model"]
+    rows: Int[Tensor, " row"] | None = None
+    """Which inputs of the batch; ``None``: all, in order. An input may occur more than once, at other positions."""
+
+    @property
+    def index(self) -> tuple[Int[Tensor, "row 1"], Int[Tensor, "row k"]]:
+        """Where the values go in the activations of the batch."""
+        rows = torch.arange(len(self.positions), device=self.positions.device) if self.rows is None else self.rows
+        return rows[:, None], self.positions
 
     def after(self, start: int) -> Patch:
         """Return the patch with positions counted from ``start``."""
-        return Patch(self.positions - start, self.values)
+        return Patch(self.positions - start, self.values, self.rows)
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,25 @@ class Backend(Protocol):
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
     ) -> Float[Tensor, "batch head query key"]:
         """Return the attention pattern of a layer."""
+        ...
+
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """Return the attention patterns of all layers at some query positions, from one forward pass."""
+        ...
+
+    def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
+        """Return what each head of a layer writes if it attends to one token alone, whose residual stream is x (its OV)."""
+        ...
+
+    def attention_gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
+    ) -> Float[Tensor, "layer batch pos d_model"]:
+        """Return the gradient of each input's loss with respect to what each attention layer gives, after W_O.
+
+        A head's output is a term of it, so that is the gradient with respect to every head of the layer, too.
+        """
         ...
 
     def extend(

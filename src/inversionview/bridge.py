@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from inversionview.backend import Extended, KeysValues, Loss, Patch, Shape, layers_run, pulled
+from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.gguf_reading import quick_gguf
 from inversionview.sites import Site
@@ -185,6 +185,49 @@ class BridgeBackend:
         self._run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
         return found[0]
 
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """See ``Backend.patterns``."""
+        found: dict[Any, Float[Tensor, "batch head k key"]] = {}
+        points = [block.attn.hook_pattern for block in self.bridge.blocks]
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+
+        def read(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            found[hook] = pattern[rows, :, positions].transpose(1, 2)
+            if len(found) == len(points):
+                raise StopAtLayerException(pattern)
+
+        self._run(tokens, mask, [(point, read) for point in points])
+        return torch.stack([found[point] for point in points])
+
+    def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
+        """See ``Backend.attended``: a sequence of one token attends to nothing else."""
+        first = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
+        found: list[Float[Tensor, "batch 1 *width"]] = []
+
+        def read(value: Float[Tensor, "batch 1 *width"], hook: Any) -> None:
+            found.append(value)
+            raise StopAtLayerException(value)
+
+        hooks = self._patch_hooks(Site(layer, "pre"), Patch(first, x[:, None]))
+        self._run(first, None, [*hooks, (self._point(Site(layer, "head", 0)), read)])
+        w_o = self._w_o(layer)
+        return torch.einsum("bhi,hid->hbd", found[0].reshape(len(x), *w_o.shape[:2]), w_o)
+
+    def attention_gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
+    ) -> Float[Tensor, "layer batch pos d_model"]:
+        """See ``Backend.attention_gradients``."""
+        found: list[Float[Tensor, "batch pos d_model"]] = []
+
+        def read(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+            found.append(value)
+
+        with self._embedded(), torch.enable_grad():
+            out = self._run(tokens, mask, [(block.attn.o.hook_out, read) for block in self.bridge.blocks], grad=True)
+            return torch.stack(torch.autograd.grad(loss(out).sum(), found))
+
     def extend(
         self,
         tokens: Int[Tensor, "batch new"],
@@ -253,8 +296,15 @@ class BridgeBackend:
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
         """See ``Backend.pull``."""
-        leaves: list[Float[Tensor, "batch pos d_model"]] = []
         found: list[Float[Tensor, "batch pos d_model"]] = []
+        with self._embedded() as leaves, torch.enable_grad():
+            self._run(tokens, mask, [self._reader(site, found), (self._point(site), _stop)], grad=True)
+            return pulled(leaves[0], found[0], loss)
+
+    @contextlib.contextmanager
+    def _embedded(self) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
+        """Begin graphs at the token embeddings, which are put into the list that is given."""
+        leaves: list[Float[Tensor, "batch pos d_model"]] = []
 
         def cut(module: Any, args: Any, embedded: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
             leaves.append(embedded.detach().requires_grad_())
@@ -262,9 +312,7 @@ class BridgeBackend:
 
         handle = self._embedding.register_forward_hook(cut)
         try:
-            with torch.enable_grad():
-                self._run(tokens, mask, [self._reader(site, found), (self._point(site), _stop)], grad=True)
-                return pulled(leaves[0], found[0], loss)
+            yield leaves
         finally:
             handle.remove()
 
@@ -346,7 +394,7 @@ class BridgeBackend:
         x.mid is written as what the attention adds to x.pre: the bridge's ``hook_resid_mid`` is the input of the MLP's
         norm, which the residual stream passes by.
         """
-        at = torch.arange(len(patch.positions), device=patch.positions.device)[:, None], patch.positions
+        at = patch.index
         block = self.bridge.blocks[site.layer]
         kept: list[Float[Tensor, "batch k d_model"]] = []
 

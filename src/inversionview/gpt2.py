@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Extended, KeysValues, Loss, Patch, Shape, layers_run, pulled
+from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.sites import Site
 
@@ -216,12 +216,54 @@ class GPT2Backend:
         """See ``Backend.attention``."""
         x, allowed = self._embed(tokens, mask)
         for block in self.blocks[:layer]:
-            x = x + _linear(self._attend(block, x, allowed, None), block.out)
-            x = x + self._mlp(block, x)
-        q, k, _ = self._qkv(self.blocks[layer], x)
+            x = self._block(block, x, allowed)
+        return self._pattern(self.blocks[layer], x, allowed)
+
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """See ``Backend.patterns``."""
+        (x, allowed), found = self._embed(tokens, mask), []
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        for block in self.blocks:
+            found.append(self._pattern(block, x, allowed)[rows, :, positions].transpose(1, 2))
+            x = self._block(block, x, allowed)
+        return torch.stack(found)
+
+    def _block(
+        self,
+        block: _Block,
+        x: Float[Tensor, "batch pos d_model"],
+        allowed: Bool[Tensor, "batch 1 query key"] | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x = x + _linear(self._attend(block, x, allowed, None), block.out)
+        return x + self._mlp(block, x)
+
+    def _pattern(
+        self,
+        block: _Block,
+        x: Float[Tensor, "batch pos d_model"],
+        allowed: Bool[Tensor, "batch 1 query key"] | None,
+    ) -> Float[Tensor, "batch head query key"]:
+        q, k, _ = self._qkv(block, x)
         scores = q @ k.mT / q.size(-1) ** 0.5
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
         return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
+
+    def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
+        """See ``Backend.attended``."""
+        _, _, v = self._qkv(self.blocks[layer], x[:, None])
+        return torch.einsum("bhi,hid->hbd", v[:, :, 0], self._w_o(self.blocks[layer]))
+
+    def attention_gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
+    ) -> Float[Tensor, "layer batch pos d_model"]:
+        """See ``Backend.attention_gradients``."""
+        seen: list[Float[Tensor, "batch pos d_model"]] = []
+        with torch.enable_grad():
+            x, allowed = self._place(self.wte[tokens].detach().requires_grad_(), mask)
+            _, last, _ = self._run(x, allowed, None, None, logits=True, seen=seen)
+            return torch.stack(torch.autograd.grad(loss(self.unembed(self.final_norm(last))).sum(), seen))
 
     def extend(
         self,
@@ -263,16 +305,19 @@ class GPT2Backend:
         site: Site | None,
         logits: bool,
         patches: Mapping[Site, Patch] | None = None,
+        seen: list[Float[Tensor, "batch new d_model"]] | None = None,
     ) -> tuple[Float[Tensor, "batch new d_model"] | None, Float[Tensor, "batch new d_model"], KeysValues]:
-        """Return the activations of ``site``, the residual stream at the end of the run, and the keys and values."""
+        """Return the activations of ``site``, the residual stream at the end of the run, and the keys and values.
+
+        What the attention layers give is put into ``seen``.
+        """
         found, kept = None, KeysValues([], [])
         layers = layers_run(self.shape, site, logits)
 
         def patched(where: Site, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
             if not patches or where not in patches:
                 return x
-            patch = patches[where]
-            return x.index_put((torch.arange(len(x), device=x.device)[:, None], patch.positions), patch.values)
+            return x.index_put(patches[where].index, patches[where].values)
 
         for layer, block in enumerate(self.blocks[:layers]):
             here = site if site is not None and site.layer == layer else None
@@ -287,6 +332,8 @@ class GPT2Backend:
             for h in [h for h in range(self.n_heads) if patches and Site(layer, "head", h) in patches]:
                 own = z[:, h] @ self._w_o(block)[h]
                 attended = attended + (patched(Site(layer, "head", h), own) - own)  # elsewhere exactly nothing
+            if seen is not None:
+                seen.append(attended)
             middle = patched(Site(layer, "mid"), x + attended)
             if here and here.head is not None:
                 found = z[:, here.head] @ self._w_o(block)[here.head]

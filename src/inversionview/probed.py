@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Backend, Extended, KeysValues, Loss, Patch, Shape
+from inversionview.backend import Backend, Extended, KeysValues, LogitLoss, Loss, Patch, Shape
 from inversionview.errors import InputError, SettingError
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids
@@ -269,6 +269,35 @@ class ProbedModel:
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.attention(safe, None if bool(mask.all()) else mask.to(self.device), layer)
+
+    @torch.no_grad()
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """Return the attention patterns of all layers at some query positions, from one forward pass."""
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        return self.backend.patterns(safe, padded, positions.to(self.device))
+
+    @torch.no_grad()
+    def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
+        """Return what each head of ``layer`` writes if it attends to one token alone, whose residual stream is x.
+
+        That is x under the layer's norm times the head's OV matrix.
+        """
+        return self.backend.attended(layer, x.to(self.device))
+
+    def attention_gradients(
+        self, tokens: Int[Tensor, "batch pos"], loss: LogitLoss
+    ) -> Float[Tensor, "layer batch pos d_model"]:
+        """Return the gradient of each input's ``loss`` of its logits with respect to what each attention layer gives.
+
+        A head's output is a term of that, so it is the gradient with respect to each head's output, too.
+        """
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        return self.backend.attention_gradients(safe, None if bool(mask.all()) else mask.to(self.device), loss)
 
     @torch.no_grad()
     def extend(

@@ -20,6 +20,7 @@ from inversionview.analysis.attribution import Attribution, Cases, RateTable, an
 from inversionview.analysis.attribution import Report as RatesReport
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
+from inversionview.analysis.heads import HeadTable, NamedHead, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
@@ -68,6 +69,7 @@ from inversionview.studies import (
     shipped_inputs,
     shipped_path,
 )
+from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
@@ -587,6 +589,52 @@ class Study:
             epsilon=check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
             distance=check_distance(distance or self.spec.distance), **options,
         )  # fmt: skip
+
+    # -- heads ---------------------------------------------------------------------------------------------------------
+
+    def heads(
+        self, *, prompts: int = 300, anyway: bool = False, seed: int = 0, again: bool = False, report: Progress | None = None
+    ) -> HeadTable:
+        """Find the heads that matter for the task in this model, and their groups; see ``find_heads``.
+
+        A result is kept in the run's folder or the user's cache, and read from there (or the package) when asked for again.
+
+        Args:
+            prompts: how many prompts of the test split.
+            anyway: go on with a model that does not do the task.
+            seed: of the choice of prompts.
+            again: compute it, whatever is kept.
+            report: called with the share of the work that is done, and a note.
+
+        Raises:
+            SettingError: ``prompts`` is below 1, ``seed`` below 0.
+            InputError: the study's inputs have no IO, S1, S2 and END; or the model does not do the task.
+        """
+        known = None if again else self.known_heads()
+        if known is not None and (known.prompts, known.seed) == (prompts, seed):
+            return known
+        table = find_heads(
+            self.model, self.inputs, self.positions, study=self.name, prompts=prompts, anyway=anyway, seed=seed, report=report
+        )
+        keep_heads(table, self._heads_path)
+        return table
+
+    @property
+    def _heads_path(self) -> Path:
+        return heads_cache(self.folder, self.model.fingerprint, self.inputs.fingerprint)
+
+    def known_heads(self) -> HeadTable | None:
+        """Return the heads that were found before, or are shipped for this model; ``None`` where neither is. Quick."""
+        model, inputs = self.model.fingerprint, self.inputs.fingerprint
+        return read_heads(self._heads_path, model, inputs) or shipped_heads(self.spec.inputs, model, inputs)
+
+    @property
+    def named_heads(self) -> list[NamedHead]:
+        """The heads that matter, as far as is known without computing: found before, shipped, or published; else none."""
+        if self.spec.inputs != "ioi":
+            return []
+        known = self.known_heads()
+        return published_heads(self.model.shape) if known is None else known.found
 
     # -- direct logit attribution -------------------------------------------------------------------------------------
 

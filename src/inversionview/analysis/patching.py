@@ -30,6 +30,8 @@ Direction = Literal["forward", "backward", "single"]
 Cumulative = Literal["forward", "backward", "both"]
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
+_SMALL = 2**22
+"""A model of more weights than this is patched in several ways at once: reading its weights takes longer than using them."""
 EMBED, POS_EMBED = EMBEDDINGS
 PRE = Site(0, "pre")
 
@@ -125,6 +127,7 @@ class PatchedRuns:
         self._first = np.minimum.reduce([pairs.read, every, *own])
         self._last = np.maximum.reduce([pairs.read, *own])
         self._contrast_last = np.maximum.reduce([pairs.contrast_read, *theirs])
+        self._large = 12 * len(model.shape.heads) * model.shape.d_model**2 > _SMALL
 
     def differences(self, sets: Sequence[Sequence[int]], report: Report | None = None) -> Differences:
         """Return the logit differences of all pairs, with each of ``sets`` (of numbers of activations) replaced."""
@@ -136,8 +139,9 @@ class PatchedRuns:
             run = _Batch(self, rows)
             original[rows], right[rows] = run.original()
             contrast[rows] = run.contrast()
-            for column, members in enumerate(sets):
-                patched[rows, column] = run.patched(members)
+            several = max(1, self._most(rows) // len(rows)) if self._large else 1
+            for start in range(0, len(sets), several):
+                patched[rows, start : start + several] = run.patched(sets[start : start + several])
             done += len(rows)
             if report is not None:
                 report(done / len(self.pairs), f"{done:,} of {len(self.pairs):,} pairs")
@@ -148,12 +152,16 @@ class PatchedRuns:
         keys = np.stack([self._last, self._first, self._contrast_last], axis=1)
         _, kind = np.unique(keys, axis=0, return_inverse=True)
         order = np.argsort(kind, kind="stable")
-        shape, sites = self.model.shape, {a.site for a in self.activations}
         for rows in np.split(order, np.flatnonzero(np.diff(kind[order])) + 1):
-            length, new = int(self._last[rows[0]]) + 1, int(self._last[rows[0]] - self._first[rows[0]]) + 1
-            kept = len(sites) * shape.d_model * (length if None in self.places else len(self.places))
-            size = min(4 * tokens_per_pass(self.model.device) // length, 2**26 // kept, 2**26 // (new * shape.vocabulary))
-            yield from (rows[start : start + max(1, size)] for start in range(0, len(rows), max(1, size)))
+            size = self._most(rows)
+            yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+    def _most(self, rows: npt.NDArray[np.int64]) -> int:
+        """Return how many inputs that are cut as these run at once."""
+        shape, sites = self.model.shape, {a.site for a in self.activations}
+        length, new = int(self._last[rows[0]]) + 1, int(self._last[rows[0]] - self._first[rows[0]]) + 1
+        kept = len(sites) * shape.d_model * (length if None in self.places else len(self.places))
+        return max(1, min(4 * tokens_per_pass(self.model.device) // length, 2**26 // kept, 2**26 // (new * shape.vocabulary)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,17 +204,22 @@ class _Batch:
         assert logits is not None
         return self._difference(logits[self.each, self.contrast_read - start])
 
-    def patched(self, members: Sequence[int]) -> Float[np.ndarray, " row"]:
-        """Return LD_patched."""
-        return self._difference(self._logits(self._patches([self.runs.activations[i] for i in members])))
+    def patched(self, sets: Sequence[Sequence[int]]) -> Float[np.ndarray, "row set"]:
+        """Return LD_patched with each of the sets replaced, all in one run of so many copies of the inputs."""
+        patches = [self._patches([self.runs.activations[i] for i in members]) for members in sets]
+        differences = self._difference(self._logits(_side_by_side(patches, len(self.rows)), len(sets)), len(sets))
+        return differences.reshape(len(sets), -1).T
 
-    def _logits(self, patches: dict[Site, Patch]) -> Float[Tensor, "row vocabulary"]:
-        logits = self.model.extend(self.own[:, self.first :], self.cache, patches=patches).logits
+    def _logits(self, patches: dict[Site, Patch], copies: int = 1) -> Float[Tensor, "copy_row vocabulary"]:
+        each, cache = self.each.repeat(copies), self.cache
+        if copies > 1 and cache is not None:
+            cache = cache.rows(each.to(self.model.device))
+        logits = self.model.extend(self.own[each, self.first :], cache, patches=patches).logits
         assert logits is not None
-        return logits[self.each, self.read - self.first]
+        return logits[torch.arange(len(each)), self.read[each] - self.first]
 
-    def _difference(self, logits: Float[Tensor, "row vocabulary"]) -> Float[np.ndarray, " row"]:
-        chosen = logits.gather(1, self.answers).float()
+    def _difference(self, logits: Float[Tensor, "copy_row vocabulary"], copies: int = 1) -> Float[np.ndarray, " copy_row"]:
+        chosen = logits.gather(1, self.answers.repeat(copies, 1)).float()
         difference: Float[np.ndarray, " row"] = (chosen[:, 0] - chosen[:, 1]).cpu().numpy()
         return difference
 
@@ -258,6 +271,22 @@ class _Batch:
             site: Patch(torch.cat([at for at, _ in found], 1).to(device), torch.cat([value for _, value in found], 1))
             for site, found in parts.items()
         }
+
+
+def _side_by_side(patches: Sequence[dict[Site, Patch]], rows: int) -> dict[Site, Patch]:
+    """Return patches of copies of the same inputs, each for its own copy, as patches of one batch."""
+    if len(patches) == 1:
+        return patches[0]
+    parts: dict[Site, list[Patch]] = {}
+    for copy, each in enumerate(patches):
+        for site, patch in each.items():
+            k = patch.positions.size(1)
+            here = torch.arange(rows, device=patch.positions.device).repeat_interleave(k) + copy * rows
+            parts.setdefault(site, []).append(Patch(patch.positions.reshape(-1, 1), patch.values.flatten(0, 1)[:, None], here))
+    return {
+        site: Patch(*(torch.cat([getattr(p, part) for p in found]) for part in ("positions", "values", "rows")))
+        for site, found in parts.items()
+    }
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

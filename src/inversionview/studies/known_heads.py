@@ -1,0 +1,65 @@
+"""Heads that are known before anything is computed: shipped with a study, kept from an earlier run, or published.
+
+Kept results lie in the run's folder or in the user's cache, named by the fingerprints of model and inputs. The published
+circuit is that of GPT-2 small, which is known by its shape alone: so is a model that was trained on from it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
+from inversionview.backend import Shape
+from inversionview.storage import replacing
+
+PUBLISHED = {
+    "name mover": "9.9 10.0 9.6 9.0 9.7 10.1 10.2 10.6 10.10 11.2 11.9",
+    "negative name mover": "10.7 11.10",
+    "S-inhibition": "7.3 7.9 8.6 8.10",
+    "induction": "5.5 5.8 5.9 6.9",
+    "duplicate token": "0.1 0.10 3.0",
+    "previous token": "2.2 4.11",
+}
+"""The 26 heads of GPT-2 small (Wang et al. 2022, Fig. 2; Huang et al. 2024, Table 2); from 9.0 on, backup name movers."""
+_GPT2_SMALL = Shape((12,) * 12, 768, 50257, 1024)
+
+
+def published_heads(shape: Shape) -> list[NamedHead]:
+    """Return the published heads of a model of this shape; none but for GPT-2 small's."""
+    if shape != _GPT2_SMALL:
+        return []
+    return [NamedHead(f"a{head}", group, GROUPS[group]) for group, heads in PUBLISHED.items() for head in heads.split()]
+
+
+def shipped_heads(study: str, model: str, inputs: str) -> HeadTable | None:
+    """Return what is shipped for a study and a model's fingerprint, if its inputs are those of this fingerprint."""
+    return read_heads(Path(__file__).parent / "files" / study / f"heads-{model}.json", model, inputs)
+
+
+def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
+    """Return where the heads of a model on some inputs are kept: in the run's folder, or in the user's cache."""
+    from platformdirs import user_cache_path
+
+    return (user_cache_path("inversionview") / "heads" if folder is None else folder) / f"heads-{model}-{inputs}.json"
+
+
+def read_heads(path: Path, model: str, inputs: str) -> HeadTable | None:
+    """Return a kept result; ``None`` where there is none, or it is damaged or of another model or other inputs."""
+    try:
+        table = HeadTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return table if (table.fingerprint, table.inputs) == (model, inputs) else None
+
+
+def keep_heads(table: HeadTable, path: Path) -> None:
+    """Write a result, a line for each head, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    heads = ",\n".join(json.dumps(head, ensure_ascii=False) for head in table.to_json()["heads"])
+    rest = json.dumps({key: value for key, value in table.to_json().items() if key != "heads"}, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(f'{rest[:-1]},\n"heads": [\n{heads}\n]}}\n', encoding="utf-8")
