@@ -109,6 +109,17 @@ class Site:
         )
 
 
+@dataclass(frozen=True)
+class NamedHead:
+    """A head of a known circuit: where it does its part, and which."""
+
+    site: Site
+    position: str
+    """A named position of the study's inputs."""
+    group: str
+    """What it does: name mover, S-inhibition, induction, …"""
+
+
 EMBEDDINGS = (Site(0, "embed"), Site(0, "pos_embed"))
 """The two parts of ``x0.pre``: no sites to read, they hold the token and its place, but to intervene on."""
 

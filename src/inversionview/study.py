@@ -50,7 +50,7 @@ from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
-from inversionview.sites import Site, expand, find_site
+from inversionview.sites import NamedHead, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
 from inversionview.storage import recover
 from inversionview.studies import (
@@ -165,6 +165,11 @@ class Study:
         if self.spec.inputs not in STUDIES:
             return ["END"]
         return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
+
+    @property
+    def named_heads(self) -> list[NamedHead]:
+        """Heads of a known circuit of the study's model; empty where none is known."""
+        return []
 
     def _named(self, tokens: Ids) -> dict[str, Ids]:
         if self.spec.inputs in STUDIES:
