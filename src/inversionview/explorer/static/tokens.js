@@ -124,7 +124,8 @@ export function queryTokens(place, { choose, marks = [], attention, site } = {})
     attend(node, attention?.[i]);
     return node;
   });
-  return el("div.query", { role: "group", "aria-label": `Query${site ? `, read at ${site}` : ""}` }, nodes);
+  const prose = place.tokens.some((text) => /^ \S/.test(text)) ? ".prose" : "";
+  return el(`div.query${prose}`, { role: "group", "aria-label": `Query${site ? `, read at ${site}` : ""}` }, nodes);
 }
 
 /** The name of the position that is read: a named one, or the token itself. */
