@@ -1,4 +1,4 @@
-"""A tiny language model as wide as real ones are deep: a random Llama of 30 layers × 9 heads with tokens like those of real ones."""
+"""A small model with the shape of a real one: a random Llama of 30 layers × 9 heads, its tokens words with their spaces."""
 
 from __future__ import annotations
 

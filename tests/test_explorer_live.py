@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
 from inversionview.bank import places
-from tests.browser import chromium, opened
+from tests.browser import LONE, chromium, opened
 
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
 ROWS = 4000
@@ -452,7 +452,7 @@ def test_links_that_are_wrong(live: Open, wrong: dict[str, str], said: str) -> N
 
 
 def shown(text: str) -> str:
-    text = text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"})
+    text = LONE.sub("·", text).translate({ord("\n"): "⏎", ord("\t"): "⇥"})
     return text.replace("\u202e", "□")
 
 

@@ -45,7 +45,7 @@ def bank_of(study: Study, report: Report | None) -> ActivationBank:
 
 
 def lacking(study: Study) -> str | None:
-    """Return why the study's corpus cannot be searched yet, and the way out; ``None`` where it can, or a bank is quickly built."""
+    """Return why the study's corpus cannot be searched yet, and the way out; ``None`` where it can, or soon can."""
     if study.bare or study.known_bank() is not None or _work(study) <= QUICK:
         return None
     held = _rows(study) * len(study.sites) * len(check_positions(study.inputs, None)) * study.model.shape.d_model * 2

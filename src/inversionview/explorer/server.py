@@ -65,9 +65,9 @@ RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema"
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
 `progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first look:
 true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no bank
-has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the request
-may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said (422, and
-`lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
+has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
+request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
+(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
 
 StudyId = Annotated[str, PathParameter(max_length=200, description="A study.", examples=["addition"])]
 Text = Annotated[
