@@ -38,6 +38,8 @@ Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
 BACKGROUND = 20_000
 """Inputs of a study among which a value is called common or rare."""
 MOST_POINTS = 4000
+_VERIFIED = 64
+"""Sites of a map, at most, of which what lies near ε is measured again in the model."""
 _EXAMPLES = 8
 _EACH = 64
 """Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
@@ -401,7 +403,8 @@ def bits_map(
 ) -> contract.Map:
     """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
 
-    All activations come from one forward pass; a site that the bank lacks is not read, and has no value.
+    All activations come from one forward pass; a site that the bank lacks is not read, and has no value. Of more than 64 sites,
+    the distances that the bank stores are taken as they are, to within the rounding of fp16: see ``search``.
 
     Raises:
         BankError: the bank lacks, and takes long to build.
@@ -414,7 +417,7 @@ def bits_map(
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        hits = next(search(bank, site, z[number], **where))  # type: ignore[arg-type]
+        hits = next(search(bank, site, z[number], verify=len(held) <= _VERIFIED, **where))  # type: ignore[arg-type]
         told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
     return contract.Map(kind="bits", position=here.position, cells=cells)

@@ -125,7 +125,7 @@ function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, 
   const [first, last] = windowed(sample.tokens, sample.position, briefs, LETTERS - String(beside ?? "").length);
   for (let i = first; i < last && x < PAPER - 60; i++) {
     const shown = briefs[i] ?? visible(sample.tokens[i]);
-    const text = i === sample.position ? `(${shown})` : shown;
+    const text = i === sample.position ? shown.replace(/^( ?)(.*)$/s, "$1($2)") : shown;
     const wide = CHAR * [...text].length;
     const effect = sample.effect?.[i] ?? 0;
     if (Math.abs(effect) >= 0.05) {

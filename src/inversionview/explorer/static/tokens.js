@@ -32,7 +32,9 @@ const face = (text, brief) => (brief ? el("span.end", {}, brief) : printed(text)
 
 /** One token as an element; `index` leads from it to its numbers. */
 function token(text, index, at, brief) {
-  return el(`bdi.t${index === at ? ".at" : ""}`, { "data-i": index }, face(text, brief));
+  if (index !== at) return el("bdi.t", { "data-i": index }, face(text, brief));
+  const space = !brief && /^ [^ ]/.test(text) ? " " : ""; // it stands before the parenthesis, as between words
+  return el("bdi.t.at", { "data-i": index }, space, el("span.word", {}, face(text.slice(space.length), brief)));
 }
 
 /** Which tokens fit a line of so many letters: all, or those around the matched one, more of what comes before it. */
