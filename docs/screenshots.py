@@ -24,7 +24,8 @@ SHOTS = {
         {"width": 1240, "height": 900}, "light",
     ),
     "explorer-ioi": (
-        {"study": "ioi", "at": "END", "site": "a20.3", "source": "walk", "seconds": "60"}, {"width": 1240, "height": 900}, "light"
+        {"study": "ioi", "at": "END", "site": "a20.3", "source": "walk", "seconds": "60"},
+        {"width": 1240, "height": 900}, "light",
     ),
     "explorer-dark": ({"study": "addition", "source": "corpus"}, {"width": 1240, "height": 900}, "dark"),
 }  # fmt: skip

@@ -168,6 +168,7 @@ class Explorer {
     try {
       await this.open(id);
     } catch (error) {
+      if (this.opening !== id) return;
       this.studies.value = this.opening = this.info?.id ?? id;
       this.fail(error, () => this.opened(id));
     }
@@ -503,7 +504,8 @@ class Explorer {
     for (const name of KEPT) delete this.state[name];
     Object.assign(this.state, fromHash(), this.root.dataset.theme === "auto" ? {} : { theme: this.root.dataset.theme });
     const known = this.listed.has(this.state.study);
-    this.open(known ? this.state.study : [...this.listed.keys()][0], known);
+    const wanted = known ? this.state.study : [...this.listed.keys()][0];
+    this.open(wanted, known).catch((error) => this.fail(error, () => this.follow()));
   }
 
   /** Say a sentence above the query; with `again`, what tries once more. */
