@@ -23,6 +23,10 @@ SHOTS = {
         {**COUNTING, "at": "query", "site": "x0.mid", "source": "decoder", "pins": "x0.post@query|a1.0@:"},
         {"width": 1240, "height": 900}, "light",
     ),
+    "explorer-ioi": (
+        {"study": "ioi", "at": "END", "site": "a20.3", "source": "walk", "seconds": "60"},
+        {"width": 1240, "height": 900}, "light",
+    ),
     "explorer-dark": ({"study": "addition", "source": "corpus"}, {"width": 1240, "height": 900}, "dark"),
 }  # fmt: skip
 """For each picture: the state in the link, the window, the colour scheme."""
@@ -32,7 +36,7 @@ def main() -> None:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-m", "inversionview.cli", "explore", "ioi", "--no-browser", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/healthz")
@@ -40,7 +44,7 @@ def main() -> None:
             for name, (state, window, scheme) in SHOTS.items():
                 address = f"http://127.0.0.1:{port}/#{urlencode(state)}"
                 with opened(browser, address, offline=False, viewport=window, color_scheme=scheme) as page:
-                    page.wait_for_selector(".body .row", timeout=180_000)
+                    page.wait_for_selector(".panel.read:not([aria-busy=true]) .body .row", timeout=180_000)
                     page.wait_for_load_state("networkidle", timeout=180_000)
                     page.wait_for_timeout(1500)
                     page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png", full_page=True)

@@ -15,6 +15,8 @@ WATCH = """
 window.seen = [];
 document.addEventListener("securitypolicyviolation", (e) => window.seen.push(`policy: ${e.violatedDirective} ${e.blockedURI}`));
 """
+LONE = re.compile(r"(?<= ) | (?= |$|[\x00-\x1f\x7f-\x9f\u2028\u2029])")
+"""A space that a page shows as a dot: any but the one before what is seen."""
 
 
 @contextmanager

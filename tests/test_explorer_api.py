@@ -29,13 +29,15 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 
 import inversionview as iv
+from inversionview.analysis.heads import NamedHead
 from inversionview.bank import places
 from inversionview.commands.exploring import bound
-from inversionview.explorer import contract, service
+from inversionview.explorer import banks, contract, service
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.explorer.server import create_app
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
+from tests.language import deep_llama
 from tests.test_cli import bad, run
 
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
@@ -320,6 +322,96 @@ def test_a_model_alone_and_a_run_on_texts(addition: iv.Study, tmp_path: Path) ->
         assert "without a corpus" in get(client, "studies/bare/random", 422)["detail"]
         for path in ("map", "patch", "complete"):
             assert "without a corpus" in get(client, f"studies/bare/{path}", 422, text="303+204=507")["detail"]
+
+
+# -- language models --------------------------------------------------------------------------------------------------
+
+MARY = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
+    """``ioi`` of a small model with 270 heads, in whose run lies a bank of some of them."""
+    study = iv.load("ioi", model=deep_llama(tmp_path_factory.mktemp("deep") / "llama"))
+    study.folder = tmp_path_factory.mktemp("runs") / "ioi"
+    return study
+
+
+def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said how long it takes and which command builds it; a walk reads by default; with a bank the corpus does."""
+    monkeypatch.setattr(banks, "QUICK", 0.0)
+    monkeypatch.setattr(places, "cache", lambda: deep.folder / "cache")
+    built: list[int] = []
+    monkeypatch.setattr(iv.Study, "build_bank", lambda self, *a, **k: built.append(1))
+    with TestClient(create_app({"ioi": lambda: deep}), base_url="http://localhost") as client:
+        info = get(client, "studies/ioi")
+        assert info["sources"] == ["walk", "corpus"]
+        assert re.search(rf"`inversionview bank ioi --inputs 20000 --model {deep.model.name}` builds one", info["lacking"])
+        size = 20_000 * 270 * 3 * 72 * 2 / 1e9  # inputs × heads × positions × width × two bytes
+        assert re.search(rf"about \d+.* here, {size:.1f} GB", info["lacking"])
+        assert get(client, "studies/ioi/map", 422, text=MARY)["detail"] == info["lacking"]
+        assert streamed(client, "ioi", text=MARY, source="corpus")[-1][1]["detail"] == info["lacking"]
+        every = get(client, "studies/ioi/read", text=MARY, source="all", seconds=0.2, count=5)
+        assert {s["source"] for s in every["preimage"]["samples"]} <= {"walk"}
+        assert built == []
+        monkeypatch.undo()
+        monkeypatch.setattr(banks, "QUICK", 0.0)
+        deep.build_bank(deep.folder / "bank", rows=60, sites="a3.*,a20.*")
+        info = get(client, "studies/ioi")
+        assert (info["sources"], info["lacking"]) == (["corpus", "walk"], None)
+
+
+def test_a_map_of_many_sites_is_one_pass(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that the bank lacks have no value and are not read; the others have the bits that a search tells."""
+    if deep.known_bank() is None:
+        deep.build_bank(deep.folder / "bank", rows=60, sites="a3.*,a20.*")
+    asked: list[list[str]] = []
+    activations = iv.ProbedModel.activations
+
+    def counted(self: iv.ProbedModel, tokens: Any, sites: Any, positions: Any = None) -> Any:
+        asked.append([site.short for site in sites])
+        return activations(self, tokens, sites, positions)
+
+    monkeypatch.setattr(iv.ProbedModel, "activations", counted)
+    found = service.bits_map(deep, MARY, "END", epsilon=0.5)
+    held = [f"a{layer}.{head}" for layer in (3, 20) for head in range(9)]
+    assert asked == [held]
+    assert [cell.site for cell in found.cells] == [site.short for site in deep.sites]
+    assert {cell.site for cell in found.cells if cell.value is not None} == set(held)
+    for cell in found.cells:
+        if cell.site in ("a3.4", "a20.3"):
+            bits = deep.search(deep.query(MARY, at="END", site=cell.site), epsilon=0.5, count=1).bits
+            assert bits is not None
+            assert (cell.value, cell.low, cell.high) == (bits.value, bits.low, bits.high)
+
+
+def test_heads_of_a_circuit_are_named(deep: iv.Study, counting: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = [NamedHead("a20.3", "name mover", "END"), NamedHead("a9.1", "induction", "S2")]
+    assert service.study_info(counting).heads_named == []
+    monkeypatch.setattr(iv.Study, "named_heads", property(lambda self: heads))
+    told = [(head.site, head.position, head.group) for head in service.study_info(deep).heads_named]
+    assert told == [("a20.3", "END", "name mover"), ("a9.1", "S2", "induction")]
+
+
+def test_a_study_that_loads_slowly_keeps_nobody_waiting(banked: dict[str, iv.Study]) -> None:
+    go = threading.Event()
+
+    def slowly() -> iv.Study:
+        go.wait(30)
+        return banked["counting"]
+
+    openers = {"slow": slowly, "addition": lambda: banked["addition"], "broken": lambda: iv.load("none")}
+    with TestClient(create_app(openers), base_url="http://localhost") as client:
+        assert get(client, "studies/addition/place", text=ADD)["position"] == 8  # while the first is being loaded
+        assert get(client, "studies/addition/read", text=ADD, count=5)["study"] == "addition"
+        known = get(client, "studies", wait=False)
+        assert "slow" in known["loading"]
+        assert "addition" in [info["id"] for info in known["studies"]]
+        go.set()
+        assert get(client, "studies/slow")["id"] == "slow"
+        known = get(client, "studies")
+        assert ([info["id"] for info in known["studies"]], known["loading"]) == (["slow", "addition"], [])
+        assert [failed["id"] for failed in known["failed"]] == ["broken"]
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,12 +17,17 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
+import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
+from inversionview.analysis.heads import NamedHead
 from inversionview.bank import places
-from tests.browser import chromium, opened
+from inversionview.commands.exploring import bound
+from inversionview.explorer.server import create_app
+from tests.browser import LONE, chromium, opened
+from tests.language import deep_llama
 
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
 ROWS = 4000
@@ -448,11 +454,96 @@ def test_links_that_are_wrong(live: Open, wrong: dict[str, str], said: str) -> N
         settled(page)
 
 
+# -- language models --------------------------------------------------------------------------------------------------
+
+MARY = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.fixture(scope="module")
+def deep_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of ``ioi`` on a model of 270 heads, some of them named, beside a study that is still being loaded."""
+    study = iv.load("ioi", model=deep_llama(tmp_path_factory.mktemp("deep") / "llama"))
+    study.folder = tmp_path_factory.mktemp("runs") / "ioi"
+    study.build_bank(study.folder / "bank", rows=40)
+    go = threading.Event()
+
+    def slowly() -> iv.Study:
+        go.wait(120)
+        return iv.load("addition")
+
+    heads = [NamedHead("a20.3", "name mover", "END"), NamedHead("a9.1", "induction", "S2")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(iv.Study, "named_heads", property(lambda self: heads if self is study else []))
+        app = create_app({"ioi": lambda: study, "addition": slowly})
+        listening = bound("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        go.set()
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_a_deep_model_on_its_side(live: Open, deep_url: str) -> None:
+    """Layers from left to right, heads from top to bottom, no taller than the window; hover and focus tell a site."""
+    with live(base=deep_url, study="ioi", site="a20.3", source="corpus", seconds=1) as page:
+        title(page, "a20.3 at END")
+        grid = page.get_by_role("grid", name="Sites of the model")
+        assert grid.get_by_role("columnheader").all_text_contents() == ["layer", *map(str, range(30))]
+        assert grid.get_by_role("rowheader").all_text_contents() == [f"head {i}" for i in range(9)]
+        assert grid.locator(".site").count() == 270
+        cells = {cell["site"]: cell for cell in ask(deep_url, "ioi", "map", text=MARY, epsilon=0.1)["cells"]}
+        one, readout = cells["a7.2"], page.locator(".readout")
+        grid.locator("[data-site='a7.2']").hover()
+        expect(readout).to_contain_text(f"a7.2: {'>' if one['high'] is None else ''}{one['value']:.1f} bits")
+        grid.locator("[data-site='a20.3']").focus()
+        page.keyboard.press("ArrowRight")
+        expect(readout).to_contain_text("a21.3")
+        page.keyboard.press("Enter")
+        title(page, "a21.3 at END")
+        settled(page)
+        for width, height in ((1440, 900), (1200, 700), (800, 900), (360, 740)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            box = page.locator(".map-scroll").bounding_box()
+            assert box is not None
+            assert box["height"] < 0.7 * height
+
+
+def test_named_heads_are_a_click_away(live: Open, deep_url: str) -> None:
+    with live(base=deep_url, study="ioi", site="a20.3", source="corpus") as page:
+        listed = page.get_by_role("group", name="Heads of the circuit")
+        assert [p.inner_text().split() for p in listed.locator("p").all()] == [
+            ["name", "mover", "20.3", "at", "END"], ["induction", "9.1", "at", "S2"],
+        ]  # fmt: skip
+        expect(listed.get_by_role("button", name="a20.3")).to_have_attribute("aria-pressed", "true")
+        marked = page.locator(".map .named").evaluate_all("nodes => nodes.map((n) => n.dataset.site)")
+        assert sorted(marked) == ["a20.3", "a9.1"]
+        listed.get_by_role("button", name="a9.1 at S2, induction").click()
+        title(page, "a9.1 at S2")
+        settled(page)
+        assert (state(page)["site"], state(page)["at"]) == ("a9.1", "S2")
+        expect(page.locator(".map [data-site='a9.1']")).to_have_attribute("aria-label", re.compile("induction$"))
+        found = Axe().run(page).response["violations"]
+        assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_a_page_does_not_wait_for_a_study_that_loads(live: Open, deep_url: str) -> None:
+    with live(base=deep_url, study="ioi", source="corpus") as page:
+        assert page.get_by_label("Study").locator("option").all_text_contents() == ["ioi", "addition (loading)"]
+        page.get_by_label("Study").select_option("addition")
+        expect(page.locator(".said")).to_contain_text("Loading addition")
+        page.get_by_label("Study").select_option("ioi")
+        settled(page)
+        title(page, "a29.8 at END")
+
+
 # -- hostile ----------------------------------------------------------------------------------------------------------
 
 
 def shown(text: str) -> str:
-    text = text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"})
+    text = LONE.sub("·", text).translate({ord("\n"): "⏎", ord("\t"): "⇥"})
     return text.replace("\u202e", "□")
 
 

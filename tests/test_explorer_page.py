@@ -22,7 +22,7 @@ from inversionview import information
 from inversionview.cli import main
 from inversionview.explorer import page as exported
 from inversionview.explorer.service import reading
-from tests.browser import chromium, opened
+from tests.browser import LONE, chromium, opened
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"
@@ -80,7 +80,7 @@ def handmade(tokens: list[list[str]], **more: Any) -> dict[str, Any]:
 def shown(text: str) -> str:
     """Tokens as the page shows them; what has no picture is a box or a stand-in."""
     text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-    text = text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥", ord("\r"): "␍"})
+    text = LONE.sub("·", text).translate({ord("\n"): "⏎", ord("\t"): "⇥", ord("\r"): "␍"})
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200c\u200e-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "□", text)
 
 
@@ -246,14 +246,51 @@ def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
         seen = rows(page)
         assert len(seen) >= 20
         for (_, text, _), sample in zip(seen, reading["preimage"]["samples"], strict=False):
-            assert text.removesuffix("…").removeprefix("…").replace("∅", "") in shown("".join(sample["tokens"]))
+            whole = "".join(map(shown, sample["tokens"])).replace("<BOS>", "BOS", 1)
+            assert text.removesuffix("…").removeprefix("…").replace("∅", "") in whole
         panel_of(page).get_by_role("grid").press("Home")
         spelled = panel_of(page).locator(".detail .t").all_text_contents()
-        assert [text.replace("∅", "") for text in spelled] == [shown(token) for token in ["<BOS>", *HOSTILE]]
+        assert [text.replace("∅", "") for text in spelled] == ["BOS", *map(shown, HOSTILE)]
         panel_of(page, 1).get_by_role("grid").press("Home")
         assert panel_of(page, 1).locator(".detail .t").count() == 1000
         assert page.locator("img, iframe, object, b, i:not(.there):not(.told):not(:empty)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+
+
+def test_words_of_a_language_model(browser: Browser, tmp_path: Path) -> None:
+    """A space before a word is a space, any other a dot; BOS and EOS are short, exact on hover; rows fill their line."""
+    words = [" Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to"]
+    query = ["<|im_start|>", "When", *words, "<|im_end|>"]
+    odd = ["<|im_start|>", " ", " a", "  b", "c ", "\n", " <|im_end|>", "<|im_start|>", "x"]
+    long = ["<|im_start|>", *words * 12, "<|im_end|>"]
+    made = handmade([query, odd, long, query])
+    made["preimage"]["query"]["position"] = made["place"]["position"] = 14
+    made["preimage"]["samples"][2]["position"] = 150
+    path = exported.to_html([made], tmp_path / "words.html")
+    with opened(browser, path.as_uri(), viewport={"width": 1300, "height": 900}) as page:
+        said = "When Mary and John went to the store, John gave a drink to"
+        assert page.locator(".query").text_content() == f"BOS{said}EOS"
+        assert page.locator(".query-row .x").text_content() == f"BOS{said}EOS"
+        exact = page.locator(".query-row .t").first.get_attribute("title") or ""
+        assert json.loads(exact.split(" · ")[0]) == "<|im_start|>"
+        texts = [text for _, text, _ in rows(page)]
+        assert texts[:2] == [f"BOS{said}EOS", "BOS· a··bc·⏎ <|im_end|><|im_start|>x"]
+        cut = "n => [n.clientWidth, n.scrollWidth, n.textContent.length]"
+        room, wide, letters = page.locator(".body .row .x").nth(2).evaluate(cut)
+        assert wide <= room  # the matched token and what stands around it, in full
+        assert letters * 8 > 0.8 * room
+        assert texts[2].startswith("…")
+        assert rows(page)[2][2] == 150
+        page.locator(".body .row").first.click()
+        first = page.locator(".detail .t").nth(2)
+        assert (first.text_content(), json.loads(first.get_attribute("title") or "")) == (" Mary", " Mary")
+        lefts = page.locator(".body .row .d").evaluate_all("nodes => nodes.map((n) => n.getBoundingClientRect().right)")
+        assert max(lefts) - min(lefts) < 1
+        page.set_viewport_size({"width": 420, "height": 900})
+        expect(page.locator(".body .row").first.locator(".x")).not_to_have_text(f"BOS{said}EOS")
+        room, wide, _ = page.locator(".body .row .x").first.evaluate(cut)
+        assert wide <= room
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
 
 
 def test_saved_files(browser: Browser, three: list[dict[str, Any]], page_of_three: str, tmp_path: Path) -> None:

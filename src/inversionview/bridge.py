@@ -212,7 +212,7 @@ class BridgeBackend:
 
         hooks = self._patch_hooks(Site(layer, "pre"), Patch(first, x[:, None]))
         self._run(first, None, [*hooks, (self._point(Site(layer, "head", 0)), read)])
-        w_o = self._w_o(layer)
+        w_o = self.w_o(layer)
         return torch.einsum("bhi,hid->hbd", found[0].reshape(len(x), *w_o.shape[:2]), w_o)
 
     def attention_gradients(

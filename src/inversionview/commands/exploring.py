@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -43,7 +44,8 @@ def explore(
     check_installed()
     openers = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
-    address = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
+    first = f"#{urlencode({'study': list(openers)[-1]})}" if runs or model else ""
+    address = f"http://{_shown(host)}:{listening.getsockname()[1]}/{first}"
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     serve(openers, listening, host, None if no_browser else partial(webbrowser.open, address))
 

@@ -166,6 +166,14 @@ class Default(Model):
     site: str
 
 
+class HeadNamed(Model):
+    """A head of a known circuit."""
+
+    site: str
+    position: str = Field(description="The named position at which it does its part.")
+    group: str = Field(description="What it does: name mover, S-inhibition, induction, …")
+
+
 class StudyInfo(Model):
     """What can be read of a study, and how."""
 
@@ -185,6 +193,10 @@ class StudyInfo(Model):
     enumerable: bool = Field(description="Its inputs can be listed and its decoder can score them.")
     targets: list[str] = Field(description="Answer tokens that patching may ask for.")
     changes: list[str] = Field(description="What a contrast may change.")
+    heads_named: list[HeadNamed] = Field(description="Heads of a known circuit; empty where none is known.")
+    lacking: str | None = Field(
+        description="Why the corpus cannot be searched yet, and the way out, where its bank takes long to build; else null."
+    )
 
 
 class Failed(Model):
@@ -199,6 +211,7 @@ class Studies(Model):
 
     studies: list[StudyInfo]
     failed: list[Failed] = Field(description="Studies that could not be loaded, and why.")
+    loading: list[str] = Field(description="Studies that are still being loaded, by id; empty where they were waited for.")
 
 
 class Attention(Model):

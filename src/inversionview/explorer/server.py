@@ -13,7 +13,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
@@ -39,7 +41,7 @@ HEARTBEAT = 10.0
 PROGRESS = 0.2
 """Seconds between events that only tell progress."""
 LOADING = 60.0
-"""Seconds that a request waits for what needs nothing but a study that is still being loaded."""
+"""Seconds that a request waits for a study that is still being loaded."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -64,8 +66,9 @@ RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema"
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
 `progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first look:
 true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no bank
-has been built yet, the corpus' first reading builds one: in a stream with its progress; as JSON the request may end with 504,
-what was harvested up to the last whole shard stands, and `inversionview bank` builds it beforehand."""
+has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
+request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
+(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
 
 StudyId = Annotated[str, PathParameter(max_length=200, description="A study.", examples=["addition"])]
 Text = Annotated[
@@ -103,7 +106,7 @@ Client = Annotated[str, Depends(_client)]
 
 
 class Shelf:
-    """The studies that are served, each opened when it is first asked for, by the worker alone.
+    """The studies that are served, each loaded by a thread of its own once it is asked for: none waits for another.
 
     Args:
         openers: for each study, under the name that addresses call it, what opens it.
@@ -111,7 +114,8 @@ class Shelf:
 
     def __init__(self, openers: Mapping[str, Callable[[], Study]]) -> None:
         self.openers = openers
-        self._open: dict[str, tuple[Study, contract.StudyInfo]] = {}
+        self._begun: dict[str, Future[tuple[Study, contract.StudyInfo]]] = {}
+        self._lock = Lock()
 
     def known(self, id: str) -> str:
         """Return the name; HTTP 404 where there is no such study."""
@@ -120,33 +124,41 @@ class Shelf:
             raise HTTPException(404, said)
         return id
 
-    def open(self, id: str) -> tuple[Study, contract.StudyInfo]:
-        """Return a study and what can be read of it, loaded if it is not yet."""
-        if id not in self._open:
+    def begin(self, id: str, again: bool = True) -> Future[tuple[Study, contract.StudyInfo]]:
+        """Return the study as it is being loaded; ``again``: once more, where it could not be."""
+        with self._lock:
+            loading = self._begun.get(id)
+            if loading is None or (again and loading.done() and loading.exception() is not None):
+                loading = self._begun[id] = Future()
+                loading.set_running_or_notify_cancel()  # who no longer waits does not end it for the others
+                Thread(target=self._load, args=(id, loading), name=f"load {id}").start()
+            return loading
+
+    def _load(self, id: str, loading: Future[tuple[Study, contract.StudyInfo]]) -> None:
+        try:
             study = self.openers[id]()
-            self._open[id] = study, service.study_info(study, id)
-        return self._open[id]
+            loading.set_result((study, service.study_info(study, id)))
+        except BaseException as error:  # whoever asks for it is told
+            loading.set_exception(error)
 
-    def ready(self, id: str) -> bool:
-        """Return whether it is loaded."""
-        return id in self._open
+    def study(self, id: str) -> Study:
+        """Return a study, once it is loaded."""
+        return self.begin(id).result()[0]
 
-    def warm(self, task: Task) -> None:
-        """Load all, and do ahead what first readings would wait for."""
-        for number, id in enumerate(self.openers):
-            task.report(number / len(self.openers))
-            with suppress(InversionViewError):  # whoever asks for it is told
-                service.warm(self.open(id)[0])
+    def info(self, id: str) -> contract.StudyInfo:
+        """Return what can be read of a study that is loaded, as it is now: a bank that it lacked may have been built."""
+        study, info = self.begin(id).result()
+        return info if info.lacking is None else service.study_info(study, id)
 
     def all(self) -> contract.Studies:
-        """Return all studies, and those that cannot be loaded."""
-        found, failed = [], []
-        for id in self.openers:
-            try:
-                found.append(self.open(id)[1])
-            except InversionViewError as error:
-                failed.append(contract.Failed(id=id, detail=str(error)))
-        return contract.Studies(studies=found, failed=failed)
+        """Return the studies that are loaded by now, those that cannot be, and those that are not yet."""
+        every = {id: self.begin(id, again=False) for id in self.openers}
+        failed = {id: loading.exception() for id, loading in every.items() if loading.done()}
+        return contract.Studies(
+            studies=[self.info(id) for id, error in failed.items() if error is None],
+            failed=[contract.Failed(id=id, detail=_sentence(error)) for id, error in failed.items() if error is not None],
+            loading=[id for id in every if id not in failed],
+        )
 
 
 class Explorer:
@@ -185,23 +197,31 @@ class Explorer:
         work = contract.Work(running=self.queue.running, waiting=self.queue.waiting)
         return _json(contract.Health(status="ok", version=inversionview.__version__, queue=work).json_bytes())
 
-    async def studies(self, request: Request, client: Client) -> Response:
+    async def studies(
+        self, wait: Annotated[bool, Query(description="Wait, up to a minute, until all of them are loaded.")] = True
+    ) -> Response:
         """Return all studies."""
-        if all(map(self.shelf.ready, self.shelf.openers)):
-            return _json(self.shelf.all().json_bytes())
-        return await self._answer(request, client, "load", lambda task: self.shelf.all())
+        if wait:
+            every = [asyncio.wrap_future(self.shelf.begin(id, again=False)) for id in self.shelf.openers]
+            await asyncio.wait(every, timeout=LOADING) if every else None
+        return _json(self.shelf.all().json_bytes())
 
-    async def study(self, request: Request, client: Client, id: StudyId) -> Response:
+    async def study(self, id: StudyId) -> Response:
         """Return what can be read of a study."""
-        if self.shelf.ready(self.shelf.known(id)):
-            return _json(self.shelf.open(id)[1].json_bytes())
-        return await self._answer(request, client, "load", lambda task: self.shelf.open(id)[1])
+        await self._loaded(id)
+        return _json(self.shelf.info(id).json_bytes())
 
-    async def place(self, request: Request, client: Client, id: StudyId, text: Text, at: At = None) -> Response:
+    async def place(self, id: StudyId, text: Text, at: At = None) -> Response:
         """Return an input's tokens and positions."""
-        if self.shelf.ready(self.shelf.known(id)):
-            return _json(service.place(self.shelf.open(id)[0], text, at).json_bytes())
-        return await self._answer(request, client, "load", lambda task: service.place(self.shelf.open(id)[0], text, at))
+        return _json(service.place(await self._loaded(id), text, at).json_bytes())
+
+    async def _loaded(self, id: str) -> Study:
+        """Return a study once it is loaded; its error where it cannot be, a time-out where that takes long."""
+        loading = asyncio.wrap_future(self.shelf.begin(self.shelf.known(id)))
+        await asyncio.wait({loading}, timeout=LOADING)
+        if not loading.done():
+            raise TimeUpError(f"{id} is still being loaded")
+        return loading.result()[0]
 
     # -- by the worker ------------------------------------------------------------------------------------------------
 
@@ -243,14 +263,14 @@ class Explorer:
         """Read an activation: verified samples of its ε-preimage, by distance."""
         options: dict[str, Any] = {
             "source": source, "epsilon": epsilon, "distance": distance, "count": count, "seed": seed, "fixed": fixed,
-            "temperature": temperature, "noise": noise, "seconds": seconds, "id": self.shelf.known(id),
+            "temperature": temperature, "noise": noise, "seconds": seconds, "id": id,
         }  # fmt: skip
+        study = await self._loaded(id)
         kind = f"read {id} {source}" + (f" {seconds:.0f}" if source in ("walk", "all") else "")
         if "text/event-stream" in accept:
             stream = _Events(asyncio.get_running_loop())
 
             def streamed(task: Task) -> bytes:
-                study, _ = self.shelf.open(id)
                 chosen = options["source"] or service.sources(study)[0]
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
@@ -332,12 +352,11 @@ class Explorer:
         self, request: Request, client: str, kind: str, id: str, work: Callable[[Study, Task], contract.Model]
     ) -> Response:
         """Have the worker do something with a study and answer with what it returns."""
-        self.shelf.known(id)
-        return await self._answer(request, client, kind, lambda task: work(self.shelf.open(id)[0], task))
+        study = await self._loaded(id)
+        return await self._answer(request, client, kind, lambda task: work(study, task))
 
     async def _answer(self, request: Request, client: str, kind: str, work: Callable[[Task], contract.Model]) -> Response:
-        patience = LOADING if kind == "load" else None
-        task = self.queue.submit(lambda task: work(task).json_bytes(), client=client, kind=kind, patience=patience)
+        task = self.queue.submit(lambda task: work(task).json_bytes(), client=client, kind=kind)
         done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
         done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
         try:
@@ -504,9 +523,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warming = work.submit(shelf.warm, kind="warm")
+        warming = asyncio.create_task(_warm(shelf, work))
         yield
-        work.cancel(warming)
+        warming.cancel()
         await asyncio.to_thread(work.close)
 
     app = FastAPI(
@@ -528,6 +547,21 @@ def create_app(
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
     app.add_middleware(_Guard, hosts=[*LOCAL, *hosts])
     return app
+
+
+def _warmed(study: Study, task: Task) -> None:
+    service.warm(study)
+
+
+async def _warm(shelf: Shelf, work: WorkQueue) -> None:
+    """Load one study after the other, and do ahead what its first readings would wait for."""
+    for id in shelf.openers:
+        loading = asyncio.wrap_future(shelf.begin(id, again=False))
+        await asyncio.wait({loading})
+        if loading.exception() is None:
+            study = loading.result()[0]
+            with suppress(BusyError):  # then there is no need to
+                work.submit(partial(_warmed, study), kind="warm")
 
 
 def _problem(status: int) -> Callable[[Request, Exception], Response]:

@@ -14,16 +14,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from inversionview import information
 from inversionview.analysis.patching import PatchedRuns, parse_activations
 from inversionview.bank.search import search
-from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, check_target, contrasted
 from inversionview.decoder.evaluation import good_shares
 from inversionview.distances import Distance
-from inversionview.errors import InputError, MismatchError, SettingError, UnknownSiteError, WeightsError
+from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
+from inversionview.explorer.banks import Report, bank_of, lacking
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
@@ -32,13 +33,13 @@ from inversionview.preimage.walked import measured
 from inversionview.study import Study
 
 Source = Literal["decoder", "corpus", "walk"]
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note; what it raises ends the work."""
 Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
 """Called with samples and the values of their features as they are measured."""
 BACKGROUND = 20_000
 """Inputs of a study among which a value is called common or rare."""
 MOST_POINTS = 4000
+_VERIFIED = 64
+"""Sites of a map, at most, of which what lies near ε is measured again in the model."""
 _EXAMPLES = 8
 _EACH = 64
 """Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
@@ -78,18 +79,26 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         enumerable="decoder" in known,
         targets=[] if inputs is None else list(inputs.answers),
         changes=[] if inputs is None else list(inputs.changes),
+        heads_named=[
+            contract.HeadNamed(site=head.site, position=head.position, group=head.group) for head in study.named_heads
+        ],
+        lacking=lacking(study),
     )
 
 
 def sources(study: Study) -> list[Source]:
-    """Return what can make a preimage of the study: its decoder if it has one, its corpus, and always a walk."""
+    """Return what can make a preimage of the study: its decoder if it has one, its corpus, and always a walk.
+
+    The corpus comes last while a bank lacks that takes long to build, so that nothing is read from it by default.
+    """
     if study.bare:
         return ["walk"]
+    searched: list[Source] = ["corpus", "walk"] if lacking(study) is None else ["walk", "corpus"]
     try:
         study.decoder  # noqa: B018
     except (WeightsError, MismatchError):
-        return ["corpus", "walk"]
-    return ["decoder", "corpus", "walk"]
+        return searched
+    return ["decoder", *searched]
 
 
 def _first_text(study: Study) -> str:
@@ -198,7 +207,7 @@ def read(
     Args:
         study: the study.
         query: from ``Study.query``.
-        source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that the study has, merged; by default its first.
+        source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that can be read now, merged; by default its first.
         epsilon: threshold; by default the study's.
         distance: by default the study's.
         count: samples at most; ``"all"`` shares them out evenly.
@@ -213,10 +222,12 @@ def read(
 
     Raises:
         SettingError: the study has no such source, or a setting is out of range.
+        BankError: the corpus' bank lacks, and takes long to build.
         InversionViewError: see ``Study.preimage``, ``Study.search`` and ``Study.walk``.
     """
     known = sources(study)
-    chosen = known if source == "all" else [source or known[0]]
+    now: list[Source] = [each for each in known if each != "corpus" or lacking(study) is None]
+    chosen = now if source == "all" else [source or known[0]]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
@@ -323,16 +334,6 @@ def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
     return every if len(every) <= count else every.choice(count)
 
 
-def bank_of(study: Study, report: Report | None) -> ActivationBank:
-    """Return the bank to search, built first where there is none."""
-
-    def built(done: int, total: int) -> None:
-        if report is not None:
-            report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
-
-    return study.bank(report=built)
-
-
 # -- features ---------------------------------------------------------------------------------------------------------
 
 
@@ -400,23 +401,32 @@ def bits_map(
     distance: Distance | None = None,
     report: Report | None = None,
 ) -> contract.Map:
-    """Return how many bits each site tells at a position of an input, as ``Study.search`` says them."""
-    bank, position, cells = bank_of(study, report), place(study, text, at).position, []
+    """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
+
+    All activations come from one forward pass; a site that the bank lacks is not read, and has no value. Of more than 64 sites,
+    the distances that the bank stores are taken as they are, to within the rounding of fp16: see ``search``.
+
+    Raises:
+        BankError: the bank lacks, and takes long to build.
+    """
+    bank, here = bank_of(study, report), place(study, text, at)
+    held = [site for site in study.sites if site in bank.sites]
+    z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
     where = {"epsilon": study.spec.epsilon if epsilon is None else epsilon, "distance": distance or study.spec.distance}
-    for number, site in enumerate(study.sites):
+    own, told = bank.rows_of(here.ids), {}
+    for number, site in enumerate(held):
         if report is not None:
-            report(number / len(study.sites), site.short)
-        try:
-            bank.site_number(site)
-        except UnknownSiteError:
-            cells.append(contract.Cell(site=site.short, value=None, low=None, high=None))
-            continue
-        query = study.query(text, at=position, site=site)
-        own = bank.rows_of(query.ids)
-        hits = next(search(bank, site, query.z[None], **where))  # type: ignore[arg-type]
-        told = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
-        cells.append(contract.Cell(site=site.short, value=told.value, low=told.low, high=told.high))
-    return contract.Map(kind="bits", position=position, cells=cells)
+            report(number / len(held), site.short)
+        hits = next(search(bank, site, z[number], verify=len(held) <= _VERIFIED, **where))  # type: ignore[arg-type]
+        told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
+    cells = [_cell(site.short, told.get(site)) for site in study.sites]
+    return contract.Map(kind="bits", position=here.position, cells=cells)
+
+
+def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
+    if bits is None:
+        return contract.Cell(site=site, value=None, low=None, high=None)
+    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high)
 
 
 def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:

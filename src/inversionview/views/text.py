@@ -20,19 +20,52 @@ def visible(token: str) -> str:
     return "".join({"\n": "⏎", "\t": "⇥"}.get(c, c if c.isprintable() else "·") for c in token)
 
 
-def marked(tokens: Sequence[str], position: int, effect: Sequence[float] | None = None) -> Text:
-    """Return tokens with the one at ``position`` in parentheses, coloured by effect: orange caused, blue suppressed."""
+def marked(
+    tokens: Sequence[str], position: int, effect: Sequence[float] | None = None, ends: Sequence[str] | None = None
+) -> Text:
+    """Return tokens with the one at ``position`` in parentheses, coloured by effect: orange caused, blue suppressed.
+
+    A space that the token begins with stands before the parenthesis, so that lines break between words.
+
+    Args:
+        tokens: of an input.
+        position: where D is reached.
+        effect: of each token, in [−1, 1].
+        ends: tokens that begin with BOS and end with EOS, as a query's: these two are named so where their own names are long.
+    """
     text = Text()
     for i, token in enumerate(tokens):
         style = colour(effect[i]) if effect is not None else ""
-        shown = visible(token)
+        brief = None if ends is None else _brief(tokens, i, ends)
+        shown = visible(token) if brief is None else brief
+        style = style if brief is None else f"{style} dim".strip()
+        if brief == "EOS":
+            text.append(" ")
         if i == position:
+            word = shown.removeprefix(" ")
+            text.append(shown[: len(shown) - len(word)] if word else "", style=style)
+            shown = word or shown
             text.append("(", style="bold")
             text.append(shown, style=f"{style} bold".strip())
             text.append(")", style="bold")
         else:
             text.append(shown, style=style)
+        if brief == "BOS" and not "".join(tokens[1:2]).startswith(" "):
+            text.append(" ")
     return text
+
+
+_BRIEF = 3
+"""Special tokens of so many letters are shown as they are."""
+
+
+def _brief(tokens: Sequence[str], i: int, ends: Sequence[str]) -> str | None:
+    """Return the short name of BOS, with which every input begins, and of EOS, with which a whole one ends."""
+    if len(tokens[i]) <= _BRIEF:
+        return None
+    if i == 0:
+        return "BOS" if tokens[0] == ends[0] else None
+    return "EOS" if i == len(tokens) - 1 and tokens[i] == ends[-1] else None
 
 
 def colour(effect: float) -> str:
@@ -47,12 +80,15 @@ def colour(effect: float) -> str:
     return f"#000000 on #{red:02x}{green:02x}{blue:02x}"
 
 
-def query_line(query: Query) -> Text:
-    """Return one line that names the query: its text with the position marked, and the site; a head's attention below."""
-    line = Text("query ", style="dim")
-    line.append_text(marked(query.tokens, query.position))
+def query_line(query: Query) -> Table:
+    """Return what names the query: its text with the position marked, and the site; a head's attention below."""
+    line = marked(query.tokens, query.position, ends=query.tokens)
     line.append(f"   site {query.site.short}, position {query.position}", style="dim")
-    return line if query.attention is None else line.append(f"\n{attention_line(query.tokens, query.attention)}", style="dim")
+    table = Table.grid(padding=(0, 1))  # what does not fit goes on below the text, not below the word "query"
+    table.add_row(Text("query", style="dim"), line)
+    if query.attention is not None:
+        table.add_row("", Text(attention_line(query.tokens, query.attention), style="dim"))
+    return table
 
 
 ATTENDED, LEAST_ATTENDED = 6, 0.05
@@ -63,7 +99,7 @@ def attention_line(tokens: Sequence[str], attention: Sequence[float]) -> str:
     """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest."""
     order = sorted(range(len(tokens)), key=lambda i: -attention[i])
     named = [i for i in order[:ATTENDED] if attention[i] >= LEAST_ATTENDED]
-    parts = [f"'{visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
+    parts = [f"'{_brief(tokens, i, tokens) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
     rest = sum(attention) - sum(attention[i] for i in named)
     if not named:
         return f"attends to no token with {LEAST_ATTENDED} or more"
@@ -85,7 +121,7 @@ def preimage_table(preimage: Preimage) -> Group:
     table.add_column("sample" if preimage.source == "decoder" else "input")
     blank = [""] if repeated else []
     for sample in shown.inside:
-        _row(table, sample, repeated)
+        _row(table, sample, repeated, preimage.query.tokens)
     line = Text(f"──────── ε, {preimage.distance} ────────", style="magenta")
     table.add_row(
         Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold magenta"),
@@ -93,7 +129,7 @@ def preimage_table(preimage: Preimage) -> Group:
         line,
     )
     for sample in shown.outside:
-        _row(table, sample, repeated)
+        _row(table, sample, repeated, preimage.query.tokens)
     if preimage.walk is not None:
         legend = _walk_note(shown, preimage.walk, preimage.bits)
     else:
@@ -151,10 +187,10 @@ def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     return line.append(note + "(…) where D is reached.", style="dim not bold")
 
 
-def _row(table: Table, sample: Sample, repeated: bool) -> None:
+def _row(table: Table, sample: Sample, repeated: bool, ends: Sequence[str]) -> None:
     times = [f"{sample.count}×" if sample.count > 1 else ""] if repeated else []
     distance = Text(f"{sample.distance:.3f}", style="" if sample.inside else "dim")
-    table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect))
+    table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect, ends))
 
 
 def as_text(preimage: Preimage, width: int = 100) -> str:

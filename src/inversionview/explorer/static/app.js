@@ -5,6 +5,7 @@ import { completenessOf } from "./complete.js";
 import { confirmation } from "./confirm.js";
 import { inWords } from "./words.js";
 import { el, framed, plural, say } from "./dom.js";
+import { NamedHeads } from "./heads.js";
 import { listen } from "./keys.js";
 import { ModelMap } from "./map.js";
 import { legend, masthead } from "./mount.js";
@@ -53,6 +54,7 @@ class Explorer {
       },
     });
     this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
+    this.heads = new NamedHeads({ onHead: (site, at) => this.change({ site, at }) });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
     this.words = inWords(() => this.ask("interpret", { epsilon: this.epsilon, distance: this.state.distance }));
@@ -100,7 +102,7 @@ class Explorer {
         this.form,
         this.said,
         this.query,
-        el("div.where", {}, this.map.element, this.settings.element),
+        el("div.where", {}, this.map.element, el("div.aside", {}, this.settings.element, this.heads.element)),
         this.compare.element,
         el("div.further", {}, this.words.element, this.confirm.element, this.complete.element),
       ),
@@ -130,29 +132,56 @@ class Explorer {
 
   async begin() {
     try {
-      const { studies, failed = [] } = await this.api.get("/studies", {}, undefined, (note) => this.note(note));
-      this.listed = studies;
-      this.studies.replaceChildren(...studies.map(({ id, name }) => el("option", { value: id }, name)));
-      const wanted = studies.find(({ id }) => id === this.state.study) ?? studies[0];
+      const asked = await this.api.get("/studies", { wait: false }, undefined, (note) => this.note(note));
+      const { studies, failed, loading } = asked;
+      this.listed = new Map([...studies.map((info) => [info.id, info]), ...loading.map((id) => [id, null])]);
+      this.list();
+      const known = this.listed.has(this.state.study);
+      const wanted = known ? this.state.study : [...this.listed.keys()][0];
       const lacking = failed.map(({ id, detail }) => `${id}: ${detail}`);
-      if (this.state.study && wanted?.id !== this.state.study) lacking.push(`There is no study ${this.state.study} here.`);
-      if (wanted) await this.open(wanted.id, wanted.id === this.state.study);
+      if (this.state.study && !known) lacking.push(`There is no study ${this.state.study} here.`);
+      if (wanted) await this.open(wanted, known);
       else lacking.push("The server has no study: start it with one.");
       if (lacking.length) this.fail(new Error(lacking.join(" ")));
+      for (const id of loading) if (!this.listed.get(id)) this.loaded(id).catch((error) => this.fail(error));
     } catch (error) {
       this.fail(error, () => this.begin());
     }
   }
 
+  /** List the studies, those that are still being loaded as such. */
+  list() {
+    const label = (id, info) => info?.name ?? `${id} (loading)`;
+    const chosen = this.studies.value;
+    this.studies.replaceChildren(...[...this.listed].map(([id, info]) => el("option", { value: id }, label(id, info))));
+    if (this.listed.has(chosen)) this.studies.value = chosen;
+  }
+
+  /** What can be read of a study, once it is loaded; the page goes on meanwhile. */
+  async loaded(id) {
+    this.listed.set(id, await this.api.get(`/studies/${encodeURIComponent(id)}`));
+    this.list();
+    return this.listed.get(id);
+  }
+
   /** Open another study, as a step that one can go back from. */
-  opened(id) {
+  async opened(id) {
     this.step = true;
-    return this.open(id);
+    try {
+      await this.open(id);
+    } catch (error) {
+      if (this.opening !== id) return;
+      this.studies.value = this.opening = this.info?.id ?? id;
+      this.fail(error, () => this.opened(id));
+    }
   }
 
   /** Open a study; `same` keeps what the address says of place and settings. */
   async open(id, same = false) {
-    const info = this.listed.find((study) => study.id === id);
+    this.studies.value = this.opening = id;
+    if (!this.listed.get(id)) this.note(`Loading ${id}: its model is read and made ready, which may take a while.`);
+    const info = this.listed.get(id) ?? (await this.loaded(id));
+    if (this.opening !== id) return;
     this.info = info;
     if (!same)
       Object.assign(this.state, { text: "", at: "", site: "", source: "", distance: "", epsilon: "", pins: "" });
@@ -168,6 +197,7 @@ class Explorer {
     const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
     say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
     this.map.study(info);
+    this.heads.study(info);
     this.settings.study(info);
     this.words.element.hidden = !info.features.length || !info.sources.includes("corpus");
     this.confirm.set(info.targets);
@@ -193,6 +223,7 @@ class Explorer {
     this.forget();
     const wanted = { ...this.state };
     this.text.value = wanted.text;
+    this.text.size = Math.min(120, Math.max(44, wanted.text.length + 2));
     const signal = this.begun("place");
     try {
       this.place = await this.locate(signal);
@@ -204,6 +235,7 @@ class Explorer {
       this.bringHere();
       const beside = this.pinned().filter((pin) => pin[1] === at);
       this.map.choose(site, beside.map(([pinned]) => pinned));
+      this.heads.choose(site, at);
       const read = this.read(this.main, site, at, "main");
       if (this.due.map) this.shade();
       await read;
@@ -328,7 +360,8 @@ class Explorer {
     const { text, at, distance } = this.state;
     const [kind, signal] = [this.map.kind, this.begun("map")];
     const possible = this.info.sources.includes(kind === "ratio" ? "decoder" : "corpus");
-    if (!possible) return this.map.shade({ kind, cells: [] });
+    const why = kind === "bits" ? this.info.lacking : null;
+    if (why || !possible) return this.map.shade({ kind, cells: [] }, why);
     this.map.shade(null);
     try {
       const asked = { text, at, kind, epsilon: this.epsilon, distance };
@@ -474,8 +507,9 @@ class Explorer {
     if (location.hash === this.hash || !this.listed) return;
     for (const name of KEPT) delete this.state[name];
     Object.assign(this.state, fromHash(), this.root.dataset.theme === "auto" ? {} : { theme: this.root.dataset.theme });
-    const known = this.listed.some(({ id }) => id === this.state.study);
-    this.open(known ? this.state.study : this.listed[0].id, known);
+    const known = this.listed.has(this.state.study);
+    const wanted = known ? this.state.study : [...this.listed.keys()][0];
+    this.open(wanted, known).catch((error) => this.fail(error, () => this.follow()));
   }
 
   /** Say a sentence above the query; with `again`, what tries once more. */

@@ -32,7 +32,10 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** A token as plain text with what cannot be seen made visible, for titles and labels. */
+/**
+ * A token as plain text with what cannot be seen made visible, for titles and labels. A space before what is seen is a space,
+ * as it is before most words of a language model; any other is a dot.
+ */
 export const visible = (token) => token.toWellFormed().replace(UNSEEN, (c) => SHOWN[c] ?? "□");
 
 /** The same as nodes, the stand-ins marked, so that a space is told from the dot that shows it. */
@@ -46,7 +49,7 @@ export function printed(token) {
   return token ? nodes : [el("span.m", {}, "∅")];
 }
 
-const UNSEEN = /[ \p{Cc}\p{Zl}\p{Zp}]|(?!\u200d)\p{Cf}/gu;
+const UNSEEN = /(?<= ) | (?= |$|[\p{Cc}\p{Zl}\p{Zp}])|[\p{Cc}\p{Zl}\p{Zp}]|(?!\u200d)\p{Cf}/gu;
 const SHOWN = { " ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍" };
 
 export const number = (value) => value.toLocaleString("en-US");

@@ -1,6 +1,8 @@
-// The model as a grid: layers × components, each cell shaded by what is known of the site at the position read.
+// The model as a grid: layers × components, each cell shaded by what is known of the site at the position read. A model of
+// many layers lies on its side: layers from left to right, so that it is no taller than its heads, and numbers on hover.
 
 import { el, say } from "./dom.js";
+import { groupsOf, markOf } from "./heads.js";
 
 const KINDS = { bits: "bits at ε", ratio: "good ratio" };
 const NUMBERED = 8;
@@ -8,64 +10,95 @@ const NUMBERED = 8;
 export class ModelMap {
   /** `onSite(short)` when a cell is chosen, `onKind(kind)` when another measure is. */
   constructor({ onSite, onKind }) {
-    Object.assign(this, { onSite, cells: new Map(), kind: "bits" });
+    Object.assign(this, { onSite, cells: new Map(), groups: new Map(), told: new Map(), kind: "bits" });
     this.kinds = el(
       "select",
       { "aria-label": "What shades the map", onchange: () => onKind((this.kind = this.kinds.value)) },
       Object.entries(KINDS).map(([value, label]) => el("option", { value }, label)),
     );
     this.note = el("span.note", { role: "status" });
+    this.most = el("span");
+    this.scale = el("span.scale", { hidden: true }, "0 ", el("i", { "aria-hidden": "true" }), " ", this.most);
+    this.readout = el("span.readout", { "aria-hidden": "true" });
+    const site = (event) => event.target.closest(".site")?.dataset.site;
+    const tell = (event) => say(this.readout, this.told.get(site(event)) ?? "");
     this.grid = el("div.map", {
       role: "grid",
       "aria-label": "Sites of the model",
+      onclick: (event) => site(event) && this.onSite(site(event)),
       onkeydown: (event) => this.key(event),
+      onpointerover: tell,
+      onfocusin: tell,
+      onpointerleave: () => say(this.readout, ""),
     });
+    this.scroll = el("div.map-scroll", { tabIndex: -1 }, this.grid);
     this.element = el(
       "section.map-part",
       {},
-      el("p.caption", {}, this.kinds, " ", this.note),
-      el("div.map-scroll", { tabIndex: -1 }, this.grid),
+      el("p.caption", {}, this.kinds, " ", this.scale, " ", this.note, this.readout),
+      this.scroll,
     );
   }
 
   /** Draw the sites of a study. */
   study(info) {
-    const heads = Math.max(0, ...info.sites.map((site) => (site.kind === "head" ? site.head + 1 : 0)));
-    const columns = ["pre", ...Array.from({ length: heads }, (_, i) => `head ${i}`), "mid", "mlp", "post"];
     const column = (site) => (site.kind === "head" ? `head ${site.head}` : site.kind);
-    const used = columns.filter((name) => info.sites.some((site) => column(site) === name));
+    const heads = Math.max(0, ...info.sites.map((site) => (site.kind === "head" ? site.head + 1 : 0)));
+    const every = ["pre", ...Array.from({ length: heads }, (_, i) => `head ${i}`), "mid", "mlp", "post"];
+    const at = new Map(info.sites.map((site) => [`${site.layer} ${column(site)}`, site.short]));
     const layers = [...new Set(info.sites.map((site) => site.layer))].sort((a, b) => a - b);
+    const parts = every.filter((name) => layers.some((layer) => at.has(`${layer} ${name}`)));
     this.numbered = layers.length <= NUMBERED;
     this.cells.clear();
+    this.groups.clear();
+    const groups = groupsOf(info.heads_named);
+    for (const { site, group } of info.heads_named)
+      this.groups.set(site, [...new Set([...(this.groups.get(site) ?? []), groups.indexOf(group)])]);
+    this.named = groups;
+    const brief = (name) => String(name).replace("head ", this.numbered ? "a·" : "head ");
+    const [down, across] = this.numbered ? [layers, parts] : [parts, layers];
+    const short = (a, b) => at.get(this.numbered ? `${a} ${b}` : `${b} ${a}`);
     const head = el(
       "div.map-row",
       { role: "row" },
       el("span.corner-cell", { role: "columnheader" }, "layer"),
-      used.map((name) => el("span.col", { role: "columnheader", title: name }, name.replace("head ", "a·"))),
+      across.map((name) => el("span.col", { role: "columnheader", title: this.numbered ? name : null }, brief(name))),
     );
-    const rows = layers.map((layer) =>
+    const rows = down.map((a) =>
       el(
         "div.map-row",
         { role: "row" },
-        el("span.layer", { role: "rowheader" }, String(layer)),
-        used.map((name) => this.cell(info.sites.find((site) => site.layer === layer && column(site) === name))),
+        el("span.layer", { role: "rowheader" }, brief(a)),
+        across.map((b) => this.cell(short(a, b))),
       ),
     );
     this.grid.replaceChildren(head, ...rows);
     this.grid.classList.toggle("dense", !this.numbered);
-    this.grid.style.setProperty("--columns", used.length);
+    this.grid.style.setProperty("--columns", across.length);
+    this.grid.style.setProperty("--rows", down.length);
   }
 
-  cell(site) {
-    const node = el("span.cell", { role: "gridcell" });
-    if (!site) return node;
-    node.tabIndex = -1;
-    node.dataset.site = site.short;
-    node.addEventListener("click", () => this.onSite(site.short));
-    node.classList.add("site");
-    node.setAttribute("aria-label", site.short);
-    this.cells.set(site.short, node);
+  cell(short) {
+    if (!short) return el("span.cell", { role: "gridcell" });
+    const node = el("span.cell.site", { role: "gridcell", tabIndex: -1, "data-site": short });
+    const marks = this.groups.get(short)?.map(markOf);
+    if (marks) {
+      const stripes = marks.map((mark, i) => `${mark} ${(100 * i) / marks.length}% ${(100 * (i + 1)) / marks.length}%`);
+      node.classList.add("named");
+      node.style.setProperty("--marks", `linear-gradient(to right, ${stripes.join(", ")})`);
+    }
+    this.cells.set(short, node);
+    this.tell(short, node, "");
     return node;
+  }
+
+  /** What a cell says of itself: its site, what is known of it, and what it is in the circuit. */
+  tell(site, node, known) {
+    const groups = (this.groups.get(site) ?? []).map((number) => this.named[number]);
+    const told = [known ? `${site}: ${known}` : site, ...groups].join(" · ");
+    this.told.set(site, told);
+    if (this.numbered) node.title = told;
+    node.setAttribute("aria-label", told);
   }
 
   /** Mark the site that is read, and those pinned at this position. */
@@ -76,38 +109,44 @@ export class ModelMap {
       node.setAttribute("aria-selected", String(site === short));
       node.tabIndex = site === short ? 0 : -1;
     }
+    this.bringHere(this.cells.get(short));
   }
 
-  /** Shade the cells; an answer of the server, or `null` while it is awaited. */
-  shade(answer) {
+  /** Scroll the map, and nothing else, to a cell. */
+  bringHere(node) {
+    const box = this.scroll;
+    if (!node || (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight)) return;
+    const [here, frame] = [node.getBoundingClientRect(), box.getBoundingClientRect()];
+    if (here.left < frame.left + 70 || here.right > frame.right) box.scrollLeft += here.left - frame.left - frame.width / 2;
+    if (here.top < frame.top || here.bottom > frame.bottom) box.scrollTop += here.top - frame.top - frame.height / 2;
+  }
+
+  /** Shade the cells; an answer of the server, or `null` while it is awaited; `why` nothing is known. */
+  shade(answer, why = null) {
     const values = new Map((answer?.cells ?? []).map((cell) => [cell.site, cell]));
     const known = [...values.values()].filter(({ value }) => value !== null);
-    const most = answer?.kind === "ratio" ? 1 : Math.max(1, ...known.map(({ value }) => value));
+    const ratio = answer?.kind === "ratio";
+    const most = ratio ? 1 : Math.max(1, ...known.map(({ value }) => value));
     this.grid.classList.toggle("waiting", answer === null);
     if (answer === null) return;
-    say(
-      this.note,
-      known.length ? "" : answer.kind === "ratio" ? "not measured for this decoder" : "no corpus to count in",
-    );
+    this.say(known.length ? "" : (why ?? (ratio ? "not measured for this decoder" : "no corpus to count in")));
+    this.scale.hidden = this.numbered || !known.length;
+    say(this.most, ratio ? "1" : `${most.toFixed(1)} bits`);
     for (const [site, node] of this.cells) {
       const { value = null, low = null, high = null } = values.get(site) ?? {};
       node.style.setProperty("--b", value === null ? 0 : (value / most).toFixed(3));
-      const printed =
-        value === null
-          ? ""
-          : answer.kind === "ratio"
-            ? value.toFixed(2)
-            : `${high === null ? ">" : ""}${value.toFixed(1)}`;
-      say(node, this.numbered ? printed : "");
+      const printed = value === null ? "" : ratio ? value.toFixed(2) : `${high === null ? ">" : ""}${value.toFixed(1)}`;
+      if (this.numbered) say(node, printed);
       const range = low === null || high === null ? "" : ` [${low.toFixed(2)}, ${high.toFixed(2)}]`;
-      node.title =
-        value === null ? site : `${site}: ${printed} ${answer.kind === "ratio" ? "of samples inside" : "bits"}${range}`;
-      node.setAttribute("aria-label", node.title);
+      this.tell(site, node, value === null ? "" : `${printed} ${ratio ? "of samples inside" : "bits"}${range}`);
     }
   }
 
+  /** Say a sentence beside the map; what it has between backticks is set as code. */
   say(sentence) {
-    say(this.note, sentence);
+    if (this.note.said === sentence) return;
+    this.note.said = sentence;
+    this.note.replaceChildren(...sentence.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part)));
   }
 
   fail(sentence) {

@@ -93,9 +93,9 @@ export function legend() {
     {},
     el("span", {}, swatch("raised", 0.8), " made likelier by the activation, "),
     el("span", {}, swatch("lowered", 0.8), " less likely. "),
-    el("span", {}, el("span.t.at", {}, "token"), " where the distance is reached. "),
+    el("span", {}, el("span.t.at", {}, el("span.word", {}, "token")), " where the distance is reached. "),
     el("span", {}, el("span.t.attended", { style: { "--a": 0.9 } }, "token"), " attended to by the head. "),
-    el("span", {}, el("span.m", {}, "·"), " a space, ", el("span.m", {}, "⏎"), " a line end. "),
+    el("span", {}, el("span.m", {}, "·"), " a space on its own, ", el("span.m", {}, "⏎"), " a line end. "),
     el("span", {}, "Bars of common features: bits told, of those there are to tell."),
   );
 }

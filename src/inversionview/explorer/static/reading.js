@@ -12,7 +12,11 @@ export class Panel {
   /** `onEpsilon(ε, panel)` when ε is moved here; `actions`: buttons as `{label: run}`. */
   constructor({ onEpsilon = () => {}, actions = {} } = {}) {
     this.onEpsilon = onEpsilon;
-    this.rows = new Rows({ onEpsilon: (value) => this.move(value, true), onFilter: (text) => this.addFilter(text) });
+    this.rows = new Rows({
+      onEpsilon: (value) => this.move(value, true),
+      onFilter: (text) => this.addFilter(text),
+      onFit: () => this.ask(),
+    });
     this.common = commons((index) => this.pick(index));
     this.histogram = distances((value) => this.move(value, true));
     this.field = epsilonField((value) => this.move(value, true));
@@ -100,17 +104,18 @@ export class Panel {
     this.expect(query.site, positionName(reading));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
-    this.query.replaceChildren(
-      el("span.bar"),
-      el("span.d", {}, "query"),
-      el("span.times"),
-      el("span.x", {}, queryLine(query)),
-      el("span.f"),
-    );
+    this.ask();
     const notes = reading.preimage.walk?.notes ?? [];
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
+  }
+
+  /** The query, above the rows. */
+  ask() {
+    const words = queryLine(this.reading.preimage.query, this.rows.fits);
+    const parts = [el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, words), el("span.f")];
+    this.query.replaceChildren(...parts);
   }
 
   fill(reading, epsilon) {
@@ -122,7 +127,7 @@ export class Panel {
     this.common.set(this.sorted, features, this.counts);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
-    this.rows.set(this.sorted, features?.names ?? [], epsilon);
+    this.rows.set(this.sorted, features?.names ?? [], epsilon, reading.preimage.query.tokens);
     this.element.classList.toggle("repeated", this.rows.repeated);
     const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
     if (!this.picked && best !== this.rows.beside) this.beside(best);

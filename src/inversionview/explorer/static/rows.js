@@ -6,11 +6,13 @@ import { choice, conditions, grouped, holds, insideCount } from "./stats.js";
 import { line, spelled, told } from "./tokens.js";
 
 export const ROW = 23;
+/** Pixels that a letter of a row takes, at most. */
+const LETTER = 7.9;
 const [CHOSEN, MARGIN, GAP] = [18, 6, 20];
 
 export class Rows {
-  /** `onEpsilon(ε)` when the line is dragged, `onFilter(text)` when a value is clicked. */
-  constructor({ onEpsilon, onFilter }) {
+  /** `onEpsilon(ε)` when the line is dragged, `onFilter(text)` when a value is clicked, `onFit()` when rows fit otherwise. */
+  constructor({ onEpsilon, onFilter, onFit }) {
     Object.assign(this, {
       rows: [],
       made: new Map(),
@@ -21,7 +23,7 @@ export class Rows {
       epsilon: 0,
       largest: 1,
     });
-    Object.assign(this, { onEpsilon, onFilter, current: -1, shown: [], names: [], top: 0, high: CHOSEN * ROW + GAP });
+    Object.assign(this, { onEpsilon, onFilter, onFit, edges: [], current: -1, shown: [], names: [], top: 0, high: CHOSEN * ROW + GAP });
     this.label = el("span.line-label");
     this.line = el(
       "div.line",
@@ -67,10 +69,15 @@ export class Rows {
       this.detail,
     );
     this.drag();
+    new ResizeObserver(framed(() => this.fit())).observe(this.grid);
   }
 
-  /** Take rows, sorted by distance; those seen before keep their elements. A choice of them is made at ε, once. */
-  set(rows, names, epsilon) {
+  /**
+   * Take rows, sorted by distance; those seen before keep their elements. A choice of them is made at ε, once. `edges`: tokens
+   * that begin and end as inputs do.
+   */
+  set(rows, names, epsilon, edges) {
+    this.edges = edges;
     this.epsilon = this.anchor = epsilon;
     const known = this.made;
     this.made = new Map();
@@ -134,6 +141,18 @@ export class Rows {
     this.toggle.hidden = Boolean(this.groups) || total <= CHOSEN;
     say(this.toggle, this.all ? `show ${CHOSEN}` : `a choice of ${CHOSEN}: show all ${number(total)}`);
     this.split();
+    this.fit();
+  }
+
+  /** See how many letters a row has room for; rows are made again where that changed. */
+  fit() {
+    const room = this.body.querySelector(".x")?.clientWidth;
+    const fits = room ? Math.max(20, Math.floor(room / LETTER) - 4) : this.fits;
+    if (fits === this.fits) return;
+    this.fits = fits;
+    this.made.clear();
+    this.draw();
+    this.onFit?.();
   }
 
   /** Where the line is, and what it divides; then draw. */
@@ -196,7 +215,7 @@ export class Rows {
       bar,
       cell("span.d", distance(sample.distance)),
       cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : ""),
-      cell("span.x", line(sample)),
+      cell("span.x", line(sample, this.edges, this.fits)),
       this.mixed ? cell("span.from", sample.source) : null,
       this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")),
     );
@@ -247,7 +266,7 @@ export class Rows {
     if (!chosen) return;
     this.grid.setAttribute("aria-activedescendant", chosen.id);
     const { sample } = this.rows[chosen.index];
-    this.detail.replaceChildren(el("p.spell", {}, spelled(sample)));
+    this.detail.replaceChildren(el("p.spell", {}, spelled(sample, this.edges)));
     this.detail.scrollTop = 0;
   }
 

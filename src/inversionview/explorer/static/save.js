@@ -2,10 +2,10 @@
 
 import { colour, distance, el, fixed, percent, svg, threshold, visible } from "./dom.js";
 import { common, insideCount, spread } from "./stats.js";
-import { positionName, windowed } from "./tokens.js";
+import { briefly, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
-const [PAPER, STEP, CHAR, SIZE] = [560, 18, 7.4, 12.3];
+const [PAPER, STEP, CHAR, SIZE, LETTERS] = [560, 18, 7.4, 12.3, 60];
 const [MONO, SERIF] = [
   "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace",
   "Palatino, Georgia, 'DejaVu Serif', serif",
@@ -81,7 +81,7 @@ function drawn(panel) {
     write(PAPER, y, bits === null ? "–" : `${fixed(bits, 1)} bits`, { "text-anchor": "end", fill: ink.soft });
     y += STEP;
   }
-  y = drawnLine(parts, ink, y + 6, { tokens: query.tokens, position: query.position }, "query");
+  y = drawnLine(parts, ink, y + 6, query, query.tokens, "query");
   const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
     if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
@@ -91,6 +91,7 @@ function drawn(panel) {
       ink,
       y,
       sample,
+      query.tokens,
       distance(sample.distance),
       values[panel.rows.beside],
       i >= k,
@@ -114,16 +115,17 @@ function drawn(panel) {
 }
 
 /** One row of tokens, each at its own place, so that shades lie under them in every viewer. */
-function drawnLine(parts, ink, y, sample, told, beside, outside = false, share = 0) {
+function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, share = 0) {
   if (share) parts.push(svg("rect", { x: 30 - 30 * share, y: y - 8, width: 30 * share, height: 7, fill: ink.bar }));
   parts.push(
     svg("text", { x: 76, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, told),
   );
   let x = 90;
-  const [first, last] = windowed(sample.tokens, sample.position);
+  const briefs = briefly(sample.tokens, edges);
+  const [first, last] = windowed(sample.tokens, sample.position, briefs, LETTERS - String(beside ?? "").length);
   for (let i = first; i < last && x < PAPER - 60; i++) {
-    const shown = visible(sample.tokens[i]);
-    const text = i === sample.position ? `(${shown})` : shown;
+    const shown = briefs[i] ?? visible(sample.tokens[i]);
+    const text = i === sample.position ? shown.replace(/^( ?)(.*)$/s, "$1($2)") : shown;
     const wide = CHAR * [...text].length;
     const effect = sample.effect?.[i] ?? 0;
     if (Math.abs(effect) >= 0.05) {

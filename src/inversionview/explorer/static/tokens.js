@@ -4,6 +4,20 @@ import { distance, el, printed, visible } from "./dom.js";
 
 const FAINT = 0.05;
 const FITS = 96;
+const BRIEF = 3;
+
+/**
+ * How tokens are named in short: every input begins with BOS and ends with EOS, here `edges`' own; `null` for all others, and
+ * where a name is no longer than that.
+ */
+export function briefly(tokens, edges = tokens) {
+  const name = (text, i) => {
+    if (text.length <= BRIEF) return null;
+    if (i === 0) return text === edges[0] ? "BOS" : null;
+    return i === tokens.length - 1 && text === edges.at(-1) ? "EOS" : null;
+  };
+  return tokens.map(name);
+}
 
 /** Shade a token: blue where the activation raised its probability, orange where it lowered it. */
 function shade(node, effect) {
@@ -13,80 +27,85 @@ function shade(node, effect) {
   node.style.setProperty("--w", size.toFixed(2));
 }
 
+/** What stands for a token: its text, or its short name. */
+const face = (text, brief) => (brief ? el("span.end", {}, brief) : printed(text));
+
 /** One token as an element; `index` leads from it to its numbers. */
-function token(text, index, at) {
-  return el(`bdi.t${index === at ? ".at" : ""}`, { "data-i": index }, printed(text));
+function token(text, index, at, brief) {
+  if (index !== at) return el("bdi.t", { "data-i": index }, face(text, brief));
+  const space = !brief && /^ [^ ]/.test(text) ? " " : ""; // it stands before the parenthesis, as between words
+  return el("bdi.t.at", { "data-i": index }, space, el("span.word", {}, face(text.slice(space.length), brief)));
 }
 
-/** Which tokens fit a line: from the first one, or around the matched one where it would be cut off. */
-export function windowed(tokens, at) {
-  const widths = tokens.map((text) => Math.max(1, text.length));
-  const before = widths.slice(0, at + 1).reduce((a, b) => a + b, 0);
-  let first = 0;
-  if (before > FITS * 0.4) for (let seen = before; seen > FITS * 0.3 && first < at; first++) seen -= widths[first];
-  if (widths.reduce((a, b) => a + b, 0) <= 46) first = 0;
-  let [last, wide] = [first, 0];
-  while (last < tokens.length && wide < FITS) wide += widths[last++];
+/** Which tokens fit a line of so many letters: all, or those around the matched one, more of what comes before it. */
+export function windowed(tokens, at, briefs = briefly(tokens), fits = FITS) {
+  const widths = tokens.map((text, i) => Math.max(1, (briefs[i] ?? text).length));
+  let [first, last, wide] = [at, at + 1, widths[at] ?? 0];
+  while (first > 0 && wide + widths[first - 1] <= 0.7 * fits) wide += widths[--first];
+  while (last < tokens.length && wide + widths[last] <= fits) wide += widths[last++];
+  while (first > 0 && wide + widths[first - 1] <= fits) wide += widths[--first];
   return [first, last];
 }
 
-/** A sample on one line. */
-export function line(sample) {
-  const [first, last] = windowed(sample.tokens, sample.position);
-  const parts = sample.tokens.slice(first, last).map((text, i) => {
-    const node = token(text, first + i, sample.position);
-    shade(node, sample.effect?.[first + i]);
+/** Those tokens of a sequence that fit a line, each as `make` makes it. */
+function fitted({ tokens, position }, edges, fits, make) {
+  const briefs = briefly(tokens, edges);
+  const [first, last] = windowed(tokens, position, briefs, fits);
+  const parts = tokens.slice(first, last).map((text, i) => {
+    const node = token(text, first + i, position, briefs[first + i]);
+    make(node, first + i);
     return node;
   });
   if (first) parts.unshift(el("span.cut", {}, "…"));
-  if (last < sample.tokens.length) parts.push(el("span.cut", {}, "…"));
+  if (last < tokens.length) parts.push(el("span.cut", {}, "…"));
   return parts;
 }
 
+/** A sample on one line. */
+export const line = (sample, edges, fits) =>
+  fitted(sample, edges, fits, (node, i) => shade(node, sample.effect?.[i]));
+
 /** The whole sample, every token with its own distance below it. */
-export function spelled(sample) {
+export function spelled(sample, edges) {
+  const briefs = briefly(sample.tokens, edges);
   return sample.tokens.map((text, i) => {
-    const node = token(text, i, sample.position);
+    const node = token(text, i, sample.position, briefs[i]);
     shade(node, sample.effect?.[i]);
+    node.title = exact(text);
     return el("span.spelled", {}, node, el("span.own", {}, short(sample.token_distances?.[i])));
   });
 }
 
+/** A token's exact text, in quotes. */
+const exact = (text) => JSON.stringify(text);
 const short = (value) => (value === null || value === undefined ? "\u00a0" : value.toFixed(2).replace(/^0/, ""));
 
 /** What a token's title says. */
 export function told(sample, i) {
   const [own, effect] = [sample.token_distances?.[i], sample.effect?.[i]];
-  const parts = [`token ${i}`, own === null || own === undefined ? "no candidate" : `D here ${distance(own)}`];
+  const parts = [exact(sample.tokens[i]), `token ${i}`, own === null || own === undefined ? "no candidate" : `D here ${distance(own)}`];
   if (effect !== null && effect !== undefined) parts.push(`effect ${effect > 0 ? "+" : ""}${effect.toFixed(2)}`);
   return parts.join(" · ");
 }
 
 /** The query on one line, with attention as underlines. */
-export function queryLine(query) {
-  const [first, last] = windowed(query.tokens, query.position);
-  const parts = query.tokens.slice(first, last).map((text, i) => {
-    const node = token(text, first + i, query.position);
-    attend(node, query.attention?.[first + i]);
-    return node;
+export const queryLine = (query, fits) =>
+  fitted(query, query.tokens, fits, (node, i) => {
+    node.title = exact(query.tokens[i]);
+    attend(node, query.attention?.[i]);
   });
-  return [
-    first ? el("span.cut", {}, "…") : null,
-    ...parts,
-    last < query.tokens.length ? el("span.cut", {}, "…") : null,
-  ];
-}
 
 function attend(node, weight) {
   if (!(weight >= 0.02)) return;
   node.classList.add("attended");
   node.style.setProperty("--a", Math.sqrt(weight).toFixed(2));
-  node.title = `attention ${weight.toFixed(2)}`;
+  node.title = [node.title, `attention ${weight.toFixed(2)}`].filter(Boolean).join(" · ");
 }
 
 /** All tokens of the query as large type: buttons where `choose` is given, else text; `marks` are positions read. */
 export function queryTokens(place, { choose, marks = [], attention, site } = {}) {
   const names = Object.fromEntries(Object.entries(place.names ?? {}).map(([name, i]) => [i, name]));
+  const briefs = briefly(place.tokens);
   const nodes = place.tokens.map((text, i) => {
     const said = `position ${i}${names[i] ? `, ${names[i]}` : ""}: ${visible(text) || "empty"}`;
     const pressed = String(i === place.position);
@@ -96,17 +115,19 @@ export function queryTokens(place, { choose, marks = [], attention, site } = {})
           "data-i": i,
           "aria-pressed": pressed,
           "aria-label": said,
+          title: exact(text),
           onclick: () => choose(i),
         })
       : el("span.q", { title: said });
-    node.append(el("bdi", {}, printed(text)));
+    node.append(el("bdi", {}, face(text, briefs[i])));
     if (choose) node.tabIndex = i === place.position ? 0 : -1;
     if (choose && i === place.position) node.classList.add("here");
     if (marks.includes(i)) node.classList.add("marked");
     attend(node, attention?.[i]);
     return node;
   });
-  return el("div.query", { role: "group", "aria-label": `Query${site ? `, read at ${site}` : ""}` }, nodes);
+  const prose = place.tokens.some((text) => /^ \S/.test(text)) ? ".prose" : "";
+  return el(`div.query${prose}`, { role: "group", "aria-label": `Query${site ? `, read at ${site}` : ""}` }, nodes);
 }
 
 /** The name of the position that is read: a named one, or the token itself. */

@@ -1,0 +1,92 @@
+"""The bank that a study's readings search: built in sight where that is a matter of a minute, else by the user's own command.
+
+A click must not begin what takes long: a study of a language model without a bank is read by walks until it has one.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from inversionview.bank.store import ActivationBank, check_positions
+from inversionview.errors import BankError
+from inversionview.studies import DEFAULT_MODEL, LANGUAGE
+from inversionview.study import Study
+
+Report = Callable[[float, str], None]
+QUICK = 1e13
+"""Floating-point operations that a bank may take to be built in sight: a minute's work of a laptop, or less."""
+_TRIED = 16
+"""Inputs that are harvested to see how long all will take."""
+_SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+
+
+def bank_of(study: Study, report: Report | None) -> ActivationBank:
+    """Return the bank to search, built first where there is none and it does not take long.
+
+    Raises:
+        BankError: there is none yet, and to build it takes long; see ``lacking``.
+        InputError: the study is a model alone.
+    """
+    why = None if study.bare else lacking(study)
+    if why is not None:
+        raise BankError(why)
+
+    def built(done: int, total: int) -> None:
+        if report is not None:
+            report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
+
+    return study.bank(report=built)
+
+
+def lacking(study: Study) -> str | None:
+    """Return why the study's corpus cannot be searched yet, and the way out; ``None`` where it can, or soon can."""
+    if study.bare or study.known_bank() is not None or _work(study) <= QUICK:
+        return None
+    held = _rows(study) * len(study.sites) * len(check_positions(study.inputs, None)) * study.model.shape.d_model * 2
+    return (
+        f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
+        f"{held / 1e9:.1f} GB. Until then walks read it."
+    )
+
+
+def _rows(study: Study) -> int:
+    return min(study.spec.rows, study.inputs.corpus_size or study.spec.rows)
+
+
+def _work(study: Study) -> float:
+    """Return about how many floating-point operations a bank takes: twice the parameters for each token."""
+    parameters = sum(weight.numel() for _, weight in study.model.backend.weights())
+    return 2.0 * parameters * _rows(study) * study.inputs.max_length
+
+
+def _seconds(study: Study) -> float:
+    """Return how long a bank will take by the time of a few inputs; measured once."""
+    if study not in _SECONDS:
+        tokens = study.inputs.corpus(np.arange(_TRIED))
+        named = study.inputs.named_positions(tokens)
+        positions = np.stack([named[name].clip(min=0) for name in check_positions(study.inputs, None)], axis=1)
+        began = time.perf_counter()
+        study.model.harvest(tokens, study.sites, positions)
+        _SECONDS[study] = (time.perf_counter() - began) * _rows(study) / len(tokens)
+    return _SECONDS[study]
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as a reader would say it."""
+    if seconds < 90:
+        return f"{math.ceil(seconds / 10) * 10} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _command(study: Study) -> str:
+    """Return the command that builds the bank which the study's readings then find."""
+    parts = ["inversionview", "bank", study.name, "--inputs", str(_rows(study))]
+    if study.spec.inputs in LANGUAGE and not study.spec.model and study.model.name != DEFAULT_MODEL:
+        parts += ["--model", study.model.name]
+    return shlex.join(parts)
