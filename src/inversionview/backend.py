@@ -190,6 +190,12 @@ class Backend(Protocol):
         """Return the attention pattern of a layer."""
         ...
 
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """Return the attention patterns of all layers at some query positions, from one forward pass."""
+        ...
+
     def extend(
         self,
         tokens: Int[Tensor, "batch new"],

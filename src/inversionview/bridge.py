@@ -189,6 +189,22 @@ class BridgeBackend:
         self._run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
         return found[0]
 
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """See ``Backend.patterns``."""
+        found: dict[Any, Float[Tensor, "batch head k key"]] = {}
+        points = [block.attn.hook_pattern for block in self.bridge.blocks]
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+
+        def read(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+            found[hook] = pattern[rows, :, positions].transpose(1, 2)
+            if len(found) == len(points):
+                raise StopAtLayerException(pattern)
+
+        self._run(tokens, mask, [(point, read) for point in points])
+        return torch.stack([found[point] for point in points])
+
     def extend(
         self,
         tokens: Int[Tensor, "batch new"],

@@ -203,9 +203,36 @@ class GPT2Backend:
         """See ``Backend.attention``."""
         x, allowed = self._embed(tokens, mask)
         for block in self.blocks[:layer]:
-            x = x + _linear(self._attend(block, x, allowed, None), block.out)
-            x = x + self._mlp(block, x)
-        q, k, _ = self._qkv(self.blocks[layer], x)
+            x = self._block(block, x, allowed)
+        return self._pattern(self.blocks[layer], x, allowed)
+
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """See ``Backend.patterns``."""
+        (x, allowed), found = self._embed(tokens, mask), []
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        for block in self.blocks:
+            found.append(self._pattern(block, x, allowed)[rows, :, positions].transpose(1, 2))
+            x = self._block(block, x, allowed)
+        return torch.stack(found)
+
+    def _block(
+        self,
+        block: _Block,
+        x: Float[Tensor, "batch pos d_model"],
+        allowed: Bool[Tensor, "batch 1 query key"] | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x = x + _linear(self._attend(block, x, allowed, None), block.out)
+        return x + self._mlp(block, x)
+
+    def _pattern(
+        self,
+        block: _Block,
+        x: Float[Tensor, "batch pos d_model"],
+        allowed: Bool[Tensor, "batch 1 query key"] | None,
+    ) -> Float[Tensor, "batch head query key"]:
+        q, k, _ = self._qkv(block, x)
         scores = q @ k.mT / q.size(-1) ** 0.5
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
         return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()

@@ -130,6 +130,11 @@ class Inputs(ABC):
         """What a contrast may change, by name."""
         return ()
 
+    @property
+    def default_changes(self) -> tuple[str, ...]:
+        """What a contrast changes where nothing is named; by default all that may be."""
+        return self.changes
+
     def changes_of(self, feature: str) -> tuple[str, ...]:
         """Return which of the ``changes`` alter a feature; none where a contrast never does."""
         return self.changes

@@ -217,6 +217,16 @@ class ProbedModel:
         return self.backend.attention(safe, None if bool(mask.all()) else mask.to(self.device), layer)
 
     @torch.no_grad()
+    def patterns(
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch head k key"]:
+        """Return the attention patterns of all layers at some query positions, from one forward pass."""
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        return self.backend.patterns(safe, padded, positions.to(self.device))
+
+    @torch.no_grad()
     def extend(
         self,
         tokens: Int[Tensor, "batch new"],

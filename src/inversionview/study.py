@@ -59,6 +59,7 @@ from inversionview.studies import (
     SHIPPED,
     STUDIES,
     default_model,
+    kept_options,
     language_inputs,
     shipped_inputs,
     shipped_path,
@@ -899,12 +900,13 @@ def load(
     """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
 
     Args:
-        name: ``"counting"``, ``"addition"``, ``"ioi"`` or the folder of a run; ``None`` for a model alone.
-        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` any language model, by
-            default SmolLM2-135M; alone any causal LM, read with the cosine distance.
+        name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
+        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
+            model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
         device: where to run.
         dtype: of the weights, where the model is not a shipped one.
-        options: of a language model's study, for its inputs: ``names`` of ``ioi``.
+        options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
+            file of the user's own, of COUNTERFACT, or a folder of BEAR.
 
     Raises:
         UnknownStudyError: there is neither a study nor a run of that name.
@@ -939,10 +941,14 @@ def load(
         probed.name = DEFAULT_MODEL if language else spec.inputs
     if spec.inputs in SHIPPED:
         check_vocabulary(probed, spec.inputs)
-    spec = spec.model_copy(update={"options": {**spec.options, **options}, "site": spec.site or _last(spec, probed)})
+    spec = spec.model_copy(update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)})
     study = Study(text, spec, probed, run)
     if language:
-        study.inputs  # noqa: B018  what does not do for this model is told now
+        longest = study.inputs.max_length  # what does not do for this model is told now
+        if longest > probed.shape.max_length:
+            raise InputError(
+                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones out."
+            )
     return study
 
 
