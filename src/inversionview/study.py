@@ -22,6 +22,7 @@ from inversionview.analysis.features import FeatureTable, feature_information
 from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
+from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
@@ -64,6 +65,7 @@ from inversionview.studies import (
     shipped_inputs,
     shipped_path,
 )
+from inversionview.studies.facts import FactsInputs
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
@@ -941,14 +943,19 @@ def load(
         probed.name = DEFAULT_MODEL if language else spec.inputs
     if spec.inputs in SHIPPED:
         check_vocabulary(probed, spec.inputs)
-    spec = spec.model_copy(update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)})
+    spec = spec.model_copy(
+        update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)}
+    )
     study = Study(text, spec, probed, run)
     if language:
         longest = study.inputs.max_length  # what does not do for this model is told now
         if longest > probed.shape.max_length:
             raise InputError(
-                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones out."
+                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
+                "out."
             )
+        if isinstance(study.inputs, FactsInputs):
+            study.inputs.known = kept_known(probed, study.inputs)
     return study
 
 

@@ -34,7 +34,9 @@ BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The inp
 StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi, facts) or the folder of a run.")]
 ModelOpt = Annotated[
     str | None,
-    typer.Option("--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi and facts, any language model."),
+    typer.Option(
+        "--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi and facts, any language model."
+    ),
 ]
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[

@@ -49,7 +49,9 @@ def language_inputs(study: str, vocabulary: Vocabulary, options: Mapping[str, An
     for name in options:
         if name not in OPTIONS[study]:
             known = ", ".join(OPTIONS[study])
-            raise SettingError(f"The study {study} has no option {name!r}; there is {known}.{did_you_mean(name, OPTIONS[study])}")
+            raise SettingError(
+                f"The study {study} has no option {name!r}; there is {known}.{did_you_mean(name, OPTIONS[study])}"
+            )
     return IOIInputs(vocabulary, **options) if study == "ioi" else FactsInputs(vocabulary, **options)
 
 

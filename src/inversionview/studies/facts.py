@@ -1,11 +1,12 @@
 """Factual recall: "The capital of France is" → " Paris", for whatever language model is probed.
 
-Huang et al. 2024, section 3.4. An input is a prompt without its object: BOS, the prompt as the model's tokenizer writes it, EOS.
+Huang et al. 2024, section 3.4. An input is a prompt without its object: BOS, the prompt as the tokenizer writes it, EOS.
 Two positions count: SUBJ, the last token of the subject, where what is known of it is gathered, and END, where it is retrieved.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
@@ -55,8 +56,8 @@ class FactsInputs(Inputs):
         facts: a file or folder of the user's; see ``read_statements``.
 
     Attributes:
-        known: which rows the model completes rightly, ``[row]``, once that was measured: then a feature, too. See
-            ``analysis.retrieval.known_facts``.
+        known: which rows the model completes rightly, ``[row]``, once that was measured: then a feature, too; see
+            ``recall.known_facts``.
 
     Raises:
         InputError: the file is not of a known form, or too few statements can be written in the model's tokens.
@@ -66,6 +67,7 @@ class FactsInputs(Inputs):
     changes = FIELDS
     default_changes = ("subject",)
     default_positions = ("SUBJ", "END")
+    sampled = True
     known: npt.NDArray[np.bool_] | None = None
 
     def __init__(self, vocabulary: Vocabulary, facts: str | Path | None = None) -> None:
@@ -97,14 +99,14 @@ class FactsInputs(Inputs):
         answers = {row.answer for _, row in found.values()} - {-1}
         if len(found) < LEAST or len(answers) < 2:
             raise InputError(
-                f"Of {len(statements):,} statements {len(found):,} can be written in the model's tokens, with {len(answers)} "
-                f"different first tokens of their objects; at least {LEAST} and 2 are needed: give more facts, or another model."
+                f"Of {len(statements):,} statements {len(found):,} can be written in the model's tokens, their objects with "
+                f"{len(answers)} first tokens; at least {LEAST} and 2 are needed: give more facts, or another model."
             )
         kept = list(found.values())
         return [statement for statement, _ in kept], [row for _, row in kept]
 
     def _row(self, statement: Statement) -> _Row | None:
-        """Return a statement in tokens; ``None`` where it cannot be written, or its object grows into the prompt's last token."""
+        """Return a statement in tokens; ``None`` where it cannot be written, or its object merges with the prompt's end."""
         encode = partial(self.tokenizer.tokenizer.encode, add_special_tokens=False)
         try:
             prompt = encode(statement.text)
@@ -113,13 +115,15 @@ class FactsInputs(Inputs):
             return None
         ids, length = prompt.ids, len(prompt.ids)
         within = [i for i, (start, stop) in enumerate(prompt.offsets) if start < statement.end and stop > start]
-        if not within or {self.pad, self.bos, self.eos} & set(ids) or (whole and (whole[:length] != ids or len(whole) == length)):
+        grown = bool(whole) and (whole[:length] != ids or len(whole) == length)
+        if not within or grown or {self.pad, self.bos, self.eos} & set(ids):
             return None
-        assert self.bos is not None and self.eos is not None
+        assert self.bos is not None
+        assert self.eos is not None
         return _Row((self.bos, *ids, self.eos), within[-1] + 1, whole[length] if whole else -1)
 
     def _attributes(self, statements: Sequence[Statement]) -> dict[str, npt.NDArray[Any]]:
-        """Return what is known of each subject, ``[subject + 1]`` with NONE last: what the file says, and what relations ask."""
+        """Return what is known of each subject, ``[subject + 1]`` with NONE last: what the file says and relations ask."""
         names = [name for s in statements for name in (*s.attributes, *([s.relation] if s.object else []))]
         found = {name: np.full(len(self.subjects) + 1, NONE, dtype=object) for name in dict.fromkeys(names)}
         for s, number in zip(statements, self._subject.tolist(), strict=True):
@@ -130,6 +134,16 @@ class FactsInputs(Inputs):
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    @property
+    def facts(self) -> int:
+        """How many rows ask for something."""
+        return int((self._answer >= 0).sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this corpus from another: SHA-256 over all tokens and answers, 16 hexadecimal digits."""
+        return hashlib.sha256(self._tokens.tobytes() + self._answer.tobytes()).hexdigest()[:16]
 
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the tokens of ``rows``; a statement has no free part, so ``salt`` changes nothing."""
@@ -179,8 +193,8 @@ class FactsInputs(Inputs):
     @cached_property
     def _frames(self) -> list[tuple[int, tuple[str, str]]]:
         """Each template's number, and what stands before and after the subject; those that say most come first."""
-        parts = [(number, tuple(template.rstrip().split(SLOT))) for number, template in enumerate(self.templates)]
-        return sorted(parts, key=lambda part: -len("".join(part[1])))  # type: ignore[return-value]
+        parts = [template.rstrip().partition(SLOT) for template in self.templates]
+        return sorted(enumerate((a, b) for a, _, b in parts), key=lambda part: -len("".join(part[1])))
 
     @cached_property
     def _subject_numbers(self) -> dict[str, int]:
@@ -219,7 +233,9 @@ class FactsInputs(Inputs):
         """Return what is known to hold of subjects in relations."""
         nothing = np.array([NONE])
         pairs = zip(relations.tolist(), subjects.tolist(), strict=True)
-        return np.array([self.attributes.get(name, nothing)[number if name in self.attributes else 0] for name, number in pairs])
+        return np.array(
+            [self.attributes.get(name, nothing)[number if name in self.attributes else 0] for name, number in pairs]
+        )
 
     def _measured(self, rows: Ids) -> dict[str, npt.NDArray[Any]]:
         if self.known is None:
@@ -247,10 +263,11 @@ class FactsInputs(Inputs):
 
     def changes_of(self, feature: str) -> tuple[str, ...]:
         """Return what alters a feature."""
-        return {"relation": ("relation",), "template": ("template",), "object": ("subject", "relation")}.get(feature, ("subject",))
+        own = {"relation": ("relation",), "template": ("template",), "object": ("subject", "relation")}
+        return own.get(feature, ("subject",))
 
     def contrast(self, tokens: Ids, changes: Sequence[str], rng: np.random.Generator) -> Proposal:
-        """Draw a statement that asks for something and is the same in all but ``changes``; by default another subject is put in.
+        """Draw a statement that asks for something and is the same in all but ``changes``, by default the subject.
 
         Another relation has templates of its own, so changing it changes the template too.
         """

@@ -208,7 +208,9 @@ def _bear(folder: Path) -> Iterator[Statement]:
                 answer = record["obj_label"] if "obj_label" in record else spaces[name][record["obj_id"]]
                 yield from (Statement(prompt, record["sub_label"], name, answer) for prompt in prompts if prompt)
             except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{path}, line {line} is no instance of BEAR with sub_label and obj_label ({error}).") from error
+                raise InputError(
+                    f"{path}, line {line} is no instance of BEAR with sub_label and obj_label ({error})."
+                ) from error
 
 
 def _answers(relation: Mapping[str, Any]) -> dict[str, str]:
