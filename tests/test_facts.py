@@ -93,7 +93,7 @@ def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("facts")
     names = list(dict.fromkeys(s.subject for s in SHIPPED))[::6]
     records = [
-        {"prompt": s.template, "subject": s.subject, "relation": s.relation, "object": s.object, "attributes": dict(s.attributes)}
+        {"prompt": s.template, "subject": s.subject, "relation": s.relation, "object": s.object, "attributes": s.attributes}
         for s in SHIPPED if s.subject in set(names)
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -137,7 +137,11 @@ def test_every_statement_is_in_the_models_own_tokens(inputs: FactsInputs, vocabu
 
 
 def test_attributes_hold_whatever_is_asked(inputs: FactsInputs, vocabulary: Vocabulary) -> None:
-    asked = ["The currency of Japan is the", "We talked about Japan for a while, and then", "Japan is a country whose capital is"]
+    asked = [
+        "The currency of Japan is the",
+        "We talked about Japan for a while, and then",
+        "Japan is a country whose capital is",
+    ]
     features = inputs.features(_padded([vocabulary.encode(text) for text in asked], inputs.pad))
     for name, value in {"continent": "Asia", "language": "Japanese", "capital": "Tokyo", "currency": "yen"}.items():
         assert features[name].tolist() == [value] * 3
@@ -225,7 +229,7 @@ def _own() -> list[dict[str, Any]]:
 def _counterfact() -> list[dict[str, Any]]:
     return [
         {"case_id": n, "requested_rewrite": {"prompt": r["prompt"], "relation_id": r["relation"], "subject": r["subject"],
-         "target_new": {"str": "Berlin", "id": "Q1"}, "target_true": {"str": r["object"], "id": "Q2"}}, "paraphrase_prompts": []}
+         "target_new": {"str": "Berlin", "id": "Q1"}, "target_true": {"str": r["object"], "id": "Q2"}}}
         for n, r in enumerate(_own())
     ]  # fmt: skip
 
@@ -301,7 +305,7 @@ def test_wrong_places_and_options_are_refused(tmp_path: Path, vocabulary: Vocabu
     _lines(broken / "P1.jsonl", [{"sub_label": "Aba", "obj_label": "Oslo"}, {"sub_label": "Bebe"}])
     with pytest.raises(InputError, match=r"P1\.jsonl, line 2"):
         read_statements(broken)
-    with pytest.raises(SettingError, match="no option 'fact'.*Did you mean 'facts'"):
+    with pytest.raises(SettingError, match=r"no option 'fact'.*Did you mean 'facts'"):
         iv.load("facts", model=folder, fact="x")
 
 
@@ -451,3 +455,18 @@ def test_what_a_head_carries_against_brute_force(study: Any) -> None:
         checked += 1
     assert checked >= 4
     assert table.to_json()["heads"][0]["head"]["site"] == head.site
+
+
+def test_patching_and_ablation_ask_for_the_object(folder: Path, study: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    patched = study.patch(["END:x3.post"], limit=12, seed=1)
+    assert patched.settings["target"] == "object"
+    assert patched.together.value == pytest.approx(patched.total, abs=1e-3)  # the last state of the stream decides all
+    plain, inputs = AutoModelForCausalLM.from_pretrained(folder).eval(), study.inputs
+    result = study.ablate(["END:a3.0"], limit=40, seed=1)
+    tokens = inputs.tokens(np.random.default_rng((1, 23)).permutation(inputs.split("test"))[:40])
+    asked = tokens[inputs.read_at(tokens, "object") >= 0]
+    said = [int(plain(torch.tensor([_ids(row, inputs.pad)[:-1]])).logits[0, -1].argmax()) for row in asked]
+    assert result.inputs == len(asked) < 40
+    assert result.sets[0].losses[0].accuracy == np.mean(said == inputs.answer_of(asked, "object"))

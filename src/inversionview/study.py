@@ -551,11 +551,14 @@ class Study:
         named = parse_activations(activations, self.model.sites)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
+        if self.inputs.answers:  # sentences that ask for nothing have no answer
+            tokens = tokens[np.all([self.inputs.read_at(tokens, name) >= 0 for name in self.inputs.answers], axis=0)]
         reads = {name: self.inputs.read_at(tokens, name) for name in self.inputs.answers}
+        answers = {name: self.inputs.answer_of(tokens, name) for name in reads} or None
         reads = reads or {"END": self._named(tokens)["END"]}
         return ablation(
-            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=_texts(where), seed=seed,
-            report=report,
+            self.model, tokens, reads, named, self.positions, by=by, answers=answers, study=self.name, where=_texts(where),
+            seed=seed, report=report,
         )  # fmt: skip
 
     def flow(

@@ -153,8 +153,8 @@ class FactsInputs(Inputs):
 
     def rows_of(self, tokens: Ids) -> Ids:
         """Return which row of the corpus each input is, ``[rows]``; −1 for none."""
-        ends = self._ends(tokens)
-        return np.array([self._number.get(tuple(row[: end + 1]), -1) for row, end in zip(tokens.tolist(), ends, strict=True)])
+        rows = zip(tokens.tolist(), self._ends(tokens), strict=True)
+        return np.array([self._number.get(tuple(row[: end + 1]), -1) for row, end in rows], dtype=np.int64)
 
     def _ends(self, tokens: Ids) -> Ids:
         """Return the index of each row's last token but EOS."""
@@ -218,7 +218,7 @@ class FactsInputs(Inputs):
         An input that is no statement of the corpus has the template whose words it has, and the first known subject in it.
         """
         found = self._find(tokens)
-        relation = np.where(found.template >= 0, self._asked[found.template], -1)
+        relation = np.where(found.row >= 0, self._relation[found.row], self._asked[found.template])
         asked = np.array([*self.relations, NONE])[relation]
         return {
             "subject": np.array([*self.subjects, NONE])[found.subject],
