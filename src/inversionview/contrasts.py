@@ -110,7 +110,7 @@ def study_pairs(
     Args:
         inputs: the study's.
         target: name of the answer token that must change, by default the first.
-        changes: what may be changed to that end, by default all that the study declares.
+        changes: what may be changed to that end, by default all that the study declares, or what it says.
         filters: conditions on original and contrast.
         limit: a random choice of so many inputs; by default all of the test split.
         seed: of the choice and the changes.
@@ -154,7 +154,7 @@ def contrasted(
 
 def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, ...]:
     """Return what may be changed; raise ``SettingError`` for what cannot."""
-    chosen = tuple(inputs.changes if changes is None else changes)
+    chosen = tuple(inputs.default_changes if changes is None else changes)
     for change in chosen:
         if change not in inputs.changes:
             known = ", ".join(inputs.changes)

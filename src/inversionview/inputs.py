@@ -46,6 +46,8 @@ class Inputs(ABC):
     max_length: int
     """Longest row in tokens, BOS and EOS included."""
     test_share: float = 0.25
+    sampled: bool = False
+    """The corpus is a sample of the inputs that there could be: a preimage in it is one of a preimage."""
     redrawn: bool = False
     """Rows have a free part that another salt draws anew, so the corpus has no end."""
 
@@ -138,6 +140,11 @@ class Inputs(ABC):
     def changes(self) -> tuple[str, ...]:
         """What a contrast may change, by name."""
         return ()
+
+    @property
+    def default_changes(self) -> tuple[str, ...]:
+        """What a contrast changes where nothing is named; by default all that may be."""
+        return self.changes
 
     def changes_of(self, feature: str) -> tuple[str, ...]:
         """Return which of the ``changes`` alter a feature; none where a contrast never does."""

@@ -19,7 +19,7 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     inputs: str
-    """``counting``, ``addition``, ``ioi``, ``texts`` (the run's own ``corpus`` folder), or ``none``: a model alone."""
+    """``counting``, ``addition``, ``ioi``, ``facts``; ``texts``, the run's own ``corpus`` folder; ``none``, a model alone."""
     options: dict[str, Any] = {}
     """Of the inputs, by name; see ``studies.language_inputs``."""
     model: str = ""
@@ -60,8 +60,21 @@ SPECS = {
         distance="cosine",
         rows=20_000,
     ),
+    "facts": StudySpec(
+        inputs="facts",
+        sites=["a*.*"],
+        text="The capital of France is",
+        at="END",
+        site="",
+        distance="cosine",
+        epsilon=0.25,
+        rows=20_000,
+    ),
 }
-"""The studies of Huang et al. 2024: sites of sections 3.1 and 3.3; distance of 3.2. No site: the model's last of these."""
+"""The studies of Huang et al. 2024: sites of sections 3.1 and 3.3; distances of 3.2 and 3.4, and ε of 3.4.
+
+No site: the model's last of these.
+"""
 
 
 def read_spec(folder: Path) -> StudySpec:

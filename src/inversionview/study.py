@@ -23,6 +23,7 @@ from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.heads import HeadTable, NamedHead, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
+from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
@@ -65,10 +66,12 @@ from inversionview.studies import (
     SHIPPED,
     STUDIES,
     default_model,
+    kept_options,
     language_inputs,
     shipped_inputs,
     shipped_path,
 )
+from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
@@ -555,11 +558,14 @@ class Study:
         named = parse_activations(activations, self.model.sites)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
+        if self.inputs.answers:  # sentences that ask for nothing have no answer
+            tokens = tokens[np.all([self.inputs.read_at(tokens, name) >= 0 for name in self.inputs.answers], axis=0)]
         reads = {name: self.inputs.read_at(tokens, name) for name in self.inputs.answers}
+        answers = {name: self.inputs.answer_of(tokens, name) for name in reads} or None
         reads = reads or {"END": self._named(tokens)["END"]}
         return ablation(
-            self.model, tokens, reads, named, self.positions, by=by, study=self.name, where=_texts(where), seed=seed,
-            report=report,
+            self.model, tokens, reads, named, self.positions, by=by, answers=answers, study=self.name, where=_texts(where),
+            seed=seed, report=report,
         )  # fmt: skip
 
     def flow(
@@ -1002,12 +1008,13 @@ def load(
     """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
 
     Args:
-        name: ``"counting"``, ``"addition"``, ``"ioi"`` or the folder of a run; ``None`` for a model alone.
-        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` any language model, by
-            default SmolLM2-135M; alone any causal LM, read with the cosine distance.
+        name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
+        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
+            model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
         device: where to run.
         dtype: of the weights, where the model is not a shipped one.
-        options: of a language model's study, for its inputs: ``names`` of ``ioi``.
+        options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
+            file of the user's own, of COUNTERFACT, or a folder of BEAR.
 
     Raises:
         UnknownStudyError: there is neither a study nor a run of that name.
@@ -1042,10 +1049,19 @@ def load(
         probed.name = DEFAULT_MODEL if language else spec.inputs
     if spec.inputs in SHIPPED:
         check_vocabulary(probed, spec.inputs)
-    spec = spec.model_copy(update={"options": {**spec.options, **options}, "site": spec.site or _last(spec, probed)})
+    spec = spec.model_copy(
+        update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)}
+    )
     study = Study(text, spec, probed, run)
     if language:
-        study.inputs  # noqa: B018  what does not do for this model is told now
+        longest = study.inputs.max_length  # what does not do for this model is told now
+        if longest > probed.shape.max_length:
+            raise InputError(
+                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
+                "out."
+            )
+        if isinstance(study.inputs, FactsInputs):
+            study.inputs.known = kept_known(probed, study.inputs)
     return study
 
 

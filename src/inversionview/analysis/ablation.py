@@ -109,6 +109,7 @@ def ablation(
     *,
     by: By = "mean",
     study: str = "",
+    answers: Mapping[str, Ids] | None = None,
     where: Sequence[str] = (),
     seed: int = 0,
     report: Report | None = None,
@@ -118,7 +119,8 @@ def ablation(
     Args:
         model: the probed model.
         tokens: inputs, ``[row, pos]``, padded on the right; means and resampled activations are over these.
-        reads: for each target the position that predicts it, ``[row]``; the next token is the right one.
+        reads: for each target the position that predicts it, ``[row]``.
+        answers: for each target the right token, ``[row]``; by default the next one.
         activations: what is replaced.
         positions: finds their positions.
         by: ``"mean"`` (of the same position over the inputs), ``"zero"``, or ``"resample"`` (of another random input).
@@ -139,7 +141,7 @@ def ablation(
         raise SettingError("Resampling takes the activation of another input: give at least two.")
     if any(a.site in EMBEDDINGS for a in activations):
         raise SettingError("Embeddings are patched, not ablated: name x0.pre in their place.")
-    runs = _Runs(model, tokens, reads, activations, positions, by, seed)
+    runs = _Runs(model, tokens, reads, activations, positions, by, seed, answers)
     sets = [(i,) for i in range(len(activations))] + ([tuple(range(len(activations)))] if len(activations) > 1 else [])
     measured = np.empty((len(tokens), len(sets), len(reads), len(_MEASURES)))
     for done, rows in runs.batches():
@@ -181,9 +183,14 @@ class _Runs:
         positions: Positions,
         by: By,
         seed: int,
+        answers: Mapping[str, Ids] | None,
     ) -> None:
         self.model, self.tokens, self.activations, self.by = model, tokens, activations, by
         self.reads = np.stack(list(reads.values()), axis=1)
+        following = (self.reads + 1).clip(max=tokens.shape[1] - 1)
+        self.right = np.take_along_axis(tokens, following, axis=1)
+        if answers is not None:
+            self.right = np.stack([answers[target] for target in reads], axis=1)
         self.sites = list(dict.fromkeys(a.site for a in activations))
         self.length = self.reads.max(1) + 1
         self.at = {a.at: self._places(a.at, positions) for a in activations}
@@ -231,8 +238,7 @@ class _Runs:
         """Return KL, the highest logit, that token's after patching, and whether the first token is the right one, twice."""
         p, q = original.log_softmax(-1), patched.log_softmax(-1)
         top, first = original.max(-1)
-        next_tokens = np.take_along_axis(self.tokens[rows], (self.reads[rows] + 1).clip(max=self.tokens.shape[1] - 1), axis=1)
-        right = torch.from_numpy(next_tokens).to(first.device)
+        right = torch.from_numpy(self.right[rows]).to(first.device)
         parts = [
             (p.exp() * (p - q)).sum(-1).clamp(min=0), top, patched.gather(-1, first[..., None])[..., 0], first == right,
             patched.argmax(-1) == right,

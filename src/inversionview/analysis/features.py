@@ -273,7 +273,7 @@ def place_information(
 
 def enumerated(bank: ActivationBank) -> bool:
     """Return whether a bank holds every input there is."""
-    return bank.inputs.corpus_size == len(bank)
+    return not bank.inputs.sampled and bank.inputs.corpus_size == len(bank)
 
 
 def _measure(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inversionview.study import Study
 
 _SHIPPED = ("counting", "addition")
-_STUDIES = (*_SHIPPED, "ioi")
+_STUDIES = (*_SHIPPED, "ioi", "facts")
 """As in ``studies``, which takes long to import."""
 
 

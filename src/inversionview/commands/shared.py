@@ -33,10 +33,12 @@ BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
 BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
-StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi) or the folder of a run.")]
+StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi, facts) or the folder of a run.")]
 ModelOpt = Annotated[
     str | None,
-    typer.Option("--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi, any language model."),
+    typer.Option(
+        "--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi and facts, any language model."
+    ),
 ]
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[
@@ -106,7 +108,7 @@ def study_and_text(study: str | None, text: str | None, model: str | None, devic
 
     if text is not None:
         return loaded_study(study or "", model, device), text
-    if study is None or model is None or study in ("counting", "addition", "ioi"):
+    if study is None or model is None or study in ("counting", "addition", "ioi", "facts"):
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
     return load(model=model, device=device_named(device)), study
 

@@ -12,16 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from inversionview.errors import WeightsError
+from inversionview.errors import SettingError, WeightsError, did_you_mean
 from inversionview.inputs import Inputs
 from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.counting import CountingInputs
+from inversionview.studies.facts import FactsInputs
 from inversionview.studies.ioi import IOIInputs
 from inversionview.tokens import Vocabulary
 
 SHIPPED = ("counting", "addition")
-LANGUAGE = ("ioi",)
+LANGUAGE = ("ioi", "facts")
 STUDIES = (*SHIPPED, *LANGUAGE)
+OPTIONS = {"ioi": ("names",), "facts": ("facts",)}
+"""Of each language model's study."""
 DEFAULT_MODEL = "SmolLM2-135M"
 
 
@@ -37,12 +40,25 @@ def language_inputs(study: str, vocabulary: Vocabulary, options: Mapping[str, An
     Args:
         study: one of ``LANGUAGE``.
         vocabulary: of the model.
-        options: of the study's inputs, by name: ``names`` of ``ioi``.
+        options: of the study's inputs, by name: ``names`` of ``ioi``; ``facts`` of ``facts``, a file or folder.
 
     Raises:
         InputError: the model's tokenizer, or an option, does not do for the study.
+        SettingError: the study has no such option.
     """
-    return IOIInputs(vocabulary, **options)
+    for name in options:
+        if name not in OPTIONS[study]:
+            known = ", ".join(OPTIONS[study])
+            raise SettingError(
+                f"The study {study} has no option {name!r}; there is {known}.{did_you_mean(name, OPTIONS[study])}"
+            )
+    return IOIInputs(vocabulary, **options) if study == "ioi" else FactsInputs(vocabulary, **options)
+
+
+def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a run keeps them, wherever it is read from later: paths are absolute."""
+    facts = options.get("facts")
+    return {**options, "facts": str(Path(facts).expanduser().resolve())} if facts is not None else dict(options)
 
 
 def shipped_path(study: str, part: Literal["model", "decoder"]) -> Path:

@@ -1,0 +1,200 @@
+"""Which attribute of a subject each retrieval head carries at the end of a prompt, and whether it was asked for.
+
+Huang et al. 2024, section 3.4 and Figures 41 to 43: heads extract different attributes of one subject, and some do so whatever
+the relation in the prompt is. Here this is measured by feature information in exact preimages over a bank of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview import distances
+from inversionview.analysis.features import enumerated
+from inversionview.analysis.places import Allowed, places
+from inversionview.analysis.retrieval import MOST_BOS, RetrievalHead, attends_elsewhere
+from inversionview.bank.search import Hits
+from inversionview.bank.store import ActivationBank
+from inversionview.errors import SettingError
+from inversionview.information import Mean, entropy, mean
+from inversionview.sites import Site
+
+Report = Callable[[int, int], None]
+"""Called with how many heads are done, and of how many."""
+LEAST_INPUTS = 40
+"""Of fewer inputs on which a head works, or with an attribute, nothing is said."""
+_LEAST_QUERIES = 10
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a head tells about a feature, over the inputs on which it works and whose subject has it."""
+
+    feature: str
+    bits: Mean
+    """The mean over queries of log₂ P(φ = φ(x_q) ∣ preimage) / P(φ = φ(x_q))."""
+    share: float
+    """Of its entropy H(φ)."""
+    entropy: float
+    queries: int
+    asked: float | None
+    """The share among queries whose relation asks for it; ``None`` where these are too few."""
+    unasked: float | None
+    """And among those whose relation does not."""
+
+
+@dataclass(frozen=True)
+class HeadContent:
+    """What one head carries."""
+
+    head: RetrievalHead
+    works: float
+    """Share of the prompts on which it attends less than 0.6 to BOS."""
+    works_asking_nothing: float
+    """And of the sentences that ask for nothing."""
+    attributes: tuple[Told, ...]
+    """What holds of subjects, what it tells most about first, by share."""
+    relation: Told | None
+    subject: Told | None
+
+    @property
+    def agnostic(self) -> bool | None:
+        """Whether retrieval does not depend on the relation; ``None`` where too few queries say.
+
+        It tells at least half as large a share of its first attribute where that is not asked for as where it is, and less of
+        the relation than of the attribute.
+        """
+        if not self.attributes or self.relation is None:
+            return None
+        best = self.attributes[0]
+        if best.asked is None or best.unasked is None:
+            return None
+        return best.unasked >= 0.5 * best.asked and self.relation.share < best.share
+
+
+@dataclass(frozen=True)
+class ContentTable:
+    """Heads, those with the largest share of the stream first."""
+
+    model: str
+    prompts: int
+    known: float
+    """Share of the facts that the model completes rightly."""
+    epsilon: float
+    distance: distances.Distance
+    queries: int
+    seed: int
+    heads: tuple[HeadContent, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as plain JSON values."""
+        return {**asdict(self), "heads": [{**asdict(head), "agnostic": head.agnostic} for head in self.heads]}
+
+    def __rich__(self) -> Any:
+        from inversionview.views.contents import content_table
+
+        return content_table(self)
+
+
+def head_contents(
+    bank: ActivationBank,
+    heads: Sequence[RetrievalHead],
+    attributes: Sequence[str],
+    *,
+    known: float,
+    queries: int = 200,
+    epsilon: float = 0.25,
+    distance: distances.Distance = "cosine",
+    nothing: str = "–",
+    most: float = MOST_BOS,
+    seed: int = 0,
+    report: Report | None = None,
+) -> ContentTable:
+    """Return what heads carry, each over the inputs on which it does not rest on BOS: its queries, preimages and entropies.
+
+    Args:
+        bank: of prompts, with these heads at their positions.
+        heads: which.
+        attributes: features that hold of subjects; each counts among the inputs whose subject has it.
+        known: share of the facts that the model knows, for the table.
+        queries: for each head.
+        epsilon: threshold.
+        distance: which distance.
+        nothing: the value of a feature that an input lacks; a relation so called asks for nothing.
+        most: attention to BOS from which a head rests.
+        seed: of the choice of queries.
+        report: progress.
+
+    Raises:
+        SettingError: ``queries`` is below 1, or there is no head.
+        UnknownSiteError, UnknownPositionError: the bank does not hold a head or its position.
+    """
+    if not heads:
+        raise SettingError("There is no head to tell of: lower the least share.")
+    tokens, sites = bank.tokens(np.arange(len(bank))), [Site.parse(head.site) for head in heads]
+    features, named = bank.inputs.features(tokens), bank.inputs.named_positions(tokens)
+    columns = {name: features[name] for name in ("subject", "relation", *attributes)}
+    at = {name: named[name] for name in dict.fromkeys(head.position for head in heads)}
+    works = {
+        p: dict(zip(sites, attends_elsewhere(bank.model, tokens, where, sites, most), strict=True)) for p, where in at.items()
+    }
+    found = []
+    for number, (head, site) in enumerate(zip(heads, sites, strict=True)):
+        found.append(_content(bank, head, site, works[head.position][site], columns, nothing, queries, epsilon, distance, seed))
+        if report is not None:
+            report(number + 1, len(heads))
+    return ContentTable(bank.model.name, len(bank), known, epsilon, distance, queries, seed, tuple(found))
+
+
+def _content(
+    bank: ActivationBank, head: RetrievalHead, site: Site, works: Allowed, columns: dict[str, npt.NDArray[Any]], nothing: str,
+    queries: int, epsilon: float, distance: distances.Distance, seed: int,
+) -> HeadContent:  # fmt: skip
+    told: dict[str, Told | None] = dict.fromkeys(columns)
+    silent = columns["relation"] == nothing
+    if works.sum() >= LEAST_INPUTS:
+        (place,) = places(bank, [site], [head.position], queries, seed, None, works)
+        hits = list(place.preimages(epsilon, distance, True))
+        for name, column in columns.items():
+            there = works if name in ("subject", "relation") else works & (column != nothing)
+            asked = columns["relation"] == name
+            told[name] = _told(name, column, there, asked, place.rows, hits, enumerated(bank), seed)
+    own = sorted((t for name, t in told.items() if t and name not in ("subject", "relation")), key=lambda t: -t.share)
+    resting = float(works[silent].mean()) if silent.any() else float("nan")
+    return HeadContent(head, float(works.mean()), resting, tuple(own), told["relation"], told["subject"])
+
+
+def _told(
+    name: str, column: npt.NDArray[Any], there: Allowed, asked: Allowed, rows: npt.NDArray[np.int64], hits: Sequence[Hits],
+    whole: bool, seed: int,
+) -> Told | None:  # fmt: skip
+    """Return what preimages tell about a feature among the inputs ``there``; ``None`` where it is constant or these are few.
+
+    P(φ ∣ preimage) is as in ``Codes.known``: the query is left out, and the prior counts as one more input.
+    """
+    if there.sum() < LEAST_INPUTS:
+        return None
+    values, codes = np.unique(column, return_inverse=True)
+    prior = np.bincount(codes[there], minlength=len(values)) / there.sum()
+    least = entropy(prior)
+    gained, which = [], []
+    for row, found in zip(rows.tolist(), hits, strict=True):
+        others = found.rows[(found.rows != row) & there[found.rows]]
+        if not there[row] or not (len(others) or whole):
+            continue
+        agree = int((codes[others] == codes[row]).sum()) + (1.0 if whole else prior[codes[row]])
+        gained.append(np.log2(agree / (len(others) + 1) / prior[codes[row]]))
+        which.append(asked[row])
+    if len(gained) < _LEAST_QUERIES or least == 0:
+        return None
+    bits, mask = np.array(gained), np.array(which)
+
+    def part(chosen: npt.NDArray[np.bool_]) -> float | None:
+        return float(bits[chosen].mean() / least) if chosen.sum() >= _LEAST_QUERIES else None
+
+    average = mean(bits, seed=seed)
+    return Told(name, average, average.value / least, least, len(bits), part(mask), part(~mask))

@@ -1,0 +1,136 @@
+"""Factual recall of a study ``facts``: which facts its model knows, which heads retrieve them, and what these carry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.analysis.attributes import ContentTable, head_contents
+from inversionview.analysis.retrieval import (
+    LEAST_SHARE,
+    Report,
+    RetrievalHead,
+    check_known,
+    keep_known,
+    measured_known,
+    retrieval_heads,
+)
+from inversionview.bank.places import cache
+from inversionview.bank.store import ActivationBank
+from inversionview.distances import Distance, check_distance, check_epsilon
+from inversionview.errors import SettingError
+from inversionview.studies.facts import FactsInputs
+from inversionview.study import Study
+
+
+def facts_of(study: Study) -> FactsInputs:
+    """Return a study's statements.
+
+    Raises:
+        SettingError: it is no study of facts.
+    """
+    if study.bare or not isinstance(study.inputs, FactsInputs):
+        raise SettingError(f"{study.name} is no study of facts: load facts, with statements of your own by facts=PATH.")
+    return study.inputs
+
+
+def known_facts(study: Study, *, report: Report | None = None) -> npt.NDArray[np.bool_]:
+    """Return which facts the model completes rightly, ``[row]``: measured once, then kept in the user's cache.
+
+    From then on ``known`` is a feature of the study's inputs.
+
+    Args:
+        study: of facts.
+        report: called with the share of the work that is done, where it must be measured.
+
+    Raises:
+        SettingError: it is no study of facts.
+    """
+    inputs = facts_of(study)
+    if inputs.known is None:
+        inputs.known = measured_known(study.model, inputs, report)
+        keep_known(study.model, inputs, inputs.known)
+    return inputs.known
+
+
+def heads(
+    study: Study, *, limit: int = 1000, least: float = LEAST_SHARE, seed: int = 0, report: Report | None = None
+) -> list[RetrievalHead]:
+    """Return the heads that retrieve facts: of the upper half of the layers those with a large share of the stream at END.
+
+    Args:
+        study: of facts.
+        limit: over a random choice of so many facts that the model knows (Huang et al. 2024).
+        least: share of the L1 proximity that a head must exceed.
+        seed: of the choice.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        SettingError: it is no study of facts, or a setting is out of range.
+        InputError: the model knows next to none of the facts.
+    """
+    inputs = facts_of(study)
+    if limit < 1 or not 0 <= least < 1:
+        raise SettingError("The number of facts must be at least 1 and the least share from 0 to below 1.")
+    known = known_facts(study, report=report)
+    check_known(known, inputs.facts, study.model.name)
+    rows = np.random.default_rng((seed, 41)).permutation(np.flatnonzero(known))[:limit]
+    tokens = inputs.tokens(rows)
+    return retrieval_heads(study.model, tokens, inputs.named_positions(tokens)["END"], least=least, report=report)
+
+
+def contents(
+    study: Study,
+    best: Sequence[RetrievalHead] | None = None,
+    *,
+    bank: ActivationBank | str | Path | None = None,
+    count: int = 10,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    report: Report | None = None,
+    **options: Any,
+) -> ContentTable:
+    """Return which attributes the best retrieval heads carry, and whether what they retrieve depends on what is asked.
+
+    Args:
+        study: of facts.
+        best: heads; by default those that ``heads`` finds.
+        bank: that holds these heads, or its folder; by default one of them alone is made of all prompts, in the user's cache.
+        count: so many heads at most.
+        epsilon: threshold; by default the study's.
+        distance: by default the study's.
+        report: called with the share of the work that is done, and a note.
+        options: ``queries`` and ``seed`` of ``head_contents``.
+
+    Raises:
+        SettingError, InputError: as in ``heads``.
+    """
+    inputs = facts_of(study)
+    limit = check_epsilon(study.spec.epsilon if epsilon is None else epsilon)
+    metric = check_distance(distance or study.spec.distance)
+    chosen = (heads(study, report=report) if best is None else list(best))[:count]
+    known = known_facts(study, report=report)
+    if bank is None and chosen:
+        bank = _bank_of(study, chosen, _told(report, "bank"))
+    return head_contents(
+        study.bank(bank), chosen, list(inputs.attributes), known=float(known.sum() / inputs.facts), epsilon=limit,
+        distance=metric, report=_told(report, "preimages"), **options,
+    )  # fmt: skip
+
+
+def _bank_of(study: Study, chosen: Sequence[RetrievalHead], report: Callable[[int, int], None] | None) -> ActivationBank:
+    """Return a bank of some heads over all prompts; what lacks of it is built."""
+    sites = sorted({head.site for head in chosen})
+    mark = hashlib.sha256(" ".join(sites).encode()).hexdigest()[:8]
+    folder = cache().parent / "heads" / f"{study.model.fingerprint}-{study.inputs.fingerprint}-{mark}"
+    positions = list(dict.fromkeys(head.position for head in chosen))
+    return study.build_bank(folder, rows=len(study.inputs), sites=sites, positions=positions, report=report)
+
+
+def _told(report: Report | None, what: str) -> Callable[[int, int], None] | None:
+    return None if report is None else lambda done, total: report(done / total, what)

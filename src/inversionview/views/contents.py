@@ -1,0 +1,70 @@
+"""What retrieval heads carry, as a table in a terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.analysis.attributes import ContentTable, HeadContent, Told
+
+_TITLES = (
+    "head",
+    "share",
+    "works",
+    "first attribute: bits (share of H)",
+    "asked / not",
+    "second",
+    "subject",
+    "relation",
+    "agnostic",
+)
+
+
+def content_table(table: ContentTable) -> Group:
+    """Return the table of what heads carry."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for title in _TITLES:
+        grid.add_column(title, no_wrap=title in ("head", "share", "works"))
+    for head in table.heads:
+        grid.add_row(*_cells(head))
+    return Group(grid, Text(), Text(_note(table), style="dim"))
+
+
+def markdown(table: ContentTable) -> str:
+    """Return the table in Markdown, with a line of what it was measured on."""
+    lines = [" | ".join(("", *_TITLES, "")).strip(), "|".join(("", *["---"] * len(_TITLES), ""))]
+    lines += ["| " + " | ".join(_cells(head)) + " |" for head in table.heads]
+    return "\n".join([*lines, "", _note(table), ""])
+
+
+def _note(table: ContentTable) -> str:
+    return (
+        f"{table.model}: {table.prompts:,} prompts, of whose facts it knows {table.known:.0%}; ε = {table.epsilon:g}, "
+        f"{table.distance}, up to {table.queries} queries a head, seed {table.seed}. share: of the L1 proximity. works: share "
+        "of all prompts (of those that ask for nothing) on which the head attends less than 0.6 to BOS; only these count for "
+        "it. asked / not: share of the first attribute's H where the relation asks for it, and where not. –: too few queries."
+    )
+
+
+def _cells(content: HeadContent) -> Iterator[str]:
+    first, second = (*content.attributes[:2], None, None)[:2]
+    yield content.head.site
+    yield f"{content.head.share:.3f}"
+    yield f"{content.works:.0%} ({content.works_asking_nothing:.0%})"
+    yield "–" if first is None else f"{first.feature} {first.bits.value:.2f} ({first.share:.0%})"
+    yield "–" if first is None else f"{_percent(first.asked)} / {_percent(first.unasked)}"
+    yield "–" if second is None else f"{second.feature} {second.bits.value:.2f} ({second.share:.0%})"
+    yield _share(content.subject)
+    yield _share(content.relation)
+    yield {True: "yes", False: "no", None: "–"}[content.agnostic]
+
+
+def _share(told: Told | None) -> str:
+    return _percent(None if told is None else told.share)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
