@@ -30,7 +30,7 @@ ORDER = [
     "explorer.contract", "explorer.banks", "explorer.service", "explorer.queue", "explorer.server", "explorer.page",
     "explorer.widget",
     "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
-    "commands.attributing", "commands.heading", "commands.exploring",
+    "commands.attributing", "commands.heading", "commands.recalling", "commands.exploring",
     "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip
 

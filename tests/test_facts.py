@@ -17,7 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import inversionview as iv
 from inversionview import recall
+from inversionview.analysis.attributes import ContentTable, HeadContent, Told
 from inversionview.analysis.retrieval import (
+    RetrievalHead,
     attends_elsewhere,
     check_known,
     least_bos_positions,
@@ -27,10 +29,13 @@ from inversionview.analysis.retrieval import (
 )
 from inversionview.contrasts import study_pairs
 from inversionview.errors import InputError, SettingError
+from inversionview.information import Mean
 from inversionview.sites import Site
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.statements import NONE, read_statements
 from inversionview.tokens import Vocabulary
+from inversionview.views.contents import markdown
+from tests.test_cli import run
 
 SHIPPED = read_statements()
 
@@ -477,3 +482,51 @@ def test_patching_and_ablation_ask_for_the_object(folder: Path, study: Any) -> N
     said = [int(plain(torch.tensor([_ids(row, inputs.pad)[:-1]])).logits[0, -1].argmax()) for row in asked]
     assert result.inputs == len(asked) < 40
     assert result.sets[0].losses[0].accuracy == np.mean(said == inputs.answer_of(asked, "object"))
+
+
+# -- the table and the command ----------------------------------------------------------------------------------------
+
+
+def _told(feature: str, share: float, asked: float | None = None, unasked: float | None = None) -> Told:
+    return Told(feature, Mean(share * 2, share, share * 3), share, 2.0, 50, asked, unasked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "unasked", "relation", "agnostic"),
+    [(0.9, 0.8, 0.1, True), (0.9, 0.4, 0.1, False), (0.9, 0.6, 0.7, False), (0.05, 0.05, 0.0, False), (None, 0.5, 0.0, None)],
+)
+def test_a_head_is_agnostic_by_its_definition(asked: Any, unasked: float, relation: float, agnostic: bool | None) -> None:
+    attributes = (_told("capital", 0.9, asked, unasked), _told("symbol", 0.8, None, 0.1))
+    head = HeadContent(
+        RetrievalHead("a1.2", "END", "retrieval", 0.05),
+        0.5,
+        0.1,
+        attributes,
+        _told("relation", relation),
+        _told("subject", 0.3),
+    )
+    assert head.agnostic is agnostic
+    table = ContentTable("tiny", 100, 0.3, 0.25, "cosine", 400, 0, (head,))
+    row = markdown(table).splitlines()[2]
+    said = {True: "yes", False: "no", None: "–"}[agnostic]
+    assert row.startswith("| a1.2 | 0.050 | 50% (10%) | capital 1.80 (90%) | symbol 1.60 (80%) |")
+    assert row.endswith(f"| {said} |")
+
+
+def test_the_command_tells_mistakes_and_makes_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, made = _lines(tmp_path / "own.jsonl", _own()), tmp_path / "run"
+    model = ["--model", str(folder)]
+    assert run(capsys, "recall", "--facts", str(path), "--keep", str(made), *model)[0] == 0
+    for arguments, message in {
+        ("recall", str(made)): "facts rightly",
+        ("recall", str(made), "--keep", str(made)): "is a run already",
+        ("recall", "--facts", str(path), "--out", "table.txt", *model): "no Markdown file",
+        ("recall", "--facts", str(tmp_path / "none"), *model): "cannot be read",
+        ("recall", "counting"): "no study of facts",
+        ("heads", str(made)): "inversionview recall",
+    }.items():
+        code, _, error = run(capsys, *arguments)
+        assert (code, message in error, "Traceback" in error) == (2, True, False), error

@@ -15,6 +15,7 @@ from inversionview.commands import telling as telling
 from inversionview.commands import intervening as intervening
 from inversionview.commands import attributing as attributing
 from inversionview.commands import heading as heading
+from inversionview.commands import recalling as recalling
 from inversionview.commands import interpreting as interpreting
 from inversionview.commands import exploring as exploring
 from inversionview.commands import exporting as exporting

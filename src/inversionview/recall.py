@@ -97,6 +97,8 @@ def contents(
 ) -> ContentTable:
     """Return which attributes the best retrieval heads carry, and whether what they retrieve depends on what is asked.
 
+    Attributes are those that some relation of the study asks for.
+
     Args:
         study: of facts.
         best: heads; by default those that ``heads`` finds.
@@ -117,8 +119,9 @@ def contents(
     known = known_facts(study, report=report)
     if bank is None and chosen:
         bank = _bank_of(study, chosen, _told(report, "bank"))
+    asked = [name for name in inputs.attributes if name in inputs.relations]
     return head_contents(
-        study.bank(bank), chosen, list(inputs.attributes), known=float(known.sum() / inputs.facts), epsilon=limit,
+        study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts), epsilon=limit,
         distance=metric, report=_told(report, "preimages"), **options,
     )  # fmt: skip
 
@@ -127,7 +130,7 @@ def _bank_of(study: Study, chosen: Sequence[RetrievalHead], report: Callable[[in
     """Return a bank of some heads over all prompts; what lacks of it is built."""
     sites = sorted({head.site for head in chosen})
     mark = hashlib.sha256(" ".join(sites).encode()).hexdigest()[:8]
-    folder = cache().parent / "heads" / f"{study.model.fingerprint}-{study.inputs.fingerprint}-{mark}"
+    folder = cache() / "heads" / f"{study.model.fingerprint}-{study.inputs.fingerprint}-{mark}"
     positions = list(dict.fromkeys(head.position for head in chosen))
     return study.build_bank(folder, rows=len(study.inputs), sites=sites, positions=positions, report=report)
 

@@ -27,6 +27,8 @@ Report = Callable[[int, int], None]
 """Called with how many heads are done, and of how many."""
 LEAST_INPUTS = 40
 """Of fewer inputs on which a head works, or with an attribute, nothing is said."""
+CARRIES = 0.1
+"""A head that tells a smaller share of attributes carries none."""
 _LEAST_QUERIES = 10
 
 
@@ -62,18 +64,29 @@ class HeadContent:
     subject: Told | None
 
     @property
-    def agnostic(self) -> bool | None:
-        """Whether retrieval does not depend on the relation; ``None`` where too few queries say.
+    def asked(self) -> float | None:
+        """Share that it tells of an attribute that is asked for, the mean over attributes with enough queries of both kinds."""
+        return self._over_both("asked")
 
-        It tells at least half as large a share of its first attribute where that is not asked for as where it is, and less of
-        the relation than of the attribute.
+    @property
+    def unasked(self) -> float | None:
+        """And of one that is not, over the same attributes."""
+        return self._over_both("unasked")
+
+    def _over_both(self, name: str) -> float | None:
+        both = [told for told in self.attributes if told.asked is not None and told.unasked is not None]
+        return float(np.mean([getattr(told, name) for told in both])) if both else None
+
+    @property
+    def agnostic(self) -> bool | None:
+        """Whether it retrieves attributes whatever the relation is; ``None`` where too few queries say.
+
+        It tells at least ``CARRIES`` of what is not asked for, at least half of what it tells where it is, and more than of the
+        relation.
         """
-        if not self.attributes or self.relation is None:
+        if self.asked is None or self.unasked is None or self.relation is None:
             return None
-        best = self.attributes[0]
-        if best.asked is None or best.unasked is None:
-            return None
-        return best.unasked >= 0.5 * best.asked and self.relation.share < best.share
+        return self.unasked >= max(CARRIES, 0.5 * self.asked) and self.relation.share < self.unasked
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,9 @@ class ContentTable:
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as plain JSON values."""
-        return {**asdict(self), "heads": [{**asdict(head), "agnostic": head.agnostic} for head in self.heads]}
+        derived = ("asked", "unasked", "agnostic")
+        heads = [{**asdict(head), **{name: getattr(head, name) for name in derived}} for head in self.heads]
+        return {**asdict(self), "heads": heads}
 
     def __rich__(self) -> Any:
         from inversionview.views.contents import content_table
@@ -106,7 +121,7 @@ def head_contents(
     attributes: Sequence[str],
     *,
     known: float,
-    queries: int = 200,
+    queries: int = 400,
     epsilon: float = 0.25,
     distance: distances.Distance = "cosine",
     nothing: str = "–",

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.places import cache
 from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel, tokens_per_pass
@@ -61,7 +60,9 @@ def measured_known(model: ProbedModel, inputs: Inputs, report: Report | None = N
 
 
 def _known_folder() -> Path:
-    return cache().parent / "known"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("inversionview") / "known"
 
 
 def kept_known(model: ProbedModel, inputs: Inputs) -> npt.NDArray[np.bool_] | None:

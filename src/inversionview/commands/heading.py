@@ -19,6 +19,7 @@ from inversionview.commands.shared import (
     out,
     print_json,
 )
+from inversionview.errors import SettingError
 
 
 @app.command(
@@ -47,6 +48,8 @@ def heads(
 
     check_formats(to or [], FORMATS)
     loaded = loaded_study(study, model, device)
+    if loaded.spec.inputs == "facts":
+        raise SettingError(f"The heads that retrieve facts are found by another command: inversionview recall {study}.")
     with bar("measuring heads", 1000, quiet=as_json) as advance:
         table = loaded.heads(
             prompts=prompts, anyway=anyway, seed=seed, again=again, report=lambda share, note: advance(int(1000 * share), note)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analysis.attributes import ContentTable, HeadContent, Told
+from inversionview.analysis.attributes import CARRIES, ContentTable, HeadContent, Told
+from inversionview.errors import SettingError
+from inversionview.storage import check_writable, replacing
 
 _TITLES = (
     "head",
     "share",
     "works",
     "first attribute: bits (share of H)",
-    "asked / not",
     "second",
+    "asked / not",
     "subject",
     "relation",
     "agnostic",
@@ -45,7 +48,8 @@ def _note(table: ContentTable) -> str:
         f"{table.model}: {table.prompts:,} prompts, of whose facts it knows {table.known:.0%}; ε = {table.epsilon:g}, "
         f"{table.distance}, up to {table.queries} queries a head, seed {table.seed}. share: of the L1 proximity. works: share "
         "of all prompts (of those that ask for nothing) on which the head attends less than 0.6 to BOS; only these count for "
-        "it. asked / not: share of the first attribute's H where the relation asks for it, and where not. –: too few queries."
+        "it. asked / not: share of an attribute's H where the relation asks for it and where not, the mean over attributes "
+        "with 10 queries of each kind. –: too few queries, or a share below 10 %."
     )
 
 
@@ -54,12 +58,18 @@ def _cells(content: HeadContent) -> Iterator[str]:
     yield content.head.site
     yield f"{content.head.share:.3f}"
     yield f"{content.works:.0%} ({content.works_asking_nothing:.0%})"
-    yield "–" if first is None else f"{first.feature} {first.bits.value:.2f} ({first.share:.0%})"
-    yield "–" if first is None else f"{_percent(first.asked)} / {_percent(first.unasked)}"
-    yield "–" if second is None else f"{second.feature} {second.bits.value:.2f} ({second.share:.0%})"
+    yield _named(first)
+    yield _named(second)
+    yield f"{_percent(content.asked)} / {_percent(content.unasked)}"
     yield _share(content.subject)
     yield _share(content.relation)
     yield {True: "yes", False: "no", None: "–"}[content.agnostic]
+
+
+def _named(told: Told | None) -> str:
+    """Return a feature with its bits; nothing where the head hardly tells of it."""
+    carried = told is not None and told.share >= CARRIES
+    return f"{told.feature} {told.bits.value:.2f} ({_share(told)})" if told is not None and carried else "–"
 
 
 def _share(told: Told | None) -> str:
@@ -67,4 +77,19 @@ def _share(told: Told | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+    return "–" if share is None else f"{share:.0%}".replace("-0%", "0%")
+
+
+def check_markdown(path: Path | None) -> None:
+    """Raise ``SettingError`` for a file that is no ``.md``, ``StorageError`` for one that cannot be written."""
+    if path is None:
+        return
+    if path.suffix != ".md":
+        raise SettingError(f"{path} is no Markdown file: name it with .md, or ask for --json.")
+    check_writable(path)
+
+
+def save_markdown(table: ContentTable, path: Path) -> None:
+    """Write the table as Markdown, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(markdown(table), encoding="utf-8")
