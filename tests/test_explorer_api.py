@@ -347,7 +347,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
         info = get(client, "studies/ioi")
         assert info["sources"] == ["walk", "corpus"]
         assert re.search(rf"`inversionview bank ioi --inputs 20000 --model {deep.model.name}` builds one", info["lacking"])
-        size = 20_000 * 270 * 3 * 72 * 2 / 1e9  # inputs × heads × positions × width × two bytes
+        size = 20_000 * 270 * 3 * 8 * 2 / 1e9  # inputs × heads × positions × d_head × two bytes
         assert re.search(rf"about \d+.* here, {size:.1f} GB", info["lacking"])
         assert get(client, "studies/ioi/map", 422, text=MARY)["detail"] == info["lacking"]
         assert streamed(client, "ioi", text=MARY, source="corpus")[-1][1]["detail"] == info["lacking"]

@@ -48,10 +48,10 @@ def lacking(study: Study) -> str | None:
     """Return why the study's corpus cannot be searched yet, and the way out; ``None`` where it can, or soon can."""
     if study.bare or study.known_bank() is not None or _work(study) <= QUICK:
         return None
-    held = _rows(study) * len(study.sites) * len(check_positions(study.inputs, None)) * study.model.shape.d_model * 2
+    each = len(check_positions(study.inputs, None)) * sum(map(study.model.width, study.sites)) * np.dtype("float16").itemsize
     return (
         f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
-        f"{held / 1e9:.1f} GB. Until then walks read it."
+        f"{_rows(study) * each / 1e9:.1f} GB. Until then walks read it."
     )
 
 
@@ -66,13 +66,13 @@ def _work(study: Study) -> float:
 
 
 def _seconds(study: Study) -> float:
-    """Return how long a bank will take by the time of a few inputs; measured once."""
+    """Return how long a bank will take, by the time of a few inputs; measured once."""
     if study not in _SECONDS:
         tokens = study.inputs.corpus(np.arange(_TRIED))
         named = study.inputs.named_positions(tokens)
         positions = np.stack([named[name].clip(min=0) for name in check_positions(study.inputs, None)], axis=1)
         began = time.perf_counter()
-        study.model.harvest(tokens, study.sites, positions)
+        study.model.harvest_compact(tokens, study.sites, positions)
         _SECONDS[study] = (time.perf_counter() - began) * _rows(study) / len(tokens)
     return _SECONDS[study]
 
