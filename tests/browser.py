@@ -51,6 +51,7 @@ def opened(browser: Browser, address: str, *, offline: bool = True, expected: st
         page.goto(address)
         page.wait_for_selector(".iv main")
         yield page
-        assert [said for said in heard + page.evaluate("window.seen") if not re.search(expected, said)] == []
+        unexpected = [said for said in heard + page.evaluate("window.seen") if not re.search(expected, said)]
+        assert unexpected == []
     finally:
         context.close()

@@ -231,8 +231,8 @@ def test_hostile_token_text_stays_text() -> None:
     from inversionview.views.text import as_html, as_text
 
     evil = "<img src=x onerror=alert(1)>\x1b[2J[red]"
-    query = Query(evil, (0,), (evil,), 0, iv.Site(0, "pre"), "m", torch.zeros(1))
-    sample = Sample((evil,), evil, 0.0, 0, True, (0.0,), (0.9,), "decoder", 1)
+    query = Query(evil, (1, 0, 2), ("B", evil, "E"), 1, iv.Site(0, "pre"), "m", torch.zeros(1))
+    sample = Sample(("B", evil, "E"), evil, 0.0, 1, True, (0.5, 0.0, None), (0.0, 0.9, 0.1), "decoder", 1)
     preimage = Preimage(query, "euclidean", 0.1, 0, (sample,), 1)
     assert "<img" not in as_html(preimage, width=200)
     assert "\x1b" not in as_text(preimage)
