@@ -22,19 +22,24 @@ def _grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _mean(mean: Mean | None) -> str:
-    return "–" if mean is None else f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+    return "–" if mean is None else f"{_number(mean.value)} [{_number(mean.low)}, {_number(mean.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:z.2f}".replace("-", "−")
 
 
 def _percent(share: float) -> str:
-    return "–" if share != share else f"{share:.0%}"
+    return "–" if share != share else f"{100 * share:z.0f} %".replace("-", "−")
 
 
 def heads_markdown(table: HeadTable) -> str:
     """Return the heads that were found, group by group, with what puts them there."""
-    rows = [[h.group, h.site, h.position, _mean(h.matter), f"{h.direct.value:.2f}", evidence(h)] for h in found_rows(table)]
+    rows = [[h.group, h.site, h.position, _mean(h.matter), _number(h.direct.value), evidence(h)] for h in found_rows(table)]
     return _grid(("group", "head", "at", "patching", "direct", "attention, scores"), rows) + (
-        f"\n{table.model}: logit(IO) > logit(S) in {table.accuracy:.1%} of {table.prompts} prompts, by {table.ld.value:.2f} nats, "
-        f"IO is the first of all names in {table.first:.1%}; {table.pairs} pairs, patching everything does {table.total:.2f}; seed {table.seed}.\n"
+        f"\n{table.model}: logit(IO) > logit(S) in {table.accuracy:.1%} of {table.prompts} prompts, by {table.ld.value:.2f} "
+        f"nats, IO is the first of all names in {table.first:.1%}; {table.pairs} pairs, patching everything does "
+        f"{table.total:.2f}; seed {table.seed}.\n"
     )
 
 
@@ -47,9 +52,9 @@ def contents_markdown(table: CircuitTable) -> str:
         for row in ordered
     ]  # fmt: skip
     return _grid(("group", "head", "at", "bits", *FEATURES, "as expected"), rows) + (
-        f"\n{table.inputs:,} prompts, ε = {table.epsilon:g}, {table.distance}, at the head's own position; {table.queries} queries "
-        f"a head, seed {table.seed}. bits: what the activation tells in all (≥: some queries have no other prompt inside ε). "
-        "Features: share of their entropy; below zero, prompts inside ε are too few to show it, or leave the value out.\n"
+        f"\n{table.inputs:,} prompts, ε = {table.epsilon:g}, {table.distance}, at the head's own position; {table.queries} "
+        f"queries a head, seed {table.seed}. bits: what the activation tells in all (≥: some queries have no other prompt "
+        "inside ε). Features: share of their entropy; below zero, prompts inside ε are too few to show it, or leave it out.\n"
     )
 
 
@@ -57,7 +62,7 @@ def _held(row: CircuitRow, feature: str) -> str:
     share = row.shares.get(feature)
     if share is None:
         return "–"
-    said = _percent(max(-0.99, share)).replace("-", "−")
+    said = _percent(share)
     return f"**{said}**" if share >= 0.5 else said
 
 
@@ -66,18 +71,22 @@ def moved_markdown(table: CircuitTable) -> str:
     rows = [
         [row.head.group, row.head.site, f"{row.moved.queries} of {row.moved.of}", _percent(row.shares["IO"]),
          _percent(row.moved.share), _percent(row.moved.most), _percent(row.moved.same), _percent(row.moved.either)]
-        for row in table.rows
+        for row in sorted(table.rows, key=lambda row: _ORDER.index(row.head.group))
         if row.moved is not None
     ]  # fmt: skip
-    return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "at most", "same IO", "IO or S"), rows)
+    return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "at most", "same IO", "IO or S"), rows) + (
+        "\nmoves IO: queries on which IO is the name that the head itself promotes (suppresses) most. H(IO): share that is "
+        "told, over all queries, and over these; at most: if all prompts inside ε had the query's IO. Of the prompts inside ε: "
+        "same IO, and those in which the query's IO is IO or S.\n"
+    )
 
 
 def rates_markdown(io: RateTable, subject: RateTable, groups: dict[str, str]) -> str:
     """Return how often heads promote and suppress IO and S: Huang et al. 2024, Table 4."""
     rows = [
-        [groups[a.site], a.site, *(f"{_percent(each.value)}" for each in (a.promoted, a.promoted_first, a.suppressed,
+        [groups[a.site], a.site, *(_percent(each.value) for each in (a.promoted, a.promoted_first, a.suppressed,
          a.suppressed_first, b.promoted, b.suppressed, b.suppressed_first))]
-        for a, b in zip(io.rows, subject.rows, strict=True)
+        for a, b in sorted(zip(io.rows, subject.rows, strict=True), key=lambda pair: _ORDER.index(groups[pair[0].site]))
     ]  # fmt: skip
     titles = (
         "group",
@@ -101,9 +110,9 @@ def patching_markdown(result: Patching, heads: Sequence[NamedHead]) -> str:
     steps = result.effects["forward"]
     rows = [
         [str(i), head.group, head.site, head.position, _mean(head.effect), _mean(effect),
-         f"{result.ld_orig.value - effect.value:.2f}", f"{effect.value / result.total:.0%}"]
+         _number(result.ld_orig.value - effect.value), _percent(effect.value / result.total)]
         for i, (head, effect) in enumerate(zip(heads, steps.effect, strict=True), 1)
     ]  # fmt: skip
     return _grid(("", "group", "head", "at", "alone", "with all above", "LD patched", "of everything"), rows) + (
-        f"\n{result.pairs} pairs; LD {result.ld_orig.value:.2f}, of the contrasts {result.ld_contrast.value:.2f}.\n"
+        f"\n{result.pairs} pairs; LD {_number(result.ld_orig.value)}, of the contrasts {_number(result.ld_contrast.value)}.\n"
     )

@@ -55,7 +55,7 @@ def head_table(table: HeadTable) -> Group:
     before = ""
     for head in found_rows(table):
         group = "" if head.group == before else head.group
-        grid.add_row(group, head.site, head.position, _mean(head.matter), f"{head.direct.value:.2f}", evidence(head))
+        grid.add_row(group, head.site, head.position, _mean(head.matter), f"{head.direct.value:z.2f}", evidence(head))
         before = head.group
     if not table.found:
         grid.add_row("no head matters", "", "", "", "", "")
