@@ -20,7 +20,7 @@ from inversionview.analysis.attribution import Attribution, Cases, RateTable, an
 from inversionview.analysis.attribution import Report as RatesReport
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
-from inversionview.analysis.heads import HeadTable, NamedHead, find_heads
+from inversionview.analysis.heads import HeadTable, NamedHead, check_task, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
@@ -59,7 +59,7 @@ from inversionview.preimage.walked import Prior, language_ground, study_ground, 
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
-from inversionview.storage import recover
+from inversionview.storage import check_writable, recover
 from inversionview.studies import (
     DEFAULT_MODEL,
     LANGUAGE,
@@ -615,10 +615,13 @@ class Study:
         Raises:
             SettingError: ``prompts`` is below 1, ``seed`` below 0.
             InputError: the study's inputs have no IO, S1, S2 and END; or the model does not do the task.
+            StorageError: the result could not be kept.
         """
-        known = None if again else self.known_heads()
-        if known is not None and (known.prompts, known.seed) == (prompts, seed):
-            return known
+        for known in () if again else self._kept_heads():
+            if (known.prompts, known.seed) == (prompts, seed):
+                check_task(known.model, prompts, known.accuracy, known.first, anyway)
+                return known
+        check_writable(self._heads_path)
         table = find_heads(
             self.model, self.inputs, self.positions, study=self.name, prompts=prompts, anyway=anyway, seed=seed, report=report
         )
@@ -631,8 +634,12 @@ class Study:
 
     def known_heads(self) -> HeadTable | None:
         """Return the heads that were found before, or are shipped for this model; ``None`` where neither is. Quick."""
+        return next(iter(self._kept_heads()), None)
+
+    def _kept_heads(self) -> list[HeadTable]:
         model, inputs = self.model.fingerprint, self.inputs.fingerprint
-        return read_heads(self._heads_path, model, inputs) or shipped_heads(self.spec.inputs, model, inputs)
+        both = read_heads(self._heads_path, model, inputs), shipped_heads(self.spec.inputs, model, inputs)
+        return [table for table in both if table is not None]
 
     @property
     def named_heads(self) -> list[NamedHead]:

@@ -16,7 +16,6 @@ import numpy as np
 from inversionview.analysis.head_measures import (
     KEYS,
     POSITIONS,
-    Direct,
     Prompts,
     Values,
     attention,
@@ -294,7 +293,8 @@ def find_heads(
         raise SettingError(f"The number of prompts must be at least 1, but is {prompts}.")
     every, told = Prompts.of(inputs, held_out(inputs, (), prompts, seed)), _Told(report)
     direct = told("direct effects", lambda _: direct_effects(model, every))
-    _check(model, direct, anyway)
+    accuracy, first = float((direct.ld > 0).mean()), float(direct.first.mean())
+    check_task(model.name, len(every), accuracy, first, anyway)
     some = every.first(PAIRS)
     attended = told("attention", lambda _: attention(model, some))
     repeated = told("repetition", lambda _: repetition(model, seed))
@@ -313,8 +313,8 @@ def find_heads(
         dict(zip(chosen["END"], scores.tolist(), strict=True)),
     )  # fmt: skip
     return HeadTable(
-        study, model.name, model.fingerprint, inputs.fingerprint, len(every), len(pairs), seed, float((direct.ld > 0).mean()),
-        float(direct.first.mean()), mean(direct.ld, seed=seed), *ends, measured,
+        study, model.name, model.fingerprint, inputs.fingerprint, len(every), len(pairs), seed, accuracy, first,
+        mean(direct.ld, seed=seed), *ends, measured,
     )  # fmt: skip
 
 
@@ -338,13 +338,12 @@ class _Told:
         return result
 
 
-def _check(model: ProbedModel, direct: Direct, anyway: bool) -> None:
-    accuracy = float((direct.ld > 0).mean())
+def check_task(model: str, prompts: int, accuracy: float, first: float, anyway: bool) -> None:
+    """Raise ``InputError`` for a model that does not do the task, unless ``anyway``."""
     if accuracy < LEAST_ACCURACY and not anyway:
         raise InputError(
-            f"{model.name} prefers IO to S in {accuracy:.1%} of {len(direct.ld)} prompts, and IO to all names in "
-            f"{direct.first.mean():.1%}; below {LEAST_ACCURACY:.0%} it does not do the task, so no head does: choose another "
-            "model, or go on --anyway."
+            f"{model} prefers IO to S in {accuracy:.1%} of {prompts} prompts, and IO to all names in {first:.1%}; below "
+            f"{LEAST_ACCURACY:.0%} it does not do the task, so no head does: choose another model, or go on --anyway."
         )
 
 

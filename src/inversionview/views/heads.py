@@ -39,23 +39,23 @@ def found_rows(table: HeadTable) -> list[HeadMeasures]:
 
 def evidence(head: HeadMeasures) -> str:
     """Return what puts a head into its group."""
-    said = [f"{_LOOKS[head.group]} {head.attention[_LOOKS[head.group]]:.2f}"] if head.group in _LOOKS else []
-    if head.position == "END" and head.copy is not None and head.negative_copy is not None:
+    said = [f"→{_LOOKS[head.group].split('→')[1]} {head.attention[_LOOKS[head.group]]:.2f}"] if head.group in _LOOKS else []
+    if head.position == "END" and head.copy is not None and head.negative_copy is not None and head.group != "S-inhibition":
         negative = head.negative_copy > head.copy
         said += [f"{'suppresses' if negative else 'copies'} {max(head.copy, head.negative_copy):.2f}"]
     scores = {"induction": head.induction, "duplicate token": head.duplicate, "previous token": head.previous}
-    return ", ".join(said + ([f"on random tokens {scores[head.group]:.2f}"] if head.group in scores else []))
+    return ", ".join(said + ([f"random {scores[head.group]:.2f}"] if head.group in scores else []))
 
 
 def head_table(table: HeadTable) -> Group:
     """Return the heads that were found, group by group."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("group", "head", "at", "effect of patching", "direct effect", "evidence"):
-        grid.add_column(title, justify="right" if "effect" in title else "left", no_wrap=title != "evidence")
+    for title in ("group", "head", "at", "patching", "direct", "attention, scores"):
+        grid.add_column(title, justify="right" if title in ("patching", "direct") else "left", no_wrap=True)
     before = ""
     for head in found_rows(table):
         group = "" if head.group == before else head.group
-        grid.add_row(group, head.site, head.position, _mean(head.matter), _mean(head.direct), evidence(head))
+        grid.add_row(group, head.site, head.position, _mean(head.matter), f"{head.direct.value:z.2f}", evidence(head))
         before = head.group
     if not table.found:
         grid.add_row("no head matters", "", "", "", "", "")
@@ -65,15 +65,16 @@ def head_table(table: HeadTable) -> Group:
         f"the first of all names in {table.first:.1%}",
     )
     note = (
-        f"Effects on LD = logit(IO) − logit(S), in nats, with 95 % bootstrap intervals; {table.pairs} pairs, contrasts have IO "
-        f"at S2; patching everything does {table.total:.2f}. copies, suppresses: share of names among the five most promoted "
-        "or suppressed tokens; X→Y: mean attention."
+        f"patching: what it does to LD = logit(IO) − logit(S), in nats, with 95 % intervals; {table.pairs} pairs, contrasts "
+        f"have IO at S2; patching everything does {table.total:.2f}. direct: what the head adds to LD itself. →: mean "
+        "attention. copies, suppresses: share of names among the five most promoted or suppressed tokens. random: attention on "
+        "repeated random tokens."
     )
     return Group(top, Text(), grid, Text(), Text(note, style="dim"))
 
 
 def _mean(mean: Mean | None) -> str:
-    return "–" if mean is None else f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+    return "–" if mean is None else f"{mean.value:.2f} ±{(mean.high - mean.low) / 2:.2f}"
 
 
 def head_figure(table: HeadTable) -> Figure:

@@ -1,0 +1,203 @@
+"""What the heads of a circuit encode, read from exact preimages, and whether that is what their groups are for.
+
+The rows of Huang et al. 2024, Table 2, for the heads of any model. The groups come from interventions and attention
+(``heads``), the readings from preimages alone, so each checks the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from inversionview.analysis.attribution import Cases, LastNorm, answer_cases
+from inversionview.analysis.features import Codes, codes_of, place_information
+from inversionview.analysis.heads import NamedHead
+from inversionview.analysis.places import Place, places
+from inversionview.bank.store import ActivationBank
+from inversionview.distances import Distance
+from inversionview.errors import InputError
+from inversionview.information import Mean, entropy
+from inversionview.inputs import Ids, Inputs
+
+POSITIONAL = ("order", "S1_position", "relative_position")
+"""Features that say where S1 stands; order is its place relative to IO."""
+FEATURES = ("IO", "S", *POSITIONAL, "template", "place", "object")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a head of a group should hold: at least a share of the entropy of one of some features, and little of others."""
+
+    features: tuple[str, ...]
+    least: float
+    without: tuple[str, ...] = ()
+    """Features of which it should hold less than ``least``."""
+
+    def met(self, shares: dict[str, float]) -> bool:
+        """Return whether shares of entropy are as expected."""
+        held = max(shares[name] for name in self.features) >= self.least
+        return held and all(shares[name] < self.least for name in self.without)
+
+
+EXPECTED = {
+    "name mover": Expected(("IO",), 0.9),
+    "negative name mover": Expected(("IO",), 0.9),
+    "copy suppression": Expected(("S",), 0.9),
+    "S-inhibition": Expected(("S", *POSITIONAL), 0.5),
+    "induction": Expected(POSITIONAL, 0.5, without=("S",)),
+    "duplicate token": Expected(("S",), 0.5),
+    "previous token": Expected(("S",), 0.5),
+}
+"""Huang et al. 2024, Table 2: name movers hold the IO name; S-inhibition heads the S name, its position relative to IO, or
+both; induction head 5.5 where the last occurrence stands, not who it is; duplicate-token and previous-token heads the S name. A
+head that suppresses S must know it. Names that are moved must be known in full, for other features half is enough."""
+_MOVES = {"name mover": 1, "negative name mover": -1}
+"""Groups whose heads write the IO name, with or against it."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What preimages say of IO where a head moves it: IO is the name that the head promotes (or suppresses) most by itself."""
+
+    queries: int
+    """So many of ``of`` queries; on the others the head moves another name."""
+    of: int
+    share: float
+    """Of H(IO), over the queries with another input inside ε."""
+    most: float
+    """What that would be if all inputs inside ε had the query's IO: few of them can only show so much."""
+    same: float
+    """Share of the inputs inside ε with the query's IO, the mean over queries."""
+    either: float
+    """Share of them in which the query's IO is IO or S."""
+
+
+@dataclass(frozen=True)
+class CircuitRow:
+    """A head and what its exact preimages at its own position tell."""
+
+    head: NamedHead
+    bits: Mean
+    found: float
+    """Share of queries with another input inside ε."""
+    shares: dict[str, float]
+    """Of each feature's entropy."""
+    moved: Moved | None
+    """Of name movers and negative ones."""
+    agrees: bool | None
+    """It is as ``EXPECTED``; ``None`` for a head of no group, or where nothing can be said."""
+
+
+@dataclass(frozen=True)
+class CircuitTable:
+    """The heads of a circuit."""
+
+    model: str
+    inputs: int
+    epsilon: float
+    distance: Distance
+    queries: int
+    seed: int
+    rows: tuple[CircuitRow, ...]
+
+
+def circuit_table(
+    bank: ActivationBank,
+    heads: Sequence[NamedHead],
+    *,
+    epsilon: float,
+    distance: Distance,
+    queries: int = 200,
+    seed: int = 0,
+    report: Callable[[int, int], None] | None = None,
+) -> CircuitTable:
+    """Read each head at its position, against the same position of the bank's inputs.
+
+    Args:
+        bank: of the study's prompts, with these heads and positions.
+        heads: to read.
+        epsilon: threshold.
+        distance: which distance.
+        queries: at each position.
+        seed: of the choice of queries.
+        report: called with how many heads are done, and of how many.
+
+    Raises:
+        SettingError: ``queries`` is below 1, or the inputs lack a feature.
+        UnknownSiteError, UnknownPositionError: the bank does not hold a head or its position.
+    """
+    codes, rows = codes_of(bank, FEATURES), dict[NamedHead, CircuitRow]()
+    for position in dict.fromkeys(head.position for head in heads):
+        there = {head.site: head for head in heads if head.position == position}
+        for place in places(bank, list(there), [position], queries, seed, None):
+            head = there[place.site.short]
+            rows[head] = _row(codes, place, head, epsilon, distance, seed)
+            if report is not None:
+                report(len(rows), len(heads))
+    return CircuitTable(bank.model.name, len(bank), epsilon, distance, queries, seed, tuple(rows[head] for head in heads))
+
+
+def _row(codes: Codes, place: Place, head: NamedHead, epsilon: float, distance: Distance, seed: int) -> CircuitRow:
+    total, cells = place_information(codes, place, epsilon, distance, True, seed)
+    shares = {cell.feature: cell.share for cell in cells}
+    moved = _moved(codes, place, _MOVES[head.group], epsilon, distance) if head.group in _MOVES else None
+    read = shares if moved is None else {**shares, "IO": moved.share}
+    expected = EXPECTED.get(head.group)
+    agrees = expected.met(read) if expected is not None and cells else None
+    return CircuitRow(head, total.bits, total.found, shares, moved, agrees)
+
+
+def _moved(codes: Codes, place: Place, sign: int, epsilon: float, distance: Distance) -> Moved:
+    """Return what is told of IO where it is the name that the head itself moves."""
+    io, s = codes.names.index("IO"), codes.names.index("S")
+    io_names, s_names = codes.values[io][codes.codes[:, io]], codes.values[s][codes.codes[:, s]]
+    moves = _moves_io(place, sign)
+    told, same, either = [], [], []
+    for row, hits, moved in zip(place.rows.tolist(), place.preimages(epsilon, distance, True), moves, strict=True):
+        near = hits.rows[hits.rows != row]
+        if moved and len(near):
+            own = codes.own[row, io]
+            known = codes.known(near, row, False)[io], (len(near) + own) / (len(near) + 1)
+            told.append([np.log2(each / own) for each in known])
+            alike = io_names[near] == io_names[row]
+            same.append(alike.mean())
+            either.append((alike | (s_names[near] == io_names[row])).mean())
+    share, most = (np.mean(told, axis=0) if told else np.full(2, np.nan)) / entropy(codes.prior[io])
+    plain = (float(np.mean(each)) if each else float("nan") for each in (same, either))
+    return Moved(int(moves.sum()), len(moves), float(share), float(most), *plain)
+
+
+@torch.no_grad()
+def _moves_io(place: Place, sign: int) -> Any:
+    """Return on which queries IO is the name that the head promotes most (``sign`` −1: suppresses), of all in the queries."""
+    inputs, model = place.bank.inputs, place.bank.model
+    tokens = place.bank.tokens(place.rows)
+    io = inputs.answer_of(tokens, "IO")
+    names = torch.from_numpy(np.union1d(io, _subjects(inputs, tokens))).to(model.device)
+    z = place.z.to(model.device)
+    frozen = LastNorm(model).frozen(z, torch.ones_like(z[:, :1]))
+    written = model.backend.unembed(frozen) - model.backend.unembed(torch.zeros_like(z[:1]))
+    return names[(sign * written[:, names]).argmax(1)].cpu().numpy() == io
+
+
+def _subjects(inputs: Inputs, tokens: Ids) -> Ids:
+    """Return the token at S2 of each row."""
+    return np.take_along_axis(tokens, inputs.named_positions(tokens)["S2"][:, None], axis=1)[:, 0]
+
+
+def subject_cases(inputs: Inputs, count: int, *, seed: int = 0) -> Cases:
+    """Return what ``answer_cases`` does of IO, but with S for the word that is expected (or suppressed).
+
+    Raises:
+        InputError: some S is IO in none of the inputs: draw more.
+    """
+    cases = answer_cases(inputs, "IO", count, seed=seed)
+    number = {token: i for i, forms in enumerate(cases.words) for token in forms}
+    subjects = _subjects(inputs, cases.tokens).tolist()
+    if any(token not in number for token in subjects):
+        raise InputError(f"In {count} inputs some name is S but never IO: draw more.")
+    return replace(cases, expected=np.array([number[token] for token in subjects]))
