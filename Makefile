@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench figures screenshots clean
+.PHONY: demo test bench figures tables report screenshots clean
 
 demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
@@ -23,6 +23,14 @@ bench: $(READY)  ## the figures of docs/benchmarks.md
 
 figures: $(READY)  ## the figures of docs/is-it-true.md
 	BIN=$(BIN) docs/figures.sh
+
+tables: $(READY)  ## the tables of docs/language-models.md and docs/facts.md
+	$(BIN)/python docs/ioi_tables.py
+	$(BIN)/python docs/facts_table.py
+
+report: $(READY)  ## the reports of docs/interpretation.md
+	$(BIN)/inversionview interpret counting --no-llm --queries 40 --out docs/reports/counting.md
+	$(BIN)/inversionview interpret addition --no-llm --queries 20 --out docs/reports/addition.md
 
 screenshots: $(READY)  ## the README's pictures of the explorer
 	CHROMIUM=$(CHROMIUM) $(BIN)/python docs/screenshots.py
