@@ -52,6 +52,6 @@ def opened(browser: Browser, address: str, *, offline: bool = True, expected: st
         page.wait_for_selector(".iv main")
         yield page
         unexpected = [said for said in heard + page.evaluate("window.seen") if not re.search(expected, said)]
-        assert unexpected == []
+        assert unexpected == [], unexpected
     finally:
         context.close()

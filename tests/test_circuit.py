@@ -143,7 +143,7 @@ def test_markdown(study: iv.Study, table: CircuitTable) -> None:
         assert len(lines) == rows + 2
         assert len({line.count("|") for line in lines}) == 1
     last = circuit.patching_markdown(patched, HEADS).splitlines()[1 + len(HEADS)]
-    assert f"{patched.together.value:.2f} [" in last
+    assert f" {patched.together.value:z.2f} [".replace("-", "−") in last
 
 
 # -- the document -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -91,7 +92,8 @@ def exploring(environment: dict[str, str], *options: str, port: int = 0) -> Iter
             assert process.stdout is not None
             url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
             assert url is not None
-            httpx.get(f"{url[0]}api/v1/studies", timeout=60)
+            while httpx.get(f"{url[0]}api/v1/studies", timeout=60).json()["loading"]:
+                time.sleep(0.2)  # a study that loads takes time from readings of the others
             yield process, url[0]
         finally:
             process.send_signal(signal.SIGINT)
