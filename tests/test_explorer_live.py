@@ -380,7 +380,7 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_label("Answer token").select_option("A2")
         page.get_by_role("button", name="Patch").click()
         told = ask(url, "addition", "patch", text=ADD, at="=", site="a0.0", target="A2", count=64, seed=5)
-        result = page.locator(".more-about .result").first
+        result = page.locator(".more-about", has_text="Confirm: does").locator(".result")
         effect = told["effect"]
         said = f"an effect of {effect['value']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]".replace("-", "\u2212")
         expect(result).to_contain_text(said, timeout=15_000)
@@ -389,7 +389,8 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_role("button", name="Score 20,000 inputs").click()
         scored = ask(url, "addition", "complete", text=ADD, at="=", site="a0.0", epsilon=0.1, limit=20_000, seed=5)
         share = f"Of the inputs inside ε = 0.100, {100 * scored['recall']:.0f} % are likelier"
-        expect(page.locator(".more-about .result").nth(1)).to_contain_text(share, timeout=30_000)
+        scores = page.locator(".more-about", has_text="Completeness:").locator(".result")
+        expect(scores).to_contain_text(share, timeout=30_000)
         painted = (
             """n => new Set(n.getContext("2d").getImageData(0, 0, n.width, n.height).data.filter((_, i) => i % 4 === 3)).size"""
         )
@@ -677,7 +678,7 @@ def test_axe_finds_nothing_serious(live: Open) -> None:
 def test_keyboard_alone(live: Open) -> None:
     """Tab reaches every control, each with a visible focus; Enter on a site reads it."""
     with live(study="addition", source="corpus") as page:
-        page.locator("details").first.evaluate("n => n.open = true")
+        page.locator("details", has_text="Confirm: does").evaluate("n => n.open = true")
         reached = []
         look = """() => { const n = document.activeElement, s = getComputedStyle(n);
             return [n.tagName, n.getAttribute("aria-label") ?? n.textContent.slice(0, 30), n.matches(":focus-visible"),
