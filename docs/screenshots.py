@@ -1,4 +1,7 @@
-"""Makes the README's pictures of the explorer again: ``make screenshots``. Needs Chromium; banks are built where they lack."""
+"""Makes the README's pictures of the explorer again: ``make screenshots``, or those that are named as arguments.
+
+Needs Chromium, and SmolLM2-135M for ``explorer-ioi``; banks are built where they lack, that of ``ioi`` takes some minutes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ SHOTS = {
         {"width": 1240, "height": 900}, "light",
     ),
     "explorer-ioi": (
-        {"study": "ioi", "at": "END", "site": "a20.3", "source": "walk", "seconds": "60"},
+        {"study": "ioi", "at": "END", "site": "a23.0", "source": "corpus"},
         {"width": 1240, "height": 900}, "light",
     ),
     "explorer-dark": ({"study": "addition", "source": "corpus"}, {"width": 1240, "height": 900}, "dark"),
@@ -32,19 +35,27 @@ SHOTS = {
 """For each picture: the state in the link, the window, the colour scheme."""
 
 
+CLI = [sys.executable, "-m", "inversionview.cli"]
+
+
 def main() -> None:
+    wanted = {name: shot for name, shot in SHOTS.items() if name in sys.argv[1:] or len(sys.argv) == 1}
+    if "explorer-ioi" in wanted:
+        subprocess.run([*CLI, "bank", "ioi", "--inputs", "20000"], check=True)
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "inversionview.cli", "explore", "ioi", "--no-browser", "--port", str(port)]
+    command = [*CLI, "explore", "ioi", "--no-browser", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait(f"http://127.0.0.1:{port}/healthz")
         with chromium() as browser:
-            for name, (state, window, scheme) in SHOTS.items():
+            for name, (state, window, scheme) in wanted.items():
                 address = f"http://127.0.0.1:{port}/#{urlencode(state)}"
-                with opened(browser, address, offline=False, viewport=window, color_scheme=scheme) as page:
+                busy = "status of 429"
+                with opened(browser, address, offline=False, expected=busy, viewport=window, color_scheme=scheme) as page:
                     page.wait_for_selector(".panel.read:not([aria-busy=true]) .body .row", timeout=180_000)
+                    page.wait_for_selector(".map:not(.waiting)", timeout=180_000)
                     page.wait_for_load_state("networkidle", timeout=180_000)
                     page.wait_for_timeout(1500)
                     page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png", full_page=True)

@@ -73,8 +73,8 @@ def test_only_heads_attend(addition: iv.Study) -> None:
 def test_a_reading_says_where_its_head_looks(addition: iv.Study) -> None:
     """The hundreds' head: F1 and S1 come first, whichever is ahead."""
     query = addition.query("615+861=1476", at="=", site="a0.0")
-    line = str(addition.preimage(query, count=3, each=2)).splitlines()[1].strip()
-    assert line.startswith("attends to '")
+    line = str(addition.preimage(query, count=3, each=2)).splitlines()[1]
+    assert line.startswith(" " * len("query ") + "attends to '")
     assert all(f"at {i}: {query.attention[i]:.2f}" in line for i in (1, 5))
     assert line.count("at ") <= 6
 

@@ -382,7 +382,7 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_label("Answer token").select_option("A2")
         page.get_by_role("button", name="Patch").click()
         told = ask(url, "addition", "patch", text=ADD, at="=", site="a0.0", target="A2", count=64, seed=5)
-        result = page.locator("details", has_text="Confirm: does").locator(".result")
+        result = page.locator(".more-about", has_text="Confirm: does").locator(".result")
         effect = told["effect"]
         said = f"an effect of {effect['value']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]".replace("-", "\u2212")
         expect(result).to_contain_text(said, timeout=15_000)
@@ -391,8 +391,8 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_role("button", name="Score 20,000 inputs").click()
         scored = ask(url, "addition", "complete", text=ADD, at="=", site="a0.0", epsilon=0.1, limit=20_000, seed=5)
         share = f"Of the inputs inside ε = 0.100, {100 * scored['recall']:.0f} % are likelier"
-        scored_result = page.locator("details", has_text="Completeness:").locator(".result")
-        expect(scored_result).to_contain_text(share, timeout=30_000)
+        scores = page.locator(".more-about", has_text="Completeness:").locator(".result")
+        expect(scores).to_contain_text(share, timeout=30_000)
         painted = (
             """n => new Set(n.getContext("2d").getImageData(0, 0, n.width, n.height).data.filter((_, i) => i % 4 === 3)).size"""
         )

@@ -96,6 +96,18 @@ def rows(page: Page, panel: int = 0) -> list[tuple[str, str, int]]:
     return [(d, x, at) for _, d, x, at in sorted(found)]
 
 
+def same(row: tuple[str, str, int], wanted: tuple[str, str, int]) -> bool:
+    """Whether a row is that sample: the whole of it or, with an ellipsis where it is cut, at least 20 letters of it.
+
+    A line takes 24 letters at least, four of which go to ellipses and parentheses.
+    """
+    (distance, text, at), (own, whole, position) = row, wanted
+    part = text.removeprefix("…").removesuffix("…")
+    if (not text.startswith("…") and not whole.startswith(part)) or (not text.endswith("…") and not whole.endswith(part)):
+        return False
+    return (distance, at) == (own, position) and part in whole and len(part) >= min(20, len(whole))
+
+
 def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, float | None]]:
     """What is common by its definition: the share of rows inside with the query's value, and the bits that means.
 
@@ -122,12 +134,6 @@ def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: in
         assert said == "–" if one is None else abs(float(said.removesuffix(" bits").replace("−", "-")) - one) <= 0.05 + 1e-9
 
 
-def is_row(seen: tuple[str, str, int], wanted: tuple[str, str, int]) -> bool:
-    """Whether a row shows a sample: the whole of it, or what of it fits the line, with dots where it is cut."""
-    pattern = ".*".join(re.escape(part) for part in seen[1].split("…"))
-    return (seen[0], seen[2]) == (wanted[0], wanted[2]) and re.fullmatch(pattern, wanted[1], re.DOTALL) is not None
-
-
 def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
     with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
         for panel, reading in enumerate(three):
@@ -135,19 +141,19 @@ def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, A
                 (f"{s['distance']:.3f}", "".join(s["tokens"]), s["position"])
                 for s in sorted(reading["preimage"]["samples"], key=lambda s: s["distance"])
             ]
-            assert all(any(is_row(row, each) for each in wanted) for row in rows(page, panel))
+            assert all(any(same(row, each) for each in wanted) for row in rows(page, panel))
             assert len(rows(page, panel)) == 18
             article = panel_of(page, panel)
             article.get_by_text("show all").click()
             grid = article.get_by_role("grid")
             assert grid.get_attribute("aria-rowcount") == str(len(wanted))
             seen = rows(page, panel)
-            assert all(map(is_row, seen, wanted))
+            assert all(map(same, seen, wanted))
             grid.press("End")
             page.wait_for_timeout(60)
             seen = rows(page, panel)
             assert 20 < len(seen) < 60  # no more than are in sight
-            assert all(map(is_row, seen, wanted[-len(seen) :]))
+            assert all(map(same, seen, wanted[-len(seen) :]))
 
 
 def test_epsilon_moves_line_split_and_numbers(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
@@ -265,16 +271,16 @@ def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
 
 def test_words_of_a_language_model(browser: Browser, tmp_path: Path) -> None:
     """A space before a word is a space, any other a dot; BOS and EOS are short, exact on hover; rows fill their line."""
-    words = [" Mary", " and", " John", " went", " to", " a", " store", ",", " John", " gave", " it", " to"]
+    words = [" Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " it", " to"]
     query = ["<|im_start|>", "When", *words, "<|im_end|>"]
     odd = ["<|im_start|>", " ", " a", "  b", "c ", "\n", " <|im_end|>", "<|im_start|>", "x"]
     long = ["<|im_start|>", *words * 12, "<|im_end|>"]
     made = handmade([query, odd, long, query])
     made["preimage"]["query"]["position"] = made["place"]["position"] = 13
-    made["preimage"]["samples"][2]["position"] = 140
+    made["preimage"]["samples"][2]["position"] = 130
     path = exported.to_html([made], tmp_path / "words.html")
-    with opened(browser, path.as_uri(), viewport={"width": 1300, "height": 900}) as page:
-        said = "When Mary and John went to a store, John gave it to"
+    with opened(browser, path.as_uri(), viewport={"width": 1440, "height": 900}) as page:
+        said = "When Mary and John went to the store, John gave it to"
         assert page.locator(".query").text_content() == f"BOS{said}EOS"
         assert page.locator(".query-row .x").text_content() == f"BOS{said}EOS"
         exact = page.locator(".query-row .t").first.get_attribute("title") or ""
@@ -286,7 +292,7 @@ def test_words_of_a_language_model(browser: Browser, tmp_path: Path) -> None:
         assert wide <= room  # the matched token and what stands around it, in full
         assert letters * 8 > 0.8 * room
         assert texts[2].startswith("…")
-        assert rows(page)[2][2] == 140
+        assert rows(page)[2][2] == 130
         page.locator(".body .row").first.click()
         first = page.locator(".detail .t").nth(2)
         assert (first.text_content(), json.loads(first.get_attribute("title") or "")) == (" Mary", " Mary")

@@ -226,13 +226,41 @@ def test_views_show_tokens_as_text(addition: iv.Study) -> None:
     assert preimage._repr_html_().startswith("<pre")
 
 
+def test_words_of_a_language_model() -> None:
+    """Lines break between words; BOS and EOS are named in short where they stand, and nowhere else."""
+    from inversionview.preimage.core import Preimage, Query, Sample
+    from inversionview.views.text import as_text
+
+    ends = ("<|im_start|>", "<|im_end|>")
+    words = (" Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to")
+    tokens = (ends[0], "When", *words, ends[1])
+    texts = [tokens, (ends[0], *words * 3, ends[1]), (ends[0], "When", ends[1], " to", "\n")]
+    samples = tuple(Sample(row, "", 0.05 * i, 3, True, (0.0,) * len(row), None, "walk", 1, (i,)) for i, row in enumerate(texts))
+    query = Query("", tuple(range(len(tokens))), tokens, 14, iv.Site(20, "head", 3), "m", torch.zeros(1), (1.0, *[0.0] * 15))
+    for width in (80, 120):
+        shown = as_text(Preimage(query, "cosine", 0.1, 0, samples, 3), width=width)
+        lines = shown.splitlines()
+        assert max(map(len, lines)) <= width
+        said = "query BOS When Mary and John went to the store, John gave a drink (to) EOS"
+        assert lines[0].rstrip().startswith(said)
+        assert "attends to 'BOS' at 0: 1.00" in shown
+        assert any(line.rstrip().endswith("BOS When<|im_end|> (to)⏎") for line in lines)
+        first = next(i for i, line in enumerate(lines) if line.startswith("  0.050"))
+        more = lines[first + 1 : first + 2 + (width < 100)]
+        column = lines[first].index("BOS")
+        assert all(line[:column].isspace() and not line[column].isspace() for line in more)  # it goes on below itself
+        told = " ".join(line[column:].strip() for line in [lines[first], *more])
+        assert told == ("BOS" + "".join(words * 3) + " EOS").replace(" John", " (John)", 1)
+
+
 def test_hostile_token_text_stays_text() -> None:
     from inversionview.preimage.core import Preimage, Query, Sample
     from inversionview.views.text import as_html, as_text
 
     evil = "<img src=x onerror=alert(1)>\x1b[2J[red]"
-    query = Query(evil, (1, 0, 2), ("B", evil, "E"), 1, iv.Site(0, "pre"), "m", torch.zeros(1))
-    sample = Sample(("B", evil, "E"), evil, 0.0, 1, True, (0.5, 0.0, None), (0.0, 0.9, 0.1), "decoder", 1)
+    tokens = ("B", evil, "E")
+    query = Query(evil, (0, 1, 2), tokens, 1, iv.Site(0, "pre"), "m", torch.zeros(1))
+    sample = Sample(tokens, evil, 0.0, 1, True, (0.5, 0.0, None), (0.0, 0.9, 0.0), "decoder", 1)
     preimage = Preimage(query, "euclidean", 0.1, 0, (sample,), 1)
     assert "<img" not in as_html(preimage, width=200)
     assert "\x1b" not in as_text(preimage)

@@ -171,7 +171,7 @@ class HeadNamed(Model):
 
     site: str
     position: str = Field(description="The named position at which it does its part.")
-    group: str = Field(description="What it does: name mover, S-inhibition, induction, …")
+    group: str = Field(description="What it does: name mover, S-inhibition, induction, …; `none` where that is not known.")
 
 
 class StudyInfo(Model):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from inversionview import information
+from inversionview.analysis.heads import GROUPS, NONE
 from inversionview.analysis.patching import PatchedRuns, parse_activations
 from inversionview.bank.search import search
 from inversionview.contrasts import Pairs, check_target, contrasted
@@ -40,6 +41,7 @@ BACKGROUND = 20_000
 MOST_POINTS = 4000
 _VERIFIED = 64
 """Sites of a map, at most, of which what lies near ε is measured again in the model."""
+_ORDER = {group: number for number, group in enumerate((*GROUPS, NONE))}
 _EXAMPLES = 8
 _EACH = 64
 """Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
@@ -80,7 +82,8 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         targets=[] if inputs is None else list(inputs.answers),
         changes=[] if inputs is None else list(inputs.changes),
         heads_named=[
-            contract.HeadNamed(site=head.site, position=head.position, group=head.group) for head in study.named_heads
+            contract.HeadNamed(site=head.site, position=head.position, group=head.group)
+            for head in sorted(study.named_heads, key=lambda head: _ORDER.get(head.group, 0))
         ],
         lacking=lacking(study),
     )

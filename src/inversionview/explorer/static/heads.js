@@ -14,7 +14,7 @@ export class NamedHeads {
     this.chips = [];
     this.element.hidden = !heads.length;
     this.element.replaceChildren(
-      ...groupsOf(heads).map((group, number) => el("p", {}, swatch(number), " ", group, " ", this.listed(heads, group))),
+      ...groupsOf(heads).map((group, number) => el("p", {}, swatch(number, group), " ", groupName(group), " ", this.listed(heads, group))),
     );
   }
 
@@ -31,7 +31,7 @@ export class NamedHeads {
   chip({ site, position, group }) {
     const node = el(
       "button.chip",
-      { type: "button", "aria-label": `${site} at ${position}, ${group}`, onclick: () => this.onHead(site, position) },
+      { type: "button", "aria-label": `${site} at ${position}, ${groupName(group)}`, onclick: () => this.onHead(site, position) },
       site.slice(1),
     );
     this.chips.push({ node, site, position });
@@ -48,5 +48,8 @@ export class NamedHeads {
 /** The groups in the order in which they are named first. */
 export const groupsOf = (heads) => [...new Set(heads.map(({ group }) => group))];
 /** The colour that marks a group. */
-export const markOf = (number) => `var(--mark-${number % 7})`;
-const swatch = (number) => el("i.swatch", { "aria-hidden": "true", style: { background: markOf(number) } });
+export const markOf = (number, group) => (group === UNKNOWN ? "var(--soft)" : `var(--mark-${number % 7})`);
+/** What a group is called. */
+export const groupName = (group) => (group === UNKNOWN ? "of no known group" : group);
+const swatch = (number, group) => el("i.swatch", { "aria-hidden": "true", style: { background: markOf(number, group) } });
+const UNKNOWN = "none";

@@ -2,7 +2,7 @@
 // many layers lies on its side: layers from left to right, so that it is no taller than its heads, and numbers on hover.
 
 import { el, say } from "./dom.js";
-import { groupsOf, markOf } from "./heads.js";
+import { groupsOf, markOf, groupName } from "./heads.js";
 
 const KINDS = { bits: "bits at ε", ratio: "good ratio" };
 const NUMBERED = 8;
@@ -81,7 +81,7 @@ export class ModelMap {
   cell(short) {
     if (!short) return el("span.cell", { role: "gridcell" });
     const node = el("span.cell.site", { role: "gridcell", tabIndex: -1, "data-site": short });
-    const marks = this.groups.get(short)?.map(markOf);
+    const marks = this.groups.get(short)?.map((number) => markOf(number, this.named[number]));
     if (marks) {
       const stripes = marks.map((mark, i) => `${mark} ${(100 * i) / marks.length}% ${(100 * (i + 1)) / marks.length}%`);
       node.classList.add("named");
@@ -94,7 +94,7 @@ export class ModelMap {
 
   /** What a cell says of itself: its site, what is known of it, and what it is in the circuit. */
   tell(site, node, known) {
-    const groups = (this.groups.get(site) ?? []).map((number) => this.named[number]);
+    const groups = (this.groups.get(site) ?? []).map((number) => groupName(this.named[number]));
     const told = [known ? `${site}: ${known}` : site, ...groups].join(" · ");
     this.told.set(site, told);
     if (this.numbered) node.title = told;

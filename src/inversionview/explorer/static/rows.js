@@ -147,7 +147,7 @@ export class Rows {
   /** See how many letters a row has room for; rows are made again where that changed. */
   fit() {
     const room = this.body.querySelector(".x")?.clientWidth;
-    const fits = room ? Math.max(20, Math.floor(room / LETTER) - 4) : this.fits;
+    const fits = room ? Math.max(24, Math.floor(room / LETTER)) : this.fits;
     if (fits === this.fits) return;
     this.fits = fits;
     this.made.clear();

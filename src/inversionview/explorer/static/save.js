@@ -5,7 +5,7 @@ import { common, insideCount, spread } from "./stats.js";
 import { briefly, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
-const [PAPER, STEP, CHAR, SIZE, LETTERS] = [560, 18, 7.4, 12.3, 60];
+const [PAPER, STEP, CHAR, SIZE, LETTERS] = [560, 18, 7.4, 12.3, 62];
 const [MONO, SERIF] = [
   "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace",
   "Palatino, Georgia, 'DejaVu Serif', serif",

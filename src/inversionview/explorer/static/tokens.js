@@ -4,7 +4,7 @@ import { distance, el, printed, visible } from "./dom.js";
 
 const FAINT = 0.05;
 const FITS = 96;
-const BRIEF = 3;
+const [BRIEF, PARENTHESES, ELLIPSES] = [3, 2, 2];
 
 /**
  * How tokens are named in short: every input begins with BOS and ends with EOS, here `edges`' own; `null` for all others, and
@@ -40,6 +40,8 @@ function token(text, index, at, brief) {
 /** Which tokens fit a line of so many letters: all, or those around the matched one, more of what comes before it. */
 export function windowed(tokens, at, briefs = briefly(tokens), fits = FITS) {
   const widths = tokens.map((text, i) => Math.max(1, (briefs[i] ?? text).length));
+  if (widths.reduce((a, b) => a + b, PARENTHESES) <= fits) return [0, tokens.length];
+  fits -= PARENTHESES + ELLIPSES;
   let [first, last, wide] = [at, at + 1, widths[at] ?? 0];
   while (first > 0 && wide + widths[first - 1] <= 0.7 * fits) wide += widths[--first];
   while (last < tokens.length && wide + widths[last] <= fits) wide += widths[last++];
