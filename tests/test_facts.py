@@ -22,14 +22,17 @@ from inversionview.analysis.retrieval import (
     RetrievalHead,
     attends_elsewhere,
     check_known,
-    least_bos_positions,
     measured_known,
     proximity_shares,
     retrieval_heads,
 )
 from inversionview.contrasts import study_pairs
+from inversionview.decoder.pairs import Banked
+from inversionview.decoder.training import TrainConfig
 from inversionview.errors import InputError, SettingError
 from inversionview.information import Mean
+from inversionview.preimage.sampled import Setting
+from inversionview.runs import Reading, train_study
 from inversionview.sites import Site
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.statements import NONE, read_statements
@@ -380,7 +383,6 @@ def test_heads_rest_where_they_attend_to_bos(study: Any) -> None:
     tokens = study.inputs.tokens(np.arange(0, 200, 20))
     ends = study.inputs.named_positions(tokens)["END"]
     heads = [Site(1, "head", 0), Site(3, "head", 2)]
-    least = least_bos_positions(study.model, tokens, heads)
     rests = [
         float(study.model.attention(torch.from_numpy(row[None, : end + 1]), head.layer)[0, head.head, end, 0])
         for head in heads
@@ -394,8 +396,9 @@ def test_heads_rest_where_they_attend_to_bos(study: Any) -> None:
             for j, (row, end) in enumerate(zip(tokens, ends, strict=True)):
                 pattern = study.model.attention(torch.from_numpy(row[None, : end + 1]), head.layer)[0, head.head]
                 assert mask[i, j] == (pattern[end, 0] < most)
-                assert pattern[least[i, j], 0] == pytest.approx(float(pattern[1:, 0].min()), abs=1e-5)
     assert not attends_elsewhere(study.model, tokens, np.full(len(tokens), -1), heads).any()
+    both = attends_elsewhere(study.model, tokens, np.stack([ends, np.full(len(ends), -1)], axis=1), heads, most)
+    assert (both == np.stack([mask, np.zeros_like(mask)], axis=2)).all()
     with pytest.raises(SettingError, match="Only heads"):
         attends_elsewhere(study.model, tokens, ends, [Site(0, "mlp")])
 
@@ -511,6 +514,43 @@ def test_a_head_is_agnostic_by_its_definition(asked: Any, unasked: float, relati
     said = {True: "yes", False: "no", None: "–"}[agnostic]
     assert row.startswith("| a1.2 | 0.050 | 50% (10%) | capital 1.80 (90%) | symbol 1.60 (80%) |")
     assert row.endswith(f"| {said} |")
+
+
+def test_a_decoder_is_trained_where_heads_do_not_rest_and_drawn_from_by_the_pool_of_facts(
+    folder: Path, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the attention of a model whose heads are sharp; the bank is of every prompt."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _tokenizer().save_pretrained(tmp_path / "sharp")
+    torch.manual_seed(0)
+    sharp = _gpt2(len(_tokenizer()))
+    for block in sharp.transformer.h:
+        block.attn.c_attn.weight.data *= 40
+    sharp.eval().save_pretrained(tmp_path / "sharp")
+    sites, seen = ("a1.0", "a3.1", "x1.post"), []
+    pairs = Banked.draw
+    monkeypatch.setattr(Banked, "draw", lambda self, *given: seen.append((self, pairs(self, *given))) or seen[-1][1])
+    made = train_study(
+        "facts", tmp_path / "run", TrainConfig(minutes=None, steps=2, batch=16, pool=2, evaluations=1, queries=4),
+        model=str(tmp_path / "sharp"), given=study.spec.options, reading=Reading(sites=",".join(sites)), layers=1, heads=2,
+        width=16, pathway=16, blocks=1,
+    )  # fmt: skip
+    telling = np.load(tmp_path / "run" / "telling.npy")
+    source, drawn = seen[-1]
+    heads = np.array([site.kind == "head" for site in source.sites])
+    assert telling[~heads].all()
+    assert 0.05 < telling[heads].mean() < 0.95
+    for row in range(0, len(drawn.tokens), 7):
+        ids = drawn.tokens[row]
+        named = {name: int(at[0]) for name, at in made.inputs.named_positions(ids[None]).items()}
+        for number, site in enumerate(source.sites):
+            pattern = made.model.attention(torch.from_numpy(ids[None]), site.layer)[0]
+            for position in range(len(ids)):
+                told = position in named.values() and (site.kind != "head" or float(pattern[site.head, position, 0]) < 0.6)
+                assert drawn.allowed[row, position, number] == told
+    query = made.query("The capital of France is", "END", "a3.1")
+    assert made.preimage(query, each=2).candidates == 2 * 16
+    assert made.preimage(query, each=2, settings=[Setting()]).candidates == 2
 
 
 def test_the_command_tells_mistakes_and_makes_runs(

@@ -126,6 +126,12 @@ def planted(rule: Any, count: int = 40_000, seed: int = 0) -> tuple[Codes, Half,
         (lambda x: (x["a"] == 3) & (x["c"] == 1), {"a", "c"}, np.log2(20)),
         (lambda x: (x["d"] >= 7) & (x["d"] <= 9), {"d"}, np.log2(10)),
         (lambda x: (x["a"] % 2 == 0) & (x["b"] > 6), {"a", "b"}, np.log2(2 * 10 / 3)),
+        (lambda x: (x["a"] == 3) | (x["a"] == 4) & (x["b"] < 3), {"a", "b"}, -np.log2(0.1 + 0.1 * 0.3)),
+        (
+            lambda x: ((x["a"] == 2) & (x["d"] < 9) | (x["a"] == 7) & (x["d"] > 19)) & (x["c"] == 0),
+            {"a", "c", "d"},
+            -np.log2((0.1 * 9 / 30 + 0.1 / 3) / 2),
+        ),
     ],
 )
 def test_a_planted_rule_is_found(rule: Any, features: set[str], bits: float) -> None:
@@ -137,13 +143,28 @@ def test_a_planted_rule_is_found(rule: Any, features: set[str], bits: float) -> 
     truth = rule(
         {name: values[unseen.codes[:, i]] for i, (name, values) in enumerate(zip(unseen.names, unseen.values, strict=True))}
     )
-    holds = np.all([c.values[unseen.codes[:, c.feature]] for c in statement.clauses], axis=0)
+    holds = np.all([c.values[tuple(unseen.codes[:, f] for f in c.features)] for c in statement.clauses], axis=0)
     assert (holds == truth).all()
     assert statement.information(half.inside, every) == pytest.approx(bits, abs=0.1)
     assert statement.holds(half.inside).all()
     assert not statement.holds(half.outside).any()
     assert (statement.agreement(half.inside) == statement.agreement(half.inside)[0]).all()
     assert statement.agreement(half.outside).max() < statement.agreement(half.inside)[0]
+
+
+def test_values_that_go_together_in_words_and_json() -> None:
+    codes, half, every = planted(lambda x: (x["a"] == 3) | (x["a"] == 4) & (x["b"] < 3))
+    statement = feature_statement(codes, half, every)
+    (clause,) = statement.clauses
+    own = np.array([4, 1, 0, 0], dtype=np.int32)
+    assert (
+        statement.said(shipped_inputs("addition"), own, 3.0) == "A with b: 4 with 0–2, 3 with any (2.9 bits); 2.9 of 3.0 bits."
+    )
+    assert clause.each[0] == pytest.approx(np.log2(10 / 2), abs=0.1)
+    assert clause.bits == pytest.approx(-np.log2(0.13), abs=0.1)
+    (plain,) = statement.to_json()
+    assert plain["feature"] == "a with b"
+    assert sorted(plain["values"]) == sorted([*([3, b] for b in range(10)), *([4, b] for b in range(3))])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -34,7 +34,7 @@ def cosine(query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_m
     A vector of norm 0 is at ½ from any other. Huang et al. 2024, section 2.2.
     """
     unit, unit_query = (torch.nn.functional.normalize(v, dim=-1, eps=1e-30) for v in (z, query))
-    return (unit - unit_query).square().sum(-1) / 2
+    return (unit - unit_query).norm(dim=-1).square() / 2
 
 
 def between(

@@ -7,20 +7,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from inversionview.analysis.retrieval import attends_elsewhere
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.probed import ProbedModel
-from inversionview.sites import expand, select
+from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
 from inversionview.studies import SHIPPED, STUDIES
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 
 STREAMED = SHIPPED
 """Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+_SLOW_POOL = 4
+"""Batches in a pool of a pretrained decoder on a CPU: minutes pass from one checkpoint to the next, not most of an hour."""
 Harvest = Callable[[int, int], None]
 """Called while the bank is made with how many inputs are done, and of how many."""
 
@@ -88,8 +95,8 @@ class Watch:
 
 
 def train_study(
-    study: str, out: Path, config: TrainConfig, *, model: str | None = None, reading: Reading = Reading(),
-    watch: Watch = Watch(), **options: Any,
+    study: str, out: Path, config: TrainConfig, *, model: str | None = None, given: Mapping[str, Any] = NOTHING,
+    reading: Reading = Reading(), watch: Watch = Watch(), **options: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for a shipped study (or for another checkpoint of its vocabulary) into the run folder ``out``.
 
@@ -98,17 +105,19 @@ def train_study(
         out: the run's folder; an interrupted run in it goes on.
         config: length and recipe; ε and distance become the study's.
         model: another probed model.
+        given: options of the inputs: ``names`` of ``ioi``, ``facts`` of ``facts``; see ``load``.
         reading: sites, and where activations come from.
         watch: who is told.
         options: ``start``, ``base`` and ``tuning`` of ``train``, and fields of ``DecoderConfig``.
 
     Raises:
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
+        InputError, SettingError: the inputs cannot be made of what is given.
         MismatchError: ``out`` holds another run.
     """
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
-    base = load(study, model=model, device=reading.device, dtype=reading.dtype)
+    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
     spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
@@ -165,7 +174,11 @@ def _train(
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if reading.bank is None else study.bank(reading.bank)
         config = _sparing(config, len(spec.sites))
+    if options.get("base") and model.device.type == "cpu":
+        config = replace(config, pool=_SLOW_POOL)
     options = {"width": spec.width, **options}
+    if bank is not None and spec.inputs == "facts":
+        options["telling"] = _telling(model, bank, expand(spec.sites, model.sites), out / "telling.npy", watch)
     train(model, inputs, spec.sites, config, out, bank=bank, report=watch.report, accelerator=watch.accelerator, **options)
     return study
 
@@ -178,6 +191,34 @@ def _harvested(study: Study, rows: int, watch: Watch) -> ActivationBank:
     study.build_bank(study.folder / "bank", rows=rows, sites=study.spec.sites, rank=rank, world=world, report=watch.harvest)
     watch.together()
     return study.bank(study.folder)
+
+
+def _telling(
+    model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], kept: Path, watch: Watch
+) -> npt.NDArray[np.bool_]:
+    """Return which of a bank's activations tell something, ``[site, row, position]``: not those of heads that rest on BOS.
+
+    Huang et al. 2024, section 3.4. Measured once, then kept in the run.
+    """
+    shape = (len(sites), len(bank), len(bank.manifest.positions))
+    if kept.exists():
+        found = np.load(kept, allow_pickle=False)
+        if found.shape == shape and found.dtype == np.bool_:
+            return np.asarray(found)
+    heads = [number for number, site in enumerate(sites) if site.kind == "head"]
+    telling = np.ones(shape, dtype=np.bool_)
+    for start in range(0, len(bank) if heads else 0, 1024):
+        rows = np.arange(start, min(start + 1024, len(bank)))
+        tokens = bank.tokens(rows)
+        named = bank.inputs.named_positions(tokens)
+        at = np.stack([named[name] for name in bank.manifest.positions], axis=1)
+        telling[np.ix_(np.array(heads), rows)] = attends_elsewhere(model, tokens, at, [sites[number] for number in heads])
+        if watch.harvest is not None:
+            watch.harvest(int(rows[-1]) + 1, len(bank))
+    if watch.rank[0] == 0:
+        with replacing(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, telling)
+    return telling
 
 
 def _sparing(config: TrainConfig, sites: int) -> TrainConfig:

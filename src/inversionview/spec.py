@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +35,8 @@ class StudySpec(BaseModel):
     epsilon: float = 0.1
     rows: int = 200_000
     """Inputs of the bank that the first search builds."""
+    pool: Literal["auto", "facts"] = "auto"
+    """Settings under which the decoder's candidates are drawn unless others are asked for; see ``preimage.sampled``."""
     width: int = 96
     """Width of the decoder that is trained unless another is asked for."""
 
@@ -68,6 +70,7 @@ SPECS = {
         site="",
         distance="cosine",
         epsilon=0.25,
+        pool="facts",
         rows=20_000,
     ),
 }

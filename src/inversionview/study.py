@@ -254,7 +254,7 @@ class Study:
             epsilon: threshold; by default the study's.
             distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
             count: how many distinct samples to show at most.
-            settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool.
+            settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
             each: candidates of each setting.
             fixed: compare this position only, in place of the minimum over positions.
             seed: the same seed gives the same preimage.
@@ -273,7 +273,7 @@ class Study:
             epsilon=self.spec.epsilon if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             count=count,
-            settings=settings,
+            settings=self.spec.pool if settings == "auto" else settings,
             each=each,
             fixed=None if fixed is None else self._fixed(fixed),
             seed=seed,

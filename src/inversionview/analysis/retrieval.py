@@ -215,25 +215,18 @@ def bos_attention(
 def attends_elsewhere(
     model: ProbedModel, tokens: Ids, positions: Ids, heads: Sequence[Site], most: float = MOST_BOS
 ) -> npt.NDArray[np.bool_]:
-    """Return on which inputs each head attends less than ``most`` to BOS, ``[head, row]``; the others are left out for it.
+    """Return on which inputs each head attends less than ``most`` to BOS; the others are left out for it.
 
     Args:
         model: the probed model.
         tokens: padded on the right, ``[row, pos]``.
-        positions: where each is read, ``[row]``; −1 where it cannot be.
+        positions: where each is read, ``[row]`` or ``[row, k]``; −1 where it cannot be.
         heads: which.
         most: the attention from which a head rests.
+
+    Returns:
+        ``[head, row]`` or ``[head, row, k]``.
     """
-    elsewhere = bos_attention(model, tokens, heads, positions.clip(min=0)[:, None])[..., 0] < most
-    return elsewhere & (positions >= 0)
-
-
-def least_bos_positions(model: ProbedModel, tokens: Ids, heads: Sequence[Site]) -> npt.NDArray[np.int64]:
-    """Return where each head attends least to BOS, ``[head, row]``, BOS itself, EOS and padding left out.
-
-    A decoder of facts is trained on this position half of the time, and on the last of the prompt else (Huang et al. 2024).
-    """
-    real = model.candidates(torch.from_numpy(tokens)).numpy()
-    real[:, 0] = False
-    least: npt.NDArray[np.int64] = np.where(real, bos_attention(model, tokens, heads), np.inf).argmin(2)
-    return least
+    at = positions.reshape(len(tokens), -1)
+    elsewhere = (bos_attention(model, tokens, heads, at.clip(min=0)) < most) & (at >= 0)
+    return elsewhere.reshape(len(heads), *positions.shape)

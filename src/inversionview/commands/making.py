@@ -26,7 +26,7 @@ from inversionview.commands.shared import (
     precision_named,
     print_json,
 )
-from inversionview.errors import SettingError
+from inversionview.errors import InputError, SettingError
 
 
 @app.command(
@@ -44,6 +44,8 @@ def train(
         str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Of the study facts: a JSONL or JSON file, or a folder of BEAR.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Of the study ioi: a text file of names, one a line.")] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
     layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None,
     heads: Annotated[str | None, typer.Option(help="Only these heads of the model, such as 16.3,17.0.")] = None,
@@ -79,6 +81,8 @@ def train(
         raise SettingError("Say where the run goes, for instance --out runs/mine.")
     if (study is None) == (texts is None) or (texts and not model):
         raise SettingError("Name a study, or give both --model and --texts.")
+    if texts and (facts or names):
+        raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     from inversionview.decoder.training import TrainConfig, make_accelerator
@@ -109,9 +113,22 @@ def train(
         if texts is not None and model is not None:
             made = train_texts(model, texts, to, config, max_length=max_length, **common)
         else:
-            made = train_study(study or "", to, config, model=model, **common)
+            made = train_study(study or "", to, config, model=model, given=given(facts=facts, names=_names(names)), **common)
     if accelerator.is_main_process:
         err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
+
+
+def _names(path: Path | None) -> list[str] | None:
+    """Return the names in a file, one a line."""
+    if path is None:
+        return None
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): give a text file of names, one a line.") from error
+    if not names:
+        raise InputError(f"{path} holds no names: write one a line.")
+    return names
 
 
 @app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")

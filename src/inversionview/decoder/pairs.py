@@ -52,7 +52,7 @@ class Drawn:
 
     tokens: Ids
     allowed: npt.NDArray[np.bool_]
-    """At which positions an activation may be taken, ``[row, pos]``."""
+    """At which positions an activation may be taken, ``[row, pos]``, or at which of each site, ``[row, pos, site]``."""
     rows: npt.NDArray[np.int64] | None = None
     """Their numbers in the bank, ascending."""
 
@@ -111,8 +111,8 @@ class Stream:
 class Banked:
     """Activations of a corpus that lie on disk, at the bank's named positions."""
 
-    def __init__(self, bank: ActivationBank, sites: Sequence[Site]) -> None:
-        """Take pairs of ``sites`` from the bank.
+    def __init__(self, bank: ActivationBank, sites: Sequence[Site], telling: npt.NDArray[np.bool_] | None = None) -> None:
+        """Take pairs of ``sites`` from the bank; with ``telling``, ``[site, row, position]``, of these activations alone.
 
         Raises:
             UnknownSiteError: the bank does not hold one of them.
@@ -121,6 +121,7 @@ class Banked:
         for site in sites:
             bank.site_number(site)
         self.bank, self.inputs, self.sites, self.positions = bank, bank.inputs, sites, tuple(bank.manifest.positions)
+        self.telling = telling
         cut = len(self.inputs.split("train"))
         self._train = np.flatnonzero(np.arange(len(bank)) % len(self.inputs) < cut)
         if not len(self._train):
@@ -131,7 +132,15 @@ class Banked:
         picked = np.random.default_rng(list(seed)).integers(len(self._train), size=count)
         rows = np.sort(self._train[picked])
         tokens = self.bank.tokens(rows)
-        return Drawn(tokens, allowed_positions(self.inputs, tokens, self.positions), rows)
+        allowed = allowed_positions(self.inputs, tokens, self.positions)
+        if self.telling is not None:
+            named = self.inputs.named_positions(tokens)
+            told = np.zeros((*allowed.shape, len(self.sites)), dtype=bool)
+            for number, name in enumerate(self.positions):
+                there = np.flatnonzero(named[name] >= 0)
+                told[there, named[name][there]] |= self.telling[:, rows[there], number].T
+            allowed = told & allowed[:, :, None]
+        return Drawn(tokens, allowed, rows)
 
     def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
         """See ``Source.read``: rows in ascending order from each site × position of the bank."""
@@ -204,18 +213,19 @@ def pick_pairs(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return for each row ``count`` positions to train on and a site for each, ``[rows, count]`` both.
 
-    A pair's probability is ∝ ``weights[site, place]`` at the ``allowed`` positions, without replacement while a row has pairs
-    left; with probability ``bos_share`` its position becomes BOS.
+    A pair's probability is ∝ ``weights[site, place]`` at the ``allowed`` positions, ``[row, pos]`` or ``[row, pos, site]``,
+    without replacement while a row has pairs left; with probability ``bos_share`` its position becomes BOS.
     """
-    odds = weights.T[places] * allowed[:, :, None]  # (row, position, site)
+    allowed = np.broadcast_to(allowed if allowed.ndim == 3 else allowed[:, :, None], (*places.shape, len(weights)))
+    odds = weights.T[places] * allowed  # (row, position, site)
     race = rng.standard_exponential(odds.shape, dtype=np.float32) / np.maximum(odds, 1e-30)  # the quickest are such a draw
     most = min(count, race[0].size)
     first = torch.from_numpy(race.reshape(len(places), -1)).topk(most, largest=False).indices.numpy()
-    available = np.clip(allowed.sum(1) * len(weights), 1, most)[:, None]
+    available = np.clip(allowed.sum((1, 2)), 1, most)[:, None]
     chosen = np.take_along_axis(first, np.arange(count)[None] % available, axis=1)
     positions, drawn = np.divmod(chosen, len(weights))
     positions[rng.random(positions.shape) < bos_share] = 0
-    positions[allowed.sum(1) == 0] = 0
+    positions[~allowed.any((1, 2))] = 0
     return positions, drawn
 
 

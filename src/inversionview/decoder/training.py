@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,7 +46,8 @@ def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
     """Set the whitening of each site in ``decoder``, from 16,384 activations."""
     drawn = source.draw(4096, (seed, 0, 1))
     places, alike = source.inputs.places(drawn.tokens), np.ones((1, source.inputs.place_count))
-    positions, _ = pick_pairs(places, drawn.allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike)
+    allowed = np.any(drawn.allowed, axis=2) if drawn.allowed.ndim == 3 else drawn.allowed
+    positions, _ = pick_pairs(places, allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike)
     for number, z in enumerate(source.of_sites(drawn, positions)):
         fit_site(decoder.pathway, number, z.float().cpu(), seed)
 
@@ -287,6 +289,7 @@ def train(
     out: str | Path | None = None,
     *,
     bank: ActivationBank | None = None,
+    telling: npt.NDArray[np.bool_] | None = None,
     start: str | Path | None = None,
     report: Report | None = None,
     accelerator: Accelerator | None = None,
@@ -303,6 +306,7 @@ def train(
         out: folder for checkpoints, metrics and the decoder; an interrupted run in it goes on.
         bank: of these inputs; then activations are read from it, at its named positions, and the model runs only to measure
             the good ratio.
+        telling: which of the bank's activations it is trained on, ``[site, row, position]``; by default all.
         start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes.
         report: called after every pool.
         accelerator: of Hugging Face Accelerate, where there are several processes.
@@ -319,7 +323,7 @@ def train(
     chosen = expand(sites, model.sites)
     if bank is not None:
         bank.check(model, inputs)
-    source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen)
+    source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
     decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
     if start is not None:
         begin_from(decoder, start)

@@ -1,15 +1,18 @@
 """A statement without a language model: the fewest features whose values tell a preimage, in words.
 
-A statement is a conjunction: each of its clauses names a feature and the values that are seen inside ε. Clauses are chosen
-greedily. First those that tell most about the preimage, in bits: log₂ P(φ ∈ V ∣ preimage) / P(φ ∈ V) given the clauses before,
-the table of feature information taken jointly. Then those that show where the preimage ends, judged by inputs clearly outside.
+A statement is a conjunction: each of its clauses names a feature and the values that are seen inside ε, or two features and
+which of their values go together. Clauses are chosen greedily. First those that tell most about the preimage, in bits:
+log₂ P(φ ∈ V ∣ preimage) / P(φ ∈ V) given the clauses before, the table of feature information taken jointly. Then those that
+show where the preimage ends, judged by inputs clearly outside: of one feature, then of two, one of them named before.
 Values that a single input shows count for nothing: they would not be seen in another half of the preimage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +35,34 @@ _LEAST_KEPT = 0.9
 NOTHING = "Nothing that the study's features tell."
 _NAMED = 3
 """Values that are named of a longer list."""
+_PAIRS_NAMED = 2
+"""Values of a first feature whose own values of a second are named."""
 Mask = npt.NDArray[np.bool_]
+"""Over the values of a feature, ``[value]``, or of two, ``[value, value]``."""
 Counts = npt.NDArray[np.int64]
+"""How often each occurs, in the same shape."""
+Features = tuple[int, ...]
+"""Numbers of a clause's features in the study's ``Codes``, one or two."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clause:
-    """The values of one feature that a statement allows."""
+    """The values of one feature that a statement allows, or those of two features that go together."""
 
-    feature: int
-    """Number of the feature in the study's ``Codes``."""
+    features: Features
     values: Mask
     """Which values, by code."""
-    bits: float
-    """What it adds to the clauses before it."""
+    each: tuple[float, ...]
+    """What each feature adds, in bits, to the clauses and the feature before it."""
+
+    @property
+    def bits(self) -> float:
+        """What it adds to the clauses before it."""
+        return float(sum(self.each))
+
+    def holds(self, codes: npt.NDArray[np.int32]) -> Mask:
+        """Return of which inputs it is true, by their codes ``[row, feature]``."""
+        return _picked(self.values, codes, self.features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +80,20 @@ class FeatureStatement:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features, the most telling first."""
-        return tuple(self.codes.names[clause.feature] for clause in self.clauses)
+        return tuple(dict.fromkeys(self.codes.names[feature] for clause in self.clauses for feature in clause.features))
 
     def holds(self, rows: Rows) -> Mask:
         """Return of which inputs the statement is true, ``[row]``."""
         true = np.ones(len(rows), dtype=bool)
         for clause in self.clauses:
-            true &= clause.values[self.codes.codes[rows, clause.feature]]
+            true &= clause.holds(self.codes.codes[rows])
         return true
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the bits of the clauses that are true of each input, ``[row]``."""
         total = np.zeros(len(rows))
         for clause in self.clauses:
-            total += max(clause.bits, 1e-3) * clause.values[self.codes.codes[rows, clause.feature]]
+            total += max(clause.bits, 1e-3) * clause.holds(self.codes.codes[rows])
         return total
 
     def information(self, inside: Rows, every: Rows) -> float:
@@ -95,21 +112,48 @@ class FeatureStatement:
             return NOTHING
         parts = []
         for clause in self.clauses:
-            name, values = self.codes.names[clause.feature], self.codes.values[clause.feature]
-            listed = listed_values(inputs, name, values, clause.values, int(own[clause.feature]))
-            parts.append(f"{inputs.glossary.get(name, name)}: {listed} ({clause.bits:.1f} bits)")
+            named = " with ".join(inputs.glossary.get(name, name) for name in self._names(clause))
+            parts.append(f"{named}: {self._listed(inputs, clause, own)} ({clause.bits:.1f} bits)")
         return _sentence(parts, self.bits, of)
+
+    def _names(self, clause: Clause) -> list[str]:
+        return [self.codes.names[feature] for feature in clause.features]
+
+    def _listed(self, inputs: Inputs, clause: Clause, own: npt.NDArray[np.int32]) -> str:
+        """Return a clause's values in words; of two features ``5 with 0–3, 6 with 4 or 5``, the query's first."""
+        first, *second = clause.features
+        said = partial(listed_values, inputs)
+        if not second:
+            return said(self.codes.names[first], self.codes.values[first], clause.values, int(own[first]))
+        there = np.flatnonzero(clause.values.any(1))
+        there = there[np.argsort(there != own[first], kind="stable")]
+        names, values = self._names(clause), [self.codes.values[feature] for feature in clause.features]
+        listed = [
+            f"{said(names[0], values[0], np.arange(len(values[0])) == code, code)} with "
+            + said(names[1], values[1], clause.values[code], int(own[second[0]]))
+            for code in there[:_PAIRS_NAMED].tolist()
+        ]
+        more = len(there) - len(listed)
+        return ", ".join(listed) + (f", and {more} more with others" if more else "")
 
     def to_json(self) -> list[dict[str, object]]:
         """Return the clauses as plain JSON values."""
         return [
             {
-                "feature": self.codes.names[clause.feature],
-                "values": [value.item() for value in self.codes.values[clause.feature][clause.values]],
+                "feature": " with ".join(self._names(clause)),
+                "values": self._values(clause),
                 "bits": clause.bits,
             }
             for clause in self.clauses
         ]
+
+    def _values(self, clause: Clause) -> list[object]:
+        """Return a clause's values; of two features as pairs."""
+        columns = [
+            [value.item() for value in self.codes.values[feature][codes]]
+            for feature, codes in zip(clause.features, np.nonzero(clause.values), strict=True)
+        ]
+        return list(columns[0]) if len(columns) == 1 else [list(pair) for pair in zip(*columns, strict=True)]
 
 
 def listed_values(inputs: Inputs, feature: str, values: npt.NDArray[np.generic], allowed: Mask, own: int) -> str:
@@ -146,37 +190,47 @@ class _Rest:
         self.total = len(self.inside), max(1, len(self.outside)), len(self.every)
         self.fold = [np.arange(len(codes)) % 2 for codes in (self.inside, self.outside)]
 
-    def counts(self, feature: int) -> tuple[Counts, Counts, Counts]:
-        """Return how often each value of a feature occurs: inside, outside, in the corpus."""
-        size = self.sizes[feature]
-        inside, outside, every = (
-            np.bincount(codes[:, feature], minlength=size) for codes in (self.inside, self.outside, self.every)
-        )
+    def counts(self, features: Features) -> tuple[Counts, Counts, Counts]:
+        """Return how often each value of a feature, or pair of values of two, occurs: inside, outside, in the corpus."""
+        inside, outside, every = (self._count(codes, features) for codes in (self.inside, self.outside, self.every))
         return inside, outside, every
 
-    def folds(self, feature: int, fold: int) -> tuple[Counts, Counts]:
-        """Return how often each value of a feature occurs in one half of the inputs inside, and of those outside."""
+    def folds(self, features: Features, fold: int) -> tuple[Counts, Counts]:
+        """Return the same in one half of the inputs inside, and of those outside."""
         both = zip((self.inside, self.outside), self.fold, strict=True)
-        inside, outside = (np.bincount(codes[own == fold, feature], minlength=self.sizes[feature]) for codes, own in both)
+        inside, outside = (self._count(codes[own == fold], features) for codes, own in both)
         return inside, outside
 
-    def keep(self, feature: int, values: Mask) -> None:
-        """Add a clause."""
-        both = zip((self.inside, self.outside), self.fold, strict=True)
-        self.fold = [own[values[codes[:, feature]]] for codes, own in both]
-        self.inside, self.outside, self.every = (
-            codes[values[codes[:, feature]]] for codes in (self.inside, self.outside, self.every)
-        )
+    def _count(self, codes: npt.NDArray[np.int32], features: Features) -> Counts:
+        shape = tuple(self.sizes[feature] for feature in features)
+        return np.bincount(_flat(codes, features, shape), minlength=int(np.prod(shape))).reshape(shape)
 
-    def filled(self, feature: int, values: Mask, outside: Counts) -> Mask:
-        """Return a set of values; in a range also those between that were seen on neither side."""
-        if not self.ordered[feature] or not values.any():
+    def keep(self, features: Features, values: Mask) -> None:
+        """Add a clause."""
+        inside, outside, every = (_picked(values, codes, features) for codes in (self.inside, self.outside, self.every))
+        self.fold = [own[kept] for own, kept in zip(self.fold, (inside, outside), strict=True)]
+        self.inside, self.outside, self.every = self.inside[inside], self.outside[outside], self.every[every]
+
+    def filled(self, features: Features, values: Mask, outside: Counts) -> Mask:
+        """Return a set of values; in a range, of the last feature, also those between that were not seen outside."""
+        if not self.ordered[features[-1]]:
             return values
-        codes = np.flatnonzero(values)
-        between = np.zeros_like(values)
-        between[codes[0] : codes[-1] + 1] = True
-        full: Mask = values | (between & (outside == 0))
+        before = np.logical_or.accumulate(values, axis=-1)
+        after = np.logical_or.accumulate(values[..., ::-1], axis=-1)[..., ::-1]
+        full: Mask = values | (before & after & (outside == 0))
         return full
+
+
+def _flat(codes: npt.NDArray[np.int32], features: Features, shape: tuple[int, ...]) -> Counts:
+    """Return one number for each input's value of a feature, or pair of values of two."""
+    flat: Counts = np.ravel_multi_index(tuple(codes[:, feature] for feature in features), shape).astype(np.int64)
+    return flat
+
+
+def _picked(values: Mask, codes: npt.NDArray[np.int32], features: Features) -> Mask:
+    """Return which inputs have one of the values."""
+    picked: Mask = values[tuple(codes[:, feature] for feature in features)]
+    return picked
 
 
 def feature_statement(codes: Codes, half: Half, every: Rows) -> FeatureStatement:
@@ -187,23 +241,29 @@ def feature_statement(codes: Codes, half: Half, every: Rows) -> FeatureStatement
         half: the inputs on both sides of ε that the statement is made from.
         every: a random part of the bank, without regard to ε.
     """
-    rest, found = _Rest(codes, half, every), dict[int, Mask]()
+    rest, found = _Rest(codes, half, every), dict[Features, Mask]()
+    single = [(feature,) for feature in range(len(rest.sizes))]
+
+    def add(features: Features, values: Mask) -> None:
+        found[features] = values & found.get(features, values)
+        rest.keep(features, values)
+
     while len(found) < _MOST_CLAUSES and (best := _most_telling(rest)):
-        feature, values = best
-        found[feature] = values & found.get(feature, values)
-        rest.keep(feature, values)
-    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest)):
-        feature, values = best
-        found[feature] = values & found.get(feature, values)
-        rest.keep(feature, values)
+        add(*best)
+    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, single)):
+        add(*best)
+    named = {features[0] for features in found}
+    pairs = [(a, b) for a, b in permutations(range(len(rest.sizes)), 2) if a in named]
+    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, pairs)):
+        add(*best)
     return FeatureStatement(codes, _ordered(codes, half, every, _pruned(codes, half, every, found)))
 
 
-def _most_telling(rest: _Rest) -> tuple[int, Mask] | None:
+def _most_telling(rest: _Rest) -> tuple[Features, Mask] | None:
     """Return the clause that tells most about the preimage, given those before."""
-    best: tuple[float, int, Mask] | None = None
+    best: tuple[float, Features, Mask] | None = None
     for feature in range(len(rest.sizes)):
-        inside, outside, every = rest.counts(feature)
+        inside, outside, every = rest.counts((feature,))
         if not inside.sum():
             return None
         order = np.argsort(-inside / np.maximum(every, 0.5), kind="stable")
@@ -212,73 +272,86 @@ def _most_telling(rest: _Rest) -> tuple[int, Mask] | None:
         values[order[: np.searchsorted(covered, _COVERED - 1e-12) + 1]] = True
         values &= inside > 0
         seen = int(inside[values].sum() - (inside[values] == 1).sum())  # what a single input shows is no evidence
-        values = rest.filled(feature, values, outside)
+        values = rest.filled((feature,), values, outside)
         if seen < _LEAST_KEPT * inside.sum():
             continue
         told = _bits(seen, int(inside.sum()), int(every[values].sum()), int(every.sum()))
         if told >= _LEAST_BITS and (best is None or told > best[0] + 1e-9):
-            best = told, feature, values
+            best = told, (feature,), values
     return None if best is None else best[1:]
 
 
-def _sharpest(rest: _Rest) -> tuple[int, Mask] | None:
+def _sharpest(rest: _Rest, candidates: Iterable[Features]) -> tuple[Features, Mask] | None:
     """Return the clause that best tells inside from outside, given those before.
 
     Its worth is that of values found in one half of the inputs and judged by the other, both ways; what chance could give is
     none.
     """
-    best: tuple[float, int, Mask] | None = None
+    best: tuple[float, Features, Mask] | None = None
     n, m, _ = rest.total
-    for feature in range(len(rest.sizes)):
+    for features in candidates:
         lost = spared = 0
-        for judged in (0, 1):
-            learned, held = rest.folds(feature, 1 - judged), rest.folds(feature, judged)
-            values = rest.filled(feature, learned[0] / n > learned[1] / m, learned[1])
+        halves = rest.folds(features, 0), rest.folds(features, 1)
+        for learned, held in (halves, halves[::-1]):
+            values = rest.filled(features, learned[0] / n > learned[1] / m, learned[1])
             lost += int(held[0][~values].sum())
             spared += int(held[1][~values].sum())
         gain, chance = (spared / m - lost / n) / 2, np.sqrt(spared / m**2 + lost / n**2) / 2
         if gain < max(_LEAST_ACCURACY, _BEYOND_CHANCE * chance) or (best is not None and gain <= best[0] + 1e-12):
             continue
-        inside, outside, _ = rest.counts(feature)
-        best = gain, feature, rest.filled(feature, inside / n > outside / m, outside)
+        inside, outside, _ = rest.counts(features)
+        best = gain, features, rest.filled(features, inside / n > outside / m, outside)
     return None if best is None else best[1:]
 
 
-def _pruned(codes: Codes, half: Half, every: Rows, found: Mapping[int, Mask]) -> dict[int, Mask]:
+def _pruned(codes: Codes, half: Half, every: Rows, found: Mapping[Features, Mask]) -> dict[Features, Mask]:
     """Return the clauses without those that the others make needless: neither bits nor accuracy need them."""
     kept = dict(found)
-    for feature in list(kept):
-        without = {name: values for name, values in kept.items() if name != feature}
+    for features in list(kept):
+        without = {own: values for own, values in kept.items() if own != features}
         before, after = (_judged(codes, half, every, each) for each in (kept, without))
         if after[0] >= before[0] - 0.001 and after[1] >= before[1] - _LEAST_BITS:
             kept = without
     return kept
 
 
-def _judged(codes: Codes, half: Half, every: Rows, clauses: Mapping[int, Mask]) -> tuple[float, float]:
-    """Return balanced accuracy and bits of clauses; a value that one input alone shows does not count as kept."""
+def _judged(codes: Codes, half: Half, every: Rows, clauses: Mapping[Features, Mask]) -> tuple[float, float]:
+    """Return balanced accuracy and bits of clauses; a value that one input alone shows does not count as kept.
+
+    Pairs of values are many, and one input may well be all that shows one: two folds have judged them.
+    """
     inside, outside, corpus = (np.ones(len(rows), dtype=bool) for rows in (half.inside, half.outside, every))
-    for feature, values in clauses.items():
-        own = codes.codes[half.inside, feature]
-        inside &= values[own] & (np.bincount(own, minlength=len(values))[own] > 1)
-        outside &= values[codes.codes[half.outside, feature]]
-        corpus &= values[codes.codes[every, feature]]
+    for features, values in clauses.items():
+        own = codes.codes[half.inside]
+        inside &= _picked(values, own, features)
+        if len(features) == 1:
+            flat = own[:, features[0]]
+            inside &= np.bincount(flat, minlength=len(values))[flat] > 1
+        outside &= _picked(values, codes.codes[half.outside], features)
+        corpus &= _picked(values, codes.codes[every], features)
     accuracy = (inside.mean() + 1 - (outside.mean() if len(outside) else 0)) / 2
     return float(accuracy), _bits(int(inside.sum()), len(inside), int(corpus.sum()), len(corpus))
 
 
-def _ordered(codes: Codes, half: Half, every: Rows, found: Mapping[int, Mask]) -> tuple[Clause, ...]:
+def _ordered(codes: Codes, half: Half, every: Rows, found: Mapping[Features, Mask]) -> tuple[Clause, ...]:
     """Return the clauses, the most telling first, each with the bits that it adds."""
     rest, left, made = _Rest(codes, half, every), dict(found), list[Clause]()
     while left:
-        told = {}
-        for feature, values in left.items():
-            inside, _, corpus = rest.counts(feature)
-            told[feature] = _bits(int(inside[values].sum()), int(inside.sum()), int(corpus[values].sum()), int(corpus.sum()))
-        best = max(left, key=lambda feature: told[feature])
+        told = {features: _told(rest, features, values) for features, values in left.items()}
+        best = max(left, key=lambda features: sum(told[features]))
         made.append(Clause(best, left[best], told[best]))
         rest.keep(best, left.pop(best))
     return tuple(made)
+
+
+def _told(rest: _Rest, features: Features, values: Mask) -> tuple[float, ...]:
+    """Return the bits that a clause adds, of each of its features: of the second what it adds to the first."""
+    inside, _, corpus = rest.counts(features)
+    whole = _bits(int(inside[values].sum()), int(inside.sum()), int(corpus[values].sum()), int(corpus.sum()))
+    if len(features) == 1:
+        return (whole,)
+    (first,) = _told(rest, features[:1], np.any(values, axis=1))
+    return first, whole - first
 
 
 def _bits(inside: int, of_inside: int, every: int, of_every: int) -> float:
@@ -297,8 +370,12 @@ def summary(inputs: Inputs, statements: Sequence[FeatureStatement], bits: float,
     """
     told: dict[str, list[float]] = {}
     for statement in statements:
+        own: dict[str, float] = {}
         for clause in statement.clauses:
-            told.setdefault(statement.codes.names[clause.feature], []).append(clause.bits)
+            for feature, gain in zip(clause.features, clause.each, strict=True):
+                own[statement.codes.names[feature]] = own.get(statement.codes.names[feature], 0.0) + gain
+        for name, gain in own.items():
+            told.setdefault(name, []).append(gain)
     many = len(statements)
     common = sorted(
         ((sum(gains) / many, len(gains), name) for name, gains in told.items() if 3 * len(gains) >= many), reverse=True
