@@ -73,12 +73,14 @@ def test_what_is_moved_by_brute_force(study: iv.Study, bank: ActivationBank, tab
         gain = study.model.backend.final_norm(torch.ones(1, 36))
         written = study.model.backend.unembed(z * gain)
         rivals = np.unique(
-            np.concatenate([every[queries, study.inputs.named_positions(every[queries])[at]] for at in ("IO", "S1")])
+            np.concatenate([every[range(len(every)), study.inputs.named_positions(every)[at]] for at in ("IO", "S1")])
         )
-        told, same, either, moved = [], [], [], 0
+        best = rivals[(sign * written[:, rivals]).argmax(1).numpy()]
+        moves = np.array([text.strip() for text in study.inputs.tokenizer.strings(best.tolist())]) == features["IO"]
+        among = shares(codes[moves], len(names))
+        told, only, same, either, moved = [], [], [], [], 0
         for q in queries:
-            best = rivals[int((sign * written[q, rivals]).argmax())]
-            if study.inputs.tokenizer.strings([int(best)])[0].strip() != features["IO"][q]:
+            if not moves[q]:
                 continue
             moved += 1
             near = np.flatnonzero((between("cosine", z[q], z) <= EPSILON).numpy())
@@ -87,12 +89,19 @@ def test_what_is_moved_by_brute_force(study: iv.Study, bank: ActivationBank, tab
                 own = prior[codes[q]]
                 agree = (features["IO"][near] == features["IO"][q]).sum()
                 told.append([np.log2((hits + own) / (len(near) + 1) / own) for hits in (agree, len(near))])
+                these = near[moves[near]]
+                if len(these):
+                    own, alike = among[codes[q]], (features["IO"][these] == features["IO"][q]).sum()
+                    only.append([np.log2((hits + own) / (len(these) + 1) / own) for hits in (alike, len(these))])
                 same.append(agree / len(near))
                 either.append(np.mean((features["IO"][near] == features["IO"][q]) | (features["S"][near] == features["IO"][q])))
         assert len(told) > 3
         assert row.moved is not None
         assert (row.moved.queries, row.moved.of) == (moved, QUERIES)
         assert [row.moved.share, row.moved.most] == pytest.approx(np.mean(told, axis=0) / entropy(prior), abs=0.01)
+        assert len(only) > 3
+        wanted = np.mean(only, axis=0) / entropy(among)
+        assert [row.moved.among, row.moved.among_most] == pytest.approx(wanted, abs=0.01)
         assert [row.moved.same, row.moved.either] == pytest.approx([np.mean(same), np.mean(either)], abs=0.01)
         assert row.agrees == (row.moved.share >= 0.9)
     assert table.rows[1].moved is table.rows[2].moved is table.rows[2].agrees is None

@@ -32,6 +32,7 @@ from inversionview.backend import Patch, Shape
 from inversionview.contrasts import held_out
 from inversionview.errors import InputError, SettingError
 from inversionview.information import Mean
+from inversionview.runs import Reading, train_study
 from inversionview.sites import Site
 from inversionview.studies import shipped_path
 from inversionview.studies.known_heads import PUBLISHED, published_heads, read_heads
@@ -371,6 +372,16 @@ def test_a_result_is_kept_and_read_at_once(study: iv.Study, monkeypatch: pytest.
     kept.write_text(kept.read_text()[:-50])
     assert study.known_heads() is None
     assert study.named_heads == []
+
+
+def test_a_decoder_can_be_trained_for_the_heads_that_were_found(study: iv.Study, tmp_path: Path) -> None:
+    table = study.heads(prompts=20, anyway=True, seed=4)
+    made = train_study(
+        "ioi", tmp_path / "run", iv.TrainConfig(minutes=None, steps=1, batch=8, pool=1, queries=2), model=study.model.name,
+        given=study.spec.options, reading=Reading(heads="named", inputs=40), layers=1, heads=2, width=16, pathway=16, blocks=1,
+    )  # fmt: skip
+    assert {site.short for site in made.sites} == {head.site for head in table.found}
+    assert set(made.decoder.config.sites) == {head.site for head in table.found}
 
 
 def test_a_model_that_fails_the_task_is_refused_before_the_long_work(study: iv.Study) -> None:

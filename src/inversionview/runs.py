@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STREAMED = SHIPPED
 """Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+NAMED = "named"
 _SLOW_POOL = 4
 """Batches in a pool of a pretrained decoder on a CPU: minutes pass from one checkpoint to the next, not most of an hour."""
 Harvest = Callable[[int, int], None]
@@ -52,7 +53,7 @@ class Reading:
     layers: str | None = None
     """Only sites of these layers, such as ``12-20,25``."""
     heads: str | None = None
-    """Only these heads, such as ``16.3,17.0``."""
+    """Only these heads, such as ``16.3,17.0``; ``"named"``: those that the study knows to matter, ``Study.named_heads``."""
     inputs: int = 20_000
     """How many inputs of the corpus the bank holds."""
     stream: bool | None = None
@@ -118,11 +119,28 @@ def train_study(
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
     base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
+    if reading.heads == NAMED:
+        reading = replace(reading, heads=_named(base))
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
     spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
     stream = study in STREAMED if reading.stream is None else reading.stream
     return _train(base.model, base.inputs, spec, out, config, replace(reading, stream=stream), watch, options)
+
+
+def _named(study: Study) -> str:
+    """Return the heads that a study knows to matter, as they are named to ``select``.
+
+    Raises:
+        SettingError: it knows none.
+    """
+    heads = [head.site.removeprefix("a") for head in study.named_heads]
+    if not heads:
+        raise SettingError(
+            f"No heads of {study.model.name} are known to matter for {study.name}: find them (ioi: `inversionview heads`, "
+            "facts: `inversionview recall`) and name them, as in --heads 16.3,17.0."
+        )
+    return ",".join(dict.fromkeys(heads))
 
 
 def train_texts(

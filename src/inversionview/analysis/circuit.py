@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from inversionview.analysis.attribution import Cases, LastNorm, answer_cases
 from inversionview.analysis.features import Codes, codes_of, place_information
@@ -20,7 +21,7 @@ from inversionview.analysis.places import Place, places
 from inversionview.bank.store import ActivationBank
 from inversionview.distances import Distance
 from inversionview.errors import InputError
-from inversionview.information import Mean, entropy
+from inversionview.information import Mean, entropy, shares
 from inversionview.inputs import Ids, Inputs
 
 POSITIONAL = ("order", "S1_position", "relative_position")
@@ -55,6 +56,8 @@ EXPECTED = {
 """Huang et al. 2024, Table 2: name movers hold the IO name; S-inhibition heads the S name, its position relative to IO, or
 both; induction head 5.5 where the last occurrence stands, not who it is; duplicate-token and previous-token heads the S name. A
 head that suppresses S must know it. Names that are moved must be known in full, for other features half is enough."""
+_ROWS = 1024
+"""Activations that are unembedded together."""
 _MOVES = {"name mover": 1, "negative name mover": -1}
 """Groups whose heads write the IO name, with or against it."""
 
@@ -74,6 +77,10 @@ class Moved:
     """Share of the inputs inside ε with the query's IO, the mean over queries."""
     either: float
     """Share of them in which the query's IO is IO or S."""
+    among: float
+    """As ``share``, but told among the inputs in which the head moves IO, as if there were no others."""
+    among_most: float
+    """As ``most``, likewise."""
 
 
 @dataclass(frozen=True)
@@ -156,32 +163,48 @@ def _moved(codes: Codes, place: Place, sign: int, epsilon: float, distance: Dist
     io, s = codes.names.index("IO"), codes.names.index("S")
     io_names, s_names = codes.values[io][codes.codes[:, io]], codes.values[s][codes.codes[:, s]]
     moves = _moves_io(place, sign)
-    told, same, either = [], [], []
-    for row, hits, moved in zip(place.rows.tolist(), place.preimages(epsilon, distance, True), moves, strict=True):
+    prior, among = codes.prior[io], shares(codes.codes[moves, io], len(codes.prior[io]))
+    told, told_among, same, either = [], [], [], []
+    for row, hits in zip(place.rows.tolist(), place.preimages(epsilon, distance, True), strict=True):
         near = hits.rows[hits.rows != row]
-        if moved and len(near):
-            own = codes.own[row, io]
-            known = codes.known(near, row, False)[io], (len(near) + own) / (len(near) + 1)
-            told.append([np.log2(each / own) for each in known])
-            alike = io_names[near] == io_names[row]
-            same.append(alike.mean())
-            either.append((alike | (s_names[near] == io_names[row])).mean())
-    share, most = (np.mean(told, axis=0) if told else np.full(2, np.nan)) / entropy(codes.prior[io])
-    plain = (float(np.mean(each)) if each else float("nan") for each in (same, either))
-    return Moved(int(moves.sum()), len(moves), float(share), float(most), *plain)
+        if not moves[row] or not len(near):
+            continue
+        alike, own = io_names[near] == io_names[row], codes.codes[row, io]
+        same.append(alike.mean())
+        either.append((alike | (s_names[near] == io_names[row])).mean())
+        told.append(_told(alike, float(prior[own])))
+        if moves[near].any():
+            told_among.append(_told(alike[moves[near]], float(among[own])))
+    share, most = _mean(told) / entropy(prior)
+    share_among, most_among = _mean(told_among) / entropy(among)
+    queries, plain = moves[place.rows], [float(np.mean(each)) if each else float("nan") for each in (same, either)]
+    return Moved(int(queries.sum()), len(queries), share, most, plain[0], plain[1], share_among, most_among)
+
+
+def _told(alike: npt.NDArray[np.bool_], prior: float) -> tuple[float, float]:
+    """Return the bits that a preimage tells of a value, as ``Codes.known`` counts, and those if all of it had the value."""
+    said, most = ((count + prior) / (len(alike) + 1) / prior for count in (alike.sum(), len(alike)))
+    return float(np.log2(said)), float(np.log2(most))
+
+
+def _mean(told: Sequence[tuple[float, float]]) -> npt.NDArray[np.float64]:
+    return np.mean(told, axis=0) if told else np.full(2, np.nan)
 
 
 @torch.no_grad()
-def _moves_io(place: Place, sign: int) -> Any:
-    """Return on which queries IO is the name that the head promotes most (``sign`` −1: suppresses), of all in the queries."""
-    inputs, model = place.bank.inputs, place.bank.model
-    tokens = place.bank.tokens(place.rows)
-    io = inputs.answer_of(tokens, "IO")
-    names = torch.from_numpy(np.union1d(io, _subjects(inputs, tokens))).to(model.device)
-    z = place.z.to(model.device)
-    frozen = LastNorm(model).frozen(z, torch.ones_like(z[:, :1]))
-    written = model.backend.unembed(frozen) - model.backend.unembed(torch.zeros_like(z[:1]))
-    return names[(sign * written[:, names]).argmax(1)].cpu().numpy() == io
+def _moves_io(place: Place, sign: int) -> npt.NDArray[np.bool_]:
+    """Return in which of the bank's inputs IO is the name that the head promotes most (``sign`` −1: suppresses), of all."""
+    bank, model = place.bank, place.bank.model
+    tokens = bank.tokens(np.arange(len(bank)))
+    io = bank.inputs.answer_of(tokens, "IO")
+    names = torch.from_numpy(np.union1d(io, _subjects(bank.inputs, tokens))).to(model.device)
+    nothing, moves = model.backend.unembed(torch.zeros(1, model.shape.d_model, device=model.device)), list[Tensor]()
+    for rows in np.array_split(np.arange(len(bank)), -(-len(bank) // _ROWS)):
+        z = bank.activations(place.site, place.position, rows).to(model.device)
+        written = model.backend.unembed(LastNorm(model).frozen(z, torch.ones_like(z[:, :1]))) - nothing
+        moves.append(names[(sign * written[:, names]).argmax(1)].cpu())
+    moved: npt.NDArray[np.bool_] = torch.cat(moves).numpy() == io
+    return moved
 
 
 def _subjects(inputs: Inputs, tokens: Ids) -> Ids:

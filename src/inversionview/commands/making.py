@@ -31,7 +31,8 @@ from inversionview.errors import InputError, SettingError
 
 @app.command(
     epilog="Examples: `inversionview train counting --minutes 30 --out runs/counting`; "
-    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`; only some heads: "
+    "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`; heads "
+    "that matter: `inversionview train ioi --heads named --out runs/ioi`; only some: "
     "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
     "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
@@ -48,7 +49,7 @@ def train(
     names: Annotated[Path | None, typer.Option(help="Of the study ioi: a text file of names, one a line.")] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
     layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Only these heads of the model, such as 16.3,17.0.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Only these heads, such as 16.3,17.0; of ioi also: named.")] = None,
     inputs: Annotated[int, typer.Option(min=1, help="Inputs whose activations are harvested, once, before training.")] = 20_000,
     stream: Annotated[
         bool | None,

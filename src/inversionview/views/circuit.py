@@ -70,14 +70,17 @@ def moved_markdown(table: CircuitTable) -> str:
     """Return for the name movers what preimages tell of IO where the head moves it."""
     rows = [
         [row.head.group, row.head.site, f"{row.moved.queries} of {row.moved.of}", _percent(row.shares["IO"]),
-         _percent(row.moved.share), _percent(row.moved.most), _percent(row.moved.same), _percent(row.moved.either)]
+         *(f"{_percent(share)} of {_percent(most)}" for share, most in (
+             (row.moved.share, row.moved.most), (row.moved.among, row.moved.among_most))),
+         _percent(row.moved.same), _percent(row.moved.either)]
         for row in sorted(table.rows, key=lambda row: _ORDER.index(row.head.group))
         if row.moved is not None
     ]  # fmt: skip
-    return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "at most", "same IO", "IO or S"), rows) + (
+    return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "among these", "same IO", "IO or S"), rows) + (
         "\nmoves IO: queries on which IO is the name that the head itself promotes (suppresses) most. H(IO): share that is "
-        "told, over all queries, and over these; at most: if all prompts inside ε had the query's IO. Of the prompts inside ε: "
-        "same IO, and those in which the query's IO is IO or S.\n"
+        "told, over all queries, over these, and over these among the prompts in which the head moves IO, as if there were no "
+        "others; *of*: what it would be if all prompts inside ε had the query's IO, as few can only show so much. Of the "
+        "prompts inside ε: same IO, and those in which the query's IO is IO or S.\n"
     )
 
 
