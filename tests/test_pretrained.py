@@ -190,6 +190,19 @@ def test_another_vocabulary_is_refused(base: Path, own_model: Path) -> None:
         iv.train(model, inputs, "x0.post", iv.TrainConfig(minutes=None, steps=1), base=str(base))
 
 
+def test_a_batch_in_parts_is_the_batch_whole(own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = iv.ProbedModel.from_pretrained(own_model)
+    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    config = iv.TrainConfig(minutes=None, steps=3, batch=16, groups=2, pool=3, queries=2, evaluations=1)
+    made = []
+    for rows in (3, 100):
+        monkeypatch.setattr("inversionview.decoder.pretrained._TRAINED", rows)
+        sizes = {"base": str(own_model), "tuning": "lora", "lora": 2, "pathway": 16, "cells": 2, "hidden": 16}
+        made.append(iv.train(model, inputs, "x0.post", config, **sizes).kept())
+    for name, parted in made[0].items():
+        torch.testing.assert_close(parted, made[1][name], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
 def test_training_changes_what_it_should_and_goes_on_exactly(own_model: Path, tmp_path: Path, tuning: str) -> None:
     """A run of two pools, and one that is cut after its first and goes on: the same losses and weights."""

@@ -332,6 +332,11 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         """How many inputs are written together."""
         return 2**16
 
+    @property
+    def rows_trained(self) -> int:
+        """How many inputs go through the decoder together in training; gradients add up over the parts of a batch."""
+        return 2**16
+
     def kept(self) -> dict[str, Tensor]:
         """Return all that a checkpoint holds."""
         return self.state_dict()

@@ -23,6 +23,8 @@ from inversionview.tokens import Vocabulary
 
 _ROWS = 256
 """Inputs written together: the keys and values of all layers are kept for each."""
+_TRAINED = 16
+"""Inputs trained on together on a CPU: what every layer needs for its gradient is kept for each."""
 
 
 class PretrainedDecoder(Decoder):
@@ -94,6 +96,11 @@ class PretrainedDecoder(Decoder):
     def rows_at_once(self) -> int:
         """How many inputs are written together."""
         return _ROWS
+
+    @property
+    def rows_trained(self) -> int:
+        """How many inputs go through the LM together in training: on a CPU, which gains nothing from more, few."""
+        return _TRAINED if self.device.type == "cpu" else super().rows_trained
 
     def train(self, mode: bool = True) -> PretrainedDecoder:
         """Set the mode of all but the LM, whose dropout stays off."""

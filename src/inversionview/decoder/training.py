@@ -198,9 +198,15 @@ def step(
 ) -> float:
     """Make one optimiser step on this process' slice of a batch; return the slice's summed loss in nats."""
     device, total = accelerator.device, 0.0
-    for number, group in enumerate(batch.groups):
-        last = number == len(batch.groups) - 1
-        here = Group(*(t.to(device, non_blocking=True) for t in group))
+    size = decoder.rows_trained
+    parts = [
+        Group(*(t[start : start + size] for t in group))
+        for group in batch.groups
+        for start in range(0, max(1, len(group.z)), size)
+    ]
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        here = Group(*(t.to(device, non_blocking=True) for t in part))
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with accelerator.autocast():
                 loss = loss_of(wrapped, decoder.own, here, decoder.config.pad)
