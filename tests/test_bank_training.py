@@ -20,7 +20,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
 from inversionview.decoder.loss import chunked_cross_entropy, cross_entropy
 from inversionview.decoder.model import Decoder, DecoderConfig
-from inversionview.decoder.pairs import Banked, pool_of_batches, written_tokens
+from inversionview.decoder.pairs import Banked, pick_pairs, pool_of_batches, written_tokens
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.preimage.sampled import FACTS, Setting, draw, perturbed
@@ -186,6 +186,31 @@ def test_pairs_of_a_bank_are_activations_of_train_inputs_at_its_positions(bank: 
     assert seen == {*POSITIONS, "BOS"}
 
 
+@pytest.mark.parametrize("telling_at", [0.0, 0.02, 0.3])
+def test_pairs_are_of_activations_that_tell_something(bank: ActivationBank, telling_at: float) -> None:
+    """Every pair tells; inputs of which nothing does are passed over, so that BOS is as seldom as it should."""
+    sites = expand("a0.1,a0.3", bank.model.sites)
+    telling = np.random.default_rng(0).random((2, len(bank), len(POSITIONS))) < telling_at
+    if not telling_at:
+        with pytest.raises(errors.InputError, match="rest on BOS"):
+            Banked(bank, sites, telling)
+        return
+    source, config = Banked(bank, sites, telling), iv.TrainConfig(minutes=None, steps=1, batch=64, pool=8, bos_share=0.0)
+    drawn = source.draw(1000, (0, 1))
+    named = bank.inputs.named_positions(drawn.tokens)
+    positions, picked = pick_pairs(
+        bank.inputs.places(drawn.tokens), drawn.allowed, np.random.default_rng(0), 4, 0.0, np.ones((2, bank.inputs.place_count))
+    )
+    for row in range(0, 1000, 3):
+        for position, site in zip(positions[row], picked[row], strict=True):
+            own = [i for i, name in enumerate(POSITIONS) if named[name][row] == position]
+            assert telling[site, drawn.rows[row], own].any()
+    pool = list(pool_of_batches(source, replace(config, bos_share=0.01), 0, np.ones((2, bank.inputs.place_count))))
+    bos = bank.model.activations(torch.tensor([[bank.inputs.bos]]), sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0]
+    at_bos = [bool(torch.equal(z, bos[s])) for batch in pool for g in batch.groups for z, s in zip(g.z, g.site, strict=True)]
+    assert np.mean(at_bos) < 0.04
+
+
 def test_slices_of_a_banks_pool_make_the_whole_pool(bank: ActivationBank) -> None:
     config = iv.TrainConfig(minutes=None, steps=1, batch=32, pool=3, groups=2)
     source = Banked(bank, expand("x0.pre,a0.*", bank.model.sites))
@@ -219,6 +244,8 @@ def test_training_from_a_bank_learns_and_goes_on_exactly(bank: ActivationBank, t
 
 
 def test_a_bank_of_another_model_or_without_the_site_is_refused(bank: ActivationBank, own_model: Path) -> None:
+    with pytest.raises(errors.SettingError, match="give the bank"):
+        iv.train(bank.model, bank.inputs, "a0.*", telling=np.ones((4, len(bank), 2), dtype=bool))
     model = iv.ProbedModel.from_pretrained(own_model)
     with pytest.raises(errors.MismatchError):
         iv.train(model, bank.inputs, "a0.*", bank=bank)

@@ -530,12 +530,17 @@ def test_a_decoder_is_trained_where_heads_do_not_rest_and_drawn_from_by_the_pool
     sites, seen = ("a1.0", "a3.1", "x1.post"), []
     pairs = Banked.draw
     monkeypatch.setattr(Banked, "draw", lambda self, *given: seen.append((self, pairs(self, *given))) or seen[-1][1])
-    made = train_study(
-        "facts", tmp_path / "run", TrainConfig(minutes=None, steps=2, batch=16, pool=2, evaluations=1, queries=4),
-        model=str(tmp_path / "sharp"), given=study.spec.options, reading=Reading(sites=",".join(sites)), layers=1, heads=2,
-        width=16, pathway=16, blocks=1,
-    )  # fmt: skip
-    telling = np.load(tmp_path / "run" / "telling.npy")
+
+    def again(name: str, out: Path, **how: Any) -> Any:
+        return train_study(
+            name, out, TrainConfig(minutes=None, steps=2, batch=16, pool=2, evaluations=1, queries=4),
+            model=str(tmp_path / "sharp"), given=study.spec.options, reading=Reading(sites=",".join(sites), **how), layers=1,
+            heads=2, width=16, pathway=16, blocks=1,
+        )  # fmt: skip
+
+    made = again("facts", tmp_path / "run")
+    (kept,) = (tmp_path / "run").glob("telling-*.npy")
+    telling = np.load(kept)
     source, drawn = seen[-1]
     heads = np.array([site.kind == "head" for site in source.sites])
     assert telling[~heads].all()
@@ -548,6 +553,10 @@ def test_a_decoder_is_trained_where_heads_do_not_rest_and_drawn_from_by_the_pool
             for position in range(len(ids)):
                 told = position in named.values() and (site.kind != "head" or float(pattern[site.head, position, 0]) < 0.6)
                 assert drawn.allowed[row, position, number] == told
+    monkeypatch.setattr("inversionview.runs.attends_elsewhere", None)  # what was measured is kept
+    again("facts", tmp_path / "run")
+    with pytest.raises(SettingError, match="--stream"):
+        again("facts", tmp_path / "other", stream=True)
     query = made.query("The capital of France is", "END", "a3.1")
     assert made.preimage(query, each=2).candidates == 2 * 16
     assert made.preimage(query, each=2, settings=[Setting()]).candidates == 2

@@ -177,6 +177,14 @@ def test_no_rule_no_statement(seed: int) -> None:
     assert statement.said(shipped_inputs("addition"), codes.codes[0], 3.0) == NOTHING
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_that_only_chance_shows_are_not_stated(seed: int) -> None:
+    """Half of what one clause allows is inside, at random."""
+    lot = np.random.default_rng(seed).random(40_000) < 0.5
+    codes, half, every = planted(lambda x: (x["a"] < 4) & lot)
+    assert feature_statement(codes, half, every).features == ("a",)
+
+
 def test_values_in_words() -> None:
     inputs, digits = shipped_inputs("addition"), np.arange(10)
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +39,8 @@ STREAMED = SHIPPED
 """Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAMED = "named"
-_SLOW_POOL = 4
-"""Batches in a pool of a pretrained decoder on a CPU: minutes pass from one checkpoint to the next, not most of an hour."""
+_LM_POOL = 16
+"""Batches in a pool of a pretrained decoder, at most: on a CPU minutes pass between checkpoints, not most of an hour."""
 Harvest = Callable[[int, int], None]
 """Called while the bank is made with how many inputs are done, and of how many."""
 
@@ -120,11 +121,14 @@ def train_study(
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
     base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
     if reading.heads == NAMED:
-        reading = replace(reading, heads=_named(base))
+        own = any(out.glob("heads-*.json"))  # found in this run, else wherever the study's are
+        reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
     spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
     stream = study in STREAMED if reading.stream is None else reading.stream
+    if stream and study == "facts":
+        raise SettingError("Decoders of facts are trained from a bank, where heads do not rest on BOS: leave out --stream.")
     return _train(base.model, base.inputs, spec, out, config, replace(reading, stream=stream), watch, options)
 
 
@@ -192,11 +196,12 @@ def _train(
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if reading.bank is None else study.bank(reading.bank)
         config = _sparing(config, len(spec.sites))
-    if options.get("base") and model.device.type == "cpu":
-        config = replace(config, pool=_SLOW_POOL)
+    if options.get("base"):
+        config = replace(config, pool=min(config.pool, _LM_POOL))
     options = {"width": spec.width, **options}
     if bank is not None and spec.inputs == "facts":
-        options["telling"] = _telling(model, bank, expand(spec.sites, model.sites), out / "telling.npy", watch)
+        options["telling"] = _telling(model, bank, expand(spec.sites, model.sites), out, watch)
+        config = replace(config, rebalance=0.0)  # good ratios are those of all inputs
     train(model, inputs, spec.sites, config, out, bank=bank, report=watch.report, accelerator=watch.accelerator, **options)
     return study
 
@@ -211,20 +216,24 @@ def _harvested(study: Study, rows: int, watch: Watch) -> ActivationBank:
     return study.bank(study.folder)
 
 
-def _telling(
-    model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], kept: Path, watch: Watch
-) -> npt.NDArray[np.bool_]:
+def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], out: Path, watch: Watch) -> npt.NDArray[np.bool_]:
     """Return which of a bank's activations tell something, ``[site, row, position]``: not those of heads that rest on BOS.
 
-    Huang et al. 2024, section 3.4. Measured once, then kept in the run.
+    Huang et al. 2024, section 3.4. Measured once, by the first process, then kept in the run.
     """
-    shape = (len(sites), len(bank), len(bank.manifest.positions))
-    if kept.exists():
-        found = np.load(kept, allow_pickle=False)
-        if found.shape == shape and found.dtype == np.bool_:
-            return np.asarray(found)
+    mark = hashlib.sha256(bank.tokens(np.arange(len(bank))).tobytes())
+    mark.update(" ".join([model.fingerprint, *bank.manifest.positions, *(site.short for site in sites)]).encode())
+    kept = out / f"telling-{mark.hexdigest()[:16]}.npy"
+    if watch.rank[0] == 0 and not kept.exists():
+        with replacing(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, _measured_telling(model, bank, sites, watch))
+    watch.together()
+    return np.asarray(np.load(kept, allow_pickle=False))
+
+
+def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], watch: Watch) -> npt.NDArray[np.bool_]:
     heads = [number for number, site in enumerate(sites) if site.kind == "head"]
-    telling = np.ones(shape, dtype=np.bool_)
+    telling = np.ones((len(sites), len(bank), len(bank.manifest.positions)), dtype=np.bool_)
     for start in range(0, len(bank) if heads else 0, 1024):
         rows = np.arange(start, min(start + 1024, len(bank)))
         tokens = bank.tokens(rows)
@@ -233,9 +242,6 @@ def _telling(
         telling[np.ix_(np.array(heads), rows)] = attends_elsewhere(model, tokens, at, [sites[number] for number in heads])
         if watch.harvest is not None:
             watch.harvest(int(rows[-1]) + 1, len(bank))
-    if watch.rank[0] == 0:
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, telling)
     return telling
 
 

@@ -35,10 +35,13 @@ class StudySpec(BaseModel):
     epsilon: float = 0.1
     rows: int = 200_000
     """Inputs of the bank that the first search builds."""
-    pool: Literal["auto", "facts"] = "auto"
-    """Settings under which the decoder's candidates are drawn unless others are asked for; see ``preimage.sampled``."""
     width: int = 96
     """Width of the decoder that is trained unless another is asked for."""
+
+    @property
+    def pool(self) -> Literal["auto", "facts"]:
+        """Settings under which the decoder's candidates are drawn unless others are asked for; see ``preimage.sampled``."""
+        return "facts" if self.inputs == "facts" else "auto"
 
 
 SPECS = {
@@ -70,7 +73,6 @@ SPECS = {
         site="",
         distance="cosine",
         epsilon=0.25,
-        pool="facts",
         rows=20_000,
     ),
 }

@@ -122,9 +122,12 @@ class Study:
         path = self.decoder_path
         recover(path)
         if not (path / "config.json").exists():
-            raise WeightsError(
-                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first, or read by a walk."
+            missing = (
+                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first"
+                if self.folder is not None
+                else f"No decoder comes with {self.name}: train one, `inversionview train {self.name} --out RUN`, and read RUN"
             )
+            raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.fingerprint != self.model.fingerprint:
             raise MismatchError(

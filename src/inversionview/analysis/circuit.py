@@ -78,7 +78,10 @@ class Moved:
     either: float
     """Share of them in which the query's IO is IO or S."""
     among: float
-    """As ``share``, but told among the inputs in which the head moves IO, as if there were no others."""
+    """As ``share``, but told among the inputs in which the head moves IO, as if there were no others.
+
+    This selects by what the head writes: it says that preimages and direct logit attribution agree on which name is moved.
+    """
     among_most: float
     """As ``most``, likewise."""
 
@@ -176,7 +179,7 @@ def _moved(codes: Codes, place: Place, sign: int, epsilon: float, distance: Dist
         if moves[near].any():
             told_among.append(_told(alike[moves[near]], float(among[own])))
     share, most = _mean(told) / entropy(prior)
-    share_among, most_among = _mean(told_among) / entropy(among)
+    share_among, most_among = _mean(told_among) / (entropy(among) or np.nan)
     queries, plain = moves[place.rows], [float(np.mean(each)) if each else float("nan") for each in (same, either)]
     return Moved(int(queries.sum()), len(queries), share, most, plain[0], plain[1], share_among, most_among)
 

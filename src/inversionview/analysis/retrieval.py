@@ -227,6 +227,6 @@ def attends_elsewhere(
     Returns:
         ``[head, row]`` or ``[head, row, k]``.
     """
-    at = positions.reshape(len(tokens), -1)
+    at = positions if positions.ndim == 2 else positions[:, None]
     elsewhere = (bos_attention(model, tokens, heads, at.clip(min=0)) < most) & (at >= 0)
     return elsewhere.reshape(len(heads), *positions.shape)

@@ -39,7 +39,7 @@ def good_shares(
     """Return the share of samples at temperature 1 with D ≤ ε, ``[site, query]``, and each query's ``Inputs.places``.
 
     Every site is read at ``queries`` random (input, position) pairs of the test split, ``samples`` samples each; positions
-    are those a decoder is trained on.
+    are those a decoder is trained on; of ``facts`` heads are read also where they rest.
     """
     rng = np.random.default_rng((seed, 3))
     tokens = inputs.draw(queries, split="test", seed=(seed, 4))

@@ -116,7 +116,7 @@ class Banked:
 
         Raises:
             UnknownSiteError: the bank does not hold one of them.
-            InputError: none of its inputs is in the train split.
+            InputError: none of its inputs is in the train split, or nothing of them tells anything.
         """
         for site in sites:
             bank.site_number(site)
@@ -126,6 +126,10 @@ class Banked:
         self._train = np.flatnonzero(np.arange(len(bank)) % len(self.inputs) < cut)
         if not len(self._train):
             raise InputError(f"No input of the bank {bank.folder} is in the train split: build one of more inputs.")
+        if telling is not None:  # an input of which nothing may be taken would be read at BOS
+            self._train = self._train[telling[:, self._train].any((0, 2))]
+            if not len(self._train):
+                raise InputError("Nothing is left to train on: on every input these heads rest on BOS. Name other heads.")
 
     def draw(self, count: int, seed: Sequence[int]) -> Drawn:
         """See ``Source.draw``."""

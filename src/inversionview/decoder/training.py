@@ -27,7 +27,7 @@ from inversionview.decoder.model import Decoder, DecoderConfig
 from inversionview.decoder.pairs import Banked, Batch, Group, Source, Stream, pick_pairs, pool_of_batches, written_tokens
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.whitening import fit_site
-from inversionview.errors import MismatchError
+from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Inputs
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
@@ -42,6 +42,10 @@ _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
 
 
+_FEWEST = 256
+"""Activations that a site's whitening is fitted to at least."""
+
+
 def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
     """Set the whitening of each site in ``decoder``, from 16,384 activations."""
     drawn = source.draw(4096, (seed, 0, 1))
@@ -49,6 +53,9 @@ def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
     allowed = np.any(drawn.allowed, axis=2) if drawn.allowed.ndim == 3 else drawn.allowed
     positions, _ = pick_pairs(places, allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike)
     for number, z in enumerate(source.of_sites(drawn, positions)):
+        if drawn.allowed.ndim == 3:
+            told = torch.from_numpy(np.take_along_axis(drawn.allowed[:, :, number], positions, axis=1).ravel())
+            z = z[told] if int(told.sum()) >= _FEWEST else z
         fit_site(decoder.pathway, number, z.float().cpu(), seed)
 
 
@@ -323,10 +330,13 @@ def train(
         UnknownSiteError: a pattern matches no site.
         MismatchError: ``out`` holds a run of another model or with other settings, ``start`` has another shape, or the bank
             is of another model or corpus.
+        SettingError: ``telling`` is given without a bank.
     """
     folder = None if out is None else Path(out)
     config = config or TrainConfig()
     chosen = expand(sites, model.sites)
+    if telling is not None and bank is None:
+        raise SettingError("Which activations tell something is said of a bank's: give the bank, too.")
     if bank is not None:
         bank.check(model, inputs)
     source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)

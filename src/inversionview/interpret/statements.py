@@ -4,7 +4,7 @@ A statement is a conjunction: each of its clauses names a feature and the values
 which of their values go together. Clauses are chosen greedily. First those that tell most about the preimage, in bits:
 log₂ P(φ ∈ V ∣ preimage) / P(φ ∈ V) given the clauses before, the table of feature information taken jointly. Then those that
 show where the preimage ends, judged by inputs clearly outside: of one feature, then of two, one of them named before.
-Values that a single input shows count for nothing: they would not be seen in another half of the preimage.
+A value of one feature that a single input shows counts for nothing: it would not be seen in another half of the preimage.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,10 @@ _LEAST_BITS = 0.1
 _LEAST_ACCURACY = 0.005
 """So much balanced accuracy must a clause gain that only shows where the preimage ends."""
 _BEYOND_CHANCE = 2.5
-"""And so many standard errors of what it gains."""
+"""And so many standard errors of what it gains, of a feature; of pairs more, as they are many: chance shows the best of them as
+rarely."""
+_MOST_PAIRS = 2**14
+"""Two features with more pairs of values than that are left alone: no half has the inputs to learn which go together."""
 _COVERED = 0.99
 """Share of the inputs inside whose values a clause names."""
 _LEAST_KEPT = 0.9
@@ -245,16 +249,24 @@ def feature_statement(codes: Codes, half: Half, every: Rows) -> FeatureStatement
     single = [(feature,) for feature in range(len(rest.sizes))]
 
     def add(features: Features, values: Mask) -> None:
+        for axis, feature in enumerate(features if len(features) == 2 else ()):
+            if (feature,) in found:  # what is filled of a range is not what was shut out before
+                values = values & np.expand_dims(found[feature,], 1 - axis)
         found[features] = values & found.get(features, values)
         rest.keep(features, values)
 
     while len(found) < _MOST_CLAUSES and (best := _most_telling(rest)):
         add(*best)
-    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, single)):
+    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, single, _BEYOND_CHANCE)):
         add(*best)
     named = {features[0] for features in found}
-    pairs = [(a, b) for a, b in permutations(range(len(rest.sizes)), 2) if a in named]
-    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, pairs)):
+    pairs = [
+        (a, b)
+        for a, b in permutations(range(len(rest.sizes)), 2)
+        if a in named and rest.sizes[a] * rest.sizes[b] <= _MOST_PAIRS
+    ]
+    beyond = -NormalDist().inv_cdf(NormalDist().cdf(-_BEYOND_CHANCE) / max(1, len(pairs)))
+    while len(found) < _MOST_CLAUSES and (best := _sharpest(rest, pairs, beyond)):
         add(*best)
     return FeatureStatement(codes, _ordered(codes, half, every, _pruned(codes, half, every, found)))
 
@@ -281,11 +293,11 @@ def _most_telling(rest: _Rest) -> tuple[Features, Mask] | None:
     return None if best is None else best[1:]
 
 
-def _sharpest(rest: _Rest, candidates: Iterable[Features]) -> tuple[Features, Mask] | None:
+def _sharpest(rest: _Rest, candidates: Iterable[Features], beyond: float) -> tuple[Features, Mask] | None:
     """Return the clause that best tells inside from outside, given those before.
 
-    Its worth is that of values found in one half of the inputs and judged by the other, both ways; what chance could give is
-    none.
+    Its worth is that of values found in one half of the inputs and judged by the other, both ways; what chance could give,
+    ``beyond`` standard errors, is none.
     """
     best: tuple[float, Features, Mask] | None = None
     n, m, _ = rest.total
@@ -297,7 +309,7 @@ def _sharpest(rest: _Rest, candidates: Iterable[Features]) -> tuple[Features, Ma
             lost += int(held[0][~values].sum())
             spared += int(held[1][~values].sum())
         gain, chance = (spared / m - lost / n) / 2, np.sqrt(spared / m**2 + lost / n**2) / 2
-        if gain < max(_LEAST_ACCURACY, _BEYOND_CHANCE * chance) or (best is not None and gain <= best[0] + 1e-12):
+        if gain < max(_LEAST_ACCURACY, beyond * chance) or (best is not None and gain <= best[0] + 1e-12):
             continue
         inside, outside, _ = rest.counts(features)
         best = gain, features, rest.filled(features, inside / n > outside / m, outside)
@@ -307,26 +319,24 @@ def _sharpest(rest: _Rest, candidates: Iterable[Features]) -> tuple[Features, Ma
 def _pruned(codes: Codes, half: Half, every: Rows, found: Mapping[Features, Mask]) -> dict[Features, Mask]:
     """Return the clauses without those that the others make needless: neither bits nor accuracy need them."""
     kept = dict(found)
+    shown = np.ones(len(half.inside), dtype=bool)  # a value that one input alone shows does not count as kept
+    for features in found:
+        if len(features) == 1:
+            own = codes.codes[half.inside, features[0]]
+            shown &= np.bincount(own)[own] > 1
     for features in list(kept):
         without = {own: values for own, values in kept.items() if own != features}
-        before, after = (_judged(codes, half, every, each) for each in (kept, without))
+        before, after = (_judged(codes, half, every, each, shown) for each in (kept, without))
         if after[0] >= before[0] - 0.001 and after[1] >= before[1] - _LEAST_BITS:
             kept = without
     return kept
 
 
-def _judged(codes: Codes, half: Half, every: Rows, clauses: Mapping[Features, Mask]) -> tuple[float, float]:
-    """Return balanced accuracy and bits of clauses; a value that one input alone shows does not count as kept.
-
-    Pairs of values are many, and one input may well be all that shows one: two folds have judged them.
-    """
-    inside, outside, corpus = (np.ones(len(rows), dtype=bool) for rows in (half.inside, half.outside, every))
+def _judged(codes: Codes, half: Half, every: Rows, clauses: Mapping[Features, Mask], shown: Mask) -> tuple[float, float]:
+    """Return balanced accuracy and bits of clauses; of the inputs inside only those that are ``shown`` count as kept."""
+    inside, (outside, corpus) = shown.copy(), (np.ones(len(rows), dtype=bool) for rows in (half.outside, every))
     for features, values in clauses.items():
-        own = codes.codes[half.inside]
-        inside &= _picked(values, own, features)
-        if len(features) == 1:
-            flat = own[:, features[0]]
-            inside &= np.bincount(flat, minlength=len(values))[flat] > 1
+        inside &= _picked(values, codes.codes[half.inside], features)
         outside &= _picked(values, codes.codes[half.outside], features)
         corpus &= _picked(values, codes.codes[every], features)
     accuracy = (inside.mean() + 1 - (outside.mean() if len(outside) else 0)) / 2

@@ -79,8 +79,9 @@ def moved_markdown(table: CircuitTable) -> str:
     return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "among these", "same IO", "IO or S"), rows) + (
         "\nmoves IO: queries on which IO is the name that the head itself promotes (suppresses) most. H(IO): share that is "
         "told, over all queries, over these, and over these among the prompts in which the head moves IO, as if there were no "
-        "others; *of*: what it would be if all prompts inside ε had the query's IO, as few can only show so much. Of the "
-        "prompts inside ε: same IO, and those in which the query's IO is IO or S.\n"
+        "others: whether preimage and direct logit attribution agree on the name; *of*: what it would be if all prompts inside "
+        "ε had the query's IO, as few can only show so much. Of the prompts inside ε: same IO, and those in which the query's "
+        "IO is IO or S.\n"
     )
 
 
