@@ -291,6 +291,7 @@ def test_sites_by_layers_and_heads() -> None:
         (["--names", "nowhere.txt"], "cannot be read"),
         (["--facts", "nowhere.jsonl"], "no options"),
         (["--dtype", "int8"], "no precision"),
+        (["--no-stream", "--bank", "nowhere"], "no bank in nowhere"),
         (["--lora", "4"], "only with --decoder-from"),
         (["--decoder-from", "x", "--full", "--frozen"], "one of"),
     ],

@@ -188,13 +188,13 @@ def _train(
     if (out / "study.json").exists() and (was := read_spec(out)) != spec:
         changed = [k for k, v in spec.model_dump().items() if was.model_dump()[k] != v]
         raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
+    study = Study(str(out), spec, model, out)
+    bank = None if reading.stream or reading.bank is None else study.bank(reading.bank)
     if watch.rank[0] == 0:
         write_spec(out, spec)
-    study = Study(str(out), spec, model, out)
     config = replace(config, epsilon=spec.epsilon, distance=spec.distance)
-    bank = None
     if not reading.stream:
-        bank = _harvested(study, reading.inputs, watch) if reading.bank is None else study.bank(reading.bank)
+        bank = _harvested(study, reading.inputs, watch) if bank is None else bank
         config = _sparing(config, len(spec.sites))
     if options.get("base"):
         config = replace(config, pool=min(config.pool, _LM_POOL))
