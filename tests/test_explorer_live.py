@@ -128,7 +128,7 @@ def panel(page: Page, number: int = 0) -> Locator:
 def settled(page: Page, panels: int = 1) -> None:
     """Wait until that many panels have been read."""
     expect(page.locator(".panel.read:not([aria-busy=true])")).to_have_count(panels, timeout=15_000)
-    expect(page.locator(".map.waiting")).to_have_count(0)
+    expect(page.locator(".map.waiting")).to_have_count(0, timeout=15_000)
 
 
 def state(page: Page) -> dict[str, str]:

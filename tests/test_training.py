@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +75,19 @@ def test_a_run_holds_what_it_should(whole: Path) -> None:
     assert len(study.preimage(study.query("615+861=1476", at="=", site="x0.pre"), count=3)) == 3
 
 
+def until(process: subprocess.Popen[Any], done: Callable[[], bool]) -> None:
+    """Wait for what a running training does, on a busy machine too."""
+    end = time.monotonic() + 240
+    while not done():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_resumes_exactly_after_kill_minus_nine(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(command(out, 160), env=environment(), stderr=subprocess.DEVNULL)
-    for _ in range(1200):
-        if (out / "metrics.jsonl").exists() and len(losses(out)) >= 2:
-            break
-        time.sleep(0.05)
+    until(process, lambda: (out / "metrics.jsonl").exists() and len(losses(out)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "decoder").exists()
@@ -111,10 +119,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole: Path, tmp_path: Path) -> 
     """The file size limit stands for a full disk: the checkpoint of a finished run is there, the next cannot be written."""
     out = tmp_path / "run"
     process = subprocess.Popen(command(out, 160), env=environment(), stderr=subprocess.DEVNULL)
-    for _ in range(1200):
-        if (out / "checkpoints" / "last").exists():
-            break
-        time.sleep(0.05)
+    until(process, lambda: (out / "checkpoints" / "last").exists())
     process.kill()
     process.wait()
     before = (out / "checkpoints" / "last" / "state.safetensors").read_bytes()
@@ -131,10 +136,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole: Path, tmp_path: Path) -> 
 def test_an_interrupt_is_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(command(out, 100_000), env=environment(), stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        if (out / "metrics.jsonl").exists():
-            break
-        time.sleep(0.05)
+    until(process, lambda: (out / "metrics.jsonl").exists())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
