@@ -135,7 +135,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole: Path, tmp_path: Path) -> 
 
 def test_an_interrupt_is_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(command(out, 100_000), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(out, 100_000), env=environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run behind a shell, it is ignored
+    )  # fmt: skip
     until(process, lambda: (out / "metrics.jsonl").exists())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
