@@ -26,7 +26,7 @@ GAP = 2.0
 """Outside begins at so many times ε."""
 LEAST = 20
 """Inputs on each side that a statement needs at least, both to be made from and to be tested on."""
-_MOST_ROWS = 2**18
+_MOST_ROWS = 2**20
 """Rows of a bank that are looked at: its first, a random sample."""
 _MOST = 2**11
 """Of more inputs inside ε a part of the bank that holds about so many is looked at."""
@@ -88,7 +88,7 @@ def sides(
     """Yield for each query activation the inputs of a bank on both sides of ε, on stored distances.
 
     Args:
-        bank: where inputs are taken from; its first 262,144 rows.
+        bank: where inputs are taken from; its first 1,048,576 rows.
         site: of the queries.
         z: query activations.
         own: rows of the bank that are the query itself, for each query; they count on neither side.
