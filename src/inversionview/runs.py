@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
 STREAMED = SHIPPED
 """Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAMED = "named"
+"""In place of heads: those that the study knows to matter."""
 _LM_POOL = 16
 """Batches in a pool of a pretrained decoder, at most: on a CPU minutes pass between checkpoints, not most of an hour."""
 Harvest = Callable[[int, int], None]
@@ -97,7 +96,7 @@ class Watch:
 
 
 def train_study(
-    study: str, out: Path, config: TrainConfig, *, model: str | None = None, given: Mapping[str, Any] = NOTHING,
+    study: str, out: Path, config: TrainConfig, *, model: str | None = None, given: Mapping[str, Any] | None = None,
     reading: Reading = Reading(), watch: Watch = Watch(), **options: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for a shipped study (or for another checkpoint of its vocabulary) into the run folder ``out``.
@@ -119,7 +118,7 @@ def train_study(
     """
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
-    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
+    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **(given or {}))
     if reading.heads == NAMED:
         own = any(out.glob("heads-*.json"))  # found in this run, else wherever the study's are
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
