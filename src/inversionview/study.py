@@ -120,7 +120,6 @@ class Study:
         """
         self._has_more_than_a_model()
         path = self.decoder_path
-        recover(path)
         if not (path / "config.json").exists():
             missing = (
                 f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first"
@@ -153,7 +152,8 @@ class Study:
         """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
         if self.folder is None:
             return shipped_path(self.spec.inputs, "decoder")
-        begun = any((self.folder / name).exists() for name in ("decoder", ".decoder.old", "checkpoints"))
+        recover(self.folder / "decoder")
+        begun = any((self.folder / name).exists() for name in ("decoder", "checkpoints"))
         banked = self.spec.inputs in STUDIES and (self.folder / "bank").exists()
         return shipped_path(self.spec.inputs, "decoder") if banked and not begun else self.folder / "decoder"
 
