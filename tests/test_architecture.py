@@ -9,9 +9,11 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs",
+    "errors", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens", "moves",
+    "inputs",
     "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
-    "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
+    "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",
+    "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -28,10 +28,11 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
         StorageError: the file cannot be written.
     """
     path = path.resolve()
+    new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, is_singleton=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.2, poll_interval=0.02)  # who clears up holds it for a moment
     except Timeout:
         raise BusyError(f"{_holder(path)} is at work on {what}: wait until it has ended, or choose another place.") from None
     except OSError as error:
@@ -46,6 +47,16 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
         if first:
             path.unlink(missing_ok=True)  # while it is held: who opened it before finds that it is gone
         lock.release()
+        if new:
+            with suppress(OSError):  # unless something was written there
+                path.parent.rmdir()
+
+
+def clear(folder: Path) -> None:
+    """Remove the lock files in a folder that killed processes left."""
+    for path in folder.glob(".*.lock"):
+        with suppress(BusyError, StorageError), locked(path, folder):
+            pass
 
 
 def _holder(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,10 +24,11 @@ from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
+from inversionview.locks import locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, read_spec, write_spec
-from inversionview.storage import replacing
+from inversionview.storage import read_array, replacing, write_array
 from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
 
@@ -89,6 +91,10 @@ class Watch:
         """This process' number, and how many there are."""
         return (0, 1) if self.accelerator is None else (self.accelerator.process_index, self.accelerator.num_processes)
 
+    def alone(self, out: Path) -> AbstractContextManager[None]:
+        """Keep other trainings out of a run's folder; of several processes of one training the first does."""
+        return locked(out / ".lock", out) if self.rank[0] == 0 else nullcontext()
+
     def together(self) -> None:
         """Wait for all processes."""
         if self.accelerator is not None:
@@ -115,10 +121,19 @@ def train_study(
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
         InputError, SettingError: the inputs cannot be made of what is given.
         MismatchError: ``out`` holds another run.
+        BusyError: another process trains into it.
     """
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
-    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **(given or {}))
+    with watch.alone(out):
+        return _train_study(study, out, config, model, given or {}, reading, watch, options)
+
+
+def _train_study(
+    study: str, out: Path, config: TrainConfig, model: str | None, given: Mapping[str, Any], reading: Reading, watch: Watch,
+    options: dict[str, Any],
+) -> Study:  # fmt: skip
+    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
     if reading.heads == NAMED:
         own = any(out.glob("heads-*.json"))  # found in this run, else wherever the study's are
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
@@ -166,7 +181,16 @@ def train_texts(
         InputError: the texts cannot be read, are empty or too few.
         WeightsError, UnknownSiteError: there is no such model or site.
         MismatchError: ``out`` holds another run.
+        BusyError: another process trains into it.
     """
+    with watch.alone(out):
+        return _train_texts(model, texts, out, config, max_length, reading, watch, options)
+
+
+def _train_texts(
+    model: str, texts: str, out: Path, config: TrainConfig, max_length: int, reading: Reading, watch: Watch,
+    options: dict[str, Any],
+) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
     spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1])
@@ -222,12 +246,13 @@ def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], ou
     """
     mark = hashlib.sha256(bank.tokens(np.arange(len(bank))).tobytes())
     mark.update(" ".join([model.fingerprint, *bank.manifest.positions, *(site.short for site in sites)]).encode())
-    kept = out / f"telling-{mark.hexdigest()[:16]}.npy"
-    if watch.rank[0] == 0 and not kept.exists():
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, _measured_telling(model, bank, sites, watch))
+    kept = out / f"telling-{mark.hexdigest()[:16]}.npz"
+    if watch.rank[0] == 0 and read_array(kept) is None:
+        write_array(kept, _measured_telling(model, bank, sites, watch))
     watch.together()
-    return np.asarray(np.load(kept, allow_pickle=False))
+    told = read_array(kept)
+    assert told is not None
+    return told
 
 
 def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], watch: Watch) -> npt.NDArray[np.bool_]:

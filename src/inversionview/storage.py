@@ -11,11 +11,15 @@ import os
 import re
 import shutil
 import socket
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 from inversionview.errors import StorageError
@@ -144,3 +148,19 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write an array as ``.npz``, atomically; unlike ``.npy`` it holds a checksum."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, values=values)
+
+
+def read_array(path: Path) -> npt.NDArray[Any] | None:
+    """Return what ``write_array`` wrote; ``None`` where there is nothing, or nothing whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values: npt.NDArray[Any] = file["values"]
+            return values
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None

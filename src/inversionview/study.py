@@ -399,7 +399,7 @@ class Study:
             )
         at: dict[str, Any] = {"epsilon": limit, "fixed": name, "seed": seed, "count": 1}
         make: dict[str, Callable[[], Preimage]] = {
-            "walk": lambda: self.walk(query, seconds=seconds, until_mixed=True, report=report, **at),
+            "walk": lambda: self._walked_to_its_end(query, seconds=seconds, until_mixed=True, report=report, **at),
             "corpus": lambda: self.search(query, bank=bank, **at),
             "decoder": lambda: self.preimage(query, settings=[Setting()], each=2000, **at),
         }
@@ -417,6 +417,12 @@ class Study:
             found["all"] = self._listed(query, name, limit)
         found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
         return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
+
+    def _walked_to_its_end(self, query: Query, **options: Any) -> Preimage:
+        made = self.walk(query, **options)
+        if made.walk is not None and made.walk.interrupted:
+            raise KeyboardInterrupt  # which a walk takes for its end; a part of it can be compared with nothing
+        return made
 
     def _listed(self, query: Query, name: str, epsilon: float) -> Ids:
         """Return every input of the study inside ε at a named position."""

@@ -32,9 +32,10 @@ from inversionview.bank import index
 from inversionview.bank.index import Index
 from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
 from inversionview.inputs import Ids, Inputs, mix
+from inversionview.locks import clear, locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
-from inversionview.storage import replacing, write_json
+from inversionview.storage import replacing, sweep, write_json
 
 Precision = Literal["float16", "float32"]
 VECTORS = ("activations", "heads")
@@ -253,6 +254,7 @@ class ActivationBank:
             UnknownSiteError, UnknownPositionError: there is no such site or position.
             MismatchError: ``folder`` holds another bank.
             BankError: an activation is not finite, or too large for fp16.
+            BusyError: another process writes one of the shards.
             StorageError: the disk is full; finished shards stand.
         """
         folder = Path(folder)
@@ -265,15 +267,18 @@ class ActivationBank:
             sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
             d_model=model.shape.d_model, d_head=model.width(Site(0, "head", 0)), precision=precision, distance=distance,
         )  # fmt: skip
+        sweep(folder)
+        clear(folder)
         _claim(folder, manifest)
         bank = cls(folder, manifest, model, inputs)
         mine = bank.shards[rank::world]
         done, total = 0, sum(len(shard.rows) for shard in mine)
         for shard in mine:
             if not _whole(shard):
-                for written in _write_shard(shard, bank):
-                    if report is not None:
-                        report(done + written, total)
+                with locked(folder / f".{shard.folder.name}.lock", shard.folder):
+                    for written in _write_shard(shard, bank):
+                        if report is not None:
+                            report(done + written, total)
             done += len(shard.rows)
         return bank
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from inversionview.commands.shared import DeviceOpt, app, device_named, out
+from inversionview.commands.shared import INTERRUPTED, DeviceOpt, app, device_named, err, out
 from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _shown(host: str) -> str:
 def serve(
     openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
 ) -> None:
-    """Serve until Ctrl-C; ``ready`` is called once requests are answered."""
+    """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
     import uvicorn
 
     from inversionview.explorer.server import create_app
@@ -147,4 +148,5 @@ def serve(
     try:
         Server(config).run([listening])
     except KeyboardInterrupt:  # uvicorn ends first and then raises it again
-        return
+        err.print("The explorer has ended.")
+        sys.exit(INTERRUPTED)

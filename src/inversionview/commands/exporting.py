@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inversionview.commands.shared import (
+    INTERRUPTED,
     BareStudyArg,
     BareTextArg,
     DeviceOpt,
@@ -20,6 +22,7 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    err,
     out,
     study_and_text,
 )
@@ -67,9 +70,22 @@ def export(
     loaded, text = study_and_text(study, text, model, device)
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
-    made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
+    made = []
+    for query in queries:
+        made.append(_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options))
+        if _interrupted(made):
+            break
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
-    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
+    shown = [preimage.query for preimage in made]
+    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in shown)}.", soft_wrap=True)
+    if _interrupted(made):
+        err.print("Interrupted: the page shows what was found until then.")
+        sys.exit(INTERRUPTED)
+
+
+def _interrupted(made: list[Preimage]) -> bool:
+    walk = made[-1].walk
+    return walk is not None and walk.interrupted
 
 
 def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None]]:

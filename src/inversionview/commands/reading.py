@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inversionview.study import Study
 
 from inversionview.commands.shared import (
+    INTERRUPTED,
     AtOpt,
     BankOpt,
     BareStudyArg,
@@ -105,7 +106,7 @@ def _show(preimage: Preimage, as_json: bool) -> None:
         out.print(preimage)
     if preimage.walk is not None and preimage.walk.interrupted:
         err.print("Interrupted: what was found until then is shown.")
-        sys.exit(130)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
+        sys.exit(INTERRUPTED)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
 
 
 @app.command(

@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM."""
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]

@@ -31,6 +31,7 @@ from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.whitening import fit_site
 from inversionview.errors import DivergenceError, MismatchError, SettingError
 from inversionview.inputs import Inputs
+from inversionview.locks import locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
@@ -348,20 +349,23 @@ def train(
         MismatchError: ``out`` holds a run of another model or with other settings, ``start`` has another shape, or the bank
             is of another model or corpus.
         SettingError: ``telling`` is given without a bank.
+        BusyError: another process trains into ``out``.
     """
     folder = None if out is None else Path(out)
     config = config or TrainConfig()
+    accelerator = accelerator or make_accelerator(str(model.device))
     chosen = expand(sites, model.sites)
     if telling is not None and bank is None:
         raise SettingError("Which activations tell something is said of a bank's: give the bank, too.")
     if bank is not None:
         bank.check(model, inputs)
     source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
-    decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
-    if start is not None:
-        begin_from(decoder, start)
-    train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
-    if folder is not None and (accelerator is None or accelerator.is_main_process):
-        with replacing(folder / "decoder") as temporary:
-            decoder.save_pretrained(temporary)
+    with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
+        decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
+        if start is not None:
+            begin_from(decoder, start)
+        train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
+        if folder is not None and accelerator.is_main_process:
+            with replacing(folder / "decoder") as temporary:
+                decoder.save_pretrained(temporary)
     return decoder.eval()

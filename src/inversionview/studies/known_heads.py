@@ -11,6 +11,7 @@ from pathlib import Path
 
 from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
 from inversionview.backend import Shape
+from inversionview.integrity import sealed, unsealed
 from inversionview.storage import replacing
 
 PUBLISHED = {
@@ -47,7 +48,7 @@ def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
 def read_heads(path: Path, model: str, inputs: str) -> HeadTable | None:
     """Return a kept result; ``None`` where there is none, or it is damaged or of another model or other inputs."""
     try:
-        table = HeadTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+        table = HeadTable.from_json(unsealed(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return table if (table.fingerprint, table.inputs) == (model, inputs) else None
@@ -59,7 +60,8 @@ def keep_heads(table: HeadTable, path: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    heads = ",\n".join(json.dumps(head, ensure_ascii=False) for head in table.to_json()["heads"])
-    rest = json.dumps({key: value for key, value in table.to_json().items() if key != "heads"}, ensure_ascii=False)
+    content = sealed(table.to_json())
+    heads = ",\n".join(json.dumps(head, ensure_ascii=False) for head in content["heads"])
+    rest = json.dumps({key: value for key, value in content.items() if key != "heads"}, ensure_ascii=False)
     with replacing(path) as temporary:
         temporary.write_text(f'{rest[:-1]},\n"heads": [\n{heads}\n]}}\n', encoding="utf-8")
