@@ -744,7 +744,8 @@ def test_mistakes_of_explore(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     bad(capsys, "explore", "counting", "addition", "--model", "gpt2", says="at most one")
 
 
-def test_explore_serves_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
     command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}
@@ -759,7 +760,8 @@ def test_explore_serves_until_it_is_interrupted() -> None:
         headers={"Accept": "text/event-stream"}, timeout=20,
     ) as stream:  # fmt: skip
         assert next(stream.iter_lines()) == "event: place"
-        process.send_signal(signal.SIGINT)  # while a stream is under way
+        process.send_signal(interrupt)  # while a stream is under way
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 0
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "The explorer has ended."
     assert "Traceback" not in err

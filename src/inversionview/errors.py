@@ -61,7 +61,7 @@ class StorageError(InversionViewError):
     """A file could not be written; what was there before is untouched."""
 
 
-class BusyError(InversionViewError):
+class LockedError(InversionViewError):
     """Another process is writing what only one may write at a time."""
 
 

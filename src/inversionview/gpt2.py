@@ -142,7 +142,8 @@ class GPT2Backend:
     ) -> Float[Tensor, "site batch k d_model"]:
         """See ``Backend.activations``."""
         out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
-        self.read_into(list(out), tokens, mask, sites, positions, {})
+        parts = [out[i] for i in range(len(sites))]  # not list(out), whose parts no gradient may be written through
+        self.read_into(parts, tokens, mask, sites, positions, {})
         return out
 
     def read_into(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from inversionview.errors import BusyError, StorageError
+from inversionview.errors import LockedError, StorageError
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
         what: what is locked, for the message.
 
     Raises:
-        BusyError: another process or thread holds it; says which.
+        LockedError: another process or thread holds it; says which.
         StorageError: the file cannot be written.
     """
     path = path.resolve()
@@ -34,7 +34,7 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
         lock = FileLock(path, is_singleton=True)
         lock.acquire(timeout=0.2, poll_interval=0.02)  # who clears up holds it for a moment
     except Timeout:
-        raise BusyError(f"{_holder(path)} is at work on {what}: wait until it has ended, or choose another place.") from None
+        raise LockedError(f"{_holder(path)} is at work on {what}: wait until it has ended, or choose another place.") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error}): choose another place.") from error
     first = lock.lock_counter == 1
@@ -55,7 +55,7 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
 def clear(folder: Path) -> None:
     """Remove the lock files in a folder that killed processes left."""
     for path in folder.glob(".*.lock"):
-        with suppress(BusyError, StorageError), locked(path, folder):
+        with suppress(LockedError, StorageError), locked(path, folder):
             pass
 
 

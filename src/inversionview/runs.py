@@ -121,7 +121,7 @@ def train_study(
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
         InputError, SettingError: the inputs cannot be made of what is given.
         MismatchError: ``out`` holds another run.
-        BusyError: another process trains into it.
+        LockedError: another process trains into it.
     """
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
@@ -181,7 +181,7 @@ def train_texts(
         InputError: the texts cannot be read, are empty or too few.
         WeightsError, UnknownSiteError: there is no such model or site.
         MismatchError: ``out`` holds another run.
-        BusyError: another process trains into it.
+        LockedError: another process trains into it.
     """
     with watch.alone(out):
         return _train_texts(model, texts, out, config, max_length, reading, watch, options)

@@ -254,7 +254,7 @@ class ActivationBank:
             UnknownSiteError, UnknownPositionError: there is no such site or position.
             MismatchError: ``folder`` holds another bank.
             BankError: an activation is not finite, or too large for fp16.
-            BusyError: another process writes one of the shards.
+            LockedError: another process writes one of the shards.
             StorageError: the disk is full; finished shards stand.
         """
         folder = Path(folder)

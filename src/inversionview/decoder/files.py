@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inversionview.decoder.config import DecoderConfig
-from inversionview.errors import SettingError
+from inversionview.errors import InversionViewError
 from inversionview.integrity import file_digest, sealed, unsealed
 from inversionview.sites import Site
 from inversionview.storage import replacing, write_json
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _DIGEST = "weights"
 """Of the checksum of the weights, in ``config.json``."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-UNREADABLE = (OSError, ValueError, SafetensorError, SettingError, RecursionError)
+UNREADABLE = (OSError, ValueError, SafetensorError, InversionViewError, RecursionError)
 """What reading a damaged file raises."""
 
 
@@ -48,7 +48,7 @@ def read_config(path: Path) -> tuple[DecoderConfig, str | None]:
     """Return what ``config.json`` states, and the checksum of the weights; older ones have none.
 
     Raises:
-        OSError, ValueError, SettingError, RecursionError: it is missing, damaged, or no decoder's.
+        OSError, ValueError, InversionViewError, RecursionError: it is missing, damaged, or no decoder's.
     """
     rest, digest = read_sealed(path, _DIGEST)
     config = validated(DecoderConfig, rest)

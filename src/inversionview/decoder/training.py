@@ -349,7 +349,7 @@ def train(
         MismatchError: ``out`` holds a run of another model or with other settings, ``start`` has another shape, or the bank
             is of another model or corpus.
         SettingError: ``telling`` is given without a bank.
-        BusyError: another process trains into ``out``.
+        LockedError: another process trains into ``out``.
     """
     folder = None if out is None else Path(out)
     config = config or TrainConfig()

@@ -177,7 +177,7 @@ def train_shipped(
 
     Raises:
         UnknownStudyError: there is no such study.
-        BusyError: another process trains into that folder.
+        LockedError: another process trains into that folder.
         DivergenceError: the loss is not finite any more.
     """
     if study not in RECIPES:
