@@ -102,7 +102,7 @@ def load_checkpoint(
 
 
 def _damaged(folder: Path, why: Exception) -> WeightsError:
-    return WeightsError(f"The checkpoint {folder} is damaged ({why}): delete it to begin anew.")
+    return WeightsError(f"The checkpoint {folder} is damaged ({files.reason(why)}): delete it to begin anew.")
 
 
 def _read_progress(path: Path) -> tuple[Progress, str | None]:

@@ -87,6 +87,11 @@ def validated(kind: type[T], value: object) -> T:
         raise ValueError(f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
+def reason(error: Exception) -> str:
+    """Return what an error says as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def check_digest(path: Path, stated: str | None) -> None:
     """Raise ``ValueError`` if a file has another checksum than is stated of it; older files have none."""
     if stated is not None and file_digest(path) != stated:

@@ -305,7 +305,7 @@ def _read(folder: Path, device: str) -> Decoder:
         files.check_digest(path, digest)
         shapes = files.shapes_in(path)
     except files.UNREADABLE as error:
-        kind = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({_line(error)})"
+        kind = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({files.reason(error)})"
         raise WeightsError(f"{path} is {kind}: {anew}") from error
     try:
         decoder = _around_lm(config, shapes) if config.base else _empty(config, shapes, device)
@@ -313,12 +313,10 @@ def _read(folder: Path, device: str) -> Decoder:
     except WeightsError:
         raise
     except Exception as error:  # a foreign LM's errors share no base
-        raise WeightsError(f"{path} is damaged, or of another decoder than its config.json ({_line(error)}): {anew}") from error
+        raise WeightsError(
+            f"{path} is damaged, or of another decoder than its config.json ({files.reason(error)}): {anew}"
+        ) from error
     return decoder.eval()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _empty(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], device: str) -> Decoder:
