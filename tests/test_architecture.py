@@ -13,7 +13,7 @@ ORDER = [
     "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
-    "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",
+    "bank.index", "bank.blocks", "bank.shards", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",
     "walk.report", "walk.run",
     "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
