@@ -23,7 +23,7 @@ ORDER = [
     "analysis.retrieval", "analysis.attributes",
     "interpret.prompts", "interpret.cache", "interpret.client", "interpret.scoring", "interpret.sides", "interpret.statements",
     "interpret.readings", "interpret.interpretation", "interpret.run",
-    "studies.counting", "studies.addition", "studies.ioi", "studies.statements", "studies.facts", "studies",
+    "studies.shipped", "studies.counting", "studies.addition", "studies.ioi", "studies.statements", "studies.facts", "studies",
     "studies.training", "studies.known_heads",
     "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
     "views.interventions", "views.flows", "views.interpretations", "views.heads", "views.circuit",

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 _AT_ONCE = 2**22
 """Bytes of a file that are read at once."""
+CHECKSUMS = "checksums.json"
+"""The file in a folder that holds the checksums of the others."""
 KEY = "checksum"
 """Of a JSON file's own checksum; a file without one is not checked."""
 
@@ -104,6 +106,32 @@ def changed(folder: Path, stated: Mapping[str, str]) -> list[str]:
             return False
 
     return [name for name in stated if not same(name)]
+
+
+def seal_folder(folder: Path, suffixes: Sequence[str]) -> None:
+    """Write the checksums of a folder's files beside them, for ``check_folder``.
+
+    Raises:
+        OSError: a file cannot be read, or there is no room.
+    """
+    content = sealed({"files": {name: each for name, each in digests(folder, suffixes).items() if name != CHECKSUMS}})
+    (folder / CHECKSUMS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_folder(folder: Path) -> None:
+    """Hold a folder's files against their checksums; a folder that states none is not checked.
+
+    Raises:
+        ValueError: one is missing or damaged.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    stated = read_sealed(path).get("files")
+    if not isinstance(stated, dict):
+        raise ValueError(f"{CHECKSUMS} names no files")
+    if wrong := changed(folder, stated):
+        raise ValueError(f"{', '.join(wrong)} not as written")
 
 
 def _canonical(value: Mapping[str, Any]) -> bytes:

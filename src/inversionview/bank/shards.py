@@ -89,19 +89,21 @@ class Shard:
         self.release()
 
     def damaged(self) -> list[str]:
-        """Read the whole shard; return for each file that is missing or damaged the sentence that says so."""
-        said = []
-        for name in self._layout:
-            try:
-                self._file(name)
-                if checksums(self._path(name)) != self._blocks[name].stated:
-                    raise self._damaged(name, "its checksum is another")
-            except OSError as error:
-                said.append(str(self._damaged(name, error)))
-            except BankError as error:
-                said.append(str(error))
+        """Read the whole shard; return which of its files are missing or damaged."""
+        try:
+            self._blocks = self._stated()
+        except BankError:
+            return [f"{self.folder.name}/{CHECKSUMS}"]
+        wrong = [name for name in self._layout if not self._whole(name)]
         self.release()
-        return list(dict.fromkeys(said))
+        return [f"{self.folder.name}/{name}.npy" for name in wrong]
+
+    def _whole(self, name: str) -> bool:
+        try:
+            self._file(name)
+            return checksums(self._path(name)) == self._blocks[name].stated
+        except (OSError, BankError):
+            return False
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"

@@ -131,6 +131,33 @@ class Manifest(BaseModel):
             "scales": ((*slices, 2), "float64"),
         }
 
+    def check(self, folder: Path, model: ProbedModel, inputs: Inputs) -> None:
+        """Hold the manifest of the bank in ``folder`` against model and corpus.
+
+        Raises:
+            MismatchError: it is of others.
+            BankError: what it states cannot be of these.
+        """
+        if self.fingerprint != model.fingerprint:
+            raise MismatchError(
+                f"The bank {folder} was made of another probed model ({self.model}) than {model.name}: build one for this "
+                "model with `inversionview bank`."
+            )
+        if self.corpus != inputs.fingerprint:
+            raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
+        known = {site.short for site in model.sites}
+        names = inputs.named_positions(inputs.corpus(np.arange(1)))
+        wrong = {
+            "sites": not known.issuperset(self.sites),
+            "positions": not set(names).issuperset(self.positions),
+            "d_model": self.d_model != model.shape.d_model,
+            "d_head": self.d_head != model.width(Site(0, "head", 0)),
+            "inputs": self.inputs > (inputs.corpus_size or MOST),
+        }
+        if any(wrong.values()):
+            said = ", ".join(key for key, bad in wrong.items() if bad)
+            raise _damaged_manifest(folder, f"its {said} cannot be of this model and corpus")
+
     @field_validator("sites", "positions")
     @classmethod
     def _distinct(cls, names: list[str]) -> list[str]:
@@ -168,7 +195,7 @@ class ActivationBank:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        _check_manifest(folder, manifest, model, inputs)
+        manifest.check(folder, model, inputs)
         count = -(-manifest.inputs // manifest.shard_rows)
         there = {path.name for path in folder.glob("shard-*") if path.is_dir()}
         lacking = next((i for i in range(count) if _shard_folder(folder, i).name not in there), None)
@@ -183,17 +210,17 @@ class ActivationBank:
         return bank
 
     def damaged(self, report: Report | None = None) -> list[str]:
-        """Read the whole bank; return a sentence for each file that is damaged."""
-        said = []
+        """Read the whole bank, its index for ``approximate`` searches left out; return which files are missing or damaged."""
+        wrong = []
         for shard in self.shards:
-            said += shard.damaged()
+            wrong += shard.damaged()
             if report is not None:
                 report(shard.rows.stop, len(self))
-        return said
+        return wrong
 
     def check(self, model: ProbedModel, inputs: Inputs) -> None:
         """Raise ``MismatchError`` unless this is a bank of that model and corpus."""
-        _check_manifest(self.folder, self.manifest, model, inputs)
+        self.manifest.check(self.folder, model, inputs)
 
     @classmethod
     def build(
@@ -355,34 +382,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _damaged_manifest(folder: Path, why: str) -> BankError:
     return BankError(f"{folder / 'manifest.json'} is damaged ({why}): delete {folder} and build the bank again.")
-
-
-def _check_manifest(folder: Path, manifest: Manifest, model: ProbedModel, inputs: Inputs) -> None:
-    """Hold a manifest against model and corpus.
-
-    Raises:
-        MismatchError: it is of others.
-        BankError: what it states cannot be of these.
-    """
-    if manifest.fingerprint != model.fingerprint:
-        raise MismatchError(
-            f"The bank {folder} was made of another probed model ({manifest.model}) than {model.name}: build one for this "
-            "model with `inversionview bank`."
-        )
-    if manifest.corpus != inputs.fingerprint:
-        raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
-    known = {site.short for site in model.sites}
-    names = inputs.named_positions(inputs.corpus(np.arange(1)))
-    wrong = {
-        "sites": not known.issuperset(manifest.sites),
-        "positions": not set(names).issuperset(manifest.positions),
-        "d_model": manifest.d_model != model.shape.d_model,
-        "d_head": manifest.d_head != model.width(Site(0, "head", 0)),
-        "inputs": manifest.inputs > (inputs.corpus_size or MOST),
-    }
-    if any(wrong.values()):
-        said = ", ".join(key for key, bad in wrong.items() if bad)
-        raise _damaged_manifest(folder, f"its {said} cannot be of this model and corpus")
 
 
 def check_rows(inputs: Inputs, rows: int) -> int:
