@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
@@ -446,6 +446,7 @@ def load_causal_lm(
     where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
     _check_path(where)
     options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
+    _check_size(Path(name_or_path), trust_remote_code)
     try:
         with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -468,6 +469,39 @@ def _check_path(where: str) -> None:
         raise WeightsError(f"There is no model at {where}: give a Hugging Face directory, a .gguf file or a hub name.")
     if path.is_file() and path.suffix != ".gguf":
         raise WeightsError(f"{where} is a file: give the directory that holds it and config.json, or a .gguf file.")
+
+
+_PACKED = 2
+"""Weights in a byte of a file, at most: quantized ones have four bits."""
+
+
+class _TooLargeError(Exception):
+    """A model that is larger than its files."""
+
+
+def _check_size(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a directory whose config.json describes a larger model than its files can hold, before memory is taken for it."""
+    held = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    if not (folder / "config.json").is_file() or not held:
+        return
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            layers = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
+            if layers > held // 100:  # to count the weights of so many takes memory itself
+                raise _TooLargeError(f"{layers:,} layers")
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            count = sum(weight.numel() for weight in model.parameters())
+        if count > _PACKED * held:
+            raise _TooLargeError(f"{count:,} weights")
+    except _TooLargeError as error:
+        raise WeightsError(
+            f"{folder / 'config.json'} describes a model of {error}, the files beside it have {held:,} bytes: give both of one "
+            "model."
+        ) from error
+    except Exception:  # whatever else is wrong with it is told when it is loaded
+        return
 
 
 def _check_weights(where: str, model: Any, found: Mapping[str, Any]) -> None:

@@ -58,6 +58,8 @@ class GPT2Backend:
         ]
         self.ln_f = tensors["ln_f.weight"], tensors["ln_f.bias"]
         self.eps = float(config.get("layer_norm_epsilon", 1e-5))
+        if not 0 <= self.eps < 1:
+            raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps}: it is damaged.")
         self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
         d_model, length = self.wte.size(1), self.wpe.size(0)
         self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
@@ -78,6 +80,7 @@ class GPT2Backend:
             any(block != wanted for block in found)
             or outer != [(rows, d), (length, d), (rows, d), (d,), (d,)]
             or deeper
+            or self.n_heads < 1
             or d % self.n_heads
         ):
             raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")

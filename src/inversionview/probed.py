@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview.backend import Backend, Extended, KeysValues, LogitLoss, Loss, Patch, Shape
-from inversionview.errors import InputError, SettingError
+from inversionview.errors import InputError, SettingError, WeightsError
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids
 from inversionview.sites import Site, find_site
@@ -39,6 +39,16 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _check_finite(backend: Backend, name: str | Path) -> None:
+    """Raise ``WeightsError`` if a weight is NaN or infinite."""
+    for weight_name, weight in backend.weights():
+        ends = torch.aminmax(weight if weight.element_size() > 1 else weight.float())
+        if not bool(torch.stack(list(ends)).isfinite().all()):
+            raise WeightsError(
+                f"The weights of {name} are damaged ({weight_name} holds NaN or infinity): copy or download them again."
+            )
 
 
 class ProbedModel:
@@ -69,7 +79,9 @@ class ProbedModel:
         """
         path = Path(name_or_path).expanduser()
         if path.is_dir() and GPT2Backend.reads(path) and (path / "tokenizer.json").exists():
-            return cls(GPT2Backend.from_folder(path, device, dtype), Vocabulary.from_folder(path), str(name_or_path))
+            plain = GPT2Backend.from_folder(path, device, dtype)
+            _check_finite(plain, name_or_path)
+            return cls(plain, Vocabulary.from_folder(path), str(name_or_path))
         with _uncollected():
             from inversionview.bridge import BridgeBackend
 
@@ -81,6 +93,7 @@ class ProbedModel:
                 gguf_file=path.name if gguf else None,
                 trust_remote_code=trust_remote_code,
             )
+        _check_finite(backend, name_or_path)
         return cls(backend, Vocabulary.from_transformers(tokenizer), str(name_or_path))
 
     @property

@@ -27,7 +27,7 @@ from inversionview.inputs import Inputs, TextInputs
 from inversionview.locks import locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, select
-from inversionview.spec import StudySpec, read_spec, write_spec
+from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import read_array, replacing, write_array
 from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
@@ -208,9 +208,15 @@ def _train(
     model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, reading: Reading, watch: Watch,
     options: dict[str, Any],
 ) -> Study:  # fmt: skip
-    if (out / "study.json").exists() and (was := read_spec(out)) != spec:
+    spec = spec.model_copy(update={"files": model_files(spec.model)})
+    if (out / "study.json").exists():
+        was = read_spec(out)
+        check_model(was, out)
+        was = was.model_copy(update={"files": spec.files})
         changed = [k for k, v in spec.model_dump().items() if was.model_dump()[k] != v]
-        raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
+        if changed:
+            told = ", ".join(changed)
+            raise MismatchError(f"{out} holds a run with another {told}: go on with that, or choose another --out.")
     study = Study(str(out), spec, model, out)
     bank = None if reading.stream or reading.bank is None else study.bank(reading.bank)
     if watch.rank[0] == 0:

@@ -33,6 +33,7 @@ from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance, between, check_distance, check_epsilon
 from inversionview.errors import (
+    BankError,
     InputError,
     MismatchError,
     SettingError,
@@ -58,7 +59,7 @@ from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
-from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
+from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable, recover
 from inversionview.studies import (
     DEFAULT_MODEL,
@@ -73,6 +74,7 @@ from inversionview.studies import (
 )
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
+from inversionview.studies.shipped import check_shipped
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
@@ -107,7 +109,11 @@ class Study:
             return shipped_inputs(self.spec.inputs)
         if self.spec.inputs in LANGUAGE:
             return language_inputs(self.spec.inputs, self.model.vocabulary, self.spec.options)
-        return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
+        corpus = (self.folder or Path()) / "corpus"
+        inputs = TextInputs.load(corpus, self.model.vocabulary)
+        if inputs.max_length > self.model.shape.max_length:
+            raise InputError(f"The corpus in {corpus} holds longer texts than {self.model.name} reads: train the run again.")
+        return inputs
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -161,7 +167,7 @@ class Study:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
         if not (folder / "study.json").exists():
             path = self.spec.model or ("" if self.model.name in (*SHIPPED, DEFAULT_MODEL) else str(self.model_path.resolve()))
-            write_spec(folder, self.spec.model_copy(update={"model": path}))
+            write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
 
     @property
     def model_path(self) -> Path:
@@ -792,6 +798,20 @@ class Study:
         assert self._bank is not None
         return self._bank
 
+    def check_bank(self, folder: str | Path | None = None, *, report: BankReport | None = None) -> ActivationBank:
+        """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
+
+        Raises:
+            BankError, MismatchError: there is none, or it is damaged, unfinished or another model's.
+        """
+        given = None if folder is None else Path(folder)
+        own = given or (self.folder / "bank" if self.folder else Path())
+        inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
+        kept = [inner] if given is not None or (own / "manifest.json").exists() else places.kept(self.model, self.inputs)
+        if not kept:
+            raise BankError(f"{self.name} has no bank yet: build one with `inversionview bank`.")
+        return places.check(kept[0], self.model, self.inputs, report)
+
     def known_bank(self) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet.
 
@@ -1056,9 +1076,13 @@ def load(
             f"There is no study {text!r} and no run in that folder; there are {', '.join(STUDIES)}."
             + did_you_mean(text, STUDIES)
         )
+    if run is not None and not model:
+        check_model(spec, run)
     language = spec.inputs in LANGUAGE
     if options and not language:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
+    if spec.inputs in SHIPPED and not (model or spec.model):
+        check_shipped(f"{spec.inputs}/model")
     own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
     probed = ProbedModel.from_pretrained(model or spec.model or own or "", device=device, dtype=dtype)
     if own is not None:

@@ -13,6 +13,7 @@ from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
 from inversionview.backend import Shape
 from inversionview.integrity import sealed, unsealed
 from inversionview.storage import replacing
+from inversionview.studies.shipped import FILES, check_shipped
 
 PUBLISHED = {
     "name mover": "9.9 10.0 9.6 9.0 9.7 10.1 10.2 10.6 10.10 11.2 11.9",
@@ -34,8 +35,15 @@ def published_heads(shape: Shape) -> list[NamedHead]:
 
 
 def shipped_heads(study: str, model: str, inputs: str) -> HeadTable | None:
-    """Return what is shipped for a study and a model's fingerprint, if its inputs are those of this fingerprint."""
-    return read_heads(Path(__file__).parent / "files" / study / f"heads-{model}.json", model, inputs)
+    """Return what is shipped for a study and a model's fingerprint, if its inputs are those of this fingerprint.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    path = FILES / study / f"heads-{model}.json"
+    if path.is_file():
+        check_shipped(f"{study}/{path.name}")
+    return read_heads(path, model, inputs)
 
 
 def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
