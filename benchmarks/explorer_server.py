@@ -19,7 +19,8 @@ import uvicorn
 
 import inversionview as iv
 from inversionview.commands.exploring import bound
-from inversionview.explorer.server import API, create_app
+from inversionview.explorer.app import create_app
+from inversionview.explorer.routes import API
 
 SITES = ("x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post")
 

@@ -33,8 +33,8 @@ from inversionview.analysis.heads import NamedHead
 from inversionview.bank import places
 from inversionview.commands.exploring import bound
 from inversionview.explorer import banks, contract, service
+from inversionview.explorer.app import create_app
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
-from inversionview.explorer.server import create_app
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
 from tests.language import deep_llama
@@ -455,7 +455,7 @@ def test_a_mistake_ends_a_stream(client: TestClient) -> None:
 def test_a_bank_is_built_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "cache", lambda: tmp_path)
     monkeypatch.setitem(SPECS, "addition", SPECS["addition"].model_copy(update={"rows": 20_000}))
-    monkeypatch.setattr("inversionview.explorer.server.PROGRESS", 0.0)
+    monkeypatch.setattr("inversionview.explorer.events.PROGRESS", 0.0)
     with TestClient(create_app({"addition": lambda: iv.load("addition")}), base_url="http://localhost") as client:
         found = streamed(client, "addition", text=ADD, source="corpus", count=5)
         notes = [value["note"] for name, value in found if name == "progress"]

@@ -134,7 +134,7 @@ def serve(
     """Serve until Ctrl-C; ``ready`` is called once requests are answered."""
     import uvicorn
 
-    from inversionview.explorer.server import create_app
+    from inversionview.explorer.app import create_app
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,68 +1,31 @@
-"""The explorer's web server: the API under ``/api/v1``, OpenAPI documented, and the page's files.
+"""The routes of the explorer's API under ``/api/v1``, documented by OpenAPI.
 
-A request that needs a model becomes a job of the one worker (``queue.py``) and is dropped when the client goes away. Only for
-whoever asks from this machine: no CORS, and names of other hosts are turned away, against DNS rebinding.
+A request that needs a model becomes a job of the one worker (``queue.py``) and is dropped when the client goes away.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import Future
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from pathlib import Path
-from threading import Lock, Thread
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.responses import Response
 
 import inversionview
 from inversionview.distances import Distance
-from inversionview.errors import InversionViewError, did_you_mean
 from inversionview.explorer import contract, service
-from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
+from inversionview.explorer.events import Events, EventStream
+from inversionview.explorer.problems import RESPONSES
+from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
+from inversionview.explorer.shelf import Shelf
 from inversionview.study import Study
 
 API = "/api/v1"
-STATIC = Path(__file__).parent / "static"
-HEARTBEAT = 10.0
-"""Seconds without an event after which a stream says that it is alive."""
-PROGRESS = 0.2
-"""Seconds between events that only tell progress."""
 LOADING = 60.0
 """Seconds that a request waits for a study that is still being loaded."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-_PROBLEMS = {
-    400: "The host name is not this server's.",
-    404: "There is no such study.",
-    422: "Something that was asked for is not there or out of range.",
-    429: "The queue is full: ask again after `Retry-After` seconds.",
-    503: "The server is shutting down.",
-    504: "The request took too long.",
-}
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    code: {"model": contract.Problem, "description": said} for code, said in _PROBLEMS.items()
-}
-RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
 `progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first look:
 true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no bank
@@ -103,62 +66,6 @@ def _client(
 
 
 Client = Annotated[str, Depends(_client)]
-
-
-class Shelf:
-    """The studies that are served, each loaded by a thread of its own once it is asked for: none waits for another.
-
-    Args:
-        openers: for each study, under the name that addresses call it, what opens it.
-    """
-
-    def __init__(self, openers: Mapping[str, Callable[[], Study]]) -> None:
-        self.openers = openers
-        self._begun: dict[str, Future[tuple[Study, contract.StudyInfo]]] = {}
-        self._lock = Lock()
-
-    def known(self, id: str) -> str:
-        """Return the name; HTTP 404 where there is no such study."""
-        if id not in self.openers:
-            said = f"There is no study {id!r}; there are {', '.join(self.openers)}.{did_you_mean(id, self.openers)}"
-            raise HTTPException(404, said)
-        return id
-
-    def begin(self, id: str, again: bool = True) -> Future[tuple[Study, contract.StudyInfo]]:
-        """Return the study as it is being loaded; ``again``: once more, where it could not be."""
-        with self._lock:
-            loading = self._begun.get(id)
-            if loading is None or (again and loading.done() and loading.exception() is not None):
-                loading = self._begun[id] = Future()
-                loading.set_running_or_notify_cancel()  # who no longer waits does not end it for the others
-                Thread(target=self._load, args=(id, loading), name=f"load {id}").start()
-            return loading
-
-    def _load(self, id: str, loading: Future[tuple[Study, contract.StudyInfo]]) -> None:
-        try:
-            study = self.openers[id]()
-            loading.set_result((study, service.study_info(study, id)))
-        except BaseException as error:  # whoever asks for it is told
-            loading.set_exception(error)
-
-    def study(self, id: str) -> Study:
-        """Return a study, once it is loaded."""
-        return self.begin(id).result()[0]
-
-    def info(self, id: str) -> contract.StudyInfo:
-        """Return what can be read of a study that is loaded, as it is now: a bank that it lacked may have been built."""
-        study, info = self.begin(id).result()
-        return info if info.lacking is None else service.study_info(study, id)
-
-    def all(self) -> contract.Studies:
-        """Return the studies that are loaded by now, those that cannot be, and those that are not yet."""
-        every = {id: self.begin(id, again=False) for id in self.openers}
-        failed = {id: loading.exception() for id, loading in every.items() if loading.done()}
-        return contract.Studies(
-            studies=[self.info(id) for id, error in failed.items() if error is None],
-            failed=[contract.Failed(id=id, detail=_sentence(error)) for id, error in failed.items() if error is not None],
-            loading=[id for id in every if id not in failed],
-        )
 
 
 class Explorer:
@@ -268,7 +175,7 @@ class Explorer:
         study = await self._loaded(id)
         kind = f"read {id} {source}" + (f" {seconds:.0f}" if source in ("walk", "all") else "")
         if "text/event-stream" in accept:
-            stream = _Events(asyncio.get_running_loop())
+            stream = Events(asyncio.get_running_loop())
 
             def streamed(task: Task) -> bytes:
                 chosen = options["source"] or service.sources(study)[0]
@@ -283,7 +190,7 @@ class Explorer:
 
             task = self.queue.submit(streamed, client=client, kind=kind)
             task.future.add_done_callback(stream.finish)
-            return _EventStream(stream, lambda: self.queue.cancel(task))
+            return EventStream(stream, lambda: self.queue.cancel(task))
 
         def work(study: Study, task: Task) -> contract.Reading:
             return service.read(study, study.query(text, at=at, site=site), report=task.report, **options)
@@ -382,198 +289,3 @@ async def _disconnected(request: Request) -> None:
 
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
-
-
-# -- events -----------------------------------------------------------------------------------------------------------
-
-
-class _Events:
-    """Events on their way from the worker to a stream."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._queue = loop, asyncio.Queue[bytes | None]()
-        self._task: Task | None = None
-        self._told = 0.0
-
-    def begin(self, task: Task, place: contract.PlaceEvent) -> None:
-        """Send the first event."""
-        self._task = task
-        self._send("place", place.json_bytes())
-
-    def rows(self, samples: list[contract.Sample], values: list[list[contract.Value]]) -> None:
-        """Send new rows."""
-        self._send("rows", contract.Rows(samples=samples, values=values).json_bytes())
-
-    def report(self, share: float, note: str) -> None:
-        """Send progress, where the last was sent some time ago; raise what ends the work."""
-        assert self._task is not None
-        self._task.report(share, note)
-        if time.monotonic() - self._told >= PROGRESS:
-            self._told = time.monotonic()
-            self._send("progress", contract.Progress(share=share, note=note).json_bytes())
-
-    def finish(self, future: Future[bytes]) -> None:
-        """Send the last event."""
-        error = RuntimeError() if future.cancelled() else future.exception()
-        if error is None:
-            self._send("done", future.result())
-        else:
-            after = error.retry_after if isinstance(error, BusyError) else None
-            self._send("failed", contract.Failure(detail=_sentence(error), retry_after=after).json_bytes())
-        self._put(None)
-
-    def _send(self, name: str, data: bytes) -> None:
-        self._put(b"event: %s\ndata: %s\n\n" % (name.encode(), data))
-
-    def _put(self, event: bytes | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                event = await asyncio.wait_for(self._queue.get(), HEARTBEAT)
-            except TimeoutError:
-                event = b": alive\n\n"
-            if event is None:
-                return
-            yield event
-
-
-class _EventStream(StreamingResponse):
-    """A response of events; when it ends, however it does, ``end`` is called."""
-
-    def __init__(self, events: _Events, end: Callable[[], None]) -> None:
-        super().__init__(aiter(events), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._end = end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._end()
-
-
-def _sentence(error: BaseException) -> str:
-    """Return what to tell a client of an error."""
-    if isinstance(error, InversionViewError | BusyError):
-        return " ".join(str(error).split())
-    if isinstance(error, TimeUpError):
-        during = f" ({error})" if str(error) else ""
-        return f"The request took too long{during}: ask for less, or run `inversionview bank` first if it is a bank that lacks."
-    if isinstance(error, StoppedError):
-        return "The request was stopped."
-    return f"The server could not go on ({type(error).__name__}): ask again."
-
-
-# -- the application --------------------------------------------------------------------------------------------------
-
-
-class _Guard:
-    """Turns away requests for other hosts, and sets headers that keep the page to itself."""
-
-    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
-        self.app, self.hosts = app, {host.lower() for host in hosts}
-        self.everywhere = bool(self.hosts & {"0.0.0.0", "::", "[::]"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        host = Headers(scope=scope).get("host", "")
-        if self._ours(host):
-            await self.app(scope, receive, guarded)
-            return
-        said = f"This server is not {host[:200]!r}: open it by the address that it prints."
-        await JSONResponse({"detail": said}, 400)(scope, receive, guarded)
-
-    def _ours(self, host: str) -> bool:
-        name = host.lower()
-        name = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
-        return name in self.hosts or (self.everywhere and _is_address(name.strip("[]")))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def create_app(
-    openers: Mapping[str, Callable[[], Study]], *, hosts: Iterable[str] = (), queue: WorkQueue | None = None
-) -> FastAPI:
-    """Return the explorer as an ASGI application.
-
-    Args:
-        openers: for each study, under the name that addresses call it, what opens it.
-        hosts: names by which the server may be called, besides those of this machine.
-        queue: of the work; by default a new one, closed at the end.
-    """
-    shelf, work = Shelf(openers), queue or WorkQueue()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.create_task(_warm(shelf, work))
-        yield
-        warming.cancel()
-        await asyncio.to_thread(work.close)
-
-    app = FastAPI(
-        title="InversionView explorer",
-        version=inversionview.__version__,
-        description="What does an activation encode? Verified samples of its ε-preimage, and what confirms the reading.",
-        openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan,
-    )  # fmt: skip
-    app.state.queue = work
-    explorer = Explorer(shelf, work)
-    app.include_router(explorer.router())
-    app.add_api_route("/healthz", explorer.healthz, include_in_schema=False)  # where probes look for it
-    app.add_exception_handler(InversionViewError, _problem(422))
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(TimeUpError, _problem(504))
-    app.add_exception_handler(StoppedError, _problem(503))
-    app.add_exception_handler(BusyError, _busy)
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
-    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
-    app.add_middleware(_Guard, hosts=[*LOCAL, *hosts])
-    return app
-
-
-def _warmed(study: Study, task: Task) -> None:
-    service.warm(study)
-
-
-async def _warm(shelf: Shelf, work: WorkQueue) -> None:
-    """Load one study after the other, and do ahead what its first readings would wait for."""
-    for id in shelf.openers:
-        loading = asyncio.wrap_future(shelf.begin(id, again=False))
-        await asyncio.wait({loading})
-        if loading.exception() is None:
-            study = loading.result()[0]
-            with suppress(BusyError):  # then there is no need to
-                work.submit(partial(_warmed, study), kind="warm")
-
-
-def _problem(status: int) -> Callable[[Request, Exception], Response]:
-    return lambda request, error: JSONResponse({"detail": _sentence(error)}, status)
-
-
-def _busy(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BusyError)
-    return JSONResponse({"detail": _sentence(error)}, 429, {"Retry-After": str(error.retry_after)})
-
-
-def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg'][:1].lower()}{e['msg'][1:]}" for e in error.errors()]
-    return JSONResponse({"detail": "; ".join(parts) + "."}, 422)
