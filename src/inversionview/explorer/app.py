@@ -51,7 +51,9 @@ def create_app(
     app.state.queue = work
     explorer = Explorer(shelf, work)
     app.include_router(explorer.router())
-    app.add_api_route("/healthz", explorer.healthz, include_in_schema=False)  # where probes look for it
+    app.add_api_route(
+        "/healthz", explorer.healthz, methods=["GET", "HEAD"], include_in_schema=False
+    )  # where probes look for it
     problems.handle(app)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)

@@ -55,6 +55,7 @@ class Events:
             after = error.retry_after if isinstance(error, BusyError) else None
             self._send("failed", contract.Failure(detail=sentence(error), retry_after=after).json_bytes())
         self._put(None)
+        self._task = None
 
     def _send(self, name: str, data: bytes) -> None:
         self._put(b"event: %s\ndata: %s\n\n" % (name.encode(), data))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from inversionview.errors import InversionViewError
 from inversionview.explorer import contract
 from inversionview.explorer.queue import BusyError, StoppedError, TimeUpError
 
+API = "/api/v1"
 _PROBLEMS = {
-    400: "The host name is not this server's.",
+    400: "The host name is not this server's, or the request has a body.",
+    403: "A page of another site asks.",
     404: "There is no such study.",
     422: "Something that was asked for is not there or out of range.",
     429: "The queue is full: ask again after `Retry-After` seconds.",
@@ -46,6 +50,8 @@ def handle(app: FastAPI) -> None:
     app.add_exception_handler(TimeUpError, _problem(504))
     app.add_exception_handler(StoppedError, _problem(503))
     app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(HTTPException, _missing)
+    app.add_exception_handler(Exception, _problem(500))
 
 
 def _problem(status: int) -> Callable[[Request, Exception], Response]:
@@ -55,6 +61,15 @@ def _problem(status: int) -> Callable[[Request, Exception], Response]:
 def _busy(request: Request, error: Exception) -> Response:
     assert isinstance(error, BusyError)
     return JSONResponse({"detail": sentence(error)}, 429, {"Retry-After": str(error.retry_after)})
+
+
+def _missing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said, path = error.detail, request.url.path
+    if said == HTTPStatus(error.status_code).phrase:  # nobody has said it in a sentence
+        what = f"There is nothing at {path[:200]!r}" if error.status_code == 404 else f"{said} at {path[:200]!r}"
+        said = f"{what}: the page is at /, and {API}/openapi.json describes the rest."
+    return JSONResponse({"detail": said}, error.status_code, error.headers)
 
 
 def _invalid(request: Request, error: Exception) -> Response:

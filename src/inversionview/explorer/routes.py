@@ -18,12 +18,13 @@ import inversionview
 from inversionview.distances import Distance
 from inversionview.explorer import contract, service
 from inversionview.explorer.events import Events, EventStream
-from inversionview.explorer.problems import RESPONSES
+from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
 from inversionview.study import Study
 
-API = "/api/v1"
+GRACE = 2.0
+"""Seconds beyond its limit after which a job that does not even report is given up."""
 LOADING = 60.0
 """Seconds that a request waits for a study that is still being loaded."""
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
@@ -95,6 +96,7 @@ class Explorer:
             if route == self.read:
                 wrong[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": _EVENTS}
             router.add_api_route(path, route, response_model=model, responses=wrong, operation_id=route.__name__)
+            router.add_api_route(path, route, methods=["HEAD"], response_model=model, include_in_schema=False)
         return router
 
     # -- cheap --------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Explorer:
 
     async def random(self, request: Request, client: Client, id: StudyId, seed: Seed = 0) -> Response:
         """Return a random input of the test split."""
-        return await self._of(request, client, "random", id, lambda study, task: service.random_place(study, seed))
+        return await self._of(request, id, lambda study, task: service.random_place(study, seed), client=client, kind="random")
 
     async def attention(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None
@@ -144,7 +146,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Attention:
             return service.attention(study.query(text, at=at, site=site))
 
-        return await self._of(request, client, "attention", id, work)
+        return await self._of(request, id, work, client=client, kind="attention")
 
     async def read(
         self,
@@ -173,14 +175,21 @@ class Explorer:
             "temperature": temperature, "noise": noise, "seconds": seconds, "id": id,
         }  # fmt: skip
         study = await self._loaded(id)
-        kind = f"read {id} {source}" + (f" {seconds:.0f}" if source in ("walk", "all") else "")
+        first = source or self.shelf.first(id)
+        walks = first in ("walk", "all")
+        job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}" + (f" {seconds:.0f}" if walks else "")}
+        if walks:
+            job["guess"] = seconds
         if "text/event-stream" in accept:
+            if request.method == "HEAD":
+                return Bodiless("text/event-stream")
             stream = Events(asyncio.get_running_loop())
 
             def streamed(task: Task) -> bytes:
                 chosen = options["source"] or service.sources(study)[0]
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
+                    _counts_as_bank(study, task, id)
                 query = study.query(text, at=at, site=site)
                 stream.begin(task, contract.PlaceEvent(
                     **service.place(study, text, query.position).model_dump(), site=query.site.short,
@@ -188,14 +197,16 @@ class Explorer:
                 ))  # fmt: skip
                 return service.read(study, query, report=stream.report, rows=stream.rows, **options).json_bytes()
 
-            task = self.queue.submit(streamed, client=client, kind=kind)
+            task = self.queue.submit(streamed, **job)
             task.future.add_done_callback(stream.finish)
             return EventStream(stream, lambda: self.queue.cancel(task))
 
         def work(study: Study, task: Task) -> contract.Reading:
+            if first in ("corpus", "all"):
+                _counts_as_bank(study, task, id)
             return service.read(study, study.query(text, at=at, site=site), report=task.report, **options)
 
-        return await self._of(request, client, kind, id, work)
+        return await self._of(request, id, work, **job)
 
     async def map(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None,
@@ -210,9 +221,10 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Map:
             if kind == "ratio":
                 return service.ratio_map(study, text, at, report=task.report)
+            _counts_as_bank(study, task, id)
             return service.bits_map(study, text, at, epsilon=epsilon, distance=distance, report=task.report)
 
-        return await self._of(request, client, f"map {id} {kind}", id, work)
+        return await self._of(request, id, work, client=client, kind=f"map {id} {kind}")
 
     async def patch(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
@@ -226,7 +238,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Patch:
             return service.patch(study, study.query(text, at=at, site=site), target or None, count=count, seed=seed)
 
-        return await self._of(request, client, f"patch {id}", id, work)
+        return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
     async def complete(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
@@ -239,7 +251,7 @@ class Explorer:
             query = study.query(text, at=at, site=site)
             return service.complete(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
-        return await self._of(request, client, f"complete {id} {len(str(limit))}", id, work)
+        return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
 
     async def interpret(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
@@ -248,43 +260,53 @@ class Explorer:
         """Say in features what is common to the exact preimage, with a score on unseen inputs."""
 
         def work(study: Study, task: Task) -> contract.Interpretation:
+            _counts_as_bank(study, task, id)
             query = study.query(text, at=at, site=site)
             return service.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
-        return await self._of(request, client, f"interpret {id}", id, work)
+        return await self._of(request, id, work, client=client, kind=f"interpret {id}")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    async def _of(
-        self, request: Request, client: str, kind: str, id: str, work: Callable[[Study, Task], contract.Model]
-    ) -> Response:
-        """Have the worker do something with a study and answer with what it returns."""
+    async def _of(self, request: Request, id: str, work: Callable[[Study, Task], contract.Model], **job: Any) -> Response:
+        """Have the worker do something with a study and answer with what it returns; for HEAD nothing is done."""
         study = await self._loaded(id)
-        return await self._answer(request, client, kind, lambda task: work(study, task))
-
-    async def _answer(self, request: Request, client: str, kind: str, work: Callable[[Task], contract.Model]) -> Response:
-        task = self.queue.submit(lambda task: work(task).json_bytes(), client=client, kind=kind)
+        if request.method == "HEAD":
+            return Bodiless("application/json")
+        task = self.queue.submit(lambda task: work(study, task).json_bytes(), **job)
         done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
         done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
         try:
-            longest = task.limit + 2 * task.patience
-            await asyncio.wait({done, gone}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            while not done.done() and not gone.done():
+                if task.elapsed > task.limit + GRACE:
+                    raise TimeUpError("")
+                await asyncio.wait({done, gone}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
             if done.cancelled():
                 raise HTTPException(503, "The server is shutting down.")
-            if done.done():
-                return _json(done.result())
-            if gone.done():
-                return Response(status_code=499)  # nobody reads it
-            raise TimeUpError("")
+            return _json(done.result()) if done.done() else Response(status_code=499)  # nobody reads it
         finally:
             gone.cancel()
             self.queue.cancel(task)
+
+
+def _counts_as_bank(study: Study, task: Task, id: str) -> None:
+    """Where a bank may have to be built first, what that takes is not what readings take."""
+    if not study.bare and study.known_bank() is None:
+        task.kind = f"bank {id}"
 
 
 async def _disconnected(request: Request) -> None:
     """Return when the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class Bodiless(Response):
+    """The head of an answer whose body nobody has made."""
+
+    def __init__(self, media_type: str) -> None:
+        super().__init__(media_type=media_type)
+        del self.headers["content-length"]
 
 
 def _json(body: bytes) -> Response:

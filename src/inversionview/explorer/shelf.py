@@ -59,6 +59,10 @@ class Shelf:
         study, info = self.begin(id).result()
         return info if info.lacking is None else service.study_info(study, id)
 
+    def first(self, id: str) -> str:
+        """Return the source that is read by default, as it was when the study was loaded."""
+        return self.begin(id).result()[1].sources[0]
+
     def all(self) -> contract.Studies:
         """Return the studies that are loaded by now, those that cannot be, and those that are not yet."""
         every = {id: self.begin(id, again=False) for id in self.openers}
