@@ -24,7 +24,8 @@ import schemathesis
 import scipy.stats
 import uvicorn
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as drawn
 from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 
@@ -34,6 +35,7 @@ from inversionview.bank import places
 from inversionview.commands.exploring import bound
 from inversionview.explorer import banks, contract, service
 from inversionview.explorer.app import create_app
+from inversionview.explorer.connections import settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
@@ -72,7 +74,7 @@ class Served:
         app = create_app({name: lambda s=s: s for name, s in studies.items()}, queue=queue)
         self.socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}{API}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.server = uvicorn.Server(settings(app))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
 
     def __enter__(self) -> Served:
@@ -602,10 +604,10 @@ def burst(served: Served, clients: int) -> list[tuple[int, float, str]]:
             "source": ("corpus", "decoder")[number % 2],
             "seed": number,
         }
-        answer = httpx.get(f"{served.url}/studies/addition/read", params=asked, headers={"X-Client": str(number)}, timeout=60)
+        answer = client.get(f"{served.url}/studies/addition/read", params=asked, headers={"X-Client": str(number)}, timeout=60)
         return answer.status_code, time.monotonic() - began, answer.headers.get("retry-after", "")
 
-    with ThreadPoolExecutor(clients) as pool:
+    with httpx.Client(limits=httpx.Limits(max_connections=None)) as client, ThreadPoolExecutor(clients) as pool:
         return list(pool.map(ask, range(clients)))
 
 
@@ -710,7 +712,7 @@ def test_nothing_that_openapi_describes_breaks_it(served: Served, path: str) -> 
     name = path.removeprefix("../../") or "study"
     operation = document.find_operation_by_id(name)
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    @drawn(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(operation.as_strategy(), st.booleans(), st.from_regex(r"[1-9]\d\d\+[1-9]\d\d=\d{3}", fullmatch=True))
     def check(case: schemathesis.Case, real: bool, text: str) -> None:

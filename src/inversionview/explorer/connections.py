@@ -1,10 +1,10 @@
-"""Connections that are idle or slow are closed: who sends a request byte by byte, or does not read its answer, keeps no place."""
+"""Connections that are idle or slow are closed: who sends a request byte by byte or does not read its answer keeps no place."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -31,9 +31,9 @@ class Connection(H11Protocol):
         """No request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and make room."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
         self._watch()
         if len(self.connections) > self.most:
             waiting = [each for each in self.connections if isinstance(each, Connection) and each.idle]
@@ -68,7 +68,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, where no answer is under way."""
         body = json.dumps(
-            {"detail": "This is no HTTP request that can be understood: ask by GET, with a shorter head."}
+            {"detail": "This request cannot be understood: ask by HTTP, with a head of less than 64 kB."}
         ).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"content-length", b"%d" % len(body))]
         try:

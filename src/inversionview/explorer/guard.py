@@ -1,4 +1,4 @@
-"""Who may ask and how: this server's own pages and whoever names it rightly, by GET and HEAD; headers keep the page to itself."""
+"""Who may ask, and how: this server's own pages and whoever names it rightly; headers that keep the page to itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Guard:
     """Turns away requests for other hosts, from other sites, of other methods, and those with a body.
 
     The host's name has to be one of this server's, letter by letter, against DNS rebinding; where it listens everywhere, any
-    address will do, for a name in the DNS is none. What a browser says of where a request comes from has to be this server; only
+    address will do, for no name in the DNS is one. Where a request comes from, as browsers say it, has to be this server; only
     the page itself may be opened from anywhere. Whoever says nothing of that is no browser.
 
     Args:

@@ -1,7 +1,7 @@
 """The work on the models, which are not made for several threads: one job computes at a time; fair between clients, bounded.
 
-A job is a function of a ``Task``. It tells the task how far it is, and that call is where it gives way: a long job lets short ones
-go first and takes turns with other long ones, each where it stands in a thread of its own. The call raises ``StoppedError`` as
+A job is a function of a ``Task``. It tells the task how far it is, and in that call it gives way: a long job lets short ones go
+first and takes turns with other long ones, each where it stands, in a thread of its own. The call raises ``StoppedError`` as
 soon as nobody waits any more, and ``TimeUpError`` when its time is up. No result is kept: who submits a job holds its future.
 """
 
@@ -35,8 +35,8 @@ _HUNGRY = 2.0
 """Seconds after which a job that gave way has a slice again, even though short ones wait."""
 _BEGUN, _LONG, _OWN = 6, 3, 2
 """Jobs that are under way at once, at most: all; begun as long ones; of these one client's."""
-_LONG_PATIENCE = 200.0
-"""Long jobs wait so many times longer than short ones: ten minutes, not three seconds."""
+_TIMES = 10.0
+"""A long job may wait so many times as long as it takes."""
 _MOST = 256
 """Jobs of all clients that may wait."""
 
@@ -146,9 +146,9 @@ class WorkQueue:
     computed for a second. Long jobs that are under way take turns by slices, and have some even if short ones never end.
 
     Args:
-        patience: seconds that others may keep a short job waiting, 200 times that for a long one; who would wait longer, by what
-            each kind of work took before, is told so at once. So is who did wait a fifth longer, because what was ahead
-            took longer than it used to.
+        patience: seconds that others may keep a short job waiting; a long one ten times what it takes. Who would wait longer,
+            by what each kind of work took before, is told so at once; and so is, when its turn comes, who did wait a fifth
+            longer, because what was ahead took longer than it used to.
         most: jobs of one client that may wait.
         limit: seconds that a job may compute, unless it says otherwise: more than the longest walk.
     """
@@ -176,8 +176,7 @@ class WorkQueue:
         """
         task = Task(work, client, kind, self.limit if limit is None else limit, self.patience, guess, self._pause)
         with self._change:
-            task.long = self._expected(task) > BRIEF
-            task.patience *= _LONG_PATIENCE if task.long else 1
+            self._sort(task)
             wait, own = self._wait(task), len(self._waiting.get(client, ()))
             full = own >= self.most or sum(map(len, self._waiting.values())) >= _MOST
             if self._closed or full or wait > task.patience:
@@ -224,6 +223,12 @@ class WorkQueue:
 
     def _expected(self, task: Task) -> float:
         return self._seconds.get(task.kind, task.guess)
+
+    def _sort(self, task: Task) -> None:
+        """Tell whether a job that waits is a long one."""
+        expected = self._expected(task)
+        if expected >= BRIEF:
+            task.long, task.patience = True, max(task.patience, _TIMES * expected)
 
     def _wait(self, new: Task) -> float:
         """Return the seconds for which others will keep a job waiting: clients take turns, long jobs keep no short one."""
@@ -286,6 +291,8 @@ class WorkQueue:
             if not task.long:  # its kind takes longer than was thought: those that wait are long ones, too
                 task.long = True
                 self._seconds[task.kind] = max(self._seconds.get(task.kind, 0.0), task.elapsed)
+                for other in self._every():
+                    self._sort(other)
             self._leave(task)
             self._begun.remove(task)
             self._begun.append(task)
