@@ -69,12 +69,12 @@ def client(banked: dict[str, iv.Study]) -> Iterator[TestClient]:
 class Served:
     """The explorer on a real port."""
 
-    def __init__(self, studies: dict[str, iv.Study], queue: WorkQueue) -> None:
+    def __init__(self, studies: dict[str, iv.Study], queue: WorkQueue, **options: Any) -> None:
         self.queue = queue
         app = create_app({name: lambda s=s: s for name, s in studies.items()}, queue=queue)
         self.socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}{API}"
-        self.server = uvicorn.Server(settings(app))
+        self.server = uvicorn.Server(settings(app, **options))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
 
     def __enter__(self) -> Served:
@@ -515,8 +515,8 @@ def test_what_would_wait_too_long_is_turned_away() -> None:
         queue.submit(lambda task: None)
 
 
-def wait_for(what: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 5
+def wait_for(what: Callable[[], bool], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
         time.sleep(0.01)
     return what()

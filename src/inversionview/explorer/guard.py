@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inversionview.explorer.problems import API
+
 LOCAL = ("localhost", "127.0.0.1", "::1")
 METHODS = "GET, HEAD, OPTIONS"
 HEADERS = {
@@ -57,13 +59,17 @@ class Guard:
                     headers.setdefault(name, value)
                 if "accept-ranges" in headers:
                     headers["accept-ranges"] = "none"
+            elif bodiless:
+                message = {**message, "body": b""}
             await send(message)
 
+        bodiless = scope["method"] == "HEAD"
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in _IGNORED]
         answer = self._refusal(scope)
         if answer is None and scope["method"] == "OPTIONS":
             answer = Response(status_code=204, headers={"Allow": METHODS})
-        await (answer or self.app)(scope, receive, guarded)
+        asked = "GET" if bodiless and not scope["path"].startswith(API) else scope["method"]  # a file's head is its GET's
+        await (answer or self.app)({**scope, "method": asked}, receive, guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return what is answered to a request that is turned away."""
