@@ -21,8 +21,6 @@ from inversionview.errors import InversionViewError
 
 _FIRST_GUESS = 0.5
 """Seconds that a kind of work is thought to take before one has been seen."""
-_LATE = 1.2
-"""A job that others kept waiting for more than so many times the patience is turned away after all."""
 _SOON = 1.0
 """Seconds after which the share of its work that a job has done tells when it will end."""
 _NEWEST = 0.3
@@ -78,8 +76,6 @@ class Task:
     """Called where it may give way; returns when it may go on."""
     future: Future[Any] = field(default_factory=Future)
     long: bool = False
-    kept: float = 0.0
-    """Seconds that others computed while it waited to begin."""
     gave_way: float = 0.0
     """When it last gave way."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -147,8 +143,7 @@ class WorkQueue:
 
     Args:
         patience: seconds that others may keep a short job waiting; a long one ten times what it takes. Who would wait longer,
-            by what each kind of work took before, is told so at once; and so is, when its turn comes, who did wait a fifth
-            longer, because what was ahead took longer than it used to.
+            by what each kind of work took before, is told so at once.
         most: jobs of one client that may wait.
         limit: seconds that a job may compute, unless it says otherwise: more than the longest walk.
     """
@@ -305,10 +300,8 @@ class WorkQueue:
     def _leave(self, task: Task) -> None:
         """Take the turn from a job that has it."""
         if self._turn is task:
-            spent, self._turn = task.slice, None
+            self._turn = None
             task.rest()
-            for other in self._every():
-                other.kept += spent if other.client != task.client else 0.0
 
     # -- the threads --------------------------------------------------------------------------------------------------
 
@@ -333,8 +326,6 @@ class WorkQueue:
         """Do a job; return what gives its outcome to who waits."""
         if not task.future.set_running_or_notify_cancel():
             return None
-        if task.kept > _LATE * task.patience:
-            return partial(task.future.set_exception, BusyError(task.kept))
         try:
             if task.stopped:
                 raise StoppedError
