@@ -1,6 +1,6 @@
 """The figures of the explorer's server: ``python benchmarks/explorer_server.py [RUN]``, a run of counting with a bank.
 
-By default over the bank in the cache. ``inversionview explore`` runs as a process of its own, asked from here by 127.0.0.1 only.
+By default over the bank in the cache. ``inversionview explore`` runs as a process of its own, on 127.0.0.1 only.
 What a client waits from its request to the first event and the first rows, and to the whole reading, each the median over sites
 and inputs; a burst of 50 clients; the same readings while twenty walks of a minute are under way or wait; memory after many
 clients that went away in the middle of a stream. Prints Markdown; takes some four minutes.

@@ -97,6 +97,26 @@ def test_what_turns_out_to_be_long_gives_way(work: WorkQueue, clock: Clock) -> N
     assert running.future.result(SOON) == "done"
 
 
+def test_work_that_was_longer_than_thought_turns_nobody_away(work: WorkQueue, clock: Clock) -> None:
+    """Two of a kind are begun by the server itself; the first takes six seconds: the second is a long one at once."""
+    go, begun = threading.Event(), threading.Event()
+
+    def second(task: Task) -> None:
+        begun.set()
+        go.wait(SOON)
+
+    def first(task: Task) -> None:
+        clock.now += 6.0
+        work.submit(second, kind="warm", guess=0.5)
+
+    work.submit(first, kind="warm").future.result(SOON)
+    begun.wait(SOON)
+    task = accepted(work, lambda task: "mine", client="me")
+    go.set()
+    assert task is not None
+    assert task.future.result(SOON) == "mine"
+
+
 def test_one_job_computes_at_a_time(work: WorkQueue, clock: Clock) -> None:
     busy, most = threading.Lock(), []
 

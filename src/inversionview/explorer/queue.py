@@ -220,7 +220,7 @@ class WorkQueue:
         return self._seconds.get(task.kind, task.guess)
 
     def _sort(self, task: Task) -> None:
-        """Tell whether a job that waits is a long one."""
+        """Tell whether a job is a long one, by what is known now."""
         expected = self._expected(task)
         if expected >= BRIEF:
             task.long, task.patience = True, max(task.patience, _TIMES * expected)
@@ -239,7 +239,13 @@ class WorkQueue:
     def _learn(self, task: Task) -> None:
         """Expect the next job of the kind to take about as long; one that was stopped or failed at once says nothing."""
         old = self._seconds.get(task.kind, task.elapsed)
-        self._seconds[task.kind] = old + _NEWEST * (task.elapsed - old)
+        self._expect(task.kind, old + _NEWEST * (task.elapsed - old))
+
+    def _expect(self, kind: str, seconds: float) -> None:
+        with self._change:
+            self._seconds[kind] = seconds
+            for task in (*self._every(), *self._begun):
+                self._sort(task)
 
     # -- whose turn it is ---------------------------------------------------------------------------------------------
 
@@ -283,11 +289,9 @@ class WorkQueue:
         if task.slice < SLICE or (not task.long and task.elapsed < BRIEF):
             return
         with self._change:
-            if not task.long:  # its kind takes longer than was thought: those that wait are long ones, too
+            if not task.long:  # its kind takes longer than was thought: so do others of it
                 task.long = True
-                self._seconds[task.kind] = max(self._seconds.get(task.kind, 0.0), task.elapsed)
-                for other in self._every():
-                    self._sort(other)
+                self._expect(task.kind, max(self._expected(task), task.elapsed))
             self._leave(task)
             self._begun.remove(task)
             self._begun.append(task)
