@@ -26,7 +26,7 @@ import inversionview as iv
 from inversionview.analysis.heads import NamedHead
 from inversionview.bank import places
 from inversionview.commands.exploring import bound
-from inversionview.explorer.server import create_app
+from inversionview.explorer.app import create_app
 from tests.browser import LONE, chromium, opened
 from tests.language import deep_llama
 

@@ -124,8 +124,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 def _shown(host: str) -> str:
     """Return the host as a browser is told it."""
-    if host in ("0.0.0.0", "::"):
-        return "127.0.0.1"
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    host = everywhere.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
@@ -135,7 +135,8 @@ def serve(
     """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
     import uvicorn
 
-    from inversionview.explorer.server import create_app
+    from inversionview.explorer.app import create_app
+    from inversionview.explorer.connections import settings
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -143,10 +144,9 @@ def serve(
             if ready is not None:  # not here: a browser may stay in the foreground
                 threading.Thread(target=ready, daemon=True).start()
 
-    application = create_app(openers, hosts=[_shown(host), host])
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+    application = create_app(openers, hosts=[host, listening.getsockname()[0]])
     try:
-        Server(config).run([listening])
+        Server(settings(application)).run([listening])
     except KeyboardInterrupt:  # uvicorn ends first and then raises it again
         err.print("The explorer has ended.")
         sys.exit(INTERRUPTED)

@@ -15,6 +15,7 @@ import numpy as np
 
 from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.errors import BankError
+from inversionview.explorer.queue import BusyError
 from inversionview.studies import DEFAULT_MODEL, LANGUAGE
 from inversionview.study import Study
 
@@ -24,6 +25,8 @@ QUICK = 1e13
 _TRIED = 16
 """Inputs that are harvested to see how long all will take."""
 _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+_BUILDING: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+"""Banks that a request is building, and the seconds until they are there: it may have to wait for others in the middle."""
 
 
 def bank_of(study: Study, report: Report | None) -> ActivationBank:
@@ -31,17 +34,26 @@ def bank_of(study: Study, report: Report | None) -> ActivationBank:
 
     Raises:
         BankError: there is none yet, and to build it takes long; see ``lacking``.
+        BusyError: another request is building it.
         InputError: the study is a model alone.
     """
     why = None if study.bare else lacking(study)
     if why is not None:
         raise BankError(why)
 
+    began, ahead = time.monotonic(), _BUILDING.get(study)
+    if ahead is not None and not study.bare:
+        raise BusyError(ahead, f"Another request is building the bank of {study.name}")
+
     def built(done: int, total: int) -> None:
+        _BUILDING[study] = (time.monotonic() - began) * (total / max(1, done) - 1)
         if report is not None:
             report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
 
-    return study.bank(report=built)
+    try:
+        return study.bank(report=built)
+    finally:
+        _BUILDING.pop(study, None)
 
 
 def lacking(study: Study) -> str | None:

@@ -99,7 +99,7 @@ class Walk:
 
     @property
     def seconds(self) -> float:
-        """Time since it began."""
+        """Time since it began, without what its reports took: there a walk may have to wait for others."""
         return time.perf_counter() - self.began
 
     def go(self) -> None:
@@ -121,10 +121,14 @@ class Walk:
         """Make the ladder, in half of the time at most."""
         most = None if self.settings.seconds is None else self.settings.seconds / 2
         self.ladder = build(
-            self.kernel, self.pool.epsilon, self.settings.population, self.rng, seen=self._take,
+            self.kernel, self.pool.epsilon, self.settings.population, self.rng, seen=self._drawn,
             report=lambda epsilon, level: self._tell(self._share(), f"level {level} at ε = {epsilon:.3g}"),
             stop=lambda: most is not None and self.seconds > most,
         )  # fmt: skip
+
+    def _drawn(self, trial: Trial) -> None:
+        self._take(trial)
+        self._tell(self._share())
 
     def _chains(self) -> Chains:
         epsilon = self.pool.epsilon
@@ -161,7 +165,9 @@ class Walk:
 
     def _tell(self, share: float, note: str = "") -> None:
         if self.report is not None:
+            told = time.perf_counter()
             self.report(share, note or f"{self.pool.members:,} members, {self.pool.members / self.seconds:,.0f}/s")
+            self.began += time.perf_counter() - told
 
     def _over(self) -> bool:
         """Time or steps are up, or what the settings wait for has come; that is looked at ever more seldom."""
