@@ -103,6 +103,7 @@ class Preimage(Model):
     bits: Information | None = None
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
+    notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")
 
 
 class PlaceEvent(Place):

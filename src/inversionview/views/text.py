@@ -134,7 +134,8 @@ def preimage_table(preimage: Preimage) -> Group:
         legend = _walk_note(shown, preimage.walk, preimage.bits)
     else:
         legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
-    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+    notes = [Text(note, style="yellow") for note in preimage.notes]
+    return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend)
 
 
 def _decoder_note(shown: Preimage) -> Text:

@@ -105,7 +105,7 @@ export class Panel {
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
     this.ask();
-    const notes = reading.preimage.walk?.notes ?? [];
+    const notes = [...(reading.preimage.notes ?? []), ...(reading.preimage.walk?.notes ?? [])];
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
