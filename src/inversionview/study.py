@@ -26,7 +26,7 @@ from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
-from inversionview.bank.store import ActivationBank
+from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
@@ -51,7 +51,8 @@ from inversionview.interpret.sides import GAP
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
-from inversionview.preimage.corpus import corpus_preimage
+from inversionview.preimage.corpus import corpus_preimage, held_names
+from inversionview.preimage.notes import outside_study, places_of, random_share, too_wide, untrained_place
 from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
@@ -193,16 +194,12 @@ class Study:
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
 
-        A number is an index, BOS being 0; a token must occur exactly once.
+        An int or ``"#8"`` is an index, BOS being 0, and so is ``"8"`` where no token is called so; a token must occur once.
 
         Raises:
-            UnknownPositionError: there is no such position, or the token occurs more than once.
+            UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
         """
         return self.positions.one(ids, at)
-
-    def _fixed(self, at: str | int) -> Callable[[Ids], Ids]:
-        """Return a function from many inputs to the index of ``at`` in each, −1 where it has none."""
-        return lambda tokens: self.positions.many(tokens, at)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +208,8 @@ class Study:
 
         Args:
             text: an input, without or with BOS and EOS.
-            at: a token, a named position (``A1``, ``END``, ``query``) or an index, BOS being 0; negative from the end.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, BOS being 0, negative
+                from the end.
             site: any of the three name styles of ``Site``.
 
         Raises:
@@ -278,12 +276,26 @@ class Study:
             count=count,
             settings=self.spec.pool if settings == "auto" else settings,
             each=each,
-            fixed=None if fixed is None else self._fixed(fixed),
+            fixed=None if fixed is None else self.positions.finder(query.ids, fixed),
             seed=seed,
             report=report,
             found=found,
         )
-        return replace(made, study=self)
+        return self._noted(made, fixed)
+
+    def _noted(self, made: Preimage, fixed: str | int | None = None) -> Preimage:
+        """Return a preimage with this study and with notes of query and ε; see ``preimage.notes``."""
+        notes, share, among = list(made.notes), None, ""
+        if not self.bare:
+            notes = [*notes, *outside_study(self.inputs, made.query, self.name)]
+        if made.bits is not None and made.bits.hits:
+            told = made.bits
+            share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} inputs searched"
+        elif made.source == "decoder":
+            notes = [*notes, *untrained_place(self.decoder, self.inputs, made.query)]
+            located = None if fixed is None else self.positions.finder(made.query.ids, fixed)
+            share, among = random_share(self.model, self.inputs, made.query, made.epsilon, made.distance, located)
+        return replace(made, study=self, notes=(*notes, *too_wide(made, share, among)))
 
     def walk(
         self,
@@ -294,7 +306,7 @@ class Study:
         fixed: str | int | None = None,
         prior: Prior | None = None,
         beta: float = 1.0,
-        keep: Sequence[int] = (),
+        keep: Sequence[str | int] = (),
         longer: int = 2,
         guided: bool = False,
         starts: Sequence[Preimage] = (),
@@ -317,7 +329,7 @@ class Study:
             prior: ``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By
                 default the study's where it has one, else the model's.
             beta: how much the model's prior weighs.
-            keep: positions of the query's tokens that stay (priors ``"model"`` and ``"uniform"``).
+            keep: positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``).
             longer: a text may grow or shrink by so many tokens (likewise).
             guided: add a move that follows the gradient of D (likewise); worth it where texts are long.
             starts: preimages of the query from elsewhere, at whose members half of the chains begin.
@@ -339,10 +351,16 @@ class Study:
         if chosen == "study":
             if keep or guided:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
+            if why := self.inputs.why_not(query.ids):
+                raise InputError(
+                    f"{query.text!r} is no input of {self.name}: {why}. A walk goes over the study's inputs: mend it, or name "
+                    "another prior (--prior uniform, or model)."
+                )
             ground = study_ground(self.model, self.inputs, target)
         elif chosen in ("model", "uniform"):
             beta = beta if chosen == "model" else 0.0
-            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=keep, guided=guided)
+            kept = [self.locate(query.ids, at) for at in keep]
+            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
         else:
             raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
@@ -350,7 +368,7 @@ class Study:
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
-        return replace(made, study=self)
+        return self._noted(made)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -359,9 +377,7 @@ class Study:
             SettingError: there is no such distance.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        if fixed is not None:
-            self.locate(query.ids, fixed)
-        located = None if fixed is None else self._fixed(fixed)
+        located = None if fixed is None else self.positions.finder(query.ids, fixed)
         return Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
 
     def agree(
@@ -532,7 +548,7 @@ class Study:
             if all((named[name] == read).all() for named, read in both):
                 return name
         if len({*pairs.read.tolist(), *pairs.contrast_read.tolist()}) == 1:
-            return str(pairs.read[0])
+            return f"#{pairs.read[0]}"
         raise SettingError("The pairs are read at positions of different names: name the activations to patch.")
 
     def ablate(
@@ -796,6 +812,12 @@ class Study:
             self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
+    def holds(self, query: Query) -> bool:
+        """Return whether the bank that is searched unless another is named holds the query's position."""
+        bank = self.known_bank()
+        names = check_positions(self.inputs, None) if bank is None else bank.manifest.positions
+        return query.position in places_of(self.inputs, query, names)
+
     def search(
         self,
         query: Query,
@@ -803,7 +825,7 @@ class Study:
         epsilon: float | None = None,
         distance: Distance | None = None,
         k: int = 10,
-        fixed: str | Sequence[str] | None = None,
+        fixed: str | int | Sequence[str | int] | None = None,
         count: int | None = None,
         bank: ActivationBank | str | Path | None = None,
         approximate: bool = False,
@@ -819,7 +841,7 @@ class Study:
             epsilon: threshold; by default the study's.
             distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
             k: how many of the nearest inputs to return at least, inside ε or not.
-            fixed: compare at these named positions only, in place of the minimum over all of the bank's.
+            fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
             count: how many inputs to return at most; ``None`` is all inside ε.
             bank: to search, or its folder.
             approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
@@ -831,19 +853,20 @@ class Study:
             UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
             BankError, MismatchError: the bank is damaged or another model's.
         """
+        searched = self.bank(bank)
         made = corpus_preimage(
-            self.bank(bank),
+            searched,
             query,
             epsilon=self.spec.epsilon if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             k=k,
-            at=fixed,
+            at=None if fixed is None else held_names(searched, self.positions, query, fixed),
             count=count,
             approximate=approximate,
             seed=seed,
             **options,
         )
-        return replace(made, study=self)
+        return self._noted(made)
 
     def inform(
         self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,

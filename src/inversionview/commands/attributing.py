@@ -11,6 +11,7 @@ from inversionview.commands.shared import (
     AtOpt,
     BareStudyArg,
     DeviceOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
@@ -19,6 +20,7 @@ from inversionview.commands.shared import (
     device_named,
     loaded_study,
     out,
+    placed,
     print_json,
 )
 from inversionview.errors import SettingError
@@ -45,6 +47,7 @@ def dla(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="One input; without it, rates over a set.")] = None,
     what: WhatOpt = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     k: Annotated[
         int | None,
         typer.Option("--k", "-k", help="So many most promoted tokens; by default 30, or a tenth of a smaller vocabulary."),
@@ -73,14 +76,14 @@ def dla(
     if text is not None:
         if prompts or target or among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
-        results = loaded.attribute(text, what, at=at, k=k, folded=folded)
+        results = loaded.attribute(text, what, at=placed(at, index), k=k, folded=folded)
         records, shown = [row for result in results for row in result.records()], attribution_table(results)
         value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
     else:
         with bar("attributing", 1000, quiet=as_json) as advance:
             table = loaded.rates(
-                what, target=target, prompts=prompts, among=among, at=at, k=k, folded=folded, limit=inputs, seed=seed,
-                report=lambda done, total: advance(1000 * done // total, ""),
+                what, target=target, prompts=prompts, among=among, at=placed(at, index), k=k, folded=folded, limit=inputs,
+                seed=seed, report=lambda done, total: advance(1000 * done // total, ""),
             )  # fmt: skip
         records, shown = table.records(), rate_table(table)
         told = {} if prompts else {"target": target or loaded.inputs.answers[0]}

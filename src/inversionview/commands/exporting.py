@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 def export(
     study: BareStudyArg = None,
     text: BareTextArg = None,
-    at: Annotated[list[str] | None, typer.Option(help="A token, a named position or an index; repeatable, as --site.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
+    ] = None,
     site: Annotated[
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
     ] = None,

@@ -25,6 +25,7 @@ from inversionview.commands.shared import (
     DistanceOpt,
     EpsilonOpt,
     FixedAtOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
@@ -40,6 +41,7 @@ from inversionview.commands.shared import (
     listed,
     loaded_study,
     out,
+    placed,
     print_json,
     study_and_text,
 )
@@ -53,6 +55,7 @@ def read(
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -77,7 +80,7 @@ def read(
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
     loaded, text = study_and_text(study, text, model, device)
-    query = loaded.query(text, at=at, site=site)
+    query = loaded.query(text, at=placed(at, index), site=site)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":
@@ -117,6 +120,7 @@ def walk(
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -137,7 +141,7 @@ def walk(
         str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
     ] = None,
     beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0,
-    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by their indices and commas; BOS is 0.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None,
     longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
     guided: Annotated[
         bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
@@ -158,23 +162,16 @@ def walk(
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
     check([epsilon], distance)
     loaded, text = study_and_text(study, text, model, device)
-    query = loaded.query(text, at=at, site=site)
+    query = loaded.query(text, at=placed(at, index), site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
-        "until_mixed": until_mixed, "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer,
+        "until_mixed": until_mixed, "beta": beta, "keep": listed(keep) or (), "longer": longer,
         "guided": guided, "fixed": fixed, "seed": seed, "epsilon": epsilon, "distance": distance,
         "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
     preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
     _show(preimage, as_json or stream)
-
-
-def _index(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SettingError(f"{text!r} is no index of a token: give numbers, BOS being 0, as in --keep 2,5.") from error
 
 
 def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: str | None) -> Preimage:
@@ -210,6 +207,7 @@ def search(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -230,7 +228,7 @@ def search(
     """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
     check([epsilon], distance)
     loaded = loaded_study(study, model, device)
-    query = loaded.query(text, at=at, site=site)
+    query = loaded.query(text, at=placed(at, index), site=site)
     preimage = loaded.search(
         query,
         epsilon=epsilon,

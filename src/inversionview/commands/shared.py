@@ -42,8 +42,10 @@ ModelOpt = Annotated[
 ]
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[
-    str | None, typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token.")
+    str | None,
+    typer.Option(help="A token, a named position (A1, END, query) or an index as '#8'; BOS is #0, the last token -1."),
 ]
+IndexOpt = Annotated[int | None, typer.Option("--index", help="In place of --at: an index; BOS is 0, the last token -1.")]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
@@ -152,6 +154,17 @@ def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
 
         return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+
+
+def placed(at: str | None, index: int | None) -> str | int | None:
+    """Return the position that ``--at`` or ``--index`` names.
+
+    Raises:
+        SettingError: both are given.
+    """
+    if at is not None and index is not None:
+        raise SettingError("--at and --index both name the position: give one of them.")
+    return at if index is None else index
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from inversionview.commands.shared import (
     DeviceOpt,
     DistanceOpt,
     EpsilonOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
@@ -29,6 +30,7 @@ from inversionview.commands.shared import (
     loaded_study,
     numbers,
     out,
+    placed,
     print_json,
 )
 
@@ -171,6 +173,7 @@ def complete(
     text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
     queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
     at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
+    index: IndexOpt = None,
     site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -194,9 +197,9 @@ def complete(
     figures, table = targets(to, "complete"), check_table(data)
     loaded = loaded_study(study, model, device)
     if text is None:
-        asked = loaded.random_queries(queries, at=at, site=site, seed=seed)
+        asked = loaded.random_queries(queries, at=placed(at, index), site=site, seed=seed)
     else:
-        asked = [loaded.query(text, at=at, site=site)]
+        asked = [loaded.query(text, at=placed(at, index), site=site)]
     with bar("scoring", 1000, quiet=as_json) as advance:
         results = loaded.complete(
             asked, epsilon=epsilon, distance=distance, draws=draws, quick=quick, limit=inputs, seed=seed,  # type: ignore[arg-type]
@@ -217,6 +220,7 @@ def threshold(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
     distance: DistanceOpt = None,
@@ -233,7 +237,7 @@ def threshold(
 
     figures = targets(to, "threshold")
     loaded = loaded_study(study, model, device)
-    query = loaded.query(text, at=at, site=site)
+    query = loaded.query(text, at=placed(at, index), site=site)
     with bar("measuring", 1000, quiet=as_json) as advance:
         result = loaded.threshold(
             query, epsilons=epsilon or (), distance=distance, limit=inputs, seed=seed,  # type: ignore[arg-type]
@@ -255,6 +259,7 @@ def agree(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     sources: Annotated[
@@ -272,7 +277,7 @@ def agree(
 
     check([epsilon], None)
     loaded = loaded_study(study, model, device)
-    query, asked = loaded.query(text, at=at, site=site), listed(sources) or []
+    query, asked = loaded.query(text, at=placed(at, index), site=site), listed(sources) or []
     searched = bank_to_search(loaded, bank) if "corpus" in asked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = loaded.agree(

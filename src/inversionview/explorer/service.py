@@ -229,8 +229,8 @@ def read(
         InversionViewError: see ``Study.preimage``, ``Study.search`` and ``Study.walk``.
     """
     known = sources(study)
-    now: list[Source] = [each for each in known if each != "corpus" or lacking(study) is None]
-    chosen = now if source == "all" else [source or known[0]]
+    now: list[Source] = [each for each in known if each != "corpus" or (lacking(study) is None and study.holds(query))]
+    chosen = now if source == "all" else [source or now[0]]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
@@ -332,6 +332,7 @@ def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
         source="all",
         bits=next((p.bits for p in preimages if p.bits is not None), None),
         walk=next((p.walk for p in preimages if p.walk is not None), None),
+        notes=tuple(dict.fromkeys(note for p in preimages for note in p.notes)),
         draws=None,
     )
     return every if len(every) <= count else every.choice(count)
@@ -489,7 +490,8 @@ def query_pairs(study: Study, query: Query, target: str, *, count: int = 64, see
     own = _padded([query.ids], inputs)
     check_target(inputs, target)
     if len(query.ids) > inputs.max_length or not np.isfinite(inputs.log_prior(own)[0]):
-        raise InputError(f"{query.text!r} is no input of {study.name}, so it has no contrasts: mend it, or take a random one.")
+        why = inputs.why_not(query.ids) or "its prior is 0"
+        raise InputError(f"{query.text!r} is no input of {study.name} ({why}), so it has no contrasts: mend it.")
     return contrasted(inputs, np.repeat(own, count, axis=0), target, seed=seed)
 
 
@@ -503,7 +505,7 @@ def patch(study: Study, query: Query, target: str | None = None, *, count: int =
     names = study.positions.names(query.ids)
     here = [name for name, index in names.items() if index == query.position]
     everywhere = (name for name in here if (study.positions.many(pairs.contrast, name) >= 0).all())
-    at = next(everywhere, str(query.position))
+    at = next(everywhere, f"#{query.position}")
     named = [f"{at}:{query.site.short}"]
     result = study.patch(named, pairs, seed=seed)
     few = replace(

@@ -267,7 +267,7 @@ class Explorer {
     try {
       return await ask(at);
     } catch (error) {
-      if (!/^\d+$/.test(at) || !this.place || text === this.place.text || error.name !== "Error") throw error;
+      if (!/^#?\d+$/.test(at) || !this.place || text === this.place.text || error.name !== "Error") throw error;
       const place = await ask(this.info.default.at);
       this.state.at = this.info.default.at;
       return place;
@@ -333,7 +333,7 @@ class Explorer {
     this.place = { ...this.place, position: index };
     this.tokens();
     const name = Object.entries(this.place.names).find(([, i]) => i === index)?.[0];
-    return this.change({ at: name ?? String(index) });
+    return this.change({ at: name ?? `#${index}` });
   }
 
   move(step) {
