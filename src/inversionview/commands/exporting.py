@@ -51,7 +51,9 @@ def export(
     distance: DistanceOpt = None,
     count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
     fixed: FixedAtOpt = None,
-    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
+    ] = None,
     seed: SeedOpt = 0,
     destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
     model: ModelOpt = None,
@@ -89,11 +91,12 @@ def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None
     return list(zip(*every, strict=True))
 
 
-def _read(study: Study, query: Query, source: str, seconds: float, options: dict[str, Any]) -> Preimage:
+def _read(study: Study, query: Query, source: str, seconds: float | None, options: dict[str, Any]) -> Preimage:
     if source == "corpus":
         fixed = None if options["fixed"] is None else [options["fixed"]]
         return study.search(query, bank=bank_to_search(study, None), **{**options, "fixed": fixed})
     if source == "walk":
         with bar("walking", 1000) as advance:
-            return study.walk(query, seconds=seconds, report=lambda share, note: advance(int(1000 * share), note), **options)
+            told = {"report": lambda share, note: advance(int(1000 * share), note), **given(seconds=seconds)}
+            return study.walk(query, **told, **options)
     return study.preimage(query, **options)

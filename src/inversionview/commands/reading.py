@@ -69,7 +69,9 @@ def read(
     source: Annotated[
         str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
+    ] = None,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
@@ -87,7 +89,7 @@ def read(
         where["fixed"] = listed(fixed)
         preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
     elif source == "walk" or (source is None and loaded.bare):
-        preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
+        preimage = _walk(loaded, query, quiet=as_json, count=shown, **given(seconds=seconds), **where)
     else:
         from inversionview.preimage.sampled import Setting
 
@@ -124,7 +126,7 @@ def walk(
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
-    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10, on slow models more, if nothing else ends it.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
     until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
     bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None,
