@@ -336,8 +336,8 @@ class Study:
             count: how many distinct samples to show at most.
             report: called with the share of the walk that is done, and a note.
             found: called with new members as they are found: tokens, D and the position where it is reached.
-            settings: of ``WalkSettings``: ``seconds`` (if nothing else ends it 10, or more), ``steps``, ``until_mixed``, ``chains``,
-                ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32 chains without it for a
+            settings: of ``WalkSettings``: ``seconds`` (10 or more if nothing else ends it), ``steps``, ``until_mixed``,
+                ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32 chains without it for a
                 model's.
 
         Raises:

@@ -20,6 +20,7 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    given,
     out,
     study_and_text,
 )

@@ -126,7 +126,9 @@ def walk(
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
-    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10, on slow models more, if nothing else ends it.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it, on slow models more.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
     until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
     bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None,

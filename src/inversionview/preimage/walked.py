@@ -238,8 +238,8 @@ def _notes(run: Walk, features: tuple[Mixing, ...], draws: int, query: Query, sa
         notes.append(unsettled)
     if run.settings.exchange and run.ladder is None and not run.interrupted:
         notes.append(
-            "There was no time to make a ladder of ε, from whose outer steps chains come down to pieces of the preimage far from "
-            f"the query: such pieces may be missing, and the bits are not known. Give it {_longer(run, 4)}."
+            "There was no time to make a ladder of ε, from whose outer steps chains come down to pieces of the preimage far "
+            f"from the query: such pieces may be missing, and the bits are not known. Give it {_longer(run, 4)}."
         )
     if run.chains is not None and run.ladder is None and run.starts is None and query.position:
         notes.append("All chains began at the query; a piece of the preimage that small steps do not reach would not be seen.")
@@ -268,8 +268,8 @@ def _unsettled(run: Walk, features: tuple[Mixing, ...], draws: int) -> str | Non
     apart = any(f.r_hat is None or f.r_hat >= MOST_R_HAT for f in bad)
     times = max(LEAST_ESS / max(min((f.ess for f in bad), default=0.0), 1.0), 6 if apart else 2)
     return (
-        f"{unknown}: on {len(bad)} of {len(features)} features chains still disagree or have drawn too little ({numbers}; wanted "
-        f"R̂ < {MOST_R_HAT}, {LEAST_ESS} draws). Give it {_longer(run, times)}."
+        f"{unknown}: on {len(bad)} of {len(features)} features chains still disagree or have drawn too little ({numbers}; "
+        f"wanted R̂ < {MOST_R_HAT}, {LEAST_ESS} draws). Give it {_longer(run, times)}."
     )
 
 

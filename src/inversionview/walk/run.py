@@ -31,7 +31,7 @@ _ALONE = 500
 _DROPPED = 0.2
 """Share of all steps at the beginning of which nothing is counted."""
 _SECONDS, _PATIENCE = 10.0, 60.0
-"""A walk that nothing else ends has the first, and where a model is so slow that it has hardly walked then, up to the second."""
+"""A walk that nothing else ends has the first, and up to the second where a model is so slow that it has hardly walked."""
 _WALKED = 3
 """So many times the warm-up are the steps that such a walk makes."""
 
