@@ -59,7 +59,7 @@ def check_distance(kind: str) -> Distance:
     return kind  # type: ignore[return-value]
 
 
-def said(epsilon: float, kind: Distance) -> str:
+def epsilon_text(epsilon: float, kind: Distance) -> str:
     """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``."""
     return f"ε = {epsilon:g} ({kind})"
 

@@ -38,6 +38,8 @@ _STYLES: tuple[tuple[str, Kind | None], ...] = (
     (r"blocks\.(?P<layer>\d+)\.hook_mlp_out", "mlp"),
     (r"\$?m\^\{?(?P<layer>\d+)\}?\$?", "mlp"),
 )
+FAMILIES: dict[Kind, str] = {"pre": "residual", "mid": "residual", "post": "residual", "head": "head", "mlp": "mlp"}
+"""What a kind of site belongs to; sites of one family have a default ε in common."""
 _EMBEDDING_LATEX = {"embed": "E_{token}", "pos_embed": "E_{position}"}
 
 

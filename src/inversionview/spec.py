@@ -33,6 +33,9 @@ class StudySpec(BaseModel):
     """The site that is read when none is named."""
     distance: Distance = "euclidean"
     epsilon: float = 0.1
+    epsilons: dict[str, float] = {}
+    """By family of site (``residual``, ``head``, ``mlp``) the ε of a reading there, from the run's own texts; see
+    ``analysis.thresholds``. Elsewhere, and where many sites are compared, it is ``epsilon``."""
     rows: int = 200_000
     """Inputs of the bank that the first search builds."""
     width: int = 96

@@ -58,7 +58,7 @@ from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
-from inversionview.sites import Site, expand, find_site
+from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
 from inversionview.storage import check_writable, recover
 from inversionview.studies import (
@@ -203,6 +203,14 @@ class Study:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
+    def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
+        """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
+
+        The run's own are of its own distance.
+        """
+        own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
+        return own.get(FAMILIES.get(site.kind, ""), self.spec.epsilon)
+
     def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.
 
@@ -271,7 +279,7 @@ class Study:
             self.decoder,
             self.model,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             count=count,
             settings=self.spec.pool if settings == "auto" else settings,
@@ -337,15 +345,15 @@ class Study:
             report: called with the share of the walk that is done, and a note.
             found: called with new members as they are found: tokens, D and the position where it is reached.
             settings: of ``WalkSettings``: ``seconds`` (10 or more if nothing else ends it), ``steps``, ``until_mixed``,
-                ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32 chains without it for a
-                model's.
+                ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32
+                without it for a model's.
 
         Raises:
             SettingError: a setting is out of range.
             InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        epsilon = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
         chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
@@ -406,7 +414,7 @@ class Study:
         Raises:
             SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
         """
-        limit = check_epsilon(self.spec.epsilon if epsilon is None else epsilon)
+        limit = check_epsilon(self.epsilon_at(query.site) if epsilon is None else epsilon)
         tokens = np.array([query.ids])
         name = next((name for name, at in self._named(tokens).items() if at[0] == query.position), None)
         if name is None:
@@ -432,7 +440,7 @@ class Study:
         if "all" in sources:
             found["all"] = self._listed(query, name, limit)
         found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
-        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
+        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed, self.spec.distance)
 
     def _listed(self, query: Query, name: str, epsilon: float) -> Ids:
         """Return every input of the study inside ε at a named position."""
@@ -857,7 +865,7 @@ class Study:
         made = corpus_preimage(
             searched,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             k=k,
             at=None if fixed is None else held_names(searched, self.positions, query, fixed),
@@ -1017,7 +1025,7 @@ class Study:
     ) -> Threshold:
         """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
         return threshold_study(
-            self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
+            self.model, self.inputs, query, epsilon=self.epsilon_at(query.site, distance), epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
 

@@ -201,6 +201,8 @@ def evaluate(
     as_json: JsonOpt = False,
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
+    from inversionview.distances import epsilon_text
+
     loaded = loaded_study(study, model, device)
     with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
         result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
@@ -214,4 +216,5 @@ def evaluate(
         table.add_row(name, f"{ratio:.3f}")
     table.add_row("mean", f"{result['mean']:.3f}", style="bold")
     out.print(table)
-    out.print(f"[dim]ε = {loaded.spec.epsilon:g}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")
+    within = epsilon_text(loaded.spec.epsilon, loaded.spec.distance)
+    out.print(f"[dim]{within}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")

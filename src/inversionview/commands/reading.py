@@ -258,7 +258,8 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
     loaded = load(study, model=model)
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
-        print_json({"sites": listing, "positions": loaded.position_names})
+        within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
+        print_json({"sites": listing, "positions": loaded.position_names, **within})
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "TransformerLens", "LaTeX"):
@@ -266,7 +267,22 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
     for s in loaded.sites:
         table.add_row(s.short, s.hook, s.latex)
     out.print(table)
-    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index")
+    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
+    out.print(_thresholds(loaded))
+
+
+def _thresholds(study: Study) -> str:
+    """Return the ε of readings in a line."""
+    from inversionview.distances import epsilon_text
+
+    spec = study.spec
+    if not spec.epsilons:
+        return f"{epsilon_text(spec.epsilon, spec.distance)} unless you give another"
+    own = ", ".join(f"{family} {epsilon:g}" for family, epsilon in spec.epsilons.items())
+    return (
+        f"ε ({spec.distance}) unless you give another: {own}; within it lies about one of a hundred of the run's texts. Where "
+        f"sites are compared: {spec.epsilon:g}"
+    )
 
 
 @app.command(epilog="Example: `inversionview path addition decoder`")

@@ -69,7 +69,9 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         heads=list(shape.heads),
         parallel=shape.parallel,
         sites=[
-            contract.SiteInfo(short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head)
+            contract.SiteInfo(
+                short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head, epsilon=study.epsilon_at(s)
+            )
             for s in study.sites
         ],
         positions=study.position_names,
@@ -314,7 +316,8 @@ class _Members:
         some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
         if len(some):
             asked = self.asked
-            epsilon = asked.study.spec.epsilon if asked.epsilon is None else asked.epsilon
+            own = asked.study.epsilon_at(asked.query.site, asked.distance)
+            epsilon = own if asked.epsilon is None else asked.epsilon
             target = asked.study.target(asked.query, asked.distance, asked.fixed)
             asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
 
@@ -563,6 +566,7 @@ def interpretation(
         position=query.position,
         statement=reading.statement or made.statement,
         epsilon=every.epsilon,
+        distance=every.distance,
         bits=reading.bits,
         balanced_accuracy=None if reading.told is None else reading.told.balanced_accuracy,
         auroc=None if reading.told is None else reading.told.auroc,
@@ -597,4 +601,5 @@ def complete(
         recall=scores.recall,
         percentile=scores.percentile,
         epsilon=result.epsilon,
+        distance=result.kind,
     )

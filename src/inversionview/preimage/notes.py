@@ -10,7 +10,7 @@ import torch
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import allowed_positions
-from inversionview.distances import Distance, said
+from inversionview.distances import Distance, epsilon_text
 from inversionview.errors import UnknownPositionError
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
@@ -48,7 +48,7 @@ def untrained_place(decoder: Decoder, inputs: Inputs, query: Query) -> list[str]
 
 def too_wide(made: Preimage, share: float | None, among: str) -> list[str]:
     """Return a note where ε admits nearly everything: so large a share of inputs, or what has nothing in common with z_q."""
-    threshold = said(made.epsilon, made.distance)
+    threshold = epsilon_text(made.epsilon, made.distance)
     if share is not None and share >= MOST_INSIDE:
         return [
             f"{threshold} admits {share:.0%} of {among}: the activation tells next to nothing of its input, or ε is too large."
