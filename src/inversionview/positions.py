@@ -39,7 +39,13 @@ class Positions:
         Raises:
             UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
         """
-        found = int(self.many(np.array([list(ids)]), at)[0])
+        tokens = np.array([list(ids)])
+        number, named = as_number(at), isinstance(at, str) and at in self.names(ids)
+        if number is not None and not named and not is_index(at):
+            index, called = self._indices(tokens, number), self._called(tokens, str(at))
+            if called.any() and index[0] >= 0 and self._tokens(tokens, str(at))[0] != index[0]:
+                self._refuse(ids, number)
+        found = int(self.many(tokens, at)[0])
         if found < 0:
             self._explain(ids, at)
         return found
@@ -47,8 +53,10 @@ class Positions:
     def many(self, tokens: Ids, at: str | int) -> Ids:
         """Return the index of ``at`` in each row, ``[rows]``; −1 where it has none, or the token more than one.
 
+        Of many rows a number is the index, unless it is a token that each of them has once.
+
         Raises:
-            UnknownPositionError: a number is a token of some rows and an index of some.
+            UnknownPositionError: it is such a token, and an index too.
         """
         named, length = self.named(tokens), (tokens != self.vocabulary.pad).sum(1)
         there = named[at] if isinstance(at, str) and at in named else np.full(len(tokens), -1)
@@ -74,12 +82,14 @@ class Positions:
         index = np.full(len(tokens), -1) if number is None else self._indices(tokens, number)
         if is_index(at):
             return index
-        found, called = self._tokens(tokens, str(at)), self._called(tokens, str(at)).any(1)
-        if number is None or not called.any():
-            return found if number is None else index
-        if (index >= 0).any() and (~called | (found != index))[index >= 0].any():
-            self._refuse(tokens[index >= 0], number)
-        return found
+        found = self._tokens(tokens, str(at))
+        if number is None or not (index >= 0).any():
+            return found
+        if (found >= 0).all() and (found != index).any():
+            raise UnknownPositionError(
+                f"'{number}' is a token of each of these inputs and an index: write '#{number}' for the index."
+            )
+        return index
 
     def _indices(self, tokens: Ids, number: int) -> Ids:
         length = (tokens != self.vocabulary.pad).sum(1)
@@ -102,18 +112,13 @@ class Positions:
         places = {name: int(place[0]) for name, place in self.named(np.array([list(ids)])).items()}
         return {name: place for name, place in places.items() if 0 <= place < len(ids)}
 
-    def _refuse(self, tokens: Ids, number: int) -> None:
+    def _refuse(self, ids: Sequence[int], number: int) -> None:
         """Raise the error that says how either meaning of a number is written."""
-        if len(tokens) > 1:
-            raise UnknownPositionError(
-                f"'{number}' is a token of some of these inputs and an index: write '#{number}' for the index."
-            )
-        strings = self.vocabulary.strings([i for i in tokens[0].tolist() if i != self.vocabulary.pad])
+        strings = self.vocabulary.strings(ids)
         places = self._places(strings, str(number))
         raise UnknownPositionError(
             f"'{number}' could mean two positions: write '#{number}' for the token at index {number}, which is "
-            f"{strings[number]!r}; the token '{number}' stands at {', '.join(map(str, places))}: "
-            f"{_written(places)}."
+            f"{strings[number]!r}; the token '{number}' stands at {', '.join(map(str, places))}: {_written(places)}."
         )
 
     @staticmethod

@@ -123,8 +123,8 @@ def completeness_table(results: Sequence[Completeness]) -> Group:
     first = results[0]
     note = (
         f"{len(first.rows):,} inputs, inside: within {epsilon_text(first.epsilon, first.kind)}. recall: share of the inputs "
-        "inside, the query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least probable "
-        "inside."
+        "inside, the query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least "
+        "probable inside."
     )
     return Group(table, Text(), Text(note, style="dim"))
 
