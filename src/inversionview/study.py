@@ -39,7 +39,6 @@ from inversionview.errors import (
     UnknownPositionError,
     UnknownStudyError,
     WeightsError,
-    did_you_mean,
 )
 from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
@@ -48,6 +47,7 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
+from inversionview.naming import check_study
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
@@ -536,18 +536,23 @@ class Study:
             SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
         """
         for text in activations or ():  # mistakes are told before the pairs are made, not after
-            parse_activations([text], self.model.sites)
+            parse_activations([text], self.model.sites, self._example)
         steps(1, cumulative)
         if isinstance(contrast, Pairs) and options:
             raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
-        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
+        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites, self._example)
         settings = {"target": None if contrast is not None else options.get("target") or next(iter(self.inputs.answers), None),
                     "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
             report=report,
         )  # fmt: skip
+
+    @property
+    def _example(self) -> str:
+        """An activation of this study, for errors that say how one is named."""
+        return f"{self.spec.at}:{self.spec.site}"
 
     def _read_name(self, pairs: Pairs) -> str:
         """Return a name of the position where all pairs are read."""
@@ -582,7 +587,7 @@ class Study:
         Raises:
             SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
         """
-        named = parse_activations(activations, self.model.sites)
+        named = parse_activations(activations, self.model.sites, self._example)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
         if self.inputs.answers:  # sentences that ask for nothing have no answer
@@ -1074,13 +1079,9 @@ def load(
     text, folder = str(name), Path(name).expanduser()
     if text in STUDIES:
         spec, run = SPECS[text], None
-    elif (folder / "study.json").is_file():
-        spec, run = read_spec(folder), folder
     else:
-        raise UnknownStudyError(
-            f"There is no study {text!r} and no run in that folder; there are {', '.join(STUDIES)}."
-            + did_you_mean(text, STUDIES)
-        )
+        check_study(name)
+        spec, run = read_spec(folder), folder
     language = spec.inputs in LANGUAGE
     if options and not language:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")

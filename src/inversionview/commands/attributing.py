@@ -17,7 +17,6 @@ from inversionview.commands.shared import (
     SeedOpt,
     app,
     bar,
-    device_named,
     loaded_study,
     out,
     placed,
@@ -72,7 +71,7 @@ def dla(
     from inversionview.views.files import check_formats, write_records
 
     check_formats([to] if to else [], _FORMATS)
-    loaded, text = _study_and_maybe_text(study, text, model, device)
+    loaded, text = _study_and_maybe_text(study, text, model, device, [_sites_in(what)])
     if text is not None:
         if prompts or target or among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
@@ -96,16 +95,21 @@ def dla(
         out.print(shown)
 
 
-def _study_and_maybe_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str | None]:
-    """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
-    from inversionview.study import load
+def _sites_in(what: str | None) -> str | None:
+    """Return the sites that are named, by commas; a difference names two."""
+    return None if what is None else what.replace("-", ",")
 
+
+def _study_and_maybe_text(
+    study: str | None, text: str | None, model: str | None, device: str, sites: list[str | None]
+) -> tuple[Study, str | None]:
+    """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
     named = study is not None and (text is not None or model is None or _is_study(study))
     if named:
-        return loaded_study(study or "", model, device), text
+        return loaded_study(study or "", model, device, sites), text
     if model is None:
         raise SettingError("Give a study, the folder of a run, or --model.")
-    return load(model=model, device=device_named(device)), study
+    return loaded_study(None, model, device, sites), study
 
 
 def _is_study(name: str) -> bool:

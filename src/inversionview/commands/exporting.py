@@ -69,7 +69,7 @@ def export(
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
     places = _places(at or [], site or [])
-    loaded, text = study_and_text(study, text, model, device)
+    loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
     made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]

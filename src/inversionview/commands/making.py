@@ -17,6 +17,7 @@ from inversionview.commands.shared import (
     StudyArg,
     app,
     bar,
+    check_sites_of,
     device_named,
     err,
     given,
@@ -27,6 +28,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import InputError, SettingError
+from inversionview.naming import STUDIES, check_study
 
 
 @app.command(
@@ -86,6 +88,9 @@ def train(
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
+    if study is not None and study not in STUDIES:
+        check_study(study)
+    check_sites_of(study if study in STUDIES else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
@@ -178,7 +183,7 @@ def bank(
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [sites])
     options = given(sites=sites, positions=listed(positions))
     with bar("harvesting", 1000) as advance:
         made = loaded.build_bank(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+from inversionview.errors import SettingError
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
@@ -81,7 +81,7 @@ def read(
     check([epsilon], distance)
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
-    loaded, text = study_and_text(study, text, model, device)
+    loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
@@ -165,7 +165,7 @@ def walk(
 ) -> None:
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
     check([epsilon], distance)
-    loaded, text = study_and_text(study, text, model, device)
+    loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
@@ -231,7 +231,7 @@ def search(
 ) -> None:
     """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
     check([epsilon], distance)
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
     preimage = loaded.search(
         query,
@@ -253,9 +253,7 @@ def search(
 @app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
 def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
     """List the sites and named positions of a study, or the sites of a model alone."""
-    from inversionview.study import load
-
-    loaded = load(study, model=model)
+    loaded = loaded_study(study, model)
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
@@ -288,7 +286,8 @@ def _thresholds(study: Study) -> str:
 @app.command(epilog="Example: `inversionview path addition decoder`")
 def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
     """Print where a study's probed model or decoder lies."""
-    from inversionview.studies import LANGUAGE, SHIPPED, STUDIES, default_model, shipped_path
+    from inversionview.naming import check_study
+    from inversionview.studies import LANGUAGE, SHIPPED, default_model, shipped_path
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
@@ -301,11 +300,7 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     from inversionview.spec import read_spec
 
     folder = Path(study)
-    if not (folder / "study.json").exists():
-        raise UnknownStudyError(
-            f"There is no study {study!r} and no run in that folder; there are {', '.join(STUDIES)}."
-            + did_you_mean(study, STUDIES)
-        )
+    check_study(study)
     spec = read_spec(folder)
     if part == "decoder":
         print((folder / "decoder").resolve())

@@ -74,7 +74,7 @@ def inform(
     check_formats(to or [], TABLE_FORMATS)
     check([epsilon], distance)
     extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, model, sites=[sites])
     if where:
         parse_filters(where, [*feature_names(loaded.inputs), *extra])
     searched = bank_to_search(loaded, bank)
@@ -143,7 +143,7 @@ def bits(
     check_formats(to or [], TABLE_FORMATS)
     ladder = numbers(epsilons)
     check(ladder, distance)
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, model, sites=[sites])
     searched = bank_to_search(loaded, bank)
     with bar("measuring", 1000, quiet=as_json) as advance:
         curves = bits_curve(
@@ -195,7 +195,7 @@ def complete(
     from inversionview.views.tables import completeness_table
 
     figures, table = targets(to, "complete"), check_table(data)
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     if text is None:
         asked = loaded.random_queries(queries, at=placed(at, index), site=site, seed=seed)
     else:
@@ -236,7 +236,7 @@ def threshold(
     from inversionview.views.tables import threshold_table
 
     figures = targets(to, "threshold")
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
     with bar("measuring", 1000, quiet=as_json) as advance:
         result = loaded.threshold(
@@ -276,7 +276,7 @@ def agree(
     from inversionview.views.tables import agreement_table
 
     check([epsilon], None)
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     query, asked = loaded.query(text, at=placed(at, index), site=site), listed(sources) or []
     searched = bank_to_search(loaded, bank) if "corpus" in asked else None
     with bar("walking", 1000, quiet=as_json) as advance:
