@@ -9,17 +9,17 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens", "moves",
-    "inputs",
-    "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
+    "errors", "naming", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens",
+    "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",
     "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
     "bank.index", "bank.blocks", "bank.shards", "bank.store", "bank.search", "bank.approximate", "bank.places",
     "walk.kernel", "walk.language", "walk.mix", "walk.ladder", "walk.chains", "walk.diagnostics", "walk.pool",
     "walk.report", "walk.run",
-    "preimage.core", "preimage.samples", "preimage.sampled", "preimage.corpus", "preimage.walked",
-    "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.features",
+    "preimage.core", "preimage.samples", "preimage.notes", "preimage.sampled", "preimage.corpus", "preimage.walked",
+    "preimage.completeness", "preimage.threshold", "analysis.places", "analysis.thresholds",
+    "analysis.features",
     "analysis.truth", "analysis.agreement", "analysis.patching", "analysis.ablation", "analysis.flow", "analysis.attribution",
     "analysis.prompts", "analysis.head_measures", "analysis.heads", "analysis.circuit",
     "analysis.retrieval", "analysis.attributes",
@@ -35,7 +35,7 @@ ORDER = [
     "explorer.shelf", "explorer.events", "explorer.routes", "explorer.guard", "explorer.app",
     "explorer.connections", "explorer.page",
     "explorer.widget",
-    "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
+    "commands.mistakes", "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.heading", "commands.recalling", "commands.exploring",
     "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip

@@ -399,7 +399,7 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_text("Completeness:").click()
         page.get_by_role("button", name="Score 20,000 inputs").click()
         scored = ask(url, "addition", "complete", text=ADD, at="=", site="a0.0", epsilon=0.1, limit=20_000, seed=5)
-        share = f"Of the inputs inside ε = 0.100, {100 * scored['recall']:.0f} % are likelier"
+        share = f"Of the inputs inside ε = 0.100 (euclidean), {100 * scored['recall']:.0f} % are likelier"
         scores = page.locator(".more-about", has_text="Completeness:").locator(".result")
         expect(scores).to_contain_text(share, timeout=30_000)
         painted = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
@@ -541,8 +542,9 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep progress bars, warnings and log lines of the libraries off the terminal."""
-    level = transformers_logging.get_verbosity()
+    level, hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -552,3 +554,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub)

@@ -26,6 +26,7 @@ from inversionview.commands import exploring as exploring
 from inversionview.commands import exporting as exporting
 
 # isort: on
+from inversionview.commands.mistakes import sentence
 from inversionview.commands.shared import INTERRUPTED, app
 from inversionview.errors import InversionViewError
 
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
             return
         said = getattr(error, "format_message", error.__str__)()
-        _fail(f"{said.rstrip('.')}. See inversionview --help.")
+        _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
         _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
     except BrokenPipeError:

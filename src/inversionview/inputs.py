@@ -101,6 +101,13 @@ class Inputs(ABC):
             mask[:, 0] = False
         return mask
 
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text's ids, BOS and EOS included, are none of the inputs, as a clause; ``None`` where they are.
+
+        ``None``, too, where any text is one.
+        """
+        return None
+
     def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
         """Return for each feature its value in each row, ``[rows]``."""
         return {"length": self.lengths(tokens)}

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from inversionview.analysis.retrieval import attends_elsewhere
+from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
@@ -193,7 +194,9 @@ def _train_texts(
 ) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1])
+    kept = read_spec(out) if (out / "study.json").exists() else StudySpec(inputs="texts", sites=[], site="", distance="cosine")
+    begun = {name: getattr(kept, name) for name in ("distance", "epsilon", "epsilons")}  # a run that goes on keeps these
+    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1], **begun)
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
     if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))
@@ -225,6 +228,9 @@ def _train(
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if bank is None else bank
         config = _sparing(config, len(spec.sites))
+    if spec.inputs == "texts" and not spec.epsilons and watch.rank[0] == 0:
+        study.spec = spec.model_copy(update={"epsilons": _epsilons(study, bank)})
+        write_spec(out, study.spec)
     if options.get("base"):
         config = replace(config, pool=min(config.pool, _LM_POOL))
     options = {"width": spec.width, **options}
@@ -243,6 +249,19 @@ def _harvested(study: Study, rows: int, watch: Watch) -> ActivationBank:
     study.build_bank(study.folder / "bank", rows=rows, sites=study.spec.sites, rank=rank, world=world, report=watch.harvest)
     watch.together()
     return study.bank(study.folder)
+
+
+def _epsilons(study: Study, bank: ActivationBank | None) -> Mapping[str, float]:
+    """Return an ε for each family of sites, from random texts at their end."""
+    inputs, rng = study.inputs, np.random.default_rng(41)
+
+    def activations(site: Site) -> torch.Tensor:
+        if bank is not None:
+            return bank.activations(site, "END", np.sort(rng.permutation(len(bank))[:TEXTS]))
+        tokens = inputs.tokens(rng.permutation(len(inputs))[:TEXTS])
+        return study.model.harvest(tokens, [site], inputs.named_positions(tokens)["END"][:, None])[0, :, 0].float().cpu()
+
+    return typical_epsilons(activations, study.sites, study.spec.distance)
 
 
 def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], out: Path, watch: Watch) -> npt.NDArray[np.bool_]:

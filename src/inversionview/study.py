@@ -26,7 +26,7 @@ from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, decoder_against_truth
 from inversionview.bank import places
-from inversionview.bank.store import ActivationBank
+from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
@@ -40,7 +40,6 @@ from inversionview.errors import (
     UnknownPositionError,
     UnknownStudyError,
     WeightsError,
-    did_you_mean,
 )
 from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
@@ -49,16 +48,18 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
+from inversionview.naming import check_study
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
-from inversionview.preimage.corpus import corpus_preimage
+from inversionview.preimage.corpus import corpus_preimage, held_names
+from inversionview.preimage.notes import outside_study, places_of, random_share, too_wide, untrained_place
 from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
-from inversionview.sites import Site, expand, find_site
+from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable, recover
 from inversionview.studies import (
@@ -199,25 +200,30 @@ class Study:
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
 
-        A number is an index, BOS being 0; a token must occur exactly once.
+        An int or ``"#8"`` is an index, BOS being 0, and so is ``"8"`` where no token is called so; a token must occur once.
 
         Raises:
-            UnknownPositionError: there is no such position, or the token occurs more than once.
+            UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
         """
         return self.positions.one(ids, at)
 
-    def _fixed(self, at: str | int) -> Callable[[Ids], Ids]:
-        """Return a function from many inputs to the index of ``at`` in each, −1 where it has none."""
-        return lambda tokens: self.positions.many(tokens, at)
-
     # -- reading ------------------------------------------------------------------------------------------------------
+
+    def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
+        """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
+
+        The run's own are of its own distance.
+        """
+        own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
+        return own.get(FAMILIES.get(site.kind, ""), self.spec.epsilon)
 
     def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.
 
         Args:
             text: an input, without or with BOS and EOS.
-            at: a token, a named position (``A1``, ``END``, ``query``) or an index, BOS being 0; negative from the end.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, BOS being 0, negative
+                from the end.
             site: any of the three name styles of ``Site``.
 
         Raises:
@@ -279,17 +285,31 @@ class Study:
             self.decoder,
             self.model,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             count=count,
             settings=self.spec.pool if settings == "auto" else settings,
             each=each,
-            fixed=None if fixed is None else self._fixed(fixed),
+            fixed=None if fixed is None else self.positions.finder(query.ids, fixed),
             seed=seed,
             report=report,
             found=found,
         )
-        return replace(made, study=self)
+        return self._noted(made, fixed)
+
+    def _noted(self, made: Preimage, fixed: str | int | None = None) -> Preimage:
+        """Return a preimage with this study and with notes of query and ε; see ``preimage.notes``."""
+        notes, share, among = list(made.notes), None, ""
+        if not self.bare:
+            notes = [*notes, *outside_study(self.inputs, made.query, self.name)]
+        if made.bits is not None and made.bits.hits:
+            told = made.bits
+            share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} inputs searched"
+        elif made.source == "decoder":
+            notes = [*notes, *untrained_place(self.decoder, self.inputs, made.query)]
+            located = None if fixed is None else self.positions.finder(made.query.ids, fixed)
+            share, among = random_share(self.model, self.inputs, made.query, made.epsilon, made.distance, located)
+        return replace(made, study=self, notes=(*notes, *too_wide(made, share, among)))
 
     def walk(
         self,
@@ -300,7 +320,7 @@ class Study:
         fixed: str | int | None = None,
         prior: Prior | None = None,
         beta: float = 1.0,
-        keep: Sequence[int] = (),
+        keep: Sequence[str | int] = (),
         longer: int = 2,
         guided: bool = False,
         starts: Sequence[Preimage] = (),
@@ -323,32 +343,38 @@ class Study:
             prior: ``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By
                 default the study's where it has one, else the model's.
             beta: how much the model's prior weighs.
-            keep: positions of the query's tokens that stay (priors ``"model"`` and ``"uniform"``).
+            keep: positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``).
             longer: a text may grow or shrink by so many tokens (likewise).
             guided: add a move that follows the gradient of D (likewise); worth it where texts are long.
             starts: preimages of the query from elsewhere, at whose members half of the chains begin.
             count: how many distinct samples to show at most.
             report: called with the share of the walk that is done, and a note.
             found: called with new members as they are found: tokens, D and the position where it is reached.
-            settings: of ``WalkSettings``: ``seconds`` (10 if nothing else ends it), ``steps``, ``until_mixed``, ``chains``,
-                ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32 chains without it for a
-                model's.
+            settings: of ``WalkSettings``: ``seconds`` (10 or more if nothing else ends it), ``steps``, ``until_mixed``,
+                ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32
+                without it for a model's.
 
         Raises:
             SettingError: a setting is out of range.
             InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        epsilon = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
         chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
+            if why := self.inputs.why_not(query.ids):
+                raise InputError(
+                    f"{query.text!r} is no input of {self.name}: {why}. A walk goes over the study's inputs: mend it, or name "
+                    "another prior (--prior uniform, or model)."
+                )
             ground = study_ground(self.model, self.inputs, target)
         elif chosen in ("model", "uniform"):
             beta = beta if chosen == "model" else 0.0
-            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=keep, guided=guided)
+            kept = [self.locate(query.ids, at) for at in keep]
+            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
         else:
             raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
@@ -356,7 +382,7 @@ class Study:
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
-        return replace(made, study=self)
+        return self._noted(made)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -365,9 +391,7 @@ class Study:
             SettingError: there is no such distance.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        if fixed is not None:
-            self.locate(query.ids, fixed)
-        located = None if fixed is None else self._fixed(fixed)
+        located = None if fixed is None else self.positions.finder(query.ids, fixed)
         return Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
 
     def agree(
@@ -396,7 +420,7 @@ class Study:
         Raises:
             SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
         """
-        limit = check_epsilon(self.spec.epsilon if epsilon is None else epsilon)
+        limit = check_epsilon(self.epsilon_at(query.site) if epsilon is None else epsilon)
         tokens = np.array([query.ids])
         name = next((name for name, at in self._named(tokens).items() if at[0] == query.position), None)
         if name is None:
@@ -422,7 +446,7 @@ class Study:
         if "all" in sources:
             found["all"] = self._listed(query, name, limit)
         found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
-        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
+        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed, self.spec.distance)
 
     def _walked_to_its_end(self, query: Query, **options: Any) -> Preimage:
         made = self.walk(query, **options)
@@ -524,18 +548,23 @@ class Study:
             SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
         """
         for text in activations or ():  # mistakes are told before the pairs are made, not after
-            parse_activations([text], self.model.sites)
+            parse_activations([text], self.model.sites, self._example)
         steps(1, cumulative)
         if isinstance(contrast, Pairs) and options:
             raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
-        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
+        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites, self._example)
         settings = {"target": None if contrast is not None else options.get("target") or next(iter(self.inputs.answers), None),
                     "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
             report=report,
         )  # fmt: skip
+
+    @property
+    def _example(self) -> str:
+        """An activation of this study, for errors that say how one is named."""
+        return f"{self.spec.at}:{self.spec.site}"
 
     def _read_name(self, pairs: Pairs) -> str:
         """Return a name of the position where all pairs are read."""
@@ -544,7 +573,7 @@ class Study:
             if all((named[name] == read).all() for named, read in both):
                 return name
         if len({*pairs.read.tolist(), *pairs.contrast_read.tolist()}) == 1:
-            return str(pairs.read[0])
+            return f"#{pairs.read[0]}"
         raise SettingError("The pairs are read at positions of different names: name the activations to patch.")
 
     def ablate(
@@ -570,7 +599,7 @@ class Study:
         Raises:
             SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
         """
-        named = parse_activations(activations, self.model.sites)
+        named = parse_activations(activations, self.model.sites, self._example)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
         if self.inputs.answers:  # sentences that ask for nothing have no answer
@@ -822,6 +851,12 @@ class Study:
             self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
+    def holds(self, query: Query) -> bool:
+        """Return whether the bank that is searched unless another is named holds the query's position."""
+        bank = self.known_bank()
+        names = check_positions(self.inputs, None) if bank is None else bank.manifest.positions
+        return query.position in places_of(self.inputs, query, names)
+
     def search(
         self,
         query: Query,
@@ -829,7 +864,7 @@ class Study:
         epsilon: float | None = None,
         distance: Distance | None = None,
         k: int = 10,
-        fixed: str | Sequence[str] | None = None,
+        fixed: str | int | Sequence[str | int] | None = None,
         count: int | None = None,
         bank: ActivationBank | str | Path | None = None,
         approximate: bool = False,
@@ -845,7 +880,7 @@ class Study:
             epsilon: threshold; by default the study's.
             distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
             k: how many of the nearest inputs to return at least, inside ε or not.
-            fixed: compare at these named positions only, in place of the minimum over all of the bank's.
+            fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
             count: how many inputs to return at most; ``None`` is all inside ε.
             bank: to search, or its folder.
             approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
@@ -857,19 +892,20 @@ class Study:
             UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
             BankError, MismatchError: the bank is damaged or another model's.
         """
+        searched = self.bank(bank)
         made = corpus_preimage(
-            self.bank(bank),
+            searched,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             k=k,
-            at=fixed,
+            at=None if fixed is None else held_names(searched, self.positions, query, fixed),
             count=count,
             approximate=approximate,
             seed=seed,
             **options,
         )
-        return replace(made, study=self)
+        return self._noted(made)
 
     def inform(
         self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,
@@ -1020,7 +1056,7 @@ class Study:
     ) -> Threshold:
         """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
         return threshold_study(
-            self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
+            self.model, self.inputs, query, epsilon=self.epsilon_at(query.site, distance), epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
 
@@ -1069,13 +1105,9 @@ def load(
     text, folder = str(name), Path(name).expanduser()
     if text in STUDIES:
         spec, run = SPECS[text], None
-    elif (folder / "study.json").is_file():
-        spec, run = read_spec(folder), folder
     else:
-        raise UnknownStudyError(
-            f"There is no study {text!r} and no run in that folder; there are {', '.join(STUDIES)}."
-            + did_you_mean(text, STUDIES)
-        )
+        check_study(name)
+        spec, run = read_spec(folder), folder
     if run is not None and not model:
         check_model(spec, run)
     language = spec.inputs in LANGUAGE

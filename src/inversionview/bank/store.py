@@ -39,8 +39,8 @@ from inversionview.errors import (
     did_you_mean,
 )
 from inversionview.inputs import Ids, Inputs, mix
-from inversionview.locks import clear, locked
 from inversionview.integrity import KEY, read_sealed, reason, sealed
+from inversionview.locks import clear, locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import replacing, sweep, write_json

@@ -23,6 +23,7 @@ from inversionview.commands.shared import (
     bar,
     check,
     err,
+    given,
     out,
     study_and_text,
 )
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 def export(
     study: BareStudyArg = None,
     text: BareTextArg = None,
-    at: Annotated[list[str] | None, typer.Option(help="A token, a named position or an index; repeatable, as --site.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
+    ] = None,
     site: Annotated[
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
     ] = None,
@@ -52,7 +55,9 @@ def export(
     distance: DistanceOpt = None,
     count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
     fixed: FixedAtOpt = None,
-    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
+    ] = None,
     seed: SeedOpt = 0,
     destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
     model: ModelOpt = None,
@@ -67,7 +72,7 @@ def export(
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
     places = _places(at or [], site or [])
-    loaded, text = study_and_text(study, text, model, device)
+    loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
     made = []
@@ -103,11 +108,12 @@ def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None
     return list(zip(*every, strict=True))
 
 
-def _read(study: Study, query: Query, source: str, seconds: float, options: dict[str, Any]) -> Preimage:
+def _read(study: Study, query: Query, source: str, seconds: float | None, options: dict[str, Any]) -> Preimage:
     if source == "corpus":
         fixed = None if options["fixed"] is None else [options["fixed"]]
         return study.search(query, bank=bank_to_search(study, None), **{**options, "fixed": fixed})
     if source == "walk":
         with bar("walking", 1000) as advance:
-            return study.walk(query, seconds=seconds, report=lambda share, note: advance(int(1000 * share), note), **options)
+            told = {"report": lambda share, note: advance(int(1000 * share), note), **given(seconds=seconds)}
+            return study.walk(query, **told, **options)
     return study.preimage(query, **options)

@@ -17,6 +17,7 @@ from inversionview.commands.shared import (
     StudyArg,
     app,
     bar,
+    check_sites_of,
     device_named,
     err,
     given,
@@ -27,6 +28,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import InputError, SettingError
+from inversionview.naming import STUDIES, check_study
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -89,6 +91,9 @@ def train(
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
+    if study is not None and study not in STUDIES:
+        check_study(study)
+    check_sites_of(study if study in STUDIES else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
@@ -185,7 +190,7 @@ def bank(
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [sites])
     if check:
         with bar("checking", 1000) as advance:
             sound = loaded.check_bank(
@@ -220,6 +225,8 @@ def evaluate(
     as_json: JsonOpt = False,
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
+    from inversionview.distances import epsilon_text
+
     loaded = loaded_study(study, model, device)
     with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
         result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
@@ -233,4 +240,5 @@ def evaluate(
         table.add_row(name, f"{ratio:.3f}")
     table.add_row("mean", f"{result['mean']:.3f}", style="bold")
     out.print(table)
-    out.print(f"[dim]ε = {loaded.spec.epsilon:g}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")
+    within = epsilon_text(loaded.spec.epsilon, loaded.spec.distance)
+    out.print(f"[dim]{within}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")

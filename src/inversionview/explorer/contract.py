@@ -103,6 +103,7 @@ class Preimage(Model):
     bits: Information | None = None
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
+    notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")
 
 
 class PlaceEvent(Place):
@@ -156,6 +157,7 @@ class SiteInfo(Model):
     layer: int
     kind: str
     head: int | None
+    epsilon: float = Field(description="Threshold of a reading there unless another is asked for.")
 
 
 class Default(Model):
@@ -278,6 +280,7 @@ class Interpretation(Model):
     position: int
     statement: str
     epsilon: float
+    distance: Distance
     bits: float = Field(description="I_ε(q) over the bank.")
     balanced_accuracy: float | None = Field(description="On unseen inputs; null where there are too few.")
     auroc: float | None
@@ -295,6 +298,7 @@ class Complete(Model):
     recall: float | None = Field(description="Share of the inputs inside whose log p is above the percentile.")
     percentile: float | None = Field(description="95th percentile of log p of the inputs outside.")
     epsilon: float
+    distance: Distance
 
 
 class Work(Model):

@@ -41,7 +41,7 @@ Text = Annotated[
 At = Annotated[
     str | None,
     Query(
-        min_length=1, max_length=200, description="A token, a named position or an index; by default the study's.",
+        min_length=1, max_length=200, description="A token, a named position or an index as #8; by default the study's.",
         examples=["="],
     ),
 ]  # fmt: skip

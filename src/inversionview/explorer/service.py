@@ -69,7 +69,9 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         heads=list(shape.heads),
         parallel=shape.parallel,
         sites=[
-            contract.SiteInfo(short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head)
+            contract.SiteInfo(
+                short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head, epsilon=study.epsilon_at(s)
+            )
             for s in study.sites
         ],
         positions=study.position_names,
@@ -229,8 +231,8 @@ def read(
         InversionViewError: see ``Study.preimage``, ``Study.search`` and ``Study.walk``.
     """
     known = sources(study)
-    now: list[Source] = [each for each in known if each != "corpus" or lacking(study) is None]
-    chosen = now if source == "all" else [source or known[0]]
+    now: list[Source] = [each for each in known if each != "corpus" or (lacking(study) is None and study.holds(query))]
+    chosen = now if source == "all" else [source or now[0]]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
@@ -314,7 +316,8 @@ class _Members:
         some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
         if len(some):
             asked = self.asked
-            epsilon = asked.study.spec.epsilon if asked.epsilon is None else asked.epsilon
+            own = asked.study.epsilon_at(asked.query.site, asked.distance)
+            epsilon = own if asked.epsilon is None else asked.epsilon
             target = asked.study.target(asked.query, asked.distance, asked.fixed)
             asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
 
@@ -332,6 +335,7 @@ def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
         source="all",
         bits=next((p.bits for p in preimages if p.bits is not None), None),
         walk=next((p.walk for p in preimages if p.walk is not None), None),
+        notes=tuple(dict.fromkeys(note for p in preimages for note in p.notes)),
         draws=None,
     )
     return every if len(every) <= count else every.choice(count)
@@ -489,7 +493,8 @@ def query_pairs(study: Study, query: Query, target: str, *, count: int = 64, see
     own = _padded([query.ids], inputs)
     check_target(inputs, target)
     if len(query.ids) > inputs.max_length or not np.isfinite(inputs.log_prior(own)[0]):
-        raise InputError(f"{query.text!r} is no input of {study.name}, so it has no contrasts: mend it, or take a random one.")
+        why = inputs.why_not(query.ids) or "its prior is 0"
+        raise InputError(f"{query.text!r} is no input of {study.name} ({why}), so it has no contrasts: mend it.")
     return contrasted(inputs, np.repeat(own, count, axis=0), target, seed=seed)
 
 
@@ -503,7 +508,7 @@ def patch(study: Study, query: Query, target: str | None = None, *, count: int =
     names = study.positions.names(query.ids)
     here = [name for name, index in names.items() if index == query.position]
     everywhere = (name for name in here if (study.positions.many(pairs.contrast, name) >= 0).all())
-    at = next(everywhere, str(query.position))
+    at = next(everywhere, f"#{query.position}")
     named = [f"{at}:{query.site.short}"]
     result = study.patch(named, pairs, seed=seed)
     few = replace(
@@ -561,6 +566,7 @@ def interpretation(
         position=query.position,
         statement=reading.statement or made.statement,
         epsilon=every.epsilon,
+        distance=every.distance,
         bits=reading.bits,
         balanced_accuracy=None if reading.told is None else reading.told.balanced_accuracy,
         auroc=None if reading.told is None else reading.told.auroc,
@@ -595,4 +601,5 @@ def complete(
         recall=scores.recall,
         percentile=scores.percentile,
         epsilon=result.epsilon,
+        distance=result.kind,
     )

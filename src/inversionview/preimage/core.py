@@ -95,6 +95,8 @@ class Preimage:
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of query, ε and comparison, in sentences; those of a walk are in ``walk``."""
     study: Any = field(default=None, repr=False, compare=False)
     """The ``Study`` that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
 
@@ -134,6 +136,7 @@ class Preimage:
             **({} if self.bits is None else {"bits": asdict(self.bits)}),
             **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def to_html(self, path: str | Path) -> Path:

@@ -12,10 +12,12 @@ from inversionview import distances
 from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import SettingError
+from inversionview.errors import SettingError, UnknownPositionError
 from inversionview.information import bits
 from inversionview.measure import distance_to
+from inversionview.positions import Positions
 from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
 
 Found = Callable[[tuple[Sample, ...]], None]
@@ -67,11 +69,12 @@ def corpus_preimage(
 
     Raises:
         SettingError: ε, ``k`` or ``count`` is out of range.
-        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
+        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position; without ``at`` the query's, too.
         BankError: the bank is damaged.
     """
     if k < 0 or (count is not None and count < 1):
         raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+    notes = compared(bank, query, at)
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
     recall = min((index.settings.recall for index in made.values()), default=None)
@@ -89,7 +92,33 @@ def corpus_preimage(
     samples = _samples(bank, query, hits if count is None else _chosen(hits, epsilon, count, seed), **where)
     searched = len(bank) - len(own)
     told = bits(inside, searched)
-    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every)
+    return Preimage(
+        query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
+    """Return the bank's names of positions that are named so, or are indices or tokens of the query.
+
+    Raises:
+        UnknownPositionError: the bank does not hold one.
+    """
+    held, names = bank.manifest.positions, positions.names(query.ids)
+    found: list[str] = []
+    for at in [fixed] if isinstance(fixed, str | int) else fixed:
+        if isinstance(at, str) and (at in held or at in names):
+            found.append(at)  # of a name that it does not hold the bank says so
+            continue
+        index = positions.one(query.ids, at)
+        name = next((name for name in held if names.get(name) == index), None)
+        if name is None:
+            raise UnknownPositionError(
+                f"The bank holds {listed(held)} alone, and {query.tokens[index]!r} at #{index} is none of these: compare at "
+                "one of them, or walk."
+            )
+        found.append(name)
+    return found
 
 
 def _chosen(hits: Hits, epsilon: float, count: int, seed: int) -> Hits:

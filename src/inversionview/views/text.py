@@ -134,7 +134,8 @@ def preimage_table(preimage: Preimage) -> Group:
         legend = _walk_note(shown, preimage.walk, preimage.bits)
     else:
         legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
-    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+    notes = [Text(note, style="yellow") for note in preimage.notes]
+    return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend)
 
 
 def _decoder_note(shown: Preimage) -> Text:
@@ -170,13 +171,13 @@ def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))
     if common:
         told = ", ".join(f"{f.feature} {f.share:.0%}" for f in common[:12])
-        line.append(f"\nas in the query: {told}", style="not bold")
+        line.append(f"\nas in the query{'' if walk.mixed else ', so far'}: {told}", style="not bold")
     if walk.features and walk.mixed:
+        forgotten = "" if walk.forgotten is None else f", the query forgotten after {walk.forgotten} steps"
         line.append(
-            f"\nMixed: R̂ ≤ {walk.r_hat:.3f}, at least {walk.ess:,.0f} effective draws of each feature", style="not bold"
-        )
-        line.append(
-            "." if walk.forgotten is None else f"; the query was forgotten after {walk.forgotten} steps.", style="not bold"
+            f"\nThe chains agree on every feature, so these shares can be relied on (mixed: R̂ ≤ {walk.r_hat:.3f}, at least "
+            f"{walk.ess:,.0f} effective draws{forgotten}).",
+            style="not bold",
         )
     for note in walk.notes:
         line.append(f"\n{note}", style="yellow not bold")

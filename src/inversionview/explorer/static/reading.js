@@ -36,6 +36,7 @@ export class Panel {
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
+    this.metric = el("span.metric");
     this.filter = el("input.filter", {
       type: "search",
       placeholder: "filter",
@@ -79,7 +80,7 @@ export class Panel {
           el(
             "div.distances",
             { role: "group", "aria-label": "Distances and ε" },
-            el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside),
+            el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element, this.metric), this.inside),
             this.histogram.element,
           ),
         ),
@@ -104,8 +105,9 @@ export class Panel {
     this.expect(query.site, positionName(reading));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
+    say(this.metric, ` (${distance})`);
     this.ask();
-    const notes = reading.preimage.walk?.notes ?? [];
+    const notes = [...(reading.preimage.notes ?? []), ...(reading.preimage.walk?.notes ?? [])];
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
@@ -195,10 +197,10 @@ export class Panel {
   }
 
   head() {
-    const { bits, epsilon, recall } = this.reading.preimage;
+    const { bits, epsilon, distance, recall } = this.reading.preimage;
     if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
     const known = bits.hits ? bits.value.toFixed(1) : `> ${bits.low.toFixed(1)}`;
-    say(this.told, `${known} bits at ε = ${threshold(epsilon)}`);
+    say(this.told, `${known} bits at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
     this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} inputs inside${interval}${found}`;
