@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from inversionview.study import load
+from inversionview.bank.store import ActivationBank
+from inversionview.study import Study, load
 from inversionview.views.text import preimage_table
 
 READINGS = (

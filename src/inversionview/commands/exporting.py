@@ -20,6 +20,8 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
+    first_source,
     out,
     study_and_text,
 )
@@ -43,7 +45,8 @@ def export(
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+        str | None,
+        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
     ] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -61,13 +64,12 @@ def export(
 
     check([epsilon], distance)
     check_formats([destination], (".html",))
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
     places = _places(at or [], site or [])
     loaded, text = study_and_text(study, text, model, device)
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
-    made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
+    made = [_read(loaded, query, source or first_source(loaded, query, fixed), seconds, options) for query in queries]
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
     out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
 
