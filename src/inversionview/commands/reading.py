@@ -309,4 +309,4 @@ def demo() -> None:
     """Show three telling readings of each shipped study, with one line each on what to see."""
     from inversionview.demo import show_demo
 
-    show_demo(out)
+    show_demo(out, lambda study: bank_to_search(study, None))

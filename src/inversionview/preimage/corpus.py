@@ -73,7 +73,7 @@ def corpus_preimage(
         BankError: the bank is damaged.
     """
     if k < 0 or (count is not None and count < 1):
-        raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+        raise SettingError(f"k must not be negative and the count must be positive, but they are {k} and {count}.")
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
     recall = min((index.settings.recall for index in made.values()), default=None)

@@ -60,6 +60,7 @@ export function commons(onPick) {
     last = told;
     if (!features) return;
     say(basis, told.sentence);
+    basis.title = told.sentence;
     slots.forEach((one, i) => {
       const entry = told.entries[i];
       const { name, index, value, bits, bits_low: low, bits_high: high, most } = entry;

@@ -5,7 +5,7 @@ import { el, framed, number, percent, say, threshold } from "./dom.js";
 import { distances, epsilonField } from "./histogram.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, amount, chosen, insideCount, ranked, told } from "./stats.js";
+import { agreeing, amount, chosen, common, insideCount, ranked } from "./stats.js";
 import { positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -106,7 +106,7 @@ export class Panel {
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
     this.ask();
-    const notes = reading.preimage.walk?.notes ?? [];
+    const notes = [reading.features?.inside?.note ?? "", ...(reading.preimage.walk?.notes ?? [])].filter(Boolean);
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
@@ -173,7 +173,7 @@ export class Panel {
 
   /** What may be said of the features inside an ε. */
   commonAt(epsilon) {
-    return told(this.reading, this.sorted, this.tally, insideCount(this.sorted, epsilon), epsilon);
+    return common(this.reading, this.sorted, this.tally, insideCount(this.sorted, epsilon), epsilon);
   }
 
   /** Move ε; `own` where it was moved in this panel. */

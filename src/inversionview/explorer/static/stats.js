@@ -51,20 +51,19 @@ export function wilson(hits, trials) {
  * lies inside it; at a larger one the nearest outside are all there are, up to the last of them. A decoder's samples say
  * something only where its bias was measured. What is not known has no share.
  */
-export function told({ preimage, features }, rows, tally, k, epsilon) {
+export function common({ preimage, features }, rows, tally, k, epsilon) {
   const all = features.inside;
   const [exact, last] = [all?.source === "corpus", rows.at(-1)?.sample.distance ?? 0];
   const outside = all ? insideCount(rows, all.epsilon) : 0;
   if (all && epsilon === all.epsilon) return { entries: inOrder(features, (f) => ofAll(all, f)), sentence: basis(all) };
   if (all?.source === "decoder" || (!all && preimage.source !== "corpus")) {
-    const sentence = all ? `${all.note} Shares are told at ε = ${all.epsilon} only.` : "";
+    const sentence = all ? `Samples near z, not draws; shares are told at ε = ${all.epsilon} only.` : "";
     return { entries: inOrder(features, () => null), sentence };
   }
   if (!all || epsilon < all.epsilon) {
     const [n, every] = [tally.of[k], all && tally.of[outside] === all.inside];
     const entry = (f) => ofCounts(features, f, tally.each[f][k], n, valuesOf(rows, f, k, all?.source), all?.features[f]?.trusted);
-    const note = all && !all.features.every(({ trusted }) => trusted) ? ` ${all.note}` : "";
-    return { entries: inOrder(features, entry), sentence: `As in the query, of ${every ? "all" : "the"} ${n} ${every ? "" : "rows shown "}inside this ε:${note}` };
+    return { entries: inOrder(features, entry), sentence: `As in the query, of ${every ? "all" : "the"} ${n} ${every ? "" : "rows shown "}inside this ε:` };
   }
   if (!exact || epsilon > last) {
     const known = exact ? `up to D = ${last.toPrecision(3)}` : `at ε = ${all.epsilon}`;
@@ -81,11 +80,12 @@ export function told({ preimage, features }, rows, tally, k, epsilon) {
   return { entries: inOrder(features, entry), sentence: `As in the query, of all ${plainNumber(all.inside + beyond)} inside this ε:` };
 }
 
-function basis({ source, inside, counted, note, features }) {
-  if (source === "decoder" || !features.length) return note;
+function basis({ source, inside, counted, features }) {
+  if (source === "decoder") return features.length ? "Samples near z, not draws; KL says how far off:" : "Samples near z, not draws: no shares are told.";
+  if (!features.length) return "Nothing inside to tell of.";
   const [n, all] = [counted, inside].map(plainNumber);
   const from = source === "walk" ? `${n} draws` : counted < inside ? `${n} of the ${all}` : `all ${n}`;
-  return `As in the query, of ${from} inside ε: ${note}`.trim();
+  return `As in the query, of ${from} inside ε:`;
 }
 
 const plainNumber = (count) => count.toLocaleString("en-US");
