@@ -10,7 +10,8 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "naming", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens",
-    "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
+    "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed",
+    "measure",
     "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",
     "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",

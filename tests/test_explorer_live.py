@@ -24,7 +24,6 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
 from inversionview.analysis.heads import NamedHead
-from inversionview.bank import places
 from inversionview.commands.exploring import bound
 from inversionview.explorer.app import create_app
 from tests.browser import LONE, chromium, opened
@@ -73,14 +72,9 @@ def hostile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(user_cache: Path) -> dict[str, str]:
     """That of a user in whose cache both shipped studies have a small bank."""
-    home = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(home))
-        for study in map(iv.load, ("counting", "addition")):
-            study.build_bank(places.cached(study.model, study.inputs, ROWS), rows=ROWS)
-    return {**os.environ, "XDG_CACHE_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "XDG_CACHE_HOME": str(user_cache), "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager

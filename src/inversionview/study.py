@@ -18,15 +18,16 @@ from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
 from inversionview.analysis.attribution import Report as RatesReport
+from inversionview.analysis.common import Told, told
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.heads import HeadTable, NamedHead, check_task, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
-from inversionview.analysis.truth import SiteTruth, decoder_against_truth
+from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
 from inversionview.bank import places
-from inversionview.bank.store import ActivationBank, check_positions
+from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
@@ -53,7 +54,7 @@ from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
 from inversionview.preimage.corpus import corpus_preimage, held_names
-from inversionview.preimage.notes import outside_study, places_of, random_share, too_wide, untrained_place
+from inversionview.preimage.notes import outside_study, random_share, too_wide, untrained_place
 from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
@@ -141,6 +142,15 @@ class Study:
                 ": train one for this model with `inversionview train`, or leave --model out."
             )
         return decoder
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """What was measured of the decoder's bias, as kept beside it; ``None`` where nothing was.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        return None if self.bare else kept_truth(self.decoder_path)
 
     @property
     def bare(self) -> bool:
@@ -851,12 +861,6 @@ class Study:
             self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
-    def holds(self, query: Query) -> bool:
-        """Return whether the bank that is searched unless another is named holds the query's position."""
-        bank = self.known_bank()
-        names = check_positions(self.inputs, None) if bank is None else bank.manifest.positions
-        return query.position in places_of(self.inputs, query, names)
-
     def search(
         self,
         query: Query,
@@ -907,6 +911,17 @@ class Study:
         )
         return self._noted(made)
 
+    def common(self, preimage: Preimage) -> Told | None:
+        """Return what all the inputs inside ε have in common, feature by feature, with intervals; see ``analysis.common``.
+
+        ``None`` for a model alone, and for a preimage merged of several sources.
+        """
+        if self.bare:
+            return None
+        query = preimage.query
+        names = [name for name, at in self.positions.names(query.ids).items() if at == query.position]
+        return told(self.inputs, preimage, self.truth if preimage.source == "decoder" else None, names)
+
     def inform(
         self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,
         distance: Distance | None = None, **options: Any,
@@ -935,6 +950,25 @@ class Study:
         return decoder_against_truth(
             self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
         )
+
+    def keep_truth(self, sites: Sequence[SiteTruth], bank: ActivationBank, *, samples: int = 128, seed: int = 0) -> Path:
+        """Keep what ``against_truth`` found beside the decoder, so that readings tell its bias.
+
+        Args:
+            sites: what was found.
+            bank: against which.
+            samples: as they were asked for.
+            seed: likewise.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        made = Truth(
+            decoder=weights_of(self.decoder_path), epsilon=self.spec.epsilon, distance=self.spec.distance,
+            positions=tuple(bank.manifest.positions), inputs=len(bank), samples=samples, seed=seed, sites=tuple(sites),
+        )  # fmt: skip
+        self.__dict__.pop("truth", None)
+        return made.keep(self.decoder_path)
 
     def interpret(
         self,

@@ -22,7 +22,9 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
     err,
+    first_source,
     given,
     out,
     study_and_text,
@@ -49,7 +51,8 @@ def export(
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+        str | None,
+        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
     ] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -69,15 +72,14 @@ def export(
 
     check([epsilon], distance)
     check_formats([destination], (".html",))
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
     places = _places(at or [], site or [])
     loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
     made = []
     for query in queries:
-        made.append(_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options))
+        made.append(_read(loaded, query, source or first_source(loaded, query, fixed), seconds, options))
         if _interrupted(made):
             break
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)

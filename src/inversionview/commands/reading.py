@@ -37,7 +37,9 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
     err,
+    first_source,
     given,
     listed,
     loaded_study,
@@ -62,13 +64,17 @@ def read(
     distance: DistanceOpt = None,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Draw at this temperature (repeatable); by default a pool of several.")
+        list[float] | None,
+        typer.Option(help="The decoder draws at this temperature (repeatable); by default a pool of several."),
     ] = None,
-    noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
-    candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
+    noise: Annotated[
+        float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None,
     fixed: FixedAtOpt = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+        str | None,
+        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
@@ -78,24 +84,27 @@ def read(
     device: DeviceOpt = "cpu",
     as_json: JsonOpt = False,
 ) -> None:
-    """Read one activation: verified samples of its ε-preimage, sorted by distance."""
+    """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
     check([epsilon], distance)
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
     loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
+    drawn = temperature or noise is not None or candidates is not None
+    source = source or ("decoder" if drawn else first_source(loaded, query, fixed))
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":
         where["fixed"] = listed(fixed)
         preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
-    elif source == "walk" or (source is None and loaded.bare):
+    elif source == "walk":
         preimage = _walk(loaded, query, quiet=as_json, count=shown, **given(seconds=seconds), **where)
     else:
         from inversionview.preimage.sampled import Setting
 
-        settings: Any = [Setting(t, noise) for t in temperature] if temperature else "auto"
-        preimage = loaded.preimage(query, count=shown, settings=settings, each=candidates, **where)
+        settings: Any = [Setting(t, noise or 0.0) for t in temperature] if temperature else "auto"
+        preimage = loaded.preimage(
+            query, count=shown, settings=settings, each=64 if candidates is None else candidates, **where
+        )
     _show(preimage, as_json)
 
 
@@ -314,4 +323,4 @@ def demo() -> None:
     """Show three telling readings of each shipped study, with one line each on what to see."""
     from inversionview.demo import show_demo
 
-    show_demo(out)
+    show_demo(out, lambda study: bank_to_search(study, None))

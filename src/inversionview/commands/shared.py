@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from inversionview.bank.store import ActivationBank
+    from inversionview.preimage.core import Query
     from inversionview.study import Study
 
 app = typer.Typer(
@@ -170,6 +171,19 @@ def check(epsilons: Iterable[float | None], distance: str | None) -> None:
     for epsilon in epsilons:
         check_epsilon(1.0 if epsilon is None else epsilon)
     check_distance(distance or "euclidean")
+
+
+def check_source(source: str | None) -> None:
+    """Raise ``SettingError`` unless it is a source, or none is named."""
+    if source not in (None, "decoder", "corpus", "walk"):
+        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+
+
+def first_source(study: Study, query: Query, fixed: str | None) -> str:
+    """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
+    from inversionview.explorer import service
+
+    return service.first_source(study, query, fixed)
 
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:

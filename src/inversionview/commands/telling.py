@@ -25,6 +25,7 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    err,
     given,
     listed,
     loaded_study,
@@ -104,7 +105,10 @@ def truth(
     model: ModelOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Hold the decoder against exact preimages: good ratio, recall, and how its samples' features differ (KL)."""
+    """Hold the decoder against exact preimages: good ratio, recall, and how its samples' features differ (KL).
+
+    Of a run with a decoder of its own the result is kept beside it, and readings tell it.
+    """
     from inversionview.views.tables import truth_table
 
     loaded = loaded_study(study, model)
@@ -113,6 +117,10 @@ def truth(
         rows = loaded.against_truth(
             bank=searched, queries=queries, samples=samples, seed=seed, report=lambda done, _: advance(done, "")
         )
+    own = loaded.folder is not None and loaded.decoder_path.is_relative_to(loaded.folder)
+    kept = loaded.keep_truth(rows, searched, samples=samples, seed=seed) if own else None
+    if kept is not None:
+        err.print(f"Kept in {kept}: readings by this decoder tell it.", soft_wrap=True)
     if as_json:
         print_json({"study": loaded.name, "inputs": len(searched), "sites": [asdict(row) for row in rows]})
     else:

@@ -16,6 +16,7 @@ import numpy as np
 from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.errors import BankError
 from inversionview.explorer.queue import BusyError
+from inversionview.preimage.core import Query
 from inversionview.studies import DEFAULT_MODEL, LANGUAGE
 from inversionview.study import Study
 
@@ -65,6 +66,16 @@ def lacking(study: Study) -> str | None:
         f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
         f"{_rows(study) * each / 1e9:.1f} GB. Until then walks read it."
     )
+
+
+def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
+    """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
+    bank = study.known_bank()
+    sites = study.sites if bank is None else bank.sites
+    names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions
+    places = study.positions.names(query.ids)
+    here = {name for name in names if places.get(name) == query.position}
+    return query.site in sites and bool(here) and (fixed is None or fixed in names)
 
 
 def _rows(study: Study) -> int:

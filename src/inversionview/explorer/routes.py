@@ -55,7 +55,7 @@ Epsilon = Annotated[
 DistanceName = Annotated[Distance | None, Query(description="By default the study's.")]
 Seed = Annotated[int, Query(ge=0, lt=2**31, description="The same seed gives the same result.")]
 SourceName = Annotated[
-    Literal["decoder", "corpus", "walk", "all"] | None, Query(description="What makes it; by default the study's first.")
+    Literal["decoder", "corpus", "walk", "all"] | None, Query(description="What makes it; by default the first that can.")
 ]
 
 
@@ -186,16 +186,17 @@ class Explorer:
             stream = Events(asyncio.get_running_loop())
 
             def streamed(task: Task) -> bytes:
-                chosen = options["source"] or service.sources(study)[0]
+                query = study.query(text, at=at, site=site)
+                chosen = source or service.first_source(study, query, fixed)
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
                     _counts_as_bank(study, task, id)
-                query = study.query(text, at=at, site=site)
                 stream.begin(task, contract.PlaceEvent(
                     **service.place(study, text, query.position).model_dump(), site=query.site.short,
-                    attention=None if query.attention is None else list(query.attention),
+                    attention=None if query.attention is None else list(query.attention), source=chosen,
                 ))  # fmt: skip
-                return service.read(study, query, report=stream.report, rows=stream.rows, **options).json_bytes()
+                told = {**options, "source": chosen}
+                return service.read(study, query, report=stream.report, rows=stream.rows, **told).json_bytes()
 
             task = self.queue.submit(streamed, **job)
             task.future.add_done_callback(stream.finish)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from inversionview import distances
 from inversionview.bank.approximate import load_or_build
-from inversionview.bank.search import Hits, search
+from inversionview.bank.search import Hits, Proposals, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, UnknownPositionError
 from inversionview.information import bits
 from inversionview.measure import distance_to
 from inversionview.positions import Positions
-from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
 
@@ -61,7 +62,8 @@ def corpus_preimage(
         distance: which distance.
         k: the k nearest inputs are returned, inside ε or not.
         at: named positions at which D may be reached; ``None`` is all of the bank's.
-        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all.
+        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all
+            inside and the ``k`` nearest.
         approximate: let faiss propose what to measure; the result's ``recall`` says how much that finds.
         seed: of that choice.
         keep: how many inputs inside ε become the preimage's ``draws``, at most.
@@ -73,7 +75,7 @@ def corpus_preimage(
         BankError: the bank is damaged.
     """
     if k < 0 or (count is not None and count < 1):
-        raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+        raise SettingError(f"k must not be negative and the count must be positive, but they are {k} and {count}.")
     notes = compared(bank, query, at)
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
@@ -83,10 +85,12 @@ def corpus_preimage(
         look = next(search(bank, query.site, query.z[None], k=k + len(own), verify=False, first=_FIRST_LOOK, **where))
         look = look.part(~np.isin(look.rows, own))
         found(_samples(bank, query, _chosen(look, epsilon, count, seed), **where))
-    hits = next(search(bank, query.site, query.z[None], k=k + len(own), proposals=made, **where))
-    hits = hits.part(~np.isin(hits.rows, own))
+    hits = _nearest(bank, query, own, k, made, where)
     inside = len(hits.within(epsilon))
-    hits = hits.part(slice(max(inside, k)))
+    beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
+    if inside + beyond > len(hits):  # what lies just outside is shown as well
+        hits = _nearest(bank, query, own, inside + beyond, made, where)
+    hits = hits.part(slice(max(inside + beyond, k)))
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
     every = bank.tokens(hits.rows[lot])
     samples = _samples(bank, query, hits if count is None else _chosen(hits, epsilon, count, seed), **where)
@@ -94,7 +98,7 @@ def corpus_preimage(
     told = bits(inside, searched)
     return Preimage(
         query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every,
-        notes=tuple(notes),
+        inside_count=inside, distinct=inside, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -119,6 +123,14 @@ def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: 
             )
         found.append(name)
     return found
+
+
+def _nearest(
+    bank: ActivationBank, query: Query, own: npt.NDArray[np.int64], k: int, made: Mapping[int, Proposals], where: _Where
+) -> Hits:
+    """Return what lies inside ε and the ``k`` nearest, the query's ``own`` rows left out."""
+    hits = next(search(bank, query.site, query.z[None], k=k + len(own), proposals=made, **where))
+    return hits.part(~np.isin(hits.rows, own))
 
 
 def _chosen(hits: Hits, epsilon: float, count: int, seed: int) -> Hits:

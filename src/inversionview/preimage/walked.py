@@ -152,7 +152,8 @@ def walked_preimage(
     bits = run.bits()
     walk = _report(run, run.mixing(), len(draws), query, prior, samples)
     return Preimage(
-        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, draws=draws, walk=walk
+        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits,
+        inside_count=walk.members, distinct=walk.members, draws=draws, walk=walk,
     )  # fmt: skip
 
 

@@ -426,8 +426,8 @@ class Explorer {
   }
 
   /** A reading without rows yet. The query's features come at its end, unless another of its text has told them. */
-  begunReading(data, site, { source, epsilon, distance, seed }, before) {
-    const { attention, ...place } = data;
+  begunReading(data, site, { epsilon, distance, seed }, before) {
+    const { attention, source, ...place } = data;
     const query = {
       text: place.text,
       tokens: place.tokens,
@@ -438,7 +438,7 @@ class Explorer {
     };
     const known = before?.study === this.state.study && before.place.text === place.text ? before.features : null;
     const unknown = { names: this.info.features, query: {}, prior: {}, entropy: {} };
-    const features = this.info.features.length ? { ...(known ?? unknown), values: [] } : null;
+    const features = this.info.features.length ? { ...(known ?? unknown), values: [], inside: null } : null;
     const preimage = {
       query,
       distance,

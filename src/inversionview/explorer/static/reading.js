@@ -1,11 +1,11 @@
 // One panel: what a reading is, what its rows have in common, how distances spread, and the rows with the line at ε.
 
 import { commons } from "./common.js";
-import { el, framed, number, percent, plural, say, threshold } from "./dom.js";
+import { el, framed, number, percent, say, threshold } from "./dom.js";
 import { distances, epsilonField } from "./histogram.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, insideCount, ranked } from "./stats.js";
+import { agreeing, amount, chosen, common, insideCount, ranked } from "./stats.js";
 import { positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -37,6 +37,7 @@ export class Panel {
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
     this.metric = el("span.metric");
+    this.choice = el("p.choice");
     this.filter = el("input.filter", {
       type: "search",
       placeholder: "filter",
@@ -84,7 +85,7 @@ export class Panel {
             this.histogram.element,
           ),
         ),
-        el("div", {}, this.tools, this.query, this.rows.element),
+        el("div", {}, this.tools, this.choice, this.query, this.rows.element),
       ),
       this.notes,
       this.footer,
@@ -107,7 +108,8 @@ export class Panel {
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
     say(this.metric, ` (${distance})`);
     this.ask();
-    const notes = [...(reading.preimage.notes ?? []), ...(reading.preimage.walk?.notes ?? [])];
+    const told = [reading.features?.inside?.note, ...(reading.preimage.notes ?? [])];
+    const notes = [...told, ...(reading.preimage.walk?.notes ?? [])].filter(Boolean);
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
@@ -123,15 +125,16 @@ export class Panel {
   fill(reading, epsilon) {
     const features = reading.features;
     this.sorted = ranked(reading);
-    this.counts = features ? agreeing(this.sorted, features) : [];
+    this.tally = features && agreeing(this.sorted, features, features.inside?.source);
     this.most = Math.max(1.5 * reading.preimage.epsilon, ...this.sorted.map(({ sample }) => sample.distance)) || 1;
     this.epsilon = epsilon;
-    this.common.set(this.sorted, features, this.counts);
+    this.common.set(features);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
     this.rows.set(this.sorted, features?.names ?? [], epsilon, reading.preimage.query.tokens);
     this.element.classList.toggle("repeated", this.rows.repeated);
-    const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
+    say(this.choice, chosen(reading.preimage));
+    const best = features && this.sorted.length ? this.commonAt(epsilon).entries[0].index : null;
     if (!this.picked && best !== this.rows.beside) this.beside(best);
     this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
     this.paint();
@@ -168,7 +171,12 @@ export class Panel {
     this.side.value = index ?? "";
     this.rows.show(index);
     this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
-    this.common.show(insideCount(this.sorted, this.epsilon));
+    this.common.show(this.commonAt(this.epsilon));
+  }
+
+  /** What may be said of the features inside an ε. */
+  commonAt(epsilon) {
+    return common(this.reading, this.sorted, this.tally, insideCount(this.sorted, epsilon), epsilon);
   }
 
   /** Move ε; `own` where it was moved in this panel. */
@@ -188,10 +196,10 @@ export class Panel {
   paint() {
     if (!this.sorted) return;
     const k = insideCount(this.sorted, this.epsilon);
-    this.common.show(k);
+    if (this.reading.features) this.common.show(this.commonAt(this.epsilon));
     this.histogram.move(this.epsilon, k, this.sorted.length);
     this.field.set(this.epsilon);
-    say(this.inside, `${number(k)} of ${plural(this.sorted.length, "row", "rows")} inside`);
+    say(this.inside, amount(this.reading.preimage, this.epsilon, k, this.sorted.length));
     this.rows.move(this.epsilon);
     this.head();
   }
