@@ -291,8 +291,9 @@ class TextInputs(Inputs):
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
         out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
-        for i, ids in enumerate(self.dataset.select(rows)["tokens"] if len(rows) else []):
-            out[i, : len(ids)] = ids
+        if len(rows):
+            taken = self.dataset.data.column("tokens").take(rows).combine_chunks()
+            out[np.arange(self.max_length) < taken.value_lengths().to_numpy()[:, None]] = taken.flatten().to_numpy()
         return out
 
     @classmethod
