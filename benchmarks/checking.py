@@ -1,4 +1,4 @@
-"""What checking a bank as it is read costs: ``python benchmarks/checking.py`` (a minute or two, more where a bank is to be built).
+"""What checking a bank as it is read costs: ``python benchmarks/checking.py`` (some minutes, more where there is no bank yet).
 
 First searches of a bank that was just opened, with checksums and without, by turns; and later ones. CPU time, which other
 programs disturb least.
@@ -10,14 +10,17 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from unittest.mock import patch
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import inversionview as iv
 from inversionview.bank.blocks import Blocks
 from inversionview.bank.search import search
+from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
 
 ASKED = {"counting": ("vvzccvczvvvzvcvc|v:8", ":", ("a1.0", "x0.mid")), "addition": ("615+861=1476", "=", ("a0.0", "x1.post"))}
@@ -30,13 +33,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def unchecked(shard: Shard, site: int, position: int, rows: np.ndarray) -> np.ndarray:
+    """Some rows of a slice, as they lie."""
+    return shard.vectors(site, position)[rows]
+
+
 def measured(study: iv.Study, query: iv.Query, ask: Callable[[ActivationBank, iv.Query], object], repeats: int) -> list[float]:
     """Milliseconds of a first search with and without checks, and of a later one with and without, the medians."""
     folder = study.bank().folder
     times: list[list[float]] = [[], [], [], []]
     for _ in range(repeats):
         for number, checked in enumerate((True, False)):
-            with patch.object(Blocks, "_check", Blocks._check if checked else lambda *_: None):
+            with ExitStack() as stack:
+                if not checked:
+                    stack.enter_context(patch.object(Blocks, "_check", lambda *_: None))
+                    stack.enter_context(patch.object(Shard, "gathered", unchecked))
                 bank = ActivationBank.open(folder, study.model, study.inputs)
                 times[number].append(seconds(lambda bank=bank: ask(bank, query)))
                 times[2 + number].append(seconds(lambda bank=bank: ask(bank, query)))

@@ -18,6 +18,7 @@ import inversionview as iv
 from benchmarks.damage import OTHER, SITE, TEXT, TOLD, TRACEBACK, make_model, run
 from inversionview import errors
 from inversionview.bank import store
+from inversionview.bank.blocks import sums_of
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Inputs, TextInputs
@@ -86,7 +87,7 @@ def asked(study: iv.Study, folder: Path, site: str = "x0.post") -> list[list[int
     return [hits.rows.tolist() for some in (z[:1], z) for hits in search(bank, site, some, epsilon=0.3)]
 
 
-ARRAYS = ["activations", "heads", "places", "hashes", "sketches", "order", "basis", "scales"]
+ARRAYS = ["activations", "heads", "sums", "places", "hashes", "sketches", "order", "basis", "scales"]
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -443,3 +444,17 @@ def test_a_damaged_installation_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     flip(tmp_path / "files" / CHECKSUMS, 100)
     with pytest.raises(errors.WeightsError, match="install inversionview again"):
         iv.load("addition")
+
+
+@pytest.mark.parametrize(("width", "kind"), [(8, "float16"), (7, "float16"), (64, "float16"), (3, "float32")])
+def test_the_checksum_of_a_vector_tells_every_changed_byte(width: int, kind: str) -> None:
+    rng = np.random.default_rng(width)
+    x = rng.normal(size=(3, width)).astype(kind)
+    plain = sums_of(x)
+    for at in range(x[1].nbytes):
+        for byte in range(256):
+            other = x.copy()
+            held = other[1].view(np.uint8)
+            same = held[at] == byte
+            held[at] = byte
+            assert ((sums_of(other) != plain) == [False, not same, False]).all()
