@@ -194,9 +194,9 @@ def _train_texts(
 ) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    kept = read_spec(out) if (out / "study.json").exists() else StudySpec(inputs="texts", sites=[], site="", distance="cosine")
-    begun = {name: getattr(kept, name) for name in ("distance", "epsilon", "epsilons")}  # a run that goes on keeps these
-    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1], **begun)
+    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1], distance="cosine")
+    if (out / "study.json").exists():  # a run that goes on keeps its own
+        spec = spec.model_copy(update=read_spec(out).model_dump(include={"distance", "epsilon", "epsilons"}))
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
     if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))
