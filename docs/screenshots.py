@@ -21,16 +21,16 @@ from tests.browser import chromium, opened
 
 COUNTING = {"study": "counting", "text": "vvzccvczvvvzvcvc|v:8"}
 SHOTS = {
-    "explorer": ({**COUNTING, "at": ":", "site": "a1.0", "source": "decoder"}, {"width": 1240, "height": 900}, "light"),
+    "explorer": ({**COUNTING, "at": ":", "site": "a1.0"}, {"width": 1240, "height": 900}, "light"),
     "explorer-compare": (
-        {**COUNTING, "at": "query", "site": "x0.mid", "source": "decoder", "pins": "x0.post@query|a1.0@:"},
+        {**COUNTING, "at": "query", "site": "x0.pre", "pins": "x0.post@query|a1.0@:"},
         {"width": 1240, "height": 900}, "light",
     ),
     "explorer-ioi": (
         {"study": "ioi", "at": "END", "site": "a23.0", "source": "corpus"},
         {"width": 1240, "height": 900}, "light",
     ),
-    "explorer-dark": ({"study": "addition", "source": "corpus"}, {"width": 1240, "height": 900}, "dark"),
+    "explorer-dark": ({"study": "addition"}, {"width": 1240, "height": 900}, "dark"),
 }  # fmt: skip
 """For each picture: the state in the link, the window, the colour scheme."""
 

@@ -145,7 +145,7 @@ def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: in
         if at is None:
             assert (share, said) == ("–", "–")
             continue
-        shown, low, high = map(float, re.fullmatch(r"([\d.]+) % \[([\d.]+)–([\d.]+)\]", share).groups())  # type: ignore[union-attr]
+        shown, low, high = map(float, re.fullmatch(r"([\d.]+) % \[([\d.]+)–([\d.]+)\]", share).groups())
         assert abs(shown - 100 * at) <= 0.5 + 1e-9
         assert low <= shown <= high
         assert said == "–" if one is None else abs(float(said.removesuffix(" bits").replace("−", "-")) - one) <= 0.05 + 1e-9

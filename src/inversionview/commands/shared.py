@@ -179,11 +179,11 @@ def check_source(source: str | None) -> None:
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
 
 
-def first_source(study: Study, query: Query, fixed: str | None) -> str:
+def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = False) -> str:
     """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
     from inversionview.explorer import service
 
-    return service.first_source(study, query, fixed)
+    return service.first_source(study, query, fixed, drawn)
 
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:

@@ -106,12 +106,15 @@ def sources(study: Study) -> list[Source]:
     return ["corpus", *others] if lacking(study) is None else [*others, "corpus"]
 
 
-def first_source(study: Study, query: Query, fixed: str | None = None) -> Source:
-    """Return what reads a query unless another source is named: the first of ``sources`` that can.
+def first_source(study: Study, query: Query, fixed: str | None = None, drawn: bool = False) -> Source:
+    """Return what reads a query unless another source is named: the decoder where it is told how to draw, else the first of
+    ``sources`` that can.
 
     The corpus can where its bank holds the site and the named position, or will hold them once it is built, which takes
     seconds; a decoder where it was trained on the site; a walk always.
     """
+    if drawn:
+        return "decoder"
     for source in sources(study):
         if source == "corpus" and (lacking(study) is not None or not holds(study, query, fixed)):
             continue
@@ -252,7 +255,7 @@ def read(
     """
     known = sources(study)
     now: list[Source] = [each for each in known if each != "corpus" or (lacking(study) is None and holds(study, query, fixed))]
-    chosen = now if source == "all" else [source or first_source(study, query, fixed)]
+    chosen = now if source == "all" else [source or first_source(study, query, fixed, temperature is not None or noise > 0)]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
