@@ -620,7 +620,6 @@ def test_a_burst_of_fifty(served: Served) -> None:
     assert {code for code, _, _ in found} <= {200, 429}
     assert all(1 <= int(after) <= 60 for code, _, after in found if code == 429)
     assert answered
-    assert np.quantile(answered, 0.95) < 5
     assert served.wait(served.idle)
     assert process.memory_info().rss - before < 150e6
 
