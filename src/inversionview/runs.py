@@ -201,7 +201,11 @@ def _train_texts(
 ) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    kept = read_spec(out) if (out / "study.json").exists() else StudySpec(inputs="texts", sites=[], site="", distance="cosine")
+    kept = (
+        read_spec(out)
+        if (out / "study.json").exists()
+        else StudySpec(inputs="texts", sites=chosen, site=chosen[-1], distance="cosine")
+    )
     begun = {name: getattr(kept, name) for name in ("distance", "epsilon", "epsilons")}  # a run that goes on keeps these
     spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1], **begun)
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
