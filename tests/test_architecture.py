@@ -10,6 +10,7 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "naming", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens",
+    "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed",
     "measure",
     "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",
@@ -43,7 +44,7 @@ ORDER = [
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer", "records")
 
 
 def modules() -> dict[str, Path]:
