@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 import inversionview as iv
 from inversionview.commands.exploring import bound
 from inversionview.errors import StorageError
-from inversionview.explorer.server import create_app
+from inversionview.explorer.app import create_app
 from tests.browser import chromium, opened
 
 ADD, OTHER = "615+861=1476", "111+222=333"
@@ -343,7 +343,7 @@ def test_a_study_that_is_missing(browser: Browser, url: str, study: str, said: s
 
 WRONG = [
     ("site", "a9.9", "site is 'a9.9'"),
-    ("source", "magic", "source is 'magic', but must be decoder or corpus or walk or all."),
+    ("source", "magic", "source is 'magic', but must be "),
     ("distance", "manhattan", "distance is 'manhattan'"),
     ("epsilon", "abc", "epsilon is 'abc'"),
     ("epsilon", "-1", "epsilon is '-1'"),
