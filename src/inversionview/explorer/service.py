@@ -427,21 +427,21 @@ def bits_map(
     bank, here = bank_of(study, report), place(study, text, at)
     held = [site for site in study.sites if site in bank.sites]
     z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
-    where = {"epsilon": study.spec.epsilon if epsilon is None else epsilon, "distance": distance or study.spec.distance}
+    within, metric = study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance
     own, told = bank.rows_of(here.ids), {}
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        hits = next(search(bank, site, z[number], verify=len(held) <= _VERIFIED, **where))  # type: ignore[arg-type]
+        hits = next(search(bank, site, z[number], epsilon=within, distance=metric, verify=len(held) <= _VERIFIED))
         told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
-    return contract.Map(kind="bits", position=here.position, cells=cells)
+    return contract.Map(kind="bits", position=here.position, epsilon=within, distance=metric, cells=cells)
 
 
 def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
     if bits is None:
         return contract.Cell(site=site, value=None, low=None, high=None)
-    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high)
+    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
 
 
 def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:
@@ -464,7 +464,8 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: R
         _RATIOS[study] = information.means(shares.T)
     told = zip(study.sites, _RATIOS[study], strict=True)
     cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
-    return contract.Map(kind="ratio", position=position, cells=cells)
+    where = study.spec
+    return contract.Map(kind="ratio", position=position, epsilon=where.epsilon, distance=where.distance, cells=cells)
 
 
 _RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()
