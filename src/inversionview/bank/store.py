@@ -31,7 +31,7 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank import index
-from inversionview.bank.blocks import sums_of
+from inversionview.bank.blocks import BLOCK, sums_of
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.errors import (
     BankError,
@@ -211,6 +211,7 @@ class ActivationBank:
         bank = cls(folder, manifest, model, inputs)
         for shard in bank.shards:
             shard.check()
+            bank.visit(BLOCK * len(manifest.layout(1)))
         return bank
 
     def damaged(self, report: Report | None = None) -> list[str]:
