@@ -48,6 +48,7 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
+from inversionview.memory import check_memory
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
@@ -57,6 +58,7 @@ from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import ProbedModel
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
 from inversionview.storage import check_writable, recover
@@ -77,6 +79,8 @@ from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
 
+_QUERY_BYTES = 4096
+"""Of a query's tokens and strings."""
 BeginBank = Callable[[Path, int], None]
 Contrast = str | Path | Iterable[TextPair] | Callable[[str], TextPair | None]
 
@@ -937,8 +941,9 @@ class Study:
             SettingError: ``count`` is below 1.
             UnknownSiteError, UnknownPositionError: there is no such place.
         """
-        if count < 1:
-            raise SettingError(f"The number of queries must be at least 1, but is {count}.")
+        check_seed(seed)
+        each = 4 * 8 * 6 * self.inputs.max_length + 4 * self.model.shape.d_model + _QUERY_BYTES
+        check_memory(whole(count, "The number of queries"), "queries", each)
         sites = self.sites if site is None else [find_site(site, self.model.sites)]
         rng, found = np.random.default_rng((seed, 7)), []
         tokens = self.inputs.draw(max(100, 4 * count), split="test", seed=(seed, 8))

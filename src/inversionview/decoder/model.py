@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from inversionview.decoder.loss import cross_entropy
 from inversionview.errors import SettingError, WeightsError
+from inversionview.ranges import whole
 from inversionview.storage import replacing
 
 Tuning = Literal["frozen", "lora", "full"]
@@ -81,6 +82,9 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         for name in ("sites", "tokens", "shares", "positions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        whole(self.width, "The width of a decoder", most=2**16)
+        whole(self.layers, "The number of layers of a decoder", most=2**10)
+        whole(self.lora, "The rank of a decoder's adapters", most=2**16)
         if self.width % self.heads:
             raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
         if self.shares and len(self.shares) != len(self.tokens):

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from inversionview.bridge import load_causal_lm
 from inversionview.decoder.model import Decoder, DecoderConfig, Pathway, Steps, TokenTable
 from inversionview.errors import MismatchError, SettingError, WeightsError
+from inversionview.ranges import whole
 from inversionview.tokens import Vocabulary
 
 _ROWS = 256
@@ -179,12 +180,13 @@ def _with_adapters(lm: Any, rank: int) -> Any:
     """Put LoRA adapters beside every linear layer but the output head.
 
     Raises:
-        SettingError: peft is not installed.
+        SettingError: peft is not installed, or the rank is none.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise SettingError("LoRA needs the library peft: pip install 'inversionview[lora]', or train with --frozen.") from error
+    whole(rank, "The rank of the adapters, of the LM's width at most,", most=lm.config.get_text_config().hidden_size)
     return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), lm)
 
 

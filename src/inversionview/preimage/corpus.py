@@ -12,11 +12,11 @@ from inversionview import distances
 from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import SettingError
 from inversionview.information import bits
 from inversionview.measure import distance_to
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.samples import choose, samples_of
+from inversionview.ranges import check_seed, whole
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
@@ -70,8 +70,10 @@ def corpus_preimage(
         UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
         BankError: the bank is damaged.
     """
-    if k < 0 or (count is not None and count < 1):
-        raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+    whole(k, "k", 0)
+    if count is not None:
+        whole(count, "The count of inputs")
+    check_seed(seed)
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
     recall = min((index.settings.recall for index in made.values()), default=None)
