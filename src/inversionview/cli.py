@@ -22,7 +22,9 @@ from inversionview.commands import exporting as exporting
 
 # isort: on
 from inversionview.commands.shared import app
+from inversionview.commands.terminal import closed, fail, prepare
 from inversionview.errors import InversionViewError
+from inversionview.memory import out_of_memory
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,9 +32,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one sentence on stderr and exit code 2."""
+    prepare()
     try:
         if app(args=arguments, standalone_mode=False) == 130:  # how typer reports Ctrl-C
             raise KeyboardInterrupt
+        sys.stdout.flush()
     except InversionViewError as error:
         _fail(str(error))
     except TyperException as error:
@@ -43,12 +47,22 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.")
     except BrokenPipeError:
-        sys.stderr.close()
+        closed()
+    except SystemExit as error:
+        if error.code == 1:  # so rich ends where the reader of the output has gone, and nothing else does
+            closed()
+        raise
+    except OSError as error:
+        what = f"{error.filename} could not be read or written" if error.filename else "The output could not be written"
+        _fail(f"{what} ({error.strerror or error}).")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
 
 
 def _fail(sentence: str) -> None:
-    sys.stderr.write(" ".join(sentence.split()) + "\n")
-    sys.exit(2)
+    fail(sentence)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,16 @@ def check_memory(count: int, what: str, each: int, besides: int = 0) -> int:
     return count
 
 
+def check_bytes(size: int, what: str) -> None:
+    """Refuse what needs more memory than can be had.
+
+    Raises:
+        SettingError: it does; ``what`` begins the sentence.
+    """
+    if size > _SHARE * available():
+        raise SettingError(f"{what} needs {said(size)} of memory, {said(available())} are free: choose a smaller one.")
+
+
 def check_disk(count: int, what: str, each: int, folder: Path) -> int:
     """Return ``count`` if so many, of ``each`` bytes, fit on the disk of a folder, which need not be there yet.
 
@@ -65,6 +75,11 @@ def check_disk(count: int, what: str, each: int, folder: Path) -> int:
             + (f"ask for at most {most:,}, or choose another disk." if most else "choose another disk.")
         )
     return count
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory could not be had, as Python, NumPy and PyTorch say it."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in ("allocate memory", "out of memory"))
 
 
 def rounded(number: int) -> int:

@@ -271,8 +271,11 @@ class Study:
         Raises:
             SettingError: a setting is out of range.
             UnknownSiteError: the decoder was not trained on the query's site.
+            UnknownPositionError: ``fixed`` is no named position, and none of the query; or no candidate has it.
             MismatchError: the decoder belongs to another probed model.
         """
+        if fixed is not None and str(fixed) not in self.position_names:
+            self.locate(query.ids, fixed)
         made = sampled_preimage(
             self.decoder,
             self.model,
@@ -338,7 +341,7 @@ class Study:
             UnknownPositionError: the query has no position ``fixed``.
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
-        chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
+        chosen = prior or ("study" if self.has_prior else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
@@ -355,6 +358,11 @@ class Study:
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
         return replace(made, study=self)
+
+    @property
+    def has_prior(self) -> bool:
+        """Its inputs have a distribution of their own, that walks go by, and not the model's."""
+        return self.spec.inputs in STUDIES and bool(self.inputs.moves)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.

@@ -20,6 +20,8 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
+    not_of_source,
     out,
     study_and_text,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     '`inversionview export counting "vvzccvczvvvzvcvc|v:8" --at query --at ":" --site x0.post --site a1.0`'
 )
 def export(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: Annotated[list[str] | None, typer.Option(help="A token, a named position or an index; repeatable, as --site.")] = None,
@@ -61,13 +64,14 @@ def export(
 
     check([epsilon], distance)
     check_formats([destination], (".html",))
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
     places = _places(at or [], site or [])
     loaded, text = study_and_text(study, text, model, device)
+    source = source or ("walk" if loaded.bare else "decoder")
+    not_of_source(context, source)
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
-    made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
+    made = [_read(loaded, query, source, seconds, options) for query in queries]
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
     out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
 

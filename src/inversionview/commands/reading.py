@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
     from inversionview.study import Study
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     AtOpt,
     BankOpt,
@@ -35,12 +36,15 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
     err,
     given,
     listed,
     loaded_study,
+    not_of_source,
     out,
     print_json,
+    print_line,
     study_and_text,
 )
 
@@ -50,6 +54,7 @@ from inversionview.commands.shared import (
     '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
 )
 def read(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
@@ -74,16 +79,19 @@ def read(
 ) -> None:
     """Read one activation: verified samples of its ε-preimage, sorted by distance."""
     check([epsilon], distance)
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
+    if not temperature:
+        unused(context, "no --temperature is given", "noise")
     loaded, text = study_and_text(study, text, model, device)
+    source = source or ("walk" if loaded.bare else "decoder")
+    not_of_source(context, source)
     query = loaded.query(text, at=at, site=site)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":
         where["fixed"] = listed(fixed)
         preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
-    elif source == "walk" or (source is None and loaded.bare):
+    elif source == "walk":
         preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
     else:
         from inversionview.preimage.sampled import Setting
@@ -114,6 +122,7 @@ def _show(preimage: Preimage, as_json: bool) -> None:
     '`inversionview walk --model gpt2 "The capital of France is" --site a9.8 --fixed END --keep 4`'
 )
 def walk(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
@@ -157,7 +166,11 @@ def walk(
 ) -> None:
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
     check([epsilon], distance)
+    if prior in ("study", "uniform"):
+        unused(context, f"the prior is {prior}", "beta")
     loaded, text = study_and_text(study, text, model, device)
+    if prior == "study" or (prior is None and loaded.has_prior):
+        unused(context, "inputs are drawn as the study's own", "beta", "longer")
     query = loaded.query(text, at=at, site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
@@ -275,10 +288,10 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
     if study in SHIPPED:
-        print(shipped_path(study, part))  # type: ignore[arg-type]
+        print_line(shipped_path(study, part))  # type: ignore[arg-type]
         return
     if study in LANGUAGE and part == "model":
-        print(default_model())
+        print_line(default_model())
         return
     from inversionview.spec import read_spec
 
@@ -290,9 +303,9 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
         )
     spec = read_spec(folder)
     if part == "decoder":
-        print((folder / "decoder").resolve())
+        print_line((folder / "decoder").resolve())
     else:
-        print(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
+        print_line(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
 
 
 @app.command()

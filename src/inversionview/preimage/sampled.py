@@ -15,7 +15,7 @@ from torch import Tensor
 from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
-from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
+from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
 from inversionview.inputs import Ids
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
@@ -188,6 +188,7 @@ def sampled_preimage(
     Raises:
         SettingError: ε, the count or a setting is out of range.
         UnknownSiteError: the decoder was not trained on the site.
+        UnknownPositionError: no candidate has the fixed position.
     """
     distances.check_epsilon(epsilon)
     chosen = pool_named(settings) if isinstance(settings, str) else tuple(settings)
@@ -198,7 +199,8 @@ def sampled_preimage(
     whole(count, "The count of samples")
     whole(each, "The number of candidates of each setting")
     check_seed(seed)
-    check_memory(each * len(chosen), "candidates", _bytes_each(decoder, query, chosen))
+    at_once = min(each * len(chosen), decoder.rows_at_once) * decoder.row_bytes
+    check_memory(each * len(chosen), "candidates", _bytes_each(decoder, query, chosen), at_once)
     read = _Reading(decoder, model, query, epsilon, distance, fixed)
     if found is not None:
         few = -(-_FIRST_LOOK // len(chosen))
@@ -206,13 +208,15 @@ def sampled_preimage(
         found(first.samples(torch.argsort(first.nearest, stable=True)[:count]))
     generator = torch.Generator().manual_seed(seed)
     measured = read.measured(chosen, each, generator, report and partial(_drawing, report))
+    if not len(measured.tokens):
+        raise UnknownPositionError(f"None of {each * len(chosen):,} candidates has the position to compare: choose another.")
     samples = measured.samples(choose(measured.nearest, epsilon, count, generator))
     inside = torch.repeat_interleave(measured.tokens, measured.times * (measured.nearest <= epsilon), dim=0).numpy()
     return Preimage(query, distance, epsilon, seed, samples, candidates=each * len(chosen), draws=inside)
 
 
 def _bytes_each(decoder: Decoder, query: Query, settings: Sequence[Setting]) -> int:
-    """Return the memory of a candidate at the worst moment: its activations as they are changed, its tokens as they are sorted."""
+    """Return the memory of a candidate at the worst moment: its activations as they are changed, then its tokens, sorted."""
     damped = decoder.config.size if any(s.damping for s in settings) else 0
     return 4 * (8 * len(query.z) + 12 * decoder.config.max_length + 2 * damped) + 8 * 8 * decoder.config.max_length
 
