@@ -22,12 +22,14 @@ import traceback
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
-NUMBERS = ["nan", "inf", "0", "-1", "1000000000", "1e9", str(2**64), str(2**63 - 1), "x", ""]
-WORDS = ["x", "0", "-1", "", ","]
-EVERYTHING = [*dict.fromkeys([*NUMBERS, *WORDS, "-inf", "1,nan"])]
+SEEDS = [str(2**63 - 1), "-1", str(2**64), "nan", "x", ""]
+NUMBERS = ["nan", "inf", "0", "-1", "1000000000", str(2**64), "x", ""]
+WORDS = ["x", "-1", "", ","]
+PATHS = ["-1", ""]
+EVERYTHING = [*dict.fromkeys([*NUMBERS, *WORDS, "-inf", "1e9", str(2**63 - 1), "1,nan"])]
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
 BASE = {
     "read": f"addition {ADD} --at = --site a0.0 --temperature 1 --candidates 2 --count 2",
@@ -37,7 +39,7 @@ BASE = {
     "path": "addition model",
     "demo": "",
     "train": "addition --steps 1 --batch 8 --out RUN",
-    "train-probed": "addition --inputs 64 --out RUN",
+    "train-probed": "addition --inputs 512 --out RUN",
     "bank": "addition --inputs 20 --sites a0.0 --positions = --out RUN",
     "evaluate": "addition --queries 1 --samples 1",
     "inform": "addition --queries 1 --sites a0.0 --positions =",
@@ -64,6 +66,7 @@ INSTEAD = {
     ("walk", "--beta"): "--model LLAMA John --prior model --steps 2 --chains 2 --count 2",
     ("walk", "--keep"): "--model LLAMA John --prior model --steps 2 --chains 2 --count 2",
     ("walk", "--longer"): "--model LLAMA John --prior model --steps 2 --chains 2 --count 2",
+    ("train", "--minutes"): "addition --batch 8 --out RUN",
     ("train", "--inputs"): "--model LLAMA --texts TEXTS --steps 1 --batch 8 --sites a1.0 --out RUN",
     ("train", "--bank"): "--model LLAMA --texts TEXTS --steps 1 --batch 8 --sites a1.0 --out RUN",
     ("train", "--max-length"): "--model LLAMA --texts TEXTS --steps 1 --batch 8 --sites a1.0 --out RUN",
@@ -86,9 +89,29 @@ INSTEAD = {
     ("export", "--seconds"): f"addition {ADD} --at = --site a0.0 --source walk --seconds 1 --count 2 --out PAGE",
 } | {
     ("interpret", option): f"addition {ADD} --site a0.0 --at = --llm nobody --base-url http://127.0.0.1:9/v1 --estimate"
+    + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
     for option in ("--llm", "--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
 }  # fmt: skip
 """Where an option goes with others than the command's small task."""
+
+
+class Case(NamedTuple):
+    """A command line."""
+
+    command: str
+    option: str
+    """Or argument; empty: the small task itself."""
+    value: str
+    words: list[str]
+
+
+SOUND = {
+    ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
+    ("train-probed", "--inputs"): "1024",
+    ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
+    ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
+}  # fmt: skip
+"""A number that each option takes, where that is not 2."""
 
 
 def commands() -> dict[str, Any]:
@@ -101,10 +124,13 @@ def commands() -> dict[str, Any]:
     return dict(typer.main.get_command(cli.app).commands)
 
 
-def cases(everything: bool) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Yield command, option or argument, value, and the whole command line; to words, without ``everything``, fewer values."""
+def cases(everything: bool) -> Iterator[Case]:
+    """Yield all cases; without ``everything`` options that are no numbers get fewer values."""
     for command, described in commands().items():
-        place = 0
+        if not described.params:
+            continue
+        yield Case(command, "", "", [command, *shlex.split(BASE[command])])
+        place = -1
         for parameter in described.params:
             argument = parameter.param_type_name == "argument"
             name = parameter.name if argument else parameter.opts[0]
@@ -112,10 +138,20 @@ def cases(everything: bool) -> Iterator[tuple[str, str, str, list[str]]]:
             if not argument and parameter.is_flag:
                 continue
             base = shlex.split(INSTEAD.get((command, name), BASE[command]))
-            number = parameter.type_descriptor.annotation in (int, float, list[int], list[float])
-            for value in EVERYTHING if everything else NUMBERS if number else WORDS:
-                task = at_place(base, place - 1, value) if argument else given(base, parameter, value)
-                yield command, name, value, [command, *task]
+            for value in values(command, parameter, everything):
+                task = at_place(base, place, value) if argument else given(base, parameter, value)
+                yield Case(command, name, value, [command, *task])
+
+
+def values(command: str, parameter: Any, everything: bool) -> list[str]:
+    """Return what an option is given, of numbers first one that is sound."""
+    kind = parameter.type_descriptor.annotation
+    sound = [SOUND.get((command, parameter.opts[0]), "2")] if kind in (int, float, list[int], list[float]) else []
+    if everything:
+        return [*dict.fromkeys([*sound, *EVERYTHING])]
+    if parameter.name == "seed":
+        return SEEDS
+    return [*sound, *NUMBERS] if sound else PATHS if kind in (Path, list[Path]) else WORDS
 
 
 def at_place(base: list[str], place: int, value: str) -> list[str]:
@@ -146,21 +182,25 @@ class TooLong(BaseException):
 def prepared(folder: Path) -> dict[str, str]:
     """Make what tasks read, cut short what takes long, and return what the words in capitals mean."""
     from inversionview import runs, study
+    from inversionview.analysis import heads
     from inversionview.commands import exploring
     from inversionview.decoder import training
     from inversionview.inputs import Inputs
     from inversionview.preimage import completeness, threshold
     from inversionview.studies import training as probing
     from inversionview.studies.facts import FactsInputs
+    from inversionview.studies.ioi import NAMES
     from inversionview.walk.run import Walk
     from tests.language import deep_llama
 
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     llama = str(deep_llama(folder / "llama", layers=2))
-    fact = '{{"prompt": "{0} gave", "subject": "{0}", "relation": "gift", "object": "a {1}"}}'
-    (folder / "facts.jsonl").write_text(
-        "\n".join(fact.format(n, o) for n, o in (("John", "ring"), ("Mary", "drink"), ("Anne", "ring")))
-    )
+    people = [f"{first} {last}" for first in NAMES.split()[:25] for last in ("Jones", "Smith")]
+    facts = [
+        {"prompt": "{} gave a", "subject": name, "relation": "gift", "object": ("ring", "drink")[i % 2]}
+        for i, name in enumerate(people)
+    ]
+    (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
     original = study.load
@@ -169,7 +209,8 @@ def prepared(folder: Path) -> dict[str, str]:
     def load(name: Any = None, **options: Any) -> Any:
         loaded = remembered(name, **options)
         if not loaded.bare and loaded._bank is None and loaded.spec.inputs == "addition":
-            loaded._bank = loaded.build_bank(folder / "bank", rows=300)
+            loaded._bank = loaded.build_bank(folder / "bank", rows=100)
+            loaded.sites = loaded.sites[:2]
         if not loaded.bare and isinstance(loaded.inputs, FactsInputs) and loaded.inputs.known is None:
             import numpy as np
 
@@ -182,7 +223,8 @@ def prepared(folder: Path) -> dict[str, str]:
     few = completeness.chosen_rows
     completeness.chosen_rows = threshold.chosen_rows = lambda *asked: few(*asked)[:20]
     split = Inputs.split
-    Inputs.split = lambda self, name: split(self, name)[:100]
+    Inputs.split = lambda self, name: split(self, name)[:50]
+    heads.CANDIDATES, heads.PAIRS = dict.fromkeys(heads.CANDIDATES, 1), 2
     training.Clock.tick = lambda self: 1.0
     training.fit_whitening = lambda *_: None
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
@@ -221,21 +263,21 @@ def run(argv: list[str], seconds: int) -> dict[str, Any]:
     }
 
 
-def main(seconds: int = 20) -> None:
+def main(seconds: int = 120) -> None:
     """Run all cases, those of some commands, with ``--all`` all values."""
     only, everything = [word for word in sys.argv[1:] if word != "--all"], "--all" in sys.argv
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = prepared(folder)
+        means = {**prepared(folder), "RUN": "run", "PAGE": "page.html"}
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
-        for i, (command, option, value, argv) in enumerate(cases(everything)):
-            if only and command not in only:
+        for i, case in enumerate(cases(everything)):
+            if only and case.command not in only:
                 continue
             here = folder / str(i)
             here.mkdir()
             os.chdir(here)
-            done = run([{**words, "RUN": "run", "PAGE": "page.html"}.get(word, word) for word in argv], seconds)
-            print(json.dumps({"command": command, "option": option, "value": value, **done}), flush=True)
+            done = run([means.get(word, word) for word in case.words], seconds)
+            print(json.dumps({"command": case.command, "option": case.option, "value": case.value, **done}), flush=True)
             os.chdir(folder)
             shutil.rmtree(here)
 

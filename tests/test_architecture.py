@@ -9,7 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "integrity", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs",
+    "errors", "integrity", "printable", "ranges", "memory",
+    "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs",
     "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
     "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
@@ -31,7 +32,8 @@ ORDER = [
     "recall", "runs", "demo",
     "explorer.contract", "explorer.banks", "explorer.service", "explorer.queue", "explorer.server", "explorer.page",
     "explorer.widget",
-    "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
+    "commands.checked", "commands.terminal", "commands.shared",
+    "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.heading", "commands.recalling", "commands.exploring",
     "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip

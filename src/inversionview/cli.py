@@ -22,7 +22,7 @@ from inversionview.commands import exporting as exporting
 
 # isort: on
 from inversionview.commands.shared import app
-from inversionview.commands.terminal import closed, fail, prepare
+from inversionview.commands.terminal import closed, drop, fail, prepare
 from inversionview.errors import InversionViewError
 from inversionview.memory import out_of_memory
 
@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
             closed()
         raise
     except OSError as error:
+        if not error.filename:
+            drop(sys.stdout)
         what = f"{error.filename} could not be read or written" if error.filename else "The output could not be written"
         _fail(f"{what} ({error.strerror or error}).")
     except (MemoryError, RuntimeError) as error:

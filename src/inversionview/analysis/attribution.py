@@ -22,7 +22,7 @@ from inversionview.errors import InputError, SettingError, UnknownPositionError
 from inversionview.information import clopper_pearson
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
-from inversionview.ranges import whole
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site, expand, find_site
 
 Report = Callable[[int, int], None]
@@ -264,8 +264,8 @@ def answer_cases(inputs: Inputs, target: str, count: int = 1000, *, seed: int = 
         InputError: the inputs have no such answer, or none of those drawn has it.
         SettingError: ``count`` is below 1.
     """
-    if count < 1:
-        raise SettingError(f"The number of inputs must be at least 1, but is {count}.")
+    whole(count, "The number of inputs")
+    check_seed(seed)
     if target not in inputs.answers:
         there = f"there are {', '.join(inputs.answers)}" if inputs.answers else "they have no answers of their own"
         raise InputError(f"There is no answer {target!r} in these inputs: {there}.")

@@ -25,6 +25,10 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Let the error go on to where the program ends, in place of rich's own end."""
+        raise BrokenPipeError
+
 
 def prepare() -> None:
     """Let what no encoding of the output can hold be written as an escape, and an output that is not there take anything."""
@@ -38,26 +42,26 @@ def prepare() -> None:
 
 def fail(sentence: str, code: int = 2) -> NoReturn:
     """Say in one line on stderr what was wrong, and end the program."""
-    _drop(sys.stdout)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop(sys.stdout)
     try:
         sys.stderr.write(one_line(sentence) + "\n")
         sys.stderr.flush()
     except OSError:
-        _drop(sys.stderr)
+        drop(sys.stderr)
     sys.exit(code)
 
 
 def closed() -> NoReturn:
     """End the program, whose reader has gone: nothing is said."""
-    _drop(sys.stdout)
-    _drop(sys.stderr)
+    drop(sys.stdout)
+    drop(sys.stderr)
     sys.exit(CLOSED)
 
 
-def _drop(stream: Any) -> None:
-    """Let what a stream still holds, and what comes after, go nowhere where it cannot be written."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def drop(stream: Any) -> None:
+    """Let what a stream still holds, and what comes after, go nowhere: the interpreter flushes it at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
