@@ -33,6 +33,7 @@ from inversionview.commands.shared import INTERRUPTED, app, err
 from inversionview.commands.terminal import closed, drop, fail, prepare
 from inversionview.errors import InversionViewError, LeftOut
 from inversionview.memory import out_of_memory
+from inversionview.printable import shown
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,14 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
                 raise KeyboardInterrupt
             sys.stdout.flush()
     except InversionViewError as error:
-        fail(str(error))
+        _fail(str(error))
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
             return
         said = getattr(error, "format_message", error.__str__)()
-        fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
+        _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
-        fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
+        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
     except BrokenPipeError:
         closed()
     except SystemExit as error:
@@ -66,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
         if not error.filename:
             drop(sys.stdout)
         what = f"{error.filename} could not be read or written" if error.filename else "The output could not be written"
-        fail(f"{what} ({error.strerror or error}).")
+        _fail(f"{what} ({error.strerror or error}).")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
+        _fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
 
 
 def _warn(
@@ -79,9 +80,13 @@ def _warn(
 ) -> None:  # fmt: skip
     """Print what was left out as the sentence that it is, any other warning with where it comes from."""
     if issubclass(category, LeftOut):
-        err.print(str(message), markup=False, soft_wrap=True)
+        err.print(str(message), soft_wrap=True)
     else:
-        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
+        (file or sys.stderr).write(shown(warnings.formatwarning(message, category, filename, lineno, line)))
+
+
+def _fail(sentence: str, code: int = 2) -> None:
+    fail(sentence, code)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def whole(value: int, what: str, least: int = 1, most: int = LARGEST) -> int:
     except TypeError:
         raise SettingError(f"{what} must be a whole number, but is {value!r}.") from None
     if number < least:
-        raise SettingError(f"{what} must be at least {least:,}, but is {number:,}.")
+        raise SettingError(f"{what} must be {'positive, ' if least == 1 else ''}at least {least:,}, but is {number:,}.")
     if number > most:
         raise SettingError(f"{what} must be at most {most:,}, but is {number:,}.")
     return number

@@ -76,6 +76,8 @@ def export(
     check_formats([destination], (".html",))
     check_source(source)
     places = _places(at or [], site or [])
+    if source is not None:
+        not_of_source(context, source)
     loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
@@ -83,8 +85,8 @@ def export(
     if "walk" not in sources:
         not_of_source(context, sources[0])
     made = []
-    for query, each in zip(queries, sources, strict=True):
-        made.append(_read(loaded, query, each, seconds, options))
+    for query, chosen in zip(queries, sources, strict=True):
+        made.append(_read(loaded, query, chosen, seconds, options))
         if _interrupted(made):
             break
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)

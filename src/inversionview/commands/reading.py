@@ -93,9 +93,12 @@ def read(
     check_source(source)
     if not temperature:
         unused(context, "no --temperature is given", "noise")
+    if source is not None:
+        not_of_source(context, source)
     loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
-    source = source or first_source(loaded, query, fixed, bool(temperature) or candidates is not None)
+    drawn = temperature is not None or noise is not None or candidates is not None
+    source = source or first_source(loaded, query, fixed, drawn)
     not_of_source(context, source)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
