@@ -182,7 +182,7 @@ def check(epsilons: Iterable[float | None], distance: str | None) -> None:
 
 
 def check_source(source: str | None) -> None:
-    """Raise ``SettingError`` unless readings come from there."""
+    """Raise ``SettingError`` unless it is a source, or none is named."""
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
 
@@ -199,13 +199,6 @@ def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = Fa
     from inversionview.explorer import service
 
     return service.first_source(study, query, fixed, drawn)
-
-
-def not_of_source(context: typer.Context, source: str) -> None:
-    """Refuse options that were given but belong to another source than this one."""
-    said = {"decoder": "the decoder is sampled", "corpus": "the corpus is searched", "walk": "a walk is made"}
-    of = {"decoder": ("temperature", "noise", "candidates"), "walk": ("seconds",)}
-    unused(context, said[source], *(name for other, names in of.items() if other != source for name in names))
 
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
