@@ -35,6 +35,8 @@ class Vocabulary:
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         own = pad is not None and self._id(pad) not in (self.bos, self.eos)
         self.pad: int = self._id(pad) if own and pad is not None else self.size
+        self.embedded: int | None = None
+        """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
 
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
@@ -84,7 +86,14 @@ class Vocabulary:
             raise InputError(f"The text {text!r} holds no token but BOS and EOS: give an input to read.")
         if truncate is not None:
             body = body[: truncate - 2]
-        return [self.bos, *body, self.eos]
+        ids = [self.bos, *body, self.eos]
+        if self.embedded is not None and max(ids) >= self.embedded:
+            beyond = max(ids)
+            raise InputError(
+                f"The tokenizer's token {self.tokenizer.id_to_token(beyond)!r} has the id {beyond}, but the model embeds "
+                f"{self.embedded} tokens: leave it out of {text!r}, or give the model its own tokenizer."
+            )
+        return ids
 
     def _knows(self, character: str) -> bool:
         try:

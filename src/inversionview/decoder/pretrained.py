@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from inversionview.bridge import load_causal_lm
 from inversionview.decoder.model import Decoder, DecoderConfig, Pathway, Steps, TokenTable
 from inversionview.errors import MismatchError, SettingError, WeightsError
+from inversionview.loading import load_causal_lm
 from inversionview.tokens import Vocabulary
 
 _ROWS = 256
