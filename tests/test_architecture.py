@@ -10,7 +10,8 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "integrity", "storage", "optim", "principal", "information", "sites", "distances", "tokens", "moves", "inputs",
-    "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "bridge", "probed", "measure",
+    "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading", "architectures", "bridge", "soundness",
+    "probed", "measure",
     "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling", "decoder.scoring", "decoder.recipe",
     "decoder.pairs", "decoder.evaluation", "decoder.checkpoint", "decoder.whitening", "decoder.training",
     "bank.index", "bank.store", "bank.search", "bank.approximate", "bank.places",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,13 @@ from inversionview.inputs import Ids
 from inversionview.sites import Site, find_site
 from inversionview.soundness import Soundness, soundness
 from inversionview.tokens import Vocabulary
+
+PRECISIONS: dict[Literal["fp32", "bf16", "fp16"], torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Types of weights, by the names that users give them."""
 
 
 def tokens_per_pass(device: torch.device, d_model: int = 0) -> int:
@@ -371,6 +378,18 @@ class ProbedModel:
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         padded = None if bool(mask.all()) else mask.to(self.device)
         return self.backend.patterns(safe, padded, positions.to(self.device))
+
+    @torch.no_grad()
+    def attention_outputs(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch k d_model"]:
+        """Return what the attention of some layers gives at ``positions``: the sum of its heads and its bias."""
+        if len(parts := self._apart(tokens)) > 1:
+            return _joined(parts, [self.attention_outputs(tokens[rows], layers, positions[rows]) for rows in parts], 1)
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        return self.backend.attention_outputs(safe, padded, layers, positions.to(self.device))
 
     @torch.no_grad()
     def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:

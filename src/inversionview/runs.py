@@ -23,9 +23,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
-from inversionview.probed import ProbedModel
+from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.sites import Site, expand, select
-from inversionview.spec import StudySpec, read_spec, write_spec
+from inversionview.spec import Precision, StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
 from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
@@ -63,6 +63,11 @@ class Reading:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     """Of the probed model."""
+
+    @property
+    def precision(self) -> Precision:
+        """The name of ``dtype``."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
     def chosen(self, default: str | Sequence[str], model: ProbedModel) -> list[str]:
         """Return the sites to read, by their short names.
@@ -124,7 +129,8 @@ def train_study(
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
+    own = {"model": resolved(model or ""), "dtype": reading.precision, "sites": chosen, "site": site}
+    spec = base.spec.model_copy(update=own)
     stream = study in STREAMED if reading.stream is None else reading.stream
     if stream and study == "facts":
         raise SettingError("Decoders of facts are trained from a bank, where heads do not rest on BOS: leave out --stream.")
@@ -169,7 +175,7 @@ def train_texts(
     """
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1])
+    spec = StudySpec(inputs="texts", model=resolved(model), dtype=reading.precision, sites=chosen, site=chosen[-1])
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
     if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))

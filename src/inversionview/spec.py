@@ -12,6 +12,8 @@ from inversionview.distances import Distance
 from inversionview.errors import UnknownStudyError
 from inversionview.storage import write_json
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 
 class StudySpec(BaseModel):
     """What ``study.json`` of a run holds."""
@@ -24,6 +26,8 @@ class StudySpec(BaseModel):
     """Of the inputs, by name; see ``studies.language_inputs``."""
     model: str = ""
     """Path or hub name of the probed model; empty for the shipped one, of a language model's study for SmolLM2-135M."""
+    dtype: Precision = "fp32"
+    """Of the model's weights."""
     sites: list[str]
     text: str = ""
     """An input to begin with, where one is worth showing."""
