@@ -51,8 +51,10 @@ def _falcon_split(config: Any) -> Callable[[Any], tuple[nn.Linear, nn.Linear, nn
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device=weight.device, dtype=weight.dtype)
-    linear.weight = nn.Parameter(weight.contiguous())
-    linear.bias = None if bias is None else nn.Parameter(bias.contiguous())
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
     return linear
 
 

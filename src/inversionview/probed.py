@@ -25,11 +25,8 @@ from inversionview.sites import Site, find_site
 from inversionview.soundness import Soundness, soundness
 from inversionview.tokens import Vocabulary
 
-PRECISIONS: dict[Literal["fp32", "bf16", "fp16"], torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of weights, by the names that users give them."""
 
 

@@ -23,9 +23,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
-from inversionview.probed import PRECISIONS, ProbedModel
+from inversionview.probed import PRECISIONS, Precision, ProbedModel
 from inversionview.sites import Site, expand, select
-from inversionview.spec import Precision, StudySpec, read_spec, write_spec
+from inversionview.spec import StudySpec, read_spec, write_spec
 from inversionview.storage import replacing
 from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
@@ -129,8 +129,8 @@ def train_study(
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    own = {"model": resolved(model or ""), "dtype": reading.precision, "sites": chosen, "site": site}
-    spec = base.spec.model_copy(update=own)
+    changed: dict[str, Any] = {"model": resolved(model or ""), "dtype": reading.precision, "sites": chosen, "site": site}
+    spec = base.spec.model_copy(update=changed)
     stream = study in STREAMED if reading.stream is None else reading.stream
     if stream and study == "facts":
         raise SettingError("Decoders of facts are trained from a bank, where heads do not rest on BOS: leave out --stream.")

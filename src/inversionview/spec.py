@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inversionview.distances import Distance
 from inversionview.errors import UnknownStudyError
+from inversionview.probed import Precision
 from inversionview.storage import write_json
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class StudySpec(BaseModel):
