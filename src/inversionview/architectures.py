@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 _SHORT = 16
@@ -25,8 +26,11 @@ def opened(hf_model: Any, architecture: str) -> Any:
         config.multi_query = False  # means nothing in this architecture, but TransformerLens goes by it
 
     def adapted(adapter: Any) -> None:
+        parts = adapter.component_mapping
+        if config.model_type == "opt" and hf_model.model.decoder.final_layer_norm is not None and "ln_final" not in parts:
+            parts["ln_final"] = NormalizationBridge(name="model.decoder.final_layer_norm", config=adapter.cfg)
         if regrouped:
-            attention = adapter.component_mapping["blocks"].submodules["attn"]
+            attention = parts["blocks"].submodules["attn"]
             attention.split_qkv_matrix = _falcon_split(config)
 
     return build_bridge_from_module(hf_model, architecture, hf_config=config, post_adapter_hook=adapted)

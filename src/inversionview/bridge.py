@@ -51,11 +51,11 @@ class BridgeBackend:
         vocabulary = self._embedding.weight.size(0)
         try:
             with quiet():
-                hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
                 tried = torch.arange(_TRIED, device=self.device).remainder(vocabulary)[None]
                 with torch.no_grad():
-                    own = hf_model(tried, use_cache=False).logits
+                    own = hf_model.eval()(tried, use_cache=False).logits
                 steady = steady_length(hf_model)
+                hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
                 self.bridge = opened(hf_model, architecture)
             self.bridge.eval()
             heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
@@ -99,7 +99,7 @@ class BridgeBackend:
         """
         model, tokenizer = load_causal_lm(
             name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code,
-            tokenizer_lies_elsewhere=tokenizer_lies_elsewhere,
+            tokenizer_lies_elsewhere=tokenizer_lies_elsewhere, attention="eager",
         )  # fmt: skip
         return cls(model.to(device)), tokenizer
 
@@ -171,8 +171,9 @@ class BridgeBackend:
         return x if norm is None else self._through(norm, x)
 
     def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
-        """See ``Backend.unembed``."""
-        return self._through(self.bridge.unembed, x)
+        """See ``Backend.unembed``. OPT-350M embeds in fewer dimensions than its stream has, and goes back to them first."""
+        narrowed = getattr(self.bridge, "project_out", None)
+        return self._through(self.bridge.unembed, x if narrowed is None else self._through(narrowed, x))
 
     @torch.no_grad()
     def _through(self, part: Any, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:

@@ -29,6 +29,7 @@ def load_causal_lm(
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
     tokenizer_lies_elsewhere: bool = False,
+    attention: str | None = None,
 ) -> tuple[Any, Any]:
     """Return the Hugging Face model and tokenizer of a directory, a hub name, or a GGUF file.
 
@@ -40,6 +41,7 @@ def load_causal_lm(
         gguf_file: name of a GGUF file inside the directory.
         trust_remote_code: run Python code that comes with the model.
         tokenizer_lies_elsewhere: give ``None`` in place of the tokenizer where there is none.
+        attention: which of transformers' implementations; by default what it chooses.
 
     Raises:
         WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
@@ -54,8 +56,9 @@ def load_causal_lm(
     try:
         with quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
             model, found = AutoModelForCausalLM.from_pretrained(
-                base or name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
+                base or name_or_path, dtype=dtype, attn_implementation=attention, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options,
+            )  # fmt: skip
     except Exception as error:
         raise WeightsError(_explain(where if base is None else base, error)) from error
     _check_weights(where if base is None else base, model, found)

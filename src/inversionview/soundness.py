@@ -21,6 +21,8 @@ from inversionview.sites import Kind, Site
 
 _LENGTH, _BEGINNING = 12, 5
 """Tokens of the text that is run, and of its beginning, which is run alone."""
+_SAME_DIRECTION = 0.95
+"""Cosine of the last state, normed and unembedded, with the logits: these may be scaled or softly capped on top."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Soundness:
     lacking: dict[Kind, str] = field(default_factory=dict)
     """Kinds of sites that are not what they should be, and why: they are not offered."""
     adds_up: bool = True
-    """Heads, biases and MLPs, as they enter it, add up to the residual stream."""
+    """Heads, biases and MLPs, as they enter it, add up to the residual stream, and this under the last norm to the logits."""
 
 
 @torch.no_grad()
@@ -131,6 +133,9 @@ class _Trial:
         return heads if bias is None else heads + bias
 
     def _adds_up(self) -> bool:
+        last = self.backend.unembed(self.backend.final_norm(self.z[Site(len(self.shape.heads) - 1, "post")]))
+        if float(torch.cosine_similarity(last.float(), self.logits.float(), dim=-1).min()) < _SAME_DIRECTION:
+            return False
         for layer, given in enumerate(self.given):
             enters = self.backend.entering(layer)
             after = self.z[Site(layer, "pre")] + (given if enters is None else enters(given))
