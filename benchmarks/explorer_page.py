@@ -25,7 +25,8 @@ from playwright.sync_api import Browser
 import inversionview as iv
 from inversionview.commands.exploring import bound
 from inversionview.explorer import page as exported
-from inversionview.explorer.server import API, create_app
+from inversionview.explorer.app import create_app
+from inversionview.explorer.routes import API
 from tests.browser import chromium, opened
 
 SWEEP = """

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 import inversionview as iv
+from inversionview.bank import places
 
 torch.set_num_threads(2)
+ROWS = 4000
+"""Inputs of the shipped studies' banks in tests."""
 WORDS = {"ann": "fig", "bob": "nut", "cat": "pie", "dan": "tea"}
 
 
@@ -22,6 +25,17 @@ def _denormals() -> Iterator[None]:
     """A training in this process makes the processor flush denormals to zero, which is not for the tests after it."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache in which both shipped studies have a small bank; for processes that tests start, too."""
+    home = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        for study in (iv.load("counting"), iv.load("addition")):
+            study.build_bank(places.cached(study.model, study.inputs, ROWS), rows=ROWS)
+        yield home
 
 
 @pytest.fixture(scope="session")

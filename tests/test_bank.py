@@ -19,7 +19,7 @@ from torch import Tensor
 
 import inversionview as iv
 from inversionview import distances, errors, information
-from inversionview.bank import index, store
+from inversionview.bank import index, shards, store
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.spec import SPECS
@@ -316,6 +316,8 @@ def test_nan_activations_are_refused_when_built_and_when_searched(copy: Path, co
     array = np.lib.format.open_memmap(copy / "shard-00002" / "activations.npy", mode="r+")
     array[:] = np.nan
     array.flush()
+    written = store.read_manifest(copy)
+    shards.write_checksums(copy / "shard-00002", written.shards[2], written)
     opened = ActivationBank.open(copy, counting.model, counting.inputs)
     with pytest.raises(errors.BankError, match=r"NaN.*shard-00002|shard-00002.*NaN"):
         counting.search(counting.query(COUNT, at=":", site="x0.pre"), bank=opened)

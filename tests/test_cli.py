@@ -203,7 +203,8 @@ def test_a_decoder_of_other_weights_is_refused(capsys: pytest.CaptureFixture[str
     weights = load_file(copied_model / "model.safetensors")
     weights["transformer.h.0.ln_1.bias"][0] += 1e-3
     save_file(weights, copied_model / "model.safetensors", metadata={"format": "pt"})
-    bad(capsys, "read", "addition", ADD, "--at", "=", "--model", str(copied_model), says="another probed model")
+    asked = ("--at", "=", "--source", "decoder", "--model", str(copied_model))
+    bad(capsys, "read", "addition", ADD, *asked, says="another probed model")
 
 
 def test_a_truncated_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], copied_model: Path) -> None:

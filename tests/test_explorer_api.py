@@ -24,7 +24,8 @@ import schemathesis
 import scipy.stats
 import uvicorn
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as drawn
 from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 
@@ -33,8 +34,9 @@ from inversionview.analysis.heads import NamedHead
 from inversionview.bank import places
 from inversionview.commands.exploring import bound
 from inversionview.explorer import banks, contract, service
+from inversionview.explorer.app import create_app
+from inversionview.explorer.connections import settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
-from inversionview.explorer.server import create_app
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
 from tests.language import deep_llama
@@ -67,12 +69,12 @@ def client(banked: dict[str, iv.Study]) -> Iterator[TestClient]:
 class Served:
     """The explorer on a real port."""
 
-    def __init__(self, studies: dict[str, iv.Study], queue: WorkQueue) -> None:
+    def __init__(self, studies: dict[str, iv.Study], queue: WorkQueue, **options: Any) -> None:
         self.queue = queue
         app = create_app({name: lambda s=s: s for name, s in studies.items()}, queue=queue)
         self.socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}{API}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.server = uvicorn.Server(settings(app, **options))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
 
     def __enter__(self) -> Served:
@@ -455,7 +457,7 @@ def test_a_mistake_ends_a_stream(client: TestClient) -> None:
 def test_a_bank_is_built_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "cache", lambda: tmp_path)
     monkeypatch.setitem(SPECS, "addition", SPECS["addition"].model_copy(update={"rows": 20_000}))
-    monkeypatch.setattr("inversionview.explorer.server.PROGRESS", 0.0)
+    monkeypatch.setattr("inversionview.explorer.events.PROGRESS", 0.0)
     with TestClient(create_app({"addition": lambda: iv.load("addition")}), base_url="http://localhost") as client:
         found = streamed(client, "addition", text=ADD, source="corpus", count=5)
         notes = [value["note"] for name, value in found if name == "progress"]
@@ -497,7 +499,7 @@ def test_what_would_wait_too_long_is_turned_away() -> None:
     queue.submit(lambda task: None, client="a")
     queue.submit(lambda task: None, client="b")
     with pytest.raises(BusyError) as error:
-        queue.submit(lambda task: None, client="b")
+        queue.submit(lambda task: None, client="c")
     assert error.value.retry_after >= 1
     release()
     assert wait_for(lambda: queue.waiting == queue.running == 0)
@@ -513,8 +515,8 @@ def test_what_would_wait_too_long_is_turned_away() -> None:
         queue.submit(lambda task: None)
 
 
-def wait_for(what: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 5
+def wait_for(what: Callable[[], bool], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
         time.sleep(0.01)
     return what()
@@ -602,10 +604,10 @@ def burst(served: Served, clients: int) -> list[tuple[int, float, str]]:
             "source": ("corpus", "decoder")[number % 2],
             "seed": number,
         }
-        answer = httpx.get(f"{served.url}/studies/addition/read", params=asked, headers={"X-Client": str(number)}, timeout=60)
+        answer = client.get(f"{served.url}/studies/addition/read", params=asked, headers={"X-Client": str(number)}, timeout=60)
         return answer.status_code, time.monotonic() - began, answer.headers.get("retry-after", "")
 
-    with ThreadPoolExecutor(clients) as pool:
+    with httpx.Client(limits=httpx.Limits(max_connections=None)) as client, ThreadPoolExecutor(clients) as pool:
         return list(pool.map(ask, range(clients)))
 
 
@@ -682,7 +684,7 @@ def test_probes_find_it_where_they_look(client: TestClient) -> None:
 
 
 def test_the_page_is_kept_to_itself(client: TestClient) -> None:
-    answer = client.get(f"{API}/studies", headers={"Origin": "http://evil.example", "Accept-Encoding": "gzip"})
+    answer = client.get(f"{API}/studies", headers={"Accept-Encoding": "gzip"})
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -710,7 +712,7 @@ def test_nothing_that_openapi_describes_breaks_it(served: Served, path: str) -> 
     name = path.removeprefix("../../") or "study"
     operation = document.find_operation_by_id(name)
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    @drawn(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(operation.as_strategy(), st.booleans(), st.from_regex(r"[1-9]\d\d\+[1-9]\d\d=\d{3}", fullmatch=True))
     def check(case: schemathesis.Case, real: bool, text: str) -> None:
@@ -744,7 +746,8 @@ def test_mistakes_of_explore(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     bad(capsys, "explore", "counting", "addition", "--model", "gpt2", says="at most one")
 
 
-def test_explore_serves_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
     command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}
@@ -759,7 +762,8 @@ def test_explore_serves_until_it_is_interrupted() -> None:
         headers={"Accept": "text/event-stream"}, timeout=20,
     ) as stream:  # fmt: skip
         assert next(stream.iter_lines()) == "event: place"
-        process.send_signal(signal.SIGINT)  # while a stream is under way
+        process.send_signal(interrupt)  # while a stream is under way
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 0
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "The explorer has ended."
     assert "Traceback" not in err

@@ -24,9 +24,8 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
 from inversionview.analysis.heads import NamedHead
-from inversionview.bank import places
 from inversionview.commands.exploring import bound
-from inversionview.explorer.server import create_app
+from inversionview.explorer.app import create_app
 from tests.browser import LONE, chromium, opened
 from tests.language import deep_llama
 
@@ -73,14 +72,9 @@ def hostile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(user_cache: Path) -> dict[str, str]:
     """That of a user in whose cache both shipped studies have a small bank."""
-    home = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(home))
-        for study in map(iv.load, ("counting", "addition")):
-            study.build_bank(places.cached(study.model, study.inputs, ROWS), rows=ROWS)
-    return {**os.environ, "XDG_CACHE_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "XDG_CACHE_HOME": str(user_cache), "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
@@ -399,7 +393,7 @@ def test_confirm_and_completeness(live: Open, url: str) -> None:
         page.get_by_text("Completeness:").click()
         page.get_by_role("button", name="Score 20,000 inputs").click()
         scored = ask(url, "addition", "complete", text=ADD, at="=", site="a0.0", epsilon=0.1, limit=20_000, seed=5)
-        share = f"Of the inputs inside ε = 0.100, {100 * scored['recall']:.0f} % are likelier"
+        share = f"Of the inputs inside ε = 0.100 (euclidean), {100 * scored['recall']:.0f} % are likelier"
         scores = page.locator(".more-about", has_text="Completeness:").locator(".result")
         expect(scores).to_contain_text(share, timeout=30_000)
         painted = (

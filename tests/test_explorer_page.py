@@ -23,6 +23,7 @@ from inversionview.cli import main
 from inversionview.explorer import page as exported
 from inversionview.explorer.service import reading
 from tests.browser import LONE, chromium, opened
+from tests.conftest import ROWS
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"
@@ -41,12 +42,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def three(counting: iv.Study) -> list[dict[str, Any]]:
-    """The paper's three readings of counting side by side."""
-    places = (("query", "x0.mid"), ("query", "x0.post"), (":", "a1.0"))
-    return [
-        reading(counting, counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24)).to_json()
-        for at, site in places
-    ]
+    """The paper's three readings of counting side by side, two by the decoder and one of the corpus, all inside ε shown."""
+    places = (("query", "x0.mid"), ("query", "x0.post"))
+    drawn = [counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24) for at, site in places]
+    searched = counting.search(counting.query(COUNT, at=":", site="a1.0"), count=200)
+    assert 20 < len(searched.inside) == searched.inside_count < 200 == len(searched)
+    return [reading(counting, preimage).to_json() for preimage in (*drawn, searched)]
 
 
 @pytest.fixture(scope="module")
@@ -109,28 +110,44 @@ def same(row: tuple[str, str, int], wanted: tuple[str, str, int]) -> bool:
 
 
 def common(reading: dict[str, Any], epsilon: float) -> dict[str, tuple[float, float | None]]:
-    """What is common by its definition: the share of rows inside with the query's value, and the bits that means.
+    """What is common by its definition: the share of the inputs inside with the query's value, and the bits that means.
 
-    As in the feature information of a sample: log2 of that share, the prior counted as one more row, over the prior.
+    As in the feature information of a sample: log2 of that share, the prior counted as one more row, over the prior. The rows
+    are all the inputs inside.
     """
     features, samples = reading["features"], reading["preimage"]["samples"]
     inside = [row for row, s in zip(features["values"], samples, strict=True) if s["distance"] <= epsilon]
     found = {}
     for f, name in enumerate(features["names"]):
         agree, prior = sum(str(row[f]) == str(features["query"][name]) for row in inside), features["prior"][name]
-        found[name] = (agree / len(inside), log2((agree + prior) / (len(inside) + 1) / prior) if agree else None)
+        share, bits = (
+            agree / max(1, len(inside)),
+            log2((agree + prior) / (len(inside) + 1) / prior) if agree and prior else None,
+        )
+        found[name] = (share if inside else None, bits)
     return found
 
 
 def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: int = 0) -> None:
-    wanted = common(reading, epsilon)
     cells = "nodes => nodes.map(n => ['.name', '.share', '.bits'].map(s => n.querySelector(s).textContent))"
     told = panel_of(page, panel).locator(".feature").evaluate_all(cells)
+    if reading["preimage"]["source"] == "decoder":  # its samples are not draws from the preimage
+        assert all(share == "–" or share.startswith("≠") or said.startswith("KL") for _, share, said in told)
+        assert all(said == "–" or said.startswith("KL") for _, _, said in told)
+        expect(panel_of(page, panel).locator(".basis")).to_contain_text("Samples near z, not draws")
+        expect(panel_of(page, panel).locator(".notes")).to_contain_text("draws near z, not from the preimage")
+        return
+    wanted = common(reading, epsilon)
     bits = [wanted[name][1] for name, _, _ in told]
     assert bits == sorted(bits, key=lambda b: -(float("-inf") if b is None else b))
     for name, share, said in told:
-        assert abs(float(share.removesuffix(" %")) - 100 * wanted[name][0]) <= 0.5 + 1e-9
-        one = wanted[name][1]
+        one, at = wanted[name][1], wanted[name][0]
+        if at is None:
+            assert (share, said) == ("–", "–")
+            continue
+        shown, low, high = map(float, re.fullmatch(r"([\d.]+) % \[([\d.]+)–([\d.]+)\]", share).groups())  # type: ignore[union-attr]
+        assert abs(shown - 100 * at) <= 0.5 + 1e-9
+        assert low <= shown <= high
         assert said == "–" if one is None else abs(float(said.removesuffix(" bits").replace("−", "-")) - one) <= 0.05 + 1e-9
 
 
@@ -159,6 +176,18 @@ def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, A
 def test_epsilon_moves_line_split_and_numbers(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
     with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
         assert_common(page, three[2], 0.1, 2)
+        found = three[2]["preimage"]["inside"]
+        expect(panel_of(page, 2).locator("output")).to_contain_text(f"{found} of {ROWS:,} inputs inside")
+        expect(panel_of(page, 2).locator(".choice")).to_have_text(
+            f"Rows: all {found} inside and the {200 - found} nearest outside."
+        )
+        drawn = three[0]["preimage"]
+        expect(panel_of(page).locator("output")).to_contain_text(f"{drawn['inside']} of {12 * 24} candidates inside")
+        for epsilon in (0.09, 0.105):
+            page.get_by_label("ε", exact=True).nth(2).fill(str(epsilon))
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(60)
+            assert_common(page, three[2], epsilon, 2)
         before = page.locator(".line").nth(2).bounding_box()
         page.get_by_label("ε", exact=True).nth(2).fill("0.01")
         page.keyboard.press("Enter")
@@ -170,7 +199,7 @@ def test_epsilon_moves_line_split_and_numbers(browser: Browser, three: list[dict
         for panel, reading in enumerate(three):  # the others follow
             assert_common(page, reading, 0.01, panel)
             inside = sum(s["distance"] <= 0.01 for s in reading["preimage"]["samples"])
-            expect(panel_of(page, panel).locator("output")).to_have_text(f"{inside} of 200 rows inside")
+            expect(panel_of(page, panel).locator("output")).to_have_text(f"{inside} of the 200 rows shown inside")
             measured = {"".join(s["tokens"]): s["distance"] for s in reading["preimage"]["samples"]}
             split = panel_of(page, panel).locator(".body .row:not(.out) .x").all_text_contents()
             assert set(split) == {text for _, text, _ in rows(page, panel) if measured[text] <= 0.01}
@@ -189,7 +218,7 @@ def test_slider_by_keyboard(browser: Browser, three: list[dict[str, Any]], page_
             page.wait_for_timeout(40)
             epsilon = (int(slider.input_value()) / 2000) ** 2 * most
             inside = sum(s["distance"] <= epsilon for s in three[0]["preimage"]["samples"])
-            assert f"{inside} of 200 inside" in str(slider.get_attribute("aria-valuetext"))
+            assert f"{inside} of the 200 rows shown inside" in str(slider.get_attribute("aria-valuetext"))
             if inside:
                 assert_common(page, three[0], epsilon)
 
@@ -356,7 +385,8 @@ def test_axe_finds_nothing_serious(browser: Browser, page_of_three: str, scheme:
 
 def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
     with opened(browser, page_of_three, viewport={"width": 1300, "height": 1000}) as page:
-        before = page.locator(".legend").bounding_box()
+        top = "n => n.getBoundingClientRect().top + scrollY"
+        before = page.locator(".legend").evaluate(top)
         for key in ["["] * 30 + ["]"] * 40:
             page.keyboard.press(key)
         panel_of(page, 1).get_by_text("show all").click()
@@ -364,7 +394,7 @@ def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
         panel_of(page).locator(".row").first.click()
         page.locator(".filter").first.fill("nothing has this")
         expect(page.get_by_text("No row matches “nothing has this”.")).to_be_visible()
-        assert page.locator(".legend").bounding_box() == before
+        assert page.locator(".legend").evaluate(top) == before
 
 
 def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) -> None:
@@ -519,8 +549,15 @@ def test_statistics(browser: Browser) -> None:
         return module(browser, "stats.js", f"return {code};", x)
 
     assert run("[-1, 0, 0.0999, 0.1, 0.4, 0.5].map(e => m.insideCount(x, e))") == [0, 1, 1, 3, 3, 4]
-    assert [run(f"m.spread(x, 0, {k})") for k in (0, 1, 3, 4)] == ["–", "7", "7–9", "7–9"]
-    assert run("m.spread(x, 1, 4)") == "x, y, z"
+    counts = [[7, 5], [8, 4], [9, 3]]
+    assert [run(f"m.spread(x.slice(0, {k}), 3, {n})", counts) for k, n in ((0, 0), (1, 5), (2, 9), (3, 12))] == [
+        "–",
+        "7",
+        "7–8",
+        "7–9",
+    ]
+    assert run("m.spread([['x', 2], ['y', 1], ['z', 1]], 3, 4)") == "x, y, z"
+    assert run("m.spread([['x', 2], ['y', 1]], 40, 90)") == "40 values"
     assert run("m.histogram(x, 0.5, 4)") == [1, 2, 0, 1]  # √(0.1 / 0.5) = 0.447 of the axis
     held = "x.map(r => m.holds(r, m.conditions(%s, ['n', 'n+k'])))"
     assert run(held % "'AB'") == [True, True, False, False]
@@ -532,9 +569,22 @@ def test_statistics(browser: Browser) -> None:
     assert run("m.choice(5, 5, 18)") == [0, 1, 2, 3, 4]
     assert [len(g["members"]) for g in run("m.grouped([0, 1, 2, 3], x, 0)")] == [2, 1, 1]
     features = {"names": ["n"], "query": {"n": 8}, "prior": {"n": 0.25}}
-    told = module(browser, "stats.js", "return m.common(x[1], m.agreeing(x[0], x[1]), 4)[0];", [rows, features])
+    code = "return m.common({preimage: {source: 'corpus'}, features: x[1]}, x[0], m.agreeing(x[0], x[1]), 4, 0.6).entries[0];"
+    told = module(browser, "stats.js", code, [rows, features])
     assert (told["share"], told["most"]) == (0.5, 2.0)
     assert told["bits"] == pytest.approx(log2((2 + 0.25) / 5 / 0.25))
+    assert (told["low"], told["high"]) == pytest.approx(information.wilson(2, 4))
+    assert told["bits_low"] <= told["bits"] <= told["bits_high"] <= told["most"]
+    drawn = code.replace("corpus", "decoder")  # of samples whose bias is not known nothing is said
+    assert module(browser, "stats.js", drawn, [rows, features])["share"] is None
+    for hits, trials in ((0, 3), (3, 3), (1, 50), (240, 1932)):
+        assert run(f"m.wilson({hits}, {trials})") == pytest.approx(information.wilson(hits, trials))
+    assert run("m.amount({epsilon: 1, inside: 3, candidates: 200000, source: 'corpus'}, 1, 2, 9)") == (
+        "3 of 200,000 inputs inside (0.0015 %)"
+    )
+    assert (
+        run("m.amount({epsilon: 1, inside: 3, candidates: 9, source: 'decoder'}, 0.5, 2, 9)") == "2 of the 9 rows shown inside"
+    )
 
 
 def test_events_of_a_stream(browser: Browser) -> None:

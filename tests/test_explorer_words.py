@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 import inversionview as iv
 from inversionview.explorer import service
+from inversionview.explorer.app import create_app
 from inversionview.explorer.queue import WorkQueue
-from inversionview.explorer.server import create_app
 from tests.browser import chromium, opened
 from tests.test_explorer_api import Served, get
 

@@ -539,8 +539,8 @@ def test_a_decoder_is_trained_where_heads_do_not_rest_and_drawn_from_by_the_pool
         )  # fmt: skip
 
     made = again("facts", tmp_path / "run")
-    (kept,) = (tmp_path / "run").glob("telling-*.npy")
-    telling = np.load(kept)
+    (kept,) = (tmp_path / "run").glob("telling-*.npz")
+    telling = np.load(kept)["values"]
     source, drawn = seen[-1]
     heads = np.array([site.kind == "head" for site in source.sites])
     assert telling[~heads].all()

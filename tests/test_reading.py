@@ -132,7 +132,7 @@ def test_settings_draw_what_they_say(addition: iv.Study) -> None:
 
 def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
     value = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), count=4).to_json()
-    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source"}
+    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source", "inside", "distinct"}
     assert set(value["query"]) == {"text", "tokens", "position", "site", "model", "attention"}
     assert value["query"]["tokens"] == [*"B615+861=1476E"]
     assert value["query"]["position"] == 8

@@ -142,7 +142,7 @@ def test_an_interrupt_is_one_sentence(tmp_path: Path) -> None:
     until(process, lambda: (out / "metrics.jsonl").exists())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
 

@@ -359,7 +359,9 @@ def test_a_short_walk_says_that_it_is_not_mixed(counting: iv.Study) -> None:
     preimage = counting.walk(counting.query(COUNT), **SMALL)
     assert preimage.walk is not None
     assert not preimage.walk.mixed
-    assert any(note.startswith("Not mixed") for note in preimage.walk.notes)
+    (note,) = (note for note in preimage.walk.notes if "true members" in note)
+    assert "how often each feature occurs among all members is not known yet" in note
+    assert "--steps" in note
     assert preimage.walk.r_hat is None or preimage.walk.r_hat >= 1.05 or preimage.walk.ess < 400
 
 

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ActivationBank": "bank.store",
     "Decoder": "decoder.model",
-    "DecoderConfig": "decoder.model",
+    "DecoderConfig": "decoder.config",
     "Inputs": "inputs",
     "InversionViewError": "errors",
     "Patch": "backend",
@@ -61,7 +61,8 @@ __all__ = [
 if TYPE_CHECKING:
     from inversionview.backend import Patch
     from inversionview.bank.store import ActivationBank
-    from inversionview.decoder.model import Decoder, DecoderConfig
+    from inversionview.decoder.config import DecoderConfig
+    from inversionview.decoder.model import Decoder
     from inversionview.decoder.training import TrainConfig, train
     from inversionview.errors import InversionViewError
     from inversionview.explorer.widget import show

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from typer.exceptions import TyperException
@@ -21,7 +26,8 @@ from inversionview.commands import exploring as exploring
 from inversionview.commands import exporting as exporting
 
 # isort: on
-from inversionview.commands.shared import app
+from inversionview.commands.mistakes import sentence
+from inversionview.commands.shared import INTERRUPTED, app
 from inversionview.errors import InversionViewError
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
@@ -29,26 +35,52 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's error is one sentence on stderr and exit code 2."""
+    """Run the command line; a user's error is one sentence on stderr and exit code 2, an interruption one and 130."""
     try:
-        if app(args=arguments, standalone_mode=False) == 130:  # how typer reports Ctrl-C
-            raise KeyboardInterrupt
+        with _interruptible():
+            if app(args=arguments, standalone_mode=False) == INTERRUPTED:  # how typer reports Ctrl-C
+                raise KeyboardInterrupt
     except InversionViewError as error:
         _fail(str(error))
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
             return
         said = getattr(error, "format_message", error.__str__)()
-        _fail(f"{said.rstrip('.')}. See inversionview --help.")
+        _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.")
+        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str, code: int = 2) -> None:
     sys.stderr.write(" ".join(sentence.split()) + "\n")
-    sys.exit(2)
+    sys.exit(code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` at the first SIGINT or SIGTERM; at a second of either kind the process ends at once."""
+    seen = set()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if number in seen:
+            os._exit(INTERRUPTED)
+        seen.add(number)
+        if len(seen) == 1:  # on Ctrl-C a launcher of several processes sends them SIGTERM as well
+            raise KeyboardInterrupt
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # as a shell sets it for what runs behind it
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ def check_distance(kind: str) -> Distance:
     return kind  # type: ignore[return-value]
 
 
+def epsilon_text(epsilon: float, kind: Distance) -> str:
+    """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``."""
+    return f"ε = {epsilon:g} ({kind})"
+
+
 def nearest_position(
     distances: Float[Tensor, "batch pos"], candidates: Bool[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:

@@ -61,6 +61,14 @@ class StorageError(InversionViewError):
     """A file could not be written; what was there before is untouched."""
 
 
+class LockedError(InversionViewError):
+    """Another process is writing what only one may write at a time."""
+
+
+class DivergenceError(InversionViewError):
+    """A training whose loss or weights are no longer finite; the last checkpoint before that stands."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known name, or an empty string if none is near."""
     known = list(known)

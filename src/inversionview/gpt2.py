@@ -60,6 +60,8 @@ class GPT2Backend:
         ]
         self.ln_f = tensors["ln_f.weight"], tensors["ln_f.bias"]
         self.eps = float(config.get("layer_norm_epsilon", 1e-5))
+        if not 0 <= self.eps < 1:
+            raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps}: it is damaged.")
         self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
         d_model, length = self.wte.size(1), self.wpe.size(0)
         self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
@@ -80,6 +82,7 @@ class GPT2Backend:
             any(block != wanted for block in found)
             or outer != [(rows, d), (length, d), (rows, d), (d,), (d,)]
             or deeper
+            or self.n_heads < 1
             or d % self.n_heads
         ):
             raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
@@ -144,7 +147,8 @@ class GPT2Backend:
     ) -> Float[Tensor, "site batch k d_model"]:
         """See ``Backend.activations``."""
         out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
-        self.read_into(list(out), tokens, mask, sites, positions, {})
+        parts = [out[i] for i in range(len(sites))]  # not list(out), whose parts no gradient may be written through
+        self.read_into(parts, tokens, mask, sites, positions, {})
         return out
 
     def read_into(

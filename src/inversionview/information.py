@@ -7,7 +7,7 @@ preimage knows the value with probability P(φ = φ(x_q) ∣ preimage) instead o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log2
+from math import log2, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ from inversionview.errors import SettingError
 
 Values = npt.NDArray[np.float64]
 _BLOCKS = 2000
+_NORMAL = 1.959964
+"""97.5 % of a normal distribution lie below."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,23 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
     return low, high
+
+
+def wilson(hits: float, trials: float) -> tuple[float, float]:
+    """Return the 95 % interval of Wilson 1927 of a share; of correlated draws, ``trials`` is their effective number.
+
+    >>> tuple(round(end, 3) for end in wilson(5, 10))
+    (0.237, 0.763)
+
+    Raises:
+        SettingError: there are no trials, or more hits than trials.
+    """
+    if not 0 <= hits <= trials or not trials:
+        raise SettingError(f"{hits} hits of {trials} trials make no share: there must be trials, and no more hits than these.")
+    share, z2 = hits / trials, _NORMAL**2 / trials
+    middle, reach = share + z2 / 2, _NORMAL * sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    low, high = (middle - reach) / (1 + z2), (middle + reach) / (1 + z2)
+    return (0.0 if not hits else min(low, share)), (1.0 if hits == trials else max(high, share))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.errors import InputError
+from inversionview.integrity import check_folder, reason, seal_folder
 from inversionview.moves import Move, Proposal
 from inversionview.tokens import Vocabulary
 
@@ -99,6 +100,13 @@ class Inputs(ABC):
         if self.bos is not None:
             mask[:, 0] = False
         return mask
+
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text's ids, BOS and EOS included, are none of the inputs, as a clause; ``None`` where they are.
+
+        ``None``, too, where any text is one.
+        """
+        return None
 
     def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
         """Return for each feature its value in each row, ``[rows]``."""
@@ -244,6 +252,22 @@ def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
+def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
+    """Return how long the longest input of an Arrow table is.
+
+    Raises:
+        ValueError: they are no inputs in this vocabulary.
+    """
+    table.validate(full=True)
+    column = table.column("tokens").combine_chunks()
+    lengths, ids = column.value_lengths().to_numpy(), column.flatten().to_numpy()
+    if not len(lengths) or int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):
+        raise ValueError("an input is empty")
+    if int(ids.min()) < 0 or vocabulary.tokenizer.id_to_token(min(int(ids.max()), 2**31)) is None:
+        raise ValueError("it holds tokens that the vocabulary does not")
+    return int(lengths.max())
+
+
 class TextInputs(Inputs):
     """Texts of the user's own, tokenized once into an Arrow file that is memory-mapped, not loaded."""
 
@@ -280,11 +304,16 @@ class TextInputs(Inputs):
         """
         from datasets import Dataset
 
+        if not folder.is_dir():
+            raise InputError(f"There is no corpus in {folder}: train the run again.")
         try:
+            check_folder(folder)
             dataset = Dataset.load_from_disk(str(folder))
-            longest = int(dataset.data.column("tokens").combine_chunks().value_lengths().to_numpy().max())
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder} holds no corpus ({error}): train the run again.") from error
+            longest = _check_tokens(dataset.data, vocabulary)
+        except Exception as error:  # those of datasets and of Arrow share no base
+            raise InputError(
+                f"The corpus in {folder} is damaged ({reason(error)}): delete it and train the run again."
+            ) from error
         return cls(dataset, vocabulary, longest)
 
     @classmethod
@@ -310,6 +339,7 @@ class TextInputs(Inputs):
             quiet = datasets.are_progress_bars_disabled()
             datasets.disable_progress_bars()
             dataset.save_to_disk(str(folder))
+            seal_folder(Path(folder), (".arrow", ".json"))
             if not quiet:
                 datasets.enable_progress_bars()
             dataset = datasets.Dataset.load_from_disk(str(folder))

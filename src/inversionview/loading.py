@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from inversionview.errors import WeightsError
@@ -52,6 +53,7 @@ def load_causal_lm(
     where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
     _check_path(where)
     base = _adapted(Path(name_or_path))
+    _check_size(Path(name_or_path if base is None else base), trust_remote_code)
     options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
     try:
         with quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
@@ -170,6 +172,39 @@ def _check_path(where: str) -> None:
         raise WeightsError(f"{where} is a file: give the directory that holds it and config.json, or a .gguf file.")
 
 
+_PACKED = 2
+"""Weights in a byte of a file, at most: quantized ones have four bits."""
+
+
+class _TooLargeError(Exception):
+    """A model that is larger than its files."""
+
+
+def _check_size(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a directory whose config.json describes a larger model than its files can hold, before memory is taken for it."""
+    held = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    if not (folder / "config.json").is_file() or not held:
+        return
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            layers = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
+            if layers > held // 100:  # to count the weights of so many takes memory itself
+                raise _TooLargeError(f"{layers:,} layers")
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            count = sum(weight.numel() for weight in model.parameters())
+        if count > _PACKED * held:
+            raise _TooLargeError(f"{count:,} weights")
+    except _TooLargeError as error:
+        raise WeightsError(
+            f"{folder / 'config.json'} describes a model of {error}, the files beside it have {held:,} bytes: give both of one "
+            "model."
+        ) from error
+    except Exception:  # whatever else is wrong with it is told when it is loaded
+        return
+
+
 def _check_weights(where: str, model: Any, found: Mapping[str, Any]) -> None:
     """Refuse a model of which some weights were not in the checkpoint: Hugging Face would leave those random."""
     wrong = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
@@ -208,8 +243,9 @@ def first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep progress bars, warnings and log lines of the libraries off the terminal."""
-    level = transformers_logging.get_verbosity()
+    level, hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(action="ignore"),
@@ -219,3 +255,4 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub)

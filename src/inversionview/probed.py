@@ -67,6 +67,16 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _check_finite(backend: Backend, name: str | Path) -> None:
+    """Raise ``WeightsError`` if a weight is NaN or infinite."""
+    for weight_name, weight in backend.weights():
+        ends = torch.aminmax(weight if weight.element_size() > 1 else weight.float())
+        if not bool(torch.stack(list(ends)).isfinite().all()):
+            raise WeightsError(
+                f"The weights of {name} are damaged ({weight_name} holds NaN or infinity): copy or download them again."
+            )
+
+
 class ProbedModel:
     """A causal language model with its activation sites laid open.
 
@@ -107,8 +117,9 @@ class ProbedModel:
         """
         path = Path(name_or_path).expanduser()
         if path.is_dir() and GPT2Backend.reads(path):
-            found = _vocabulary_of(path, vocabulary)
-            return cls(GPT2Backend.from_folder(path, device, dtype), found, str(name_or_path))
+            plain = GPT2Backend.from_folder(path, device, dtype)
+            _check_finite(plain, name_or_path)
+            return cls(plain, _vocabulary_of(path, vocabulary), str(name_or_path))
         with _uncollected():
             from inversionview.bridge import BridgeBackend
 
@@ -124,6 +135,7 @@ class ProbedModel:
         if tokenizer is not None:
             vocabulary = Vocabulary.from_transformers(tokenizer)
         assert vocabulary is not None
+        _check_finite(backend, name_or_path)
         made = cls(backend, vocabulary, str(name_or_path))
         made.check()
         return made

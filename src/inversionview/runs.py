@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,14 +20,16 @@ import numpy.typing as npt
 import torch
 
 from inversionview.analysis.retrieval import attends_elsewhere
+from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import InputError, MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
+from inversionview.locks import locked
 from inversionview.probed import PRECISIONS, Precision, ProbedModel
 from inversionview.sites import Site, expand, select
-from inversionview.spec import StudySpec, read_spec, write_spec
-from inversionview.storage import replacing
+from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
+from inversionview.storage import read_array, replacing, write_array
 from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
 
@@ -94,6 +97,10 @@ class Watch:
         """This process' number, and how many there are."""
         return (0, 1) if self.accelerator is None else (self.accelerator.process_index, self.accelerator.num_processes)
 
+    def alone(self, out: Path) -> AbstractContextManager[None]:
+        """Keep other trainings out of a run's folder; of several processes of one training the first does."""
+        return locked(out / ".lock", out) if self.rank[0] == 0 else nullcontext()
+
     def together(self) -> None:
         """Wait for all processes."""
         if self.accelerator is not None:
@@ -120,10 +127,19 @@ def train_study(
         UnknownStudyError, UnknownSiteError, WeightsError: there is no such study, site or model.
         InputError, SettingError: the inputs cannot be made of what is given.
         MismatchError: ``out`` holds another run.
+        LockedError: another process trains into it.
     """
     if study not in STUDIES:
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
-    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **(given or {}))
+    with watch.alone(out):
+        return _train_study(study, out, config, model, given or {}, reading, watch, options)
+
+
+def _train_study(
+    study: str, out: Path, config: TrainConfig, model: str | None, given: Mapping[str, Any], reading: Reading, watch: Watch,
+    options: dict[str, Any],
+) -> Study:  # fmt: skip
+    base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
     if reading.heads == NAMED:
         own = any(out.glob("heads-*.json"))  # found in this run, else wherever the study's are
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
@@ -172,10 +188,22 @@ def train_texts(
         InputError: the texts cannot be read, are empty or too few.
         WeightsError, UnknownSiteError: there is no such model or site.
         MismatchError: ``out`` holds another run.
+        LockedError: another process trains into it.
     """
+    with watch.alone(out):
+        return _train_texts(model, texts, out, config, max_length, reading, watch, options)
+
+
+def _train_texts(
+    model: str, texts: str, out: Path, config: TrainConfig, max_length: int, reading: Reading, watch: Watch,
+    options: dict[str, Any],
+) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    spec = StudySpec(inputs="texts", model=resolved(model), dtype=reading.precision, sites=chosen, site=chosen[-1])
+    kept = read_spec(out) if (out / "study.json").exists() else StudySpec(inputs="texts", sites=[], site="", distance="cosine")
+    begun = {name: getattr(kept, name) for name in ("distance", "epsilon", "epsilons")}  # a run that goes on keeps these
+    begun |= {"model": resolved(model), "dtype": reading.precision}
+    spec = StudySpec(inputs="texts", sites=chosen, site=chosen[-1], **begun)
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
     if watch.rank[0] == 0 and not (corpus / "state.json").exists():
         rows = list(read_texts(texts))
@@ -190,9 +218,15 @@ def _train(
     model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, reading: Reading, watch: Watch,
     options: dict[str, Any],
 ) -> Study:  # fmt: skip
-    if (out / "study.json").exists() and (was := read_spec(out)) != spec:
+    spec = spec.model_copy(update={"files": model_files(spec.model)})
+    if (out / "study.json").exists():
+        was = read_spec(out)
+        check_model(was, out)
+        was = was.model_copy(update={"files": spec.files})
         changed = [k for k, v in spec.model_dump().items() if was.model_dump()[k] != v]
-        raise MismatchError(f"{out} holds a run with another {', '.join(changed)}: go on with that, or choose another --out.")
+        if changed:
+            told = ", ".join(changed)
+            raise MismatchError(f"{out} holds a run with another {told}: go on with that, or choose another --out.")
     study = Study(str(out), spec, model, out)
     bank = None if reading.stream or reading.bank is None else study.bank(reading.bank)
     if watch.rank[0] == 0:
@@ -201,6 +235,9 @@ def _train(
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if bank is None else bank
         config = _sparing(config, len(spec.sites))
+    if spec.inputs == "texts" and not spec.epsilons and watch.rank[0] == 0:
+        study.spec = spec.model_copy(update={"epsilons": _epsilons(study, bank)})
+        write_spec(out, study.spec)
     if options.get("base"):
         config = replace(config, pool=min(config.pool, _LM_POOL))
     options = {"width": spec.width, **options}
@@ -221,6 +258,19 @@ def _harvested(study: Study, rows: int, watch: Watch) -> ActivationBank:
     return study.bank(study.folder)
 
 
+def _epsilons(study: Study, bank: ActivationBank | None) -> Mapping[str, float]:
+    """Return an ε for each family of sites, from random texts at their end."""
+    inputs, rng = study.inputs, np.random.default_rng(41)
+
+    def activations(site: Site) -> torch.Tensor:
+        if bank is not None:
+            return bank.activations(site, "END", np.sort(rng.permutation(len(bank))[:TEXTS]))
+        tokens = inputs.tokens(rng.permutation(len(inputs))[:TEXTS])
+        return study.model.harvest(tokens, [site], inputs.named_positions(tokens)["END"][:, None])[0, :, 0].float().cpu()
+
+    return typical_epsilons(activations, study.sites, study.spec.distance)
+
+
 def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], out: Path, watch: Watch) -> npt.NDArray[np.bool_]:
     """Return which of a bank's activations tell something, ``[site, row, position]``: not those of heads that rest on BOS.
 
@@ -228,12 +278,13 @@ def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], ou
     """
     mark = hashlib.sha256(bank.tokens(np.arange(len(bank))).tobytes())
     mark.update(" ".join([model.fingerprint, *bank.manifest.positions, *(site.short for site in sites)]).encode())
-    kept = out / f"telling-{mark.hexdigest()[:16]}.npy"
-    if watch.rank[0] == 0 and not kept.exists():
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, _measured_telling(model, bank, sites, watch))
+    kept = out / f"telling-{mark.hexdigest()[:16]}.npz"
+    if watch.rank[0] == 0 and read_array(kept) is None:
+        write_array(kept, _measured_telling(model, bank, sites, watch))
     watch.together()
-    return np.asarray(np.load(kept, allow_pickle=False))
+    told = read_array(kept)
+    assert told is not None
+    return told
 
 
 def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], watch: Watch) -> npt.NDArray[np.bool_]:

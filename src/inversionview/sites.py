@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,8 @@ _STYLES: tuple[tuple[str, Kind | None], ...] = (
     (r"blocks\.(?P<layer>\d+)\.hook_mlp_out", "mlp"),
     (r"\$?m\^\{?(?P<layer>\d+)\}?\$?", "mlp"),
 )
+FAMILIES: dict[Kind, str] = {"pre": "residual", "mid": "residual", "post": "residual", "head": "head", "mlp": "mlp"}
+"""What a kind of site belongs to; sites of one family have a default ε in common."""
 _EMBEDDING_LATEX = {"embed": "E_{token}", "pos_embed": "E_{position}"}
 
 
@@ -143,8 +145,34 @@ def find_site(name: str | Site, known: Sequence[Site]) -> Site:
     if site is None or site not in known:
         names = [s.short for s in known]
         listing = ", ".join(names) if len(names) <= 24 else ", ".join(names[:12]) + f", … ({len(names)} sites)"
-        raise UnknownSiteError(f"There is no site {short!r}; there are {listing}.{did_you_mean(short, names)}")
+        said = f"there are {listing}.{did_you_mean(short, names)}" if site is None else _instead(site, known, listing)
+        raise UnknownSiteError(f"There is no site {short!r}; {said}")
     return site
+
+
+def _instead(site: Site, known: Sequence[Site], listing: str) -> str:
+    """Return which layers or heads there are in place of a site's."""
+    same = [s for s in known if s.kind == site.kind]
+    if not same:
+        return f"none of this kind is there, there are {listing}."
+    layers = {s.layer for s in same}
+    if site.layer not in layers:
+        what = {"head": "heads", "mlp": "MLPs (m0, …)"}.get(site.kind, f"x.{site.kind}")
+        return f"{what} are in {_ranges('layer', layers)}."
+    return f"layer {site.layer} has {_ranges('head', {s.head or 0 for s in same if s.layer == site.layer})}."
+
+
+def _ranges(what: str, numbers: Collection[int]) -> str:
+    """Return numbers as ``layers 0–29`` or ``heads 1, 4 and 6–8``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
+    return f"{what}{'s' if len(numbers) > 1 else ''} {listed}"
 
 
 def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[Site]:
@@ -182,7 +210,8 @@ def select(sites: Sequence[Site], layers: str | None = None, heads: str | None =
     if layers is not None:
         wanted = {n for part in layers.split(",") for n in _layers(part)}
         if lacking := sorted(wanted - {s.layer for s in chosen}):
-            raise UnknownSiteError(f"There is no site in layer {lacking[0]}: layers with sites are {_listed(chosen)}.")
+            there = _ranges("layer", {s.layer for s in chosen})
+            raise UnknownSiteError(f"There is no site in layer {lacking[0]}: there are sites in {there}.")
         chosen = [s for s in chosen if s.layer in wanted]
     if heads is not None:
         named = [part.strip().removeprefix("a") for part in heads.split(",")]
@@ -201,7 +230,3 @@ def _layers(part: str) -> range:
     if found is None or int(found[2] or found[1]) < int(found[1]):
         raise SettingError(f"{part.strip()!r} is no layer or range of layers: write for instance 12-20,25.")
     return range(int(found[1]), int(found[2] or found[1]) + 1)
-
-
-def _listed(sites: Sequence[Site]) -> str:
-    return ", ".join(map(str, sorted({s.layer for s in sites})))

@@ -18,13 +18,14 @@ from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
 from inversionview.analysis.attribution import Report as RatesReport
+from inversionview.analysis.common import Told, told
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
 from inversionview.analysis.heads import HeadTable, NamedHead, check_task, find_heads
 from inversionview.analysis.patching import Cumulative, Patching, parse_activations, patching, steps
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
-from inversionview.analysis.truth import SiteTruth, decoder_against_truth
+from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
@@ -33,13 +34,13 @@ from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance, between, check_distance, check_epsilon
 from inversionview.errors import (
+    BankError,
     InputError,
     MismatchError,
     SettingError,
     UnknownPositionError,
     UnknownStudyError,
     WeightsError,
-    did_you_mean,
 )
 from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs
@@ -48,17 +49,19 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
+from inversionview.naming import check_study
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
-from inversionview.preimage.corpus import corpus_preimage
+from inversionview.preimage.corpus import corpus_preimage, held_names
+from inversionview.preimage.notes import outside_study, random_share, too_wide, untrained_place
 from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import PRECISIONS, ProbedModel
-from inversionview.sites import Site, expand, find_site
-from inversionview.spec import SPECS, StudySpec, read_spec, write_spec
+from inversionview.sites import FAMILIES, Site, expand, find_site
+from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable, recover
 from inversionview.studies import (
     DEFAULT_MODEL,
@@ -73,6 +76,7 @@ from inversionview.studies import (
 )
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
+from inversionview.studies.shipped import check_shipped
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
@@ -108,7 +112,11 @@ class Study:
             return shipped_inputs(self.spec.inputs)
         if self.spec.inputs in LANGUAGE:
             return language_inputs(self.spec.inputs, self.model.vocabulary, self.spec.options)
-        return TextInputs.load((self.folder or Path()) / "corpus", self.model.vocabulary)
+        corpus = (self.folder or Path()) / "corpus"
+        inputs = TextInputs.load(corpus, self.model.vocabulary)
+        if inputs.max_length > self.model.shape.max_length:
+            raise InputError(f"The corpus in {corpus} holds longer texts than {self.model.name} reads: train the run again.")
+        return inputs
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -121,7 +129,6 @@ class Study:
         """
         self._has_more_than_a_model()
         path = self.decoder_path
-        recover(path)
         if not (path / "config.json").exists():
             missing = (
                 f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first"
@@ -136,6 +143,15 @@ class Study:
                 ": train one for this model with `inversionview train`, or leave --model out."
             )
         return decoder
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """What was measured of the decoder's bias, as kept beside it; ``None`` where nothing was.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        return None if self.bare else kept_truth(self.decoder_path)
 
     @property
     def bare(self) -> bool:
@@ -154,7 +170,8 @@ class Study:
         """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
         if self.folder is None:
             return shipped_path(self.spec.inputs, "decoder")
-        begun = any((self.folder / name).exists() for name in ("decoder", ".decoder.old", "checkpoints"))
+        recover(self.folder / "decoder")
+        begun = any((self.folder / name).exists() for name in ("decoder", "checkpoints"))
         banked = self.spec.inputs in STUDIES and (self.folder / "bank").exists()
         return shipped_path(self.spec.inputs, "decoder") if banked and not begun else self.folder / "decoder"
 
@@ -162,7 +179,7 @@ class Study:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
         if not (folder / "study.json").exists():
             path = self.spec.model or ("" if self.model.name in (*SHIPPED, DEFAULT_MODEL) else str(self.model_path.resolve()))
-            write_spec(folder, self.spec.model_copy(update={"model": path}))
+            write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
 
     @property
     def model_path(self) -> Path:
@@ -194,25 +211,30 @@ class Study:
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
 
-        A number is an index, BOS being 0; a token must occur exactly once.
+        An int or ``"#8"`` is an index, BOS being 0, and so is ``"8"`` where no token is called so; a token must occur once.
 
         Raises:
-            UnknownPositionError: there is no such position, or the token occurs more than once.
+            UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
         """
         return self.positions.one(ids, at)
 
-    def _fixed(self, at: str | int) -> Callable[[Ids], Ids]:
-        """Return a function from many inputs to the index of ``at`` in each, −1 where it has none."""
-        return lambda tokens: self.positions.many(tokens, at)
-
     # -- reading ------------------------------------------------------------------------------------------------------
+
+    def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
+        """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
+
+        The run's own are of its own distance.
+        """
+        own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
+        return own.get(FAMILIES.get(site.kind, ""), self.spec.epsilon)
 
     def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.
 
         Args:
             text: an input, without or with BOS and EOS.
-            at: a token, a named position (``A1``, ``END``, ``query``) or an index, BOS being 0; negative from the end.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, BOS being 0, negative
+                from the end.
             site: any of the three name styles of ``Site``.
 
         Raises:
@@ -274,17 +296,31 @@ class Study:
             self.decoder,
             self.model,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             count=count,
             settings=self.spec.pool if settings == "auto" else settings,
             each=each,
-            fixed=None if fixed is None else self._fixed(fixed),
+            fixed=None if fixed is None else self.positions.finder(query.ids, fixed),
             seed=seed,
             report=report,
             found=found,
         )
-        return replace(made, study=self)
+        return self._noted(made, fixed)
+
+    def _noted(self, made: Preimage, fixed: str | int | None = None) -> Preimage:
+        """Return a preimage with this study and with notes of query and ε; see ``preimage.notes``."""
+        notes, share, among = list(made.notes), None, ""
+        if not self.bare:
+            notes = [*notes, *outside_study(self.inputs, made.query, self.name)]
+        if made.bits is not None and made.bits.hits:
+            told = made.bits
+            share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} inputs searched"
+        elif made.source == "decoder":
+            notes = [*notes, *untrained_place(self.decoder, self.inputs, made.query)]
+            located = None if fixed is None else self.positions.finder(made.query.ids, fixed)
+            share, among = random_share(self.model, self.inputs, made.query, made.epsilon, made.distance, located)
+        return replace(made, study=self, notes=(*notes, *too_wide(made, share, among)))
 
     def walk(
         self,
@@ -295,7 +331,7 @@ class Study:
         fixed: str | int | None = None,
         prior: Prior | None = None,
         beta: float = 1.0,
-        keep: Sequence[int] = (),
+        keep: Sequence[str | int] = (),
         longer: int = 2,
         guided: bool = False,
         starts: Sequence[Preimage] = (),
@@ -318,32 +354,38 @@ class Study:
             prior: ``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By
                 default the study's where it has one, else the model's.
             beta: how much the model's prior weighs.
-            keep: positions of the query's tokens that stay (priors ``"model"`` and ``"uniform"``).
+            keep: positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``).
             longer: a text may grow or shrink by so many tokens (likewise).
             guided: add a move that follows the gradient of D (likewise); worth it where texts are long.
             starts: preimages of the query from elsewhere, at whose members half of the chains begin.
             count: how many distinct samples to show at most.
             report: called with the share of the walk that is done, and a note.
             found: called with new members as they are found: tokens, D and the position where it is reached.
-            settings: of ``WalkSettings``: ``seconds`` (10 if nothing else ends it), ``steps``, ``until_mixed``, ``chains``,
-                ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32 chains without it for a
-                model's.
+            settings: of ``WalkSettings``: ``seconds`` (10 or more if nothing else ends it), ``steps``, ``until_mixed``,
+                ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32
+                without it for a model's.
 
         Raises:
             SettingError: a setting is out of range.
             InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        epsilon = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
         chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
+            if why := self.inputs.why_not(query.ids):
+                raise InputError(
+                    f"{query.text!r} is no input of {self.name}: {why}. A walk goes over the study's inputs: mend it, or name "
+                    "another prior (--prior uniform, or model)."
+                )
             ground = study_ground(self.model, self.inputs, target)
         elif chosen in ("model", "uniform"):
             beta = beta if chosen == "model" else 0.0
-            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=keep, guided=guided)
+            kept = [self.locate(query.ids, at) for at in keep]
+            ground = language_ground(self.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
         else:
             raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
@@ -351,7 +393,7 @@ class Study:
             self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
-        return replace(made, study=self)
+        return self._noted(made)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -360,9 +402,7 @@ class Study:
             SettingError: there is no such distance.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        if fixed is not None:
-            self.locate(query.ids, fixed)
-        located = None if fixed is None else self._fixed(fixed)
+        located = None if fixed is None else self.positions.finder(query.ids, fixed)
         return Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
 
     def agree(
@@ -391,7 +431,7 @@ class Study:
         Raises:
             SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
         """
-        limit = check_epsilon(self.spec.epsilon if epsilon is None else epsilon)
+        limit = check_epsilon(self.epsilon_at(query.site) if epsilon is None else epsilon)
         tokens = np.array([query.ids])
         name = next((name for name, at in self._named(tokens).items() if at[0] == query.position), None)
         if name is None:
@@ -400,7 +440,7 @@ class Study:
             )
         at: dict[str, Any] = {"epsilon": limit, "fixed": name, "seed": seed, "count": 1}
         make: dict[str, Callable[[], Preimage]] = {
-            "walk": lambda: self.walk(query, seconds=seconds, until_mixed=True, report=report, **at),
+            "walk": lambda: self._walked_to_its_end(query, seconds=seconds, until_mixed=True, report=report, **at),
             "corpus": lambda: self.search(query, bank=bank, **at),
             "decoder": lambda: self.preimage(query, settings=[Setting()], each=2000, **at),
         }
@@ -417,7 +457,13 @@ class Study:
         if "all" in sources:
             found["all"] = self._listed(query, name, limit)
         found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
-        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed)
+        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed, self.spec.distance)
+
+    def _walked_to_its_end(self, query: Query, **options: Any) -> Preimage:
+        made = self.walk(query, **options)
+        if made.walk is not None and made.walk.interrupted:
+            raise KeyboardInterrupt  # which a walk takes for its end; a part of it can be compared with nothing
+        return made
 
     def _listed(self, query: Query, name: str, epsilon: float) -> Ids:
         """Return every input of the study inside ε at a named position."""
@@ -513,18 +559,23 @@ class Study:
             SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
         """
         for text in activations or ():  # mistakes are told before the pairs are made, not after
-            parse_activations([text], self.model.sites)
+            parse_activations([text], self.model.sites, self._example)
         steps(1, cumulative)
         if isinstance(contrast, Pairs) and options:
             raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
         pairs = contrast if isinstance(contrast, Pairs) else self.pairs(contrast, seed=seed, report=report, **options)
-        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites)
+        named = parse_activations(activations or [f"{self._read_name(pairs)}:a*.*"], self.model.sites, self._example)
         settings = {"target": None if contrast is not None else options.get("target") or next(iter(self.inputs.answers), None),
                     "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
         return patching(
             self.model, pairs, named, self.positions, cumulative=cumulative, study=self.name, settings=settings, seed=seed,
             report=report,
         )  # fmt: skip
+
+    @property
+    def _example(self) -> str:
+        """An activation of this study, for errors that say how one is named."""
+        return f"{self.spec.at}:{self.spec.site}"
 
     def _read_name(self, pairs: Pairs) -> str:
         """Return a name of the position where all pairs are read."""
@@ -533,7 +584,7 @@ class Study:
             if all((named[name] == read).all() for named, read in both):
                 return name
         if len({*pairs.read.tolist(), *pairs.contrast_read.tolist()}) == 1:
-            return str(pairs.read[0])
+            return f"#{pairs.read[0]}"
         raise SettingError("The pairs are read at positions of different names: name the activations to patch.")
 
     def ablate(
@@ -559,7 +610,7 @@ class Study:
         Raises:
             SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
         """
-        named = parse_activations(activations, self.model.sites)
+        named = parse_activations(activations, self.model.sites, self._example)
         filters = parse_filters(where, feature_names(self.inputs)) if where else ()
         tokens = held_out(self.inputs, filters, limit, seed)
         if self.inputs.answers:  # sentences that ask for nothing have no answer
@@ -787,6 +838,20 @@ class Study:
         assert self._bank is not None
         return self._bank
 
+    def check_bank(self, folder: str | Path | None = None, *, report: BankReport | None = None) -> ActivationBank:
+        """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
+
+        Raises:
+            BankError, MismatchError: there is none, or it is damaged, unfinished or another model's.
+        """
+        given = None if folder is None else Path(folder)
+        own = given or (self.folder / "bank" if self.folder else Path())
+        inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
+        kept = [inner] if given is not None or (own / "manifest.json").exists() else places.kept(self.model, self.inputs)
+        if not kept:
+            raise BankError(f"{self.name} has no bank yet: build one with `inversionview bank`.")
+        return places.check(kept[0], self.model, self.inputs, report)
+
     def known_bank(self) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet.
 
@@ -804,7 +869,7 @@ class Study:
         epsilon: float | None = None,
         distance: Distance | None = None,
         k: int = 10,
-        fixed: str | Sequence[str] | None = None,
+        fixed: str | int | Sequence[str | int] | None = None,
         count: int | None = None,
         bank: ActivationBank | str | Path | None = None,
         approximate: bool = False,
@@ -820,7 +885,7 @@ class Study:
             epsilon: threshold; by default the study's.
             distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
             k: how many of the nearest inputs to return at least, inside ε or not.
-            fixed: compare at these named positions only, in place of the minimum over all of the bank's.
+            fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
             count: how many inputs to return at most; ``None`` is all inside ε.
             bank: to search, or its folder.
             approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
@@ -832,19 +897,31 @@ class Study:
             UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
             BankError, MismatchError: the bank is damaged or another model's.
         """
+        searched = self.bank(bank)
         made = corpus_preimage(
-            self.bank(bank),
+            searched,
             query,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon,
+            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             k=k,
-            at=fixed,
+            at=None if fixed is None else held_names(searched, self.positions, query, fixed),
             count=count,
             approximate=approximate,
             seed=seed,
             **options,
         )
-        return replace(made, study=self)
+        return self._noted(made)
+
+    def common(self, preimage: Preimage) -> Told | None:
+        """Return what all the inputs inside ε have in common, feature by feature, with intervals; see ``analysis.common``.
+
+        ``None`` for a model alone, and for a preimage merged of several sources.
+        """
+        if self.bare:
+            return None
+        query = preimage.query
+        names = [name for name, at in self.positions.names(query.ids).items() if at == query.position]
+        return told(self.inputs, preimage, self.truth if preimage.source == "decoder" else None, names)
 
     def inform(
         self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,
@@ -874,6 +951,25 @@ class Study:
         return decoder_against_truth(
             self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
         )
+
+    def keep_truth(self, sites: Sequence[SiteTruth], bank: ActivationBank, *, samples: int = 128, seed: int = 0) -> Path:
+        """Keep what ``against_truth`` found beside the decoder, so that readings tell its bias.
+
+        Args:
+            sites: what was found.
+            bank: against which.
+            samples: as they were asked for.
+            seed: likewise.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        made = Truth(
+            decoder=weights_of(self.decoder_path), epsilon=self.spec.epsilon, distance=self.spec.distance,
+            positions=tuple(bank.manifest.positions), inputs=len(bank), samples=samples, seed=seed, sites=tuple(sites),
+        )  # fmt: skip
+        self.__dict__.pop("truth", None)
+        return made.keep(self.decoder_path)
 
     def interpret(
         self,
@@ -995,7 +1091,7 @@ class Study:
     ) -> Threshold:
         """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
         return threshold_study(
-            self.model, self.inputs, query, epsilon=self.spec.epsilon, epsilons=epsilons,
+            self.model, self.inputs, query, epsilon=self.epsilon_at(query.site, distance), epsilons=epsilons,
             distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
         )  # fmt: skip
 
@@ -1044,16 +1140,16 @@ def load(
     text, folder = str(name), Path(name).expanduser()
     if text in STUDIES:
         spec, run = SPECS[text], None
-    elif (folder / "study.json").is_file():
-        spec, run = read_spec(folder), folder
     else:
-        raise UnknownStudyError(
-            f"There is no study {text!r} and no run in that folder; there are {', '.join(STUDIES)}."
-            + did_you_mean(text, STUDIES)
-        )
+        check_study(name)
+        spec, run = read_spec(folder), folder
+    if run is not None and not model:
+        check_model(spec, run)
     language = spec.inputs in LANGUAGE
     if options and not language:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
+    if spec.inputs in SHIPPED and not (model or spec.model):
+        check_shipped(f"{spec.inputs}/model")
     own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
     shipped = Vocabulary.from_folder(shipped_path(spec.inputs, "model")) if spec.inputs in SHIPPED else None
     probed = ProbedModel.from_pretrained(

@@ -207,8 +207,8 @@ class _Runs:
         found = positions.many(self.tokens, at)
         if (found < 0).any():
             raise UnknownPositionError(
-                f"{int((found < 0).sum()):,} of {len(found):,} inputs have no single position {at!r}: name another, or filter "
-                "the inputs."
+                f"{int((found < 0).sum()):,} of {len(found):,} inputs have no single position {at!r}: name another "
+                f"({', '.join(positions.named(self.tokens))}), or filter the inputs."
             )
         return found[:, None]
 

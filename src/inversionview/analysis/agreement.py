@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inversionview.distances import Distance
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.core import Query
 
@@ -45,6 +46,7 @@ class Agreement:
     mixed: bool | None
     """Whether the walk was mixed; ``None`` without one."""
     pairs: tuple[Pair, ...]
+    distance: Distance = "euclidean"
 
     def worst(self, first: str, second: str) -> Pair | None:
         """Return the feature on which two sources differ most."""
@@ -53,12 +55,18 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        rest = {"epsilon": self.epsilon, "draws": self.draws, "mixed": self.mixed}
+        rest = {"distance": self.distance, "epsilon": self.epsilon, "draws": self.draws, "mixed": self.mixed}
         return {"query": self.query.to_json(), **rest, "pairs": [asdict(p) for p in self.pairs]}
 
 
 def agreement(
-    inputs: Inputs, query: Query, epsilon: float, found: Mapping[str, Ids], mixed: bool | None = None, seed: int = 0
+    inputs: Inputs,
+    query: Query,
+    epsilon: float,
+    found: Mapping[str, Ids],
+    mixed: bool | None = None,
+    seed: int = 0,
+    distance: Distance = "euclidean",
 ) -> Agreement:
     """Compare what sources found inside ε, feature by feature.
 
@@ -69,6 +77,7 @@ def agreement(
         found: for each source the token ids of its inputs inside ε, ``[n, pos]``; those with none are left out.
         mixed: whether the walk was mixed.
         seed: of the splits.
+        distance: by which ε is one.
     """
     values = {name: inputs.features(tokens) for name, tokens in found.items() if len(tokens)}
     rng = np.random.default_rng((seed, 13))
@@ -78,7 +87,7 @@ def agreement(
         for a, b in combinations(values, 2)
         for feature in values[a]
     ]  # fmt: skip
-    return Agreement(query, epsilon, {name: len(tokens) for name, tokens in found.items()}, mixed, tuple(pairs))
+    return Agreement(query, epsilon, {name: len(tokens) for name, tokens in found.items()}, mixed, tuple(pairs), distance)
 
 
 def total_variation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

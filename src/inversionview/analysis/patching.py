@@ -48,11 +48,11 @@ class Activation:
         return f"{'*' if self.at is None else self.at}:{self.site.short}"
 
 
-def parse_activations(texts: Sequence[str], known: Sequence[Site]) -> list[Activation]:
+def parse_activations(texts: Sequence[str], known: Sequence[Site], example: str = "END:a0.0") -> list[Activation]:
     """Return the activations that ``POSITION:SITE`` texts mean, in the order given.
 
     ``query:a0.0`` is one; a pattern such as ``=:a*.*`` means all that match, in the order of computation; ``*:x0.pre`` is every
-    position; ``embed`` and ``pos_embed`` are the token and the position embedding.
+    position; ``embed`` and ``pos_embed`` are the token and the position embedding. ``example``: for errors, one that there is.
 
     Raises:
         SettingError: a text is not of that form, or none is given, or one is given twice.
@@ -62,11 +62,11 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site]) -> list[Activ
     for text in texts:
         at, colon, site = text.rpartition(":")
         if not colon or not at or not site:
-            raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as 'query:a0.0' or '=:a*.*'.")
+            raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as {example!r}.")
         there = known if "*" in site else [*EMBEDDINGS, *known]  # a pattern means sites, of which embeddings are none
         found += [Activation(each, None if at == "*" else at) for each in expand(site, there)]
     if not found:
-        raise SettingError("No activation is named: write for instance --at 'query:a0.0'.")
+        raise SettingError(f"No activation is named: write for instance --at {example!r}.")
     if len(set(found)) < len(found):
         twice = next(a for a in found if found.count(a) > 1)
         raise SettingError(f"{twice} is named twice: name every activation once.")
@@ -107,7 +107,7 @@ def place_of(at: str | None, pairs: Pairs, positions: Positions) -> Place | None
         text = positions.vocabulary.decode([i for i in row if i != positions.vocabulary.pad])
         raise UnknownPositionError(
             f"{int(lacking.sum()):,} of {len(pairs):,} pairs have no single position {at!r}, such as {text!r} and its "
-            "contrast: name another position, or filter the inputs."
+            f"contrast: name another position ({', '.join(positions.named(pairs.original))}), or filter the inputs."
         )
     return Place(both[0], both[1])
 

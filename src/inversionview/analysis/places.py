@@ -102,6 +102,7 @@ class Curve:
     position: str
     epsilons: tuple[float, ...]
     bits: tuple[Mean, ...]
+    distance: distances.Distance = "euclidean"
 
 
 def bits_curve(
@@ -127,5 +128,5 @@ def bits_curve(
     for place in places(bank, sites, positions, queries, seed, report):
         found = (place.preimages(epsilon, distance, fixed) for epsilon in ladder)
         told = [list(map(bits_of, place.rows.tolist(), hits)) for hits in found]
-        curves.append(Curve(place.site.short, place.position, tuple(ladder), tuple(mean(t, seed=seed) for t in told)))
+        curves.append(Curve(place.site.short, place.position, tuple(ladder), tuple(mean(t, seed=seed) for t in told), distance))
     return curves

@@ -22,7 +22,7 @@ from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel, tokens_per_pass
 from inversionview.sites import Site
-from inversionview.storage import replacing
+from inversionview.storage import read_array, write_array
 
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
@@ -68,22 +68,16 @@ def _known_folder() -> Path:
 
 def kept_known(model: ProbedModel, inputs: Inputs) -> npt.NDArray[np.bool_] | None:
     """Return which facts a model knows, as the user's cache has it; ``None`` where that was never measured."""
-    if not any(_known_folder().glob(f"*-{inputs.fingerprint}.npy")):  # a large model's fingerprint takes its time
+    if not any(_known_folder().glob(f"*-{inputs.fingerprint}.npz")):  # a large model's fingerprint takes its time
         return None
-    try:
-        kept = np.load(_known_folder() / f"{model.fingerprint}-{inputs.fingerprint}.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # never measured, or damaged: it is measured again
-        return None
-    return kept if kept.shape == (len(inputs),) and kept.dtype == np.bool_ else None
+    kept = read_array(_known_folder() / f"{model.fingerprint}-{inputs.fingerprint}.npz")
+    fits = kept is not None and kept.shape == (len(inputs),) and kept.dtype == np.bool_
+    return kept if fits else None  # never measured, or damaged: it is measured again
 
 
 def keep_known(model: ProbedModel, inputs: Inputs, known: npt.NDArray[np.bool_]) -> None:
     """Keep in the user's cache which facts a model knows."""
-    with (
-        replacing(_known_folder() / f"{model.fingerprint}-{inputs.fingerprint}.npy") as temporary,
-        temporary.open("wb") as file,
-    ):
-        np.save(file, known)
+    write_array(_known_folder() / f"{model.fingerprint}-{inputs.fingerprint}.npz", known)
 
 
 def check_known(known: npt.NDArray[np.bool_], asked: int, model: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from inversionview import distances
@@ -17,15 +20,22 @@ from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
-from inversionview.errors import MismatchError
+from inversionview.errors import MismatchError, WeightsError
 from inversionview.information import divergence, shares
+from inversionview.integrity import file_digest, sealed, unsealed
 from inversionview.measure import distance_to
 from inversionview.sites import Site
+from inversionview.storage import write_json
 
+FILE = "truth.json"
 ENOUGH_HITS = 20
 """A query with fewer other inputs inside ε says too little about recall and proportions, and is left out of them."""
 _MEMBERS, _OUTSIDE = 300, 1000
 """Inputs inside and outside ε that are scored under the decoder, at most."""
+
+
+LEAST_COMPARED = 10
+"""Of fewer queries a site's bias is not known."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,65 @@ class SiteTruth:
     queries: int
     compared: int
     """Queries with enough hits for recall and divergence."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was measured of a decoder, as it is kept beside its weights."""
+
+    decoder: str
+    """Checksum of the weights."""
+    epsilon: float
+    distance: distances.Distance
+    positions: tuple[str, ...]
+    """Named positions at which D may be reached, and queries were read."""
+    inputs: int
+    """Of the bank."""
+    samples: int
+    """Of each query, at temperature 1."""
+    seed: int
+    sites: tuple[SiteTruth, ...]
+
+    def of(self, site: str) -> SiteTruth | None:
+        """Return what is known of a site; ``None`` where too few queries could be compared."""
+        return next((row for row in self.sites if row.site == site and row.compared >= LEAST_COMPARED and row.divergence), None)
+
+    def keep(self, folder: Path) -> Path:
+        """Write it beside a decoder's weights.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_json(folder / FILE, sealed(asdict(self)))
+        return folder / FILE
+
+
+def weights_of(folder: Path) -> str:
+    """Return the checksum of a decoder's weights.
+
+    Raises:
+        OSError: there are none.
+    """
+    return file_digest(folder / "model.safetensors")
+
+
+def kept_truth(folder: Path) -> Truth | None:
+    """Return what was measured of the decoder in a folder; ``None`` where nothing was, or of other weights.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = TypeAdapter(Truth).validate_python(unsealed(json.loads(text)))
+        return found if found.decoder == weights_of(folder) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): delete it, or measure again with `inversionview truth`."
+        ) from error
 
 
 def decoder_against_truth(

@@ -7,22 +7,23 @@ Needs ``pip install inversionview[index]``.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from inversionview.bank.search import search
-from inversionview.bank.store import ActivationBank
+from inversionview.bank.store import MOST, ActivationBank
 from inversionview.errors import BankError, SettingError
+from inversionview.integrity import file_digest, read_sealed, reason, sealed
 from inversionview.sites import Site
 from inversionview.storage import replacing, write_json
 
+_FILE, _SUM = "index.faiss", "index.checksum"
 _LISTED = 40
 """Rows of the training sample for each list of the inverted file, as faiss advises at least."""
 _QUERIES = 50
@@ -30,17 +31,18 @@ _WANTED = 0.95
 """Recall up to which more and more cells are looked into."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseModel):
     """How an index was made, and how well it does."""
 
-    lists: int
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lists: int = Field(ge=1)
     """Cells that the space is cut into."""
-    probes: int
+    probes: int = Field(ge=1)
     """Cells that a query looks into."""
-    proposals: int
+    proposals: int = Field(ge=1, le=MOST)
     """Rows proposed to a query."""
-    recall: float
+    recall: float = Field(ge=0, le=1)
     """Share of the exact hits at one ε that are proposed, over 50 random queries."""
 
 
@@ -87,13 +89,18 @@ def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: f
         _build(bank, site, position, folder, seed)
     path = folder / f"settings-{epsilon:g}.json"
     try:
-        made = faiss.read_index(str(folder / "index.faiss"))
-        settings = Settings(**json.loads(path.read_text())) if path.exists() else None
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise BankError(f"The approximate index in {folder} is damaged ({error}): delete that folder.") from error
+        if file_digest(folder / _FILE) != read_sealed(folder / _SUM)[_FILE]:
+            raise ValueError(f"{_FILE} has another checksum")
+        made = faiss.read_index(str(folder / _FILE))
+        settings = Settings.model_validate(read_sealed(path)) if path.exists() else None
+        if settings is not None and not settings.probes <= settings.lists == made.nlist:
+            raise ValueError(f"{path.name} is of another index")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        why = reason(error)
+        raise BankError(f"The approximate index in {folder} is damaged ({why}): delete that folder.") from error
     if settings is None:
         settings = _tuned(bank, site, position, made, epsilon, seed)
-        write_json(path, asdict(settings))
+        write_json(path, sealed(settings.model_dump()))
     return ApproximateIndex(made, settings)
 
 
@@ -114,14 +121,15 @@ def _build(bank: ActivationBank, site: Site, position: int, folder: Path, seed: 
     some = bank.activations(site, name, np.sort(_rows(bank, name, 2 * _LISTED * lists, seed)))
     made.train(bank.compacted(number, some).numpy())
     for shard in bank.shards:
-        vectors, places = shard.vectors(number, position), shard.array("places")[position]
+        vectors, places = shard.vectors(number, position), shard.places(position)
         for start in range(0, len(vectors), 2**16):
             there = start + np.flatnonzero(places[start : start + 2**16] >= 0)
             made.add_with_ids(vectors[there].astype(np.float32), shard.rows.start + there)
             bank.visit(len(there) * d * 4)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        faiss.write_index(made, str(temporary / "index.faiss"))
+        faiss.write_index(made, str(temporary / _FILE))
+        write_json(temporary / _SUM, sealed({_FILE: file_digest(temporary / _FILE)}))
 
 
 def _tuned(bank: ActivationBank, site: Site, position: int, made: Any, epsilon: float, seed: int) -> Settings:
@@ -130,12 +138,13 @@ def _tuned(bank: ActivationBank, site: Site, position: int, made: Any, epsilon: 
     z = bank.activations(site, name, _rows(bank, name, 20 * _QUERIES, seed + 1)[:_QUERIES])
     compact = bank.compacted(bank.site_number(site), z)
     exact = [hits.rows for hits in search(bank, site, z, epsilon=epsilon, at=name, verify=False)]
-    settings = Settings(made.nlist, max(1, made.nlist // 64), min(len(bank), 2**14), 0.0)
+    first = max(1, made.nlist // 64)
+    settings = Settings(lists=made.nlist, probes=first, proposals=min(len(bank), 2**14), recall=0.0)
     while True:
-        settings = replace(settings, recall=_recall(ApproximateIndex(made, settings), compact, exact))
+        settings = settings.model_copy(update={"recall": _recall(ApproximateIndex(made, settings), compact, exact)})
         if settings.recall >= _WANTED or settings.probes == settings.lists:
             return settings
-        settings = replace(settings, probes=min(settings.lists, 2 * settings.probes))
+        settings = settings.model_copy(update={"probes": min(settings.lists, 2 * settings.probes)})
 
 
 def _recall(index: ApproximateIndex, z: Tensor, exact: list[npt.NDArray[np.int64]]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inversionview.bank.store import ActivationBank, read_manifest
+from inversionview.bank.store import ActivationBank, Report, read_manifest
 from inversionview.errors import BankError
 from inversionview.inputs import Inputs
 from inversionview.probed import ProbedModel
@@ -15,12 +15,41 @@ def cache() -> Path:
     """Return the folder of the user's cache where banks of this format lie."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("inversionview") / "banks" / "format-2"
+    return user_cache_path("inversionview") / "banks" / "format-3"
 
 
 def cached(model: ProbedModel, inputs: Inputs, rows: int) -> Path:
     """Return where in the user's cache a bank of this model and corpus lies."""
     return cache() / f"{model.fingerprint}-{inputs.fingerprint}-{rows}"
+
+
+def kept(model: ProbedModel, inputs: Inputs) -> list[Path]:
+    """Return where banks of this model and corpus lie in the user's cache, finished or not, the largest first."""
+    found = []
+    for path in cached(model, inputs, 0).parent.glob(f"{model.fingerprint}-{inputs.fingerprint}-*"):
+        try:
+            manifest = read_manifest(path)
+        except BankError:
+            continue
+        found.append((manifest.inputs, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Report | None = None) -> ActivationBank:
+    """Read a bank whole, and return it if all of it is as it was written.
+
+    Raises:
+        BankError: there is none, it is not finished, or damaged; all damaged files are named.
+        MismatchError: it is another model's or corpus'.
+    """
+    manifest = read_manifest(folder)
+    manifest.check(folder, model, inputs)
+    bank = ActivationBank(folder, manifest, model, inputs)
+    if wrong := bank.damaged(report):
+        raise BankError(
+            f"The bank {folder} is damaged ({', '.join(wrong)}): give the command that made it again, it makes these shards anew."
+        )
+    return bank
 
 
 def find(model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = ()) -> ActivationBank | None:
@@ -32,14 +61,7 @@ def find(model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = ()) -> Ac
     for folder in folders:
         if (folder / "manifest.json").exists():
             return ActivationBank.open(folder, model, inputs)
-    found = []
-    for path in cached(model, inputs, 0).parent.glob(f"{model.fingerprint}-{inputs.fingerprint}-*"):
-        try:
-            manifest = read_manifest(path)
-        except BankError:
-            continue
-        found.append((manifest.inputs, path))
-    for _, path in sorted(found, reverse=True):
+    for path in kept(model, inputs):
         try:
             return ActivationBank.open(path, model, inputs)
         except BankError:  # being built by another process, or interrupted

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank.index import survivors
-from inversionview.bank.store import ActivationBank, Shard
+from inversionview.bank.shards import Shard
+from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError
 from inversionview.sites import Site
 
@@ -203,8 +204,9 @@ class _Scope:
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield (query, row of the bank, distance) of one slice."""
         asked = np.flatnonzero(limits > shard.rows.start)
-        vectors, touched = shard.vectors(self.site, position), 0
-        if len(asked) < _FEW and vectors.size <= _SMALL and position not in self.proposals:
+        width = self.bank.manifest.width(self.bank.manifest.sites[self.site])
+        size, touched = len(shard.rows) * width, 0
+        if len(asked) < _FEW and size <= _SMALL and position not in self.proposals:
             yield from self._whole(shard, position, asked, queries, radius, limits)
             return
         for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
@@ -218,18 +220,19 @@ class _Scope:
             touched += 2**16 * len(rows)  # the kernel maps so much around each row that is read
             for start in range(0, len(which), _PAIRS):
                 w, r = which[start : start + _PAIRS], rows[start : start + _PAIRS]
-                x = torch.from_numpy(vectors[r]).float()
+                x = torch.from_numpy(shard.gathered(self.site, position, r)).float()
                 d = _checked(distances.between(self.distance, queries[w], x), shard)
                 near = d <= radius[w].numpy()
                 yield w[near], r[near] + shard.rows.start, d[near]
-        self.bank.visit(min(touched, vectors.nbytes) + 20 * len(vectors))
+        whole = size * np.dtype(self.bank.manifest.precision).itemsize
+        self.bank.visit(min(touched, whole) + 20 * len(shard.rows))
 
     def _whole(
         self, shard: Shard, position: int, asked: Rows, queries: Tensor, radius: Tensor, limits: Rows
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield what ``_slice`` does, every row measured as it lies."""
         vectors, numbers = shard.vectors(self.site, position), np.arange(shard.rows.start, shard.rows.stop)
-        there = shard.array("places")[position] >= 0
+        there = shard.places(position) >= 0
         if self.allowed is not None:
             there = there & self.allowed[numbers]
         x = torch.from_numpy(vectors).float()
@@ -252,7 +255,7 @@ class _Scope:
                 unit, reach = torch.nn.functional.normalize(queries, dim=-1, eps=1e-30), (2 * radius).sqrt()
             yield from survivors(shard.index(self.site, position), unit, reach.nan_to_num(0.0, posinf=torch.inf))
             return
-        present = np.flatnonzero(shard.array("places")[position] >= 0)
+        present = np.flatnonzero(shard.places(position) >= 0)
         for query in range(len(queries)):
             yield np.full(len(present), query), present
 
@@ -261,8 +264,8 @@ class _Scope:
         nearest = torch.full((len(queries), 1), torch.inf)
         shard, scale = self.bank.shards[0], queries.norm(dim=-1, keepdim=True)
         for p in self.positions:
-            there = torch.from_numpy(shard.array("places")[p, :rows] >= 0)
-            x = torch.from_numpy(shard.vectors(self.site, p)[:rows]).float()
+            there = torch.from_numpy(shard.places(p)[:rows] >= 0)
+            x = torch.from_numpy(shard.vectors(self.site, p, rows)).float()
             if self.distance == "euclidean":
                 d = torch.cdist(queries, x) / scale
             else:

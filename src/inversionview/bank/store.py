@@ -6,6 +6,7 @@
                      places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                      hashes.npy       [row] of the tokens
                      sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
+                     checksums.json   of every block of these files, see ``blocks.py``; checked as they are read
 
 A shard depends on nothing but the manifest and its number: an interrupted build goes on with the shards that lack, and
 several processes share the shards of one bank among them.
@@ -24,17 +25,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank import index
-from inversionview.bank.index import Index
-from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
+from inversionview.bank.shards import Shard, write_checksums
+from inversionview.errors import (
+    BankError,
+    MismatchError,
+    SettingError,
+    UnknownPositionError,
+    did_you_mean,
+)
 from inversionview.inputs import Ids, Inputs, mix
+from inversionview.integrity import KEY, read_sealed, reason, sealed
+from inversionview.locks import clear, locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand, find_site
-from inversionview.storage import replacing, write_json
+from inversionview.storage import replacing, sweep, write_json
 
 Precision = Literal["float16", "float32"]
 VECTORS = ("activations", "heads")
@@ -42,6 +51,8 @@ VECTORS = ("activations", "heads")
 SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
 SHARD_ROWS = 2**18
+MOST = 2**34
+"""Inputs of a bank, at most."""
 _PASS_BYTES = 2**25
 """Activations in memory at once while a shard is written, in fp32."""
 _MAPPED_BYTES = 2**28
@@ -56,18 +67,18 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     model: str
     fingerprint: str
     """Of the probed model's weights."""
     corpus: str
     """Fingerprint of the inputs."""
-    inputs: int
+    inputs: int = Field(ge=1, le=MOST)
     """How many: the first so many of the corpus, in its fixed random order."""
     sites: list[str]
     positions: list[str]
-    d_model: int
-    d_head: int
+    d_model: int = Field(ge=1)
+    d_head: int = Field(ge=1)
     """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
     precision: Precision = "float16"
     distance: distances.Distance = "euclidean"
@@ -100,71 +111,60 @@ class Manifest(BaseModel):
         step = self.shard_rows
         return [range(start, min(start + step, self.inputs)) for start in range(0, self.inputs, step)]
 
+    @cached_property
+    def mark(self) -> str:
+        """What tells this bank's shards from another's."""
+        return str(sealed(self.model_dump(exclude={"model"}))[KEY])
 
-class Shard:
-    """One shard, its arrays memory-mapped when first used."""
+    def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and type of every array of a shard."""
+        slices, width = (len(self.sites), len(self.positions)), index.WIDTH
+        held = {"activations": self.d_model, "heads": self.d_head}
+        counts = {name: sum(slot == name for slot, _ in self.slots) for name in held}
+        vectors = {name: ((count, slices[1], rows, held[name]), self.precision) for name, count in counts.items() if count}
+        return {
+            **vectors,
+            "places": ((slices[1], rows), "int32"),
+            "hashes": ((rows,), "uint64"),
+            "sketches": ((*slices, rows, width), "float16"),
+            "order": ((*slices, rows), "int32"),
+            "basis": ((*slices, width, self.d_model), "float32"),
+            "scales": ((*slices, 2), "float64"),
+        }
 
-    def __init__(self, folder: Path, rows: range, manifest: Manifest) -> None:
-        self.folder, self.rows, self.manifest = folder, rows, manifest
-        self._maps: dict[str, npt.NDArray[Any]] = {}
+    def check(self, folder: Path, model: ProbedModel, inputs: Inputs) -> None:
+        """Hold the manifest of the bank in ``folder`` against model and corpus.
 
-    def array(self, name: str) -> npt.NDArray[Any]:
-        """Return an array of the shard, memory-mapped."""
-        if name not in self._maps:
-            try:
-                self._maps[name] = np.load(self.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise _damaged(self.folder / f"{name}.npy", str(error)) from error
-        return self._maps[name]
+        Raises:
+            MismatchError: it is of others.
+            BankError: what it states cannot be of these.
+        """
+        if self.fingerprint != model.fingerprint:
+            raise MismatchError(
+                f"The bank {folder} was made of another probed model ({self.model}) than {model.name}: build one for this "
+                "model with `inversionview bank`."
+            )
+        if self.corpus != inputs.fingerprint:
+            raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
+        known = {site.short for site in model.sites}
+        names = inputs.named_positions(inputs.corpus(np.arange(1)))
+        wrong = {
+            "sites": not known.issuperset(self.sites),
+            "positions": not set(names).issuperset(self.positions),
+            "d_model": self.d_model != model.shape.d_model,
+            "d_head": self.d_head != model.width(Site(0, "head", 0)),
+            "inputs": self.inputs > (inputs.corpus_size or MOST),
+        }
+        if any(wrong.values()):
+            said = ", ".join(key for key, bad in wrong.items() if bad)
+            raise _damaged_manifest(folder, f"its {said} cannot be of this model and corpus")
 
-    def vectors(self, site: int, position: int) -> npt.NDArray[Any]:
-        """Return one slice, ``[row, width]``, memory-mapped."""
-        name, number = self.manifest.slots[site]
-        part: npt.NDArray[Any] = self.array(name)[number, position]
-        return part
-
-    def index(self, site: int, position: int) -> Index:
-        """Return the index of one slice."""
-        scale, present = self.array("scales")[site, position]
-        sketches, order, basis = (self.array(name)[site, position] for name in ("sketches", "order", "basis"))
-        width = self.manifest.width(self.manifest.sites[site])
-        return Index(sketches, order, basis[:, :width], float(scale), int(present))
-
-    def release(self) -> None:
-        """Unmap all arrays."""
-        self._maps.clear()
-
-    def check(self) -> None:
-        """Raise ``BankError`` unless all files are there, whole, and of the shapes that the manifest states."""
-        for name, (shape, kind) in _layout(self.manifest, len(self.rows)).items():
-            found = self.array(name)
-            if found.shape != shape or found.dtype != np.dtype(kind):
-                raise _damaged(self.folder / f"{name}.npy", f"it holds {found.dtype} {found.shape}")
-        self.release()
-
-
-def _damaged(path: Path, why: str) -> BankError:
-    return BankError(
-        f"{path} is missing, truncated or another bank's ({why}): delete the folder {path.parent} and give the command that "
-        "made the bank again, it rebuilds only what lacks."
-    )
-
-
-def _layout(manifest: Manifest, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return shape and type of every array of a shard."""
-    slices, width = (len(manifest.sites), len(manifest.positions)), index.WIDTH
-    held = {"activations": manifest.d_model, "heads": manifest.d_head}
-    counts = {name: sum(slot == name for slot, _ in manifest.slots) for name in held}
-    vectors = {name: ((count, slices[1], rows, held[name]), manifest.precision) for name, count in counts.items() if count}
-    return {
-        **vectors,
-        "places": ((slices[1], rows), "int32"),
-        "hashes": ((rows,), "uint64"),
-        "sketches": ((*slices, rows, width), "float16"),
-        "order": ((*slices, rows), "int32"),
-        "basis": ((*slices, width, manifest.d_model), "float32"),
-        "scales": ((*slices, 2), "float64"),
-    }
+    @field_validator("sites", "positions")
+    @classmethod
+    def _distinct(cls, names: list[str]) -> list[str]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("there must be at least one, and each once")
+        return names
 
 
 class ActivationBank:
@@ -195,27 +195,33 @@ class ActivationBank:
             MismatchError: it was made of another model or corpus.
         """
         folder = Path(folder)
-        bank = cls(folder, read_manifest(folder), model, inputs)
-        bank.check(model, inputs)
-        lacking = [s.folder.name for s in bank.shards if not s.folder.is_dir()]
-        if lacking:
+        manifest = read_manifest(folder)
+        manifest.check(folder, model, inputs)
+        count = -(-manifest.inputs // manifest.shard_rows)
+        there = {path.name for path in folder.glob("shard-*") if path.is_dir()}
+        lacking = next((i for i in range(count) if _shard_folder(folder, i).name not in there), None)
+        if lacking is not None:
             raise BankError(
-                f"The bank {folder} lacks {len(lacking)} of {len(bank.shards)} shards, {lacking[0]} first: give the command "
-                "that made it again, it goes on there."
+                f"The bank {folder} lacks {max(1, count - len(there))} of {count} shards, "
+                f"{_shard_folder(folder, lacking).name} first: give the command that made it again, it goes on there."
             )
+        bank = cls(folder, manifest, model, inputs)
         for shard in bank.shards:
             shard.check()
         return bank
 
+    def damaged(self, report: Report | None = None) -> list[str]:
+        """Read the whole bank, its index for ``approximate`` searches left out; return which files are missing or damaged."""
+        wrong = []
+        for shard in self.shards:
+            wrong += shard.damaged()
+            if report is not None:
+                report(shard.rows.stop, len(self))
+        return wrong
+
     def check(self, model: ProbedModel, inputs: Inputs) -> None:
         """Raise ``MismatchError`` unless this is a bank of that model and corpus."""
-        if self.manifest.fingerprint != model.fingerprint:
-            raise MismatchError(
-                f"The bank {self.folder} was made of another probed model ({self.manifest.model}) than {model.name}: build one "
-                "for this model with `inversionview bank`."
-            )
-        if self.manifest.corpus != inputs.fingerprint:
-            raise MismatchError(f"The bank {self.folder} was made of another corpus: build one with `inversionview bank`.")
+        self.manifest.check(self.folder, model, inputs)
 
     @classmethod
     def build(
@@ -253,6 +259,7 @@ class ActivationBank:
             UnknownSiteError, UnknownPositionError: there is no such site or position.
             MismatchError: ``folder`` holds another bank.
             BankError: an activation is not finite, or too large for fp16.
+            LockedError: another process writes one of the shards.
             StorageError: the disk is full; finished shards stand.
         """
         folder = Path(folder)
@@ -265,15 +272,18 @@ class ActivationBank:
             sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
             d_model=model.shape.d_model, d_head=model.width(Site(0, "head", 0)), precision=precision, distance=distance,
         )  # fmt: skip
+        sweep(folder)
+        clear(folder)
         _claim(folder, manifest)
         bank = cls(folder, manifest, model, inputs)
         mine = bank.shards[rank::world]
         done, total = 0, sum(len(shard.rows) for shard in mine)
         for shard in mine:
             if not _whole(shard):
-                for written in _write_shard(shard, bank):
-                    if report is not None:
-                        report(done + written, total)
+                with locked(folder / f".{shard.folder.name}.lock", shard.folder):
+                    for written in _write_shard(shard, bank):
+                        if report is not None:
+                            report(done + written, total)
             done += len(shard.rows)
         return bank
 
@@ -312,7 +322,7 @@ class ActivationBank:
         which = rows // self.manifest.shard_rows
         for number in np.unique(which):
             inside = which == number
-            part = self.shards[number].vectors(s, p)[rows[inside] - self.shards[number].rows.start]
+            part = self.shards[number].gathered(s, p, rows[inside] - self.shards[number].rows.start)
             out[torch.from_numpy(inside)] = torch.from_numpy(part).float()
         frame = self.model.frame(self.sites[s])
         return out if frame is None else out @ frame
@@ -331,8 +341,9 @@ class ActivationBank:
         wanted = row_hashes(padded)[0]
         found = []
         for shard in self.shards:
-            found.append(shard.rows.start + np.flatnonzero(shard.array("hashes") == wanted))
-            self.visit(shard.array("hashes").nbytes)
+            hashes = shard.hashes()
+            found.append(shard.rows.start + np.flatnonzero(hashes == wanted))
+            self.visit(hashes.nbytes)
         rows = np.concatenate(found)
         equal: npt.NDArray[np.int64] = rows[(self.tokens(rows) == padded).all(1)]
         return equal
@@ -357,15 +368,25 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a bank's manifest.
 
     Raises:
-        BankError: there is none, or it is damaged.
+        BankError: there is none, it is damaged, or of an earlier version.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         raise BankError(f"There is no bank in {folder}: build one with `inversionview bank`.")
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
-        raise BankError(f"{path} is damaged ({type(error).__name__}): delete {folder} and build the bank again.") from error
+        held = read_sealed(path)
+        if held.get("format") in (1, 2):
+            raise BankError(
+                f"The bank {folder} was made by an earlier version, without checksums: delete that folder and give the command "
+                "that made it again."
+            )
+        return Manifest.model_validate(held)
+    except (OSError, ValueError) as error:
+        raise _damaged_manifest(folder, reason(error)) from error
+
+
+def _damaged_manifest(folder: Path, why: str) -> BankError:
+    return BankError(f"{folder / 'manifest.json'} is damaged ({why}): delete {folder} and build the bank again.")
 
 
 def check_rows(inputs: Inputs, rows: int) -> int:
@@ -375,6 +396,8 @@ def check_rows(inputs: Inputs, rows: int) -> int:
         SettingError: it has not, or ``rows`` is below 1.
     """
     most = inputs.corpus_size
+    if most is None and rows > MOST:
+        raise SettingError(f"A bank holds at most {MOST:,} inputs, not {rows:,}: ask for fewer.")
     if rows < 1 or (most is not None and rows > most):
         raise SettingError(
             f"The corpus has {most or 'endless'} inputs: ask for 1 to {most or 'as many as you like'}, not {rows}."
@@ -406,7 +429,7 @@ def _shard_folder(folder: Path, number: int) -> Path:
 def _claim(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, unless the same one is there already."""
     if not (folder / "manifest.json").exists():
-        write_json(folder / "manifest.json", manifest.model_dump())
+        write_json(folder / "manifest.json", sealed(manifest.model_dump()))
         return
     was, wanted = read_manifest(folder).model_dump(), manifest.model_dump()
     changed = [key for key, value in wanted.items() if was[key] != value and key != "model"]
@@ -418,18 +441,17 @@ def _claim(folder: Path, manifest: Manifest) -> None:
 
 
 def _whole(shard: Shard) -> bool:
-    try:
-        shard.check()
-    except BankError:
-        shutil.rmtree(shard.folder, ignore_errors=True)
-        return False
-    return True
+    """Return whether a shard is there and sound; what is left of another is deleted."""
+    if not shard.damaged():
+        return True
+    shutil.rmtree(shard.folder, ignore_errors=True)
+    return False
 
 
 def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
     """Harvest one shard, activations pass by pass to disk, then the index slice by slice; yield the rows done so far."""
     manifest, rows = bank.manifest, len(shard.rows)
-    layout = _layout(manifest, rows)
+    layout = manifest.layout(rows)
     arrays = {name: np.zeros(shape, kind) for name, (shape, kind) in layout.items() if name in ("places", "hashes", "scales")}
     with replacing(shard.folder) as folder:
         folder.mkdir()
@@ -454,6 +476,7 @@ def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
         _write_index(folder, manifest, layout, offsets, arrays)
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values)
+        write_checksums(folder, shard.rows, manifest)
 
 
 def _passes(bank: ActivationBank, rows: range) -> Iterator[tuple[int, Ids, list[Tensor]]]:

@@ -11,14 +11,15 @@ from inversionview.commands.shared import (
     AtOpt,
     BareStudyArg,
     DeviceOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
     app,
     bar,
-    device_named,
     loaded_study,
     out,
+    placed,
     print_json,
 )
 from inversionview.errors import SettingError
@@ -45,6 +46,7 @@ def dla(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="One input; without it, rates over a set.")] = None,
     what: WhatOpt = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     k: Annotated[
         int | None,
         typer.Option("--k", "-k", help="So many most promoted tokens; by default 30, or a tenth of a smaller vocabulary."),
@@ -69,18 +71,18 @@ def dla(
     from inversionview.views.files import check_formats, write_records
 
     check_formats([to] if to else [], _FORMATS)
-    loaded, text = _study_and_maybe_text(study, text, model, device)
+    loaded, text = _study_and_maybe_text(study, text, model, device, [_sites_in(what)])
     if text is not None:
         if prompts or target or among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
-        results = loaded.attribute(text, what, at=at, k=k, folded=folded)
+        results = loaded.attribute(text, what, at=placed(at, index), k=k, folded=folded)
         records, shown = [row for result in results for row in result.records()], attribution_table(results)
         value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
     else:
         with bar("attributing", 1000, quiet=as_json) as advance:
             table = loaded.rates(
-                what, target=target, prompts=prompts, among=among, at=at, k=k, folded=folded, limit=inputs, seed=seed,
-                report=lambda done, total: advance(1000 * done // total, ""),
+                what, target=target, prompts=prompts, among=among, at=placed(at, index), k=k, folded=folded, limit=inputs,
+                seed=seed, report=lambda done, total: advance(1000 * done // total, ""),
             )  # fmt: skip
         records, shown = table.records(), rate_table(table)
         told = {} if prompts else {"target": target or loaded.inputs.answers[0]}
@@ -93,16 +95,21 @@ def dla(
         out.print(shown)
 
 
-def _study_and_maybe_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str | None]:
-    """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
-    from inversionview.study import load
+def _sites_in(what: str | None) -> str | None:
+    """Return the sites that are named, by commas; a difference names two."""
+    return None if what is None else what.replace("-", ",")
 
+
+def _study_and_maybe_text(
+    study: str | None, text: str | None, model: str | None, device: str, sites: list[str | None]
+) -> tuple[Study, str | None]:
+    """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
     named = study is not None and (text is not None or model is None or _is_study(study))
     if named:
-        return loaded_study(study or "", model, device), text
+        return loaded_study(study or "", model, device, sites), text
     if model is None:
         raise SettingError("Give a study, the folder of a run, or --model.")
-    return load(model=model, device=device_named(device)), study
+    return loaded_study(None, model, device, sites), study
 
 
 def _is_study(name: str) -> bool:

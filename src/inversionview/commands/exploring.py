@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from inversionview.commands.shared import DeviceOpt, app, device_named, out
+from inversionview.commands.shared import INTERRUPTED, DeviceOpt, app, device_named, err, out
 from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
 
 if TYPE_CHECKING:
@@ -123,18 +124,19 @@ def bound(host: str, port: int) -> socket.socket:
 
 def _shown(host: str) -> str:
     """Return the host as a browser is told it."""
-    if host in ("0.0.0.0", "::"):
-        return "127.0.0.1"
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    host = everywhere.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 def serve(
     openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
 ) -> None:
-    """Serve until Ctrl-C; ``ready`` is called once requests are answered."""
+    """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
     import uvicorn
 
-    from inversionview.explorer.server import create_app
+    from inversionview.explorer.app import create_app
+    from inversionview.explorer.connections import settings
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -142,9 +144,9 @@ def serve(
             if ready is not None:  # not here: a browser may stay in the foreground
                 threading.Thread(target=ready, daemon=True).start()
 
-    application = create_app(openers, hosts=[_shown(host), host])
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+    application = create_app(openers, hosts=[host, listening.getsockname()[0]])
     try:
-        Server(config).run([listening])
+        Server(settings(application)).run([listening])
     except KeyboardInterrupt:  # uvicorn ends first and then raises it again
-        return
+        err.print("The explorer has ended.")
+        sys.exit(INTERRUPTED)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inversionview.commands.shared import (
+    INTERRUPTED,
     BareStudyArg,
     BareTextArg,
     DeviceOpt,
@@ -20,6 +22,10 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
+    err,
+    first_source,
+    given,
     out,
     study_and_text,
 )
@@ -38,18 +44,23 @@ if TYPE_CHECKING:
 def export(
     study: BareStudyArg = None,
     text: BareTextArg = None,
-    at: Annotated[list[str] | None, typer.Option(help="A token, a named position or an index; repeatable, as --site.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
+    ] = None,
     site: Annotated[
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+        str | None,
+        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
     ] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
     count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
     fixed: FixedAtOpt = None,
-    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
+    ] = None,
     seed: SeedOpt = 0,
     destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
     model: ModelOpt = None,
@@ -61,15 +72,27 @@ def export(
 
     check([epsilon], distance)
     check_formats([destination], (".html",))
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    check_source(source)
     places = _places(at or [], site or [])
-    loaded, text = study_and_text(study, text, model, device)
+    loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
-    made = [_read(loaded, query, source or ("walk" if loaded.bare else "decoder"), seconds, options) for query in queries]
+    made = []
+    for query in queries:
+        made.append(_read(loaded, query, source or first_source(loaded, query, fixed), seconds, options))
+        if _interrupted(made):
+            break
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
-    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in queries)}.", soft_wrap=True)
+    shown = [preimage.query for preimage in made]
+    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in shown)}.", soft_wrap=True)
+    if _interrupted(made):
+        err.print("Interrupted: the page shows what was found until then.")
+        sys.exit(INTERRUPTED)
+
+
+def _interrupted(made: list[Preimage]) -> bool:
+    walk = made[-1].walk
+    return walk is not None and walk.interrupted
 
 
 def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None]]:
@@ -87,11 +110,12 @@ def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None
     return list(zip(*every, strict=True))
 
 
-def _read(study: Study, query: Query, source: str, seconds: float, options: dict[str, Any]) -> Preimage:
+def _read(study: Study, query: Query, source: str, seconds: float | None, options: dict[str, Any]) -> Preimage:
     if source == "corpus":
         fixed = None if options["fixed"] is None else [options["fixed"]]
         return study.search(query, bank=bank_to_search(study, None), **{**options, "fixed": fixed})
     if source == "walk":
         with bar("walking", 1000) as advance:
-            return study.walk(query, seconds=seconds, report=lambda share, note: advance(int(1000 * share), note), **options)
+            told = {"report": lambda share, note: advance(int(1000 * share), note), **given(seconds=seconds)}
+            return study.walk(query, **told, **options)
     return study.preimage(query, **options)

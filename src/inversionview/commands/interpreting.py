@@ -92,7 +92,7 @@ def interpret(
     check([epsilon], distance)
     if no_llm and (llm or base_url or estimate):
         raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     client = None
     if not no_llm:
         from inversionview.interpret.client import Client

@@ -20,7 +20,6 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
-    device_named,
     given,
     listed,
     loaded_study,
@@ -73,14 +72,13 @@ def patch(
 ) -> None:
     """Activation patching: replace activations by those of an input of another answer, and see the logits follow."""
     from inversionview.errors import SettingError
-    from inversionview.study import load
     from inversionview.views.files import TABLE_FORMATS, check_formats
     from inversionview.views.interventions import save_patching
 
     check_formats(to or [], TABLE_FORMATS)
     if at and position:
         raise SettingError("--position means all heads there and --at names activations: give one of them.")
-    loaded = load(study, model=model, device=device_named(device))
+    loaded = loaded_study(study, model, device, _sites_in(at))
     options: dict[str, Any] = {} if pairs else {"limit": limit, **given(target=target, changes=listed(change), where=where)}
     if pairs and given(target=target, change=change, where=where, limit=limit):
         raise SettingError(
@@ -97,6 +95,11 @@ def patch(
         print_json(result.to_json())
     else:
         out.print(result)
+
+
+def _sites_in(activations: list[str] | None) -> list[str]:
+    """Return the sites of activations that are named as ``POSITION:SITE``."""
+    return [name.rpartition(":")[2] for name in activations or ()]
 
 
 @app.command(epilog="Example: `inversionview ablate addition --at '+:x0.post'`")
@@ -117,7 +120,7 @@ def ablate(
     from inversionview.views.interventions import save_ablation
 
     check_formats(to or [], (".csv", ".parquet"))
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, _sites_in(at))
     with bar("ablating", 1000, quiet=as_json) as advance:
         result = loaded.ablate(
             at or [], by=by, where=where or (), limit=limit, seed=seed,  # type: ignore[arg-type]

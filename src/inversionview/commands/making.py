@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,6 +17,7 @@ from inversionview.commands.shared import (
     StudyArg,
     app,
     bar,
+    check_sites_of,
     device_named,
     err,
     given,
@@ -27,6 +28,10 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import InputError, SettingError
+from inversionview.naming import STUDIES, check_study
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
 
 
 @app.command(
@@ -86,6 +91,9 @@ def train(
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
+    if study is not None and study not in STUDIES:
+        check_study(study)
+    check_sites_of(study if study in STUDIES else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
@@ -158,7 +166,8 @@ def train_probed_command(
 
 @app.command(
     epilog="Examples: `inversionview bank counting --inputs 1000000 --out runs/counting`; four processes share the work: "
-    "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`"
+    "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`; "
+    "is it still as it was written? `inversionview bank counting --check`"
 )
 def bank(
     study: StudyArg,
@@ -169,6 +178,9 @@ def bank(
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
     positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
     dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing: read the bank whole and say whether it is as it was written.")
+    ] = False,
     rank: Annotated[int, typer.Option(min=0, envvar="RANK", help="Number of this process, where several share the work.")] = 0,
     world: Annotated[int, typer.Option(min=1, envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
     model: ModelOpt = None,
@@ -178,7 +190,14 @@ def bank(
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [sites])
+    if check:
+        with bar("checking", 1000) as advance:
+            sound = loaded.check_bank(
+                to, report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs")
+            )
+        out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
+        return
     options = given(sites=sites, positions=listed(positions))
     with bar("harvesting", 1000) as advance:
         made = loaded.build_bank(
@@ -187,7 +206,12 @@ def bank(
         )  # fmt: skip
     if to is not None:
         loaded.keep(to)
-    err.print(f"{len(made):,} inputs × {len(made.sites)} sites × {len(made.manifest.positions)} positions in {made.folder}")
+    err.print(_extent(made))
+
+
+def _extent(bank: ActivationBank) -> str:
+    """Return how large a bank is, and where it lies."""
+    return f"{len(bank):,} inputs × {len(bank.sites)} sites × {len(bank.manifest.positions)} positions in {bank.folder}"
 
 
 @app.command(epilog="Example: `inversionview evaluate counting --queries 200 --json`")
@@ -201,6 +225,8 @@ def evaluate(
     as_json: JsonOpt = False,
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
+    from inversionview.distances import epsilon_text
+
     loaded = loaded_study(study, model, device)
     with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
         result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
@@ -214,4 +240,5 @@ def evaluate(
         table.add_row(name, f"{ratio:.3f}")
     table.add_row("mean", f"{result['mean']:.3f}", style="bold")
     out.print(table)
-    out.print(f"[dim]ε = {loaded.spec.epsilon:g}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")
+    within = epsilon_text(loaded.spec.epsilon, loaded.spec.distance)
+    out.print(f"[dim]{within}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+from inversionview.errors import SettingError
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
     from inversionview.study import Study
 
 from inversionview.commands.shared import (
+    INTERRUPTED,
     AtOpt,
     BankOpt,
     BareStudyArg,
@@ -25,6 +26,7 @@ from inversionview.commands.shared import (
     DistanceOpt,
     EpsilonOpt,
     FixedAtOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
@@ -35,11 +37,14 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    check_source,
     err,
+    first_source,
     given,
     listed,
     loaded_study,
     out,
+    placed,
     print_json,
     study_and_text,
 )
@@ -53,43 +58,53 @@ def read(
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Draw at this temperature (repeatable); by default a pool of several.")
+        list[float] | None,
+        typer.Option(help="The decoder draws at this temperature (repeatable); by default a pool of several."),
     ] = None,
-    noise: Annotated[float, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = 0.0,
-    candidates: Annotated[int, typer.Option(help="Candidates of each setting.")] = 64,
+    noise: Annotated[
+        float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None,
     fixed: FixedAtOpt = None,
     source: Annotated[
-        str | None, typer.Option(help="decoder, corpus or walk; by default the decoder; with a model alone the walk.")
+        str | None,
+        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="With the walk: how long it goes.")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
+    ] = None,
     seed: SeedOpt = 0,
     model: ModelOpt = None,
     device: DeviceOpt = "cpu",
     as_json: JsonOpt = False,
 ) -> None:
-    """Read one activation: verified samples of its ε-preimage, sorted by distance."""
+    """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
     check([epsilon], distance)
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
-    loaded, text = study_and_text(study, text, model, device)
-    query = loaded.query(text, at=at, site=site)
+    check_source(source)
+    loaded, text = study_and_text(study, text, model, device, [site])
+    query = loaded.query(text, at=placed(at, index), site=site)
+    drawn = temperature or noise is not None or candidates is not None
+    source = source or ("decoder" if drawn else first_source(loaded, query, fixed))
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":
         where["fixed"] = listed(fixed)
         preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
-    elif source == "walk" or (source is None and loaded.bare):
-        preimage = _walk(loaded, query, quiet=as_json, count=shown, seconds=seconds, **where)
+    elif source == "walk":
+        preimage = _walk(loaded, query, quiet=as_json, count=shown, **given(seconds=seconds), **where)
     else:
         from inversionview.preimage.sampled import Setting
 
-        settings: Any = [Setting(t, noise) for t in temperature] if temperature else "auto"
-        preimage = loaded.preimage(query, count=shown, settings=settings, each=candidates, **where)
+        settings: Any = [Setting(t, noise or 0.0) for t in temperature] if temperature else "auto"
+        preimage = loaded.preimage(
+            query, count=shown, settings=settings, each=64 if candidates is None else candidates, **where
+        )
     _show(preimage, as_json)
 
 
@@ -105,7 +120,7 @@ def _show(preimage: Preimage, as_json: bool) -> None:
         out.print(preimage)
     if preimage.walk is not None and preimage.walk.interrupted:
         err.print("Interrupted: what was found until then is shown.")
-        sys.exit(130)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
+        sys.exit(INTERRUPTED)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
 
 
 @app.command(
@@ -117,10 +132,13 @@ def walk(
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
-    seconds: Annotated[float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it, on slow models more.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
     until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
     bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None,
@@ -137,7 +155,7 @@ def walk(
         str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
     ] = None,
     beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0,
-    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by their indices and commas; BOS is 0.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None,
     longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
     guided: Annotated[
         bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
@@ -157,24 +175,17 @@ def walk(
 ) -> None:
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
     check([epsilon], distance)
-    loaded, text = study_and_text(study, text, model, device)
-    query = loaded.query(text, at=at, site=site)
+    loaded, text = study_and_text(study, text, model, device, [site])
+    query = loaded.query(text, at=placed(at, index), site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
-        "until_mixed": until_mixed, "beta": beta, "keep": [_index(i) for i in listed(keep) or ()], "longer": longer,
+        "until_mixed": until_mixed, "beta": beta, "keep": listed(keep) or (), "longer": longer,
         "guided": guided, "fixed": fixed, "seed": seed, "epsilon": epsilon, "distance": distance,
         "count": count if count is not None else (100 if as_json else 30),
     }  # fmt: skip
     options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
     preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
     _show(preimage, as_json or stream)
-
-
-def _index(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SettingError(f"{text!r} is no index of a token: give numbers, BOS being 0, as in --keep 2,5.") from error
 
 
 def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: str | None) -> Preimage:
@@ -210,6 +221,7 @@ def search(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -229,8 +241,8 @@ def search(
 ) -> None:
     """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
     check([epsilon], distance)
-    loaded = loaded_study(study, model, device)
-    query = loaded.query(text, at=at, site=site)
+    loaded = loaded_study(study, model, device, [site])
+    query = loaded.query(text, at=placed(at, index), site=site)
     preimage = loaded.search(
         query,
         epsilon=epsilon,
@@ -251,12 +263,11 @@ def search(
 @app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
 def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
     """List the sites and named positions of a study, or the sites of a model alone."""
-    from inversionview.study import load
-
-    loaded = load(study, model=model)
+    loaded = loaded_study(study, model)
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
-        print_json({"sites": listing, "positions": loaded.position_names})
+        within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
+        print_json({"sites": listing, "positions": loaded.position_names, **within})
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "TransformerLens", "LaTeX"):
@@ -264,13 +275,29 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
     for s in loaded.sites:
         table.add_row(s.short, s.hook, s.latex)
     out.print(table)
-    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index")
+    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
+    out.print(_thresholds(loaded))
+
+
+def _thresholds(study: Study) -> str:
+    """Return the ε of readings in a line."""
+    from inversionview.distances import epsilon_text
+
+    spec = study.spec
+    if not spec.epsilons:
+        return f"{epsilon_text(spec.epsilon, spec.distance)} unless you give another"
+    own = ", ".join(f"{family} {epsilon:g}" for family, epsilon in spec.epsilons.items())
+    return (
+        f"ε ({spec.distance}) unless you give another: {own}; within it lies about one of a hundred of the run's texts. Where "
+        f"sites are compared: {spec.epsilon:g}"
+    )
 
 
 @app.command(epilog="Example: `inversionview path addition decoder`")
 def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
     """Print where a study's probed model or decoder lies."""
-    from inversionview.studies import LANGUAGE, SHIPPED, STUDIES, default_model, shipped_path
+    from inversionview.naming import check_study
+    from inversionview.studies import LANGUAGE, SHIPPED, default_model, shipped_path
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
@@ -283,11 +310,7 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     from inversionview.spec import read_spec
 
     folder = Path(study)
-    if not (folder / "study.json").exists():
-        raise UnknownStudyError(
-            f"There is no study {study!r} and no run in that folder; there are {', '.join(STUDIES)}."
-            + did_you_mean(study, STUDIES)
-        )
+    check_study(study)
     spec = read_spec(folder)
     if part == "decoder":
         print((folder / "decoder").resolve())
@@ -300,4 +323,4 @@ def demo() -> None:
     """Show three telling readings of each shipped study, with one line each on what to see."""
     from inversionview.demo import show_demo
 
-    show_demo(out)
+    show_demo(out, lambda study: bank_to_search(study, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ import typer
 from rich.console import Console
 
 from inversionview.errors import InversionViewError, SettingError
+from inversionview.naming import LANGUAGE, STUDIES, check_study
 
 if TYPE_CHECKING:
     import torch
 
     from inversionview.bank.store import ActivationBank
+    from inversionview.preimage.core import Query
     from inversionview.study import Study
 
 app = typer.Typer(
@@ -29,6 +32,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM."""
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
@@ -42,8 +47,10 @@ ModelOpt = Annotated[
 ]
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[
-    str | None, typer.Option(help="A token, a named position (A1, END, query) or an index; BOS is 0, −1 is the last token.")
+    str | None,
+    typer.Option(help="A token, a named position (A1, END, query) or an index as '#8'; BOS is #0, the last token -1."),
 ]
+IndexOpt = Annotated[int | None, typer.Option("--index", help="In place of --at: an index; BOS is 0, the last token -1.")]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
@@ -95,22 +102,44 @@ def precision_named(name: str) -> torch.dtype:
     return found
 
 
-def loaded_study(study: str, model: str | None, device: str = "cpu") -> Study:
-    """Return a shipped study or a run."""
+def loaded_study(study: str | None, model: str | None, device: str = "cpu", sites: Iterable[str | None] = ()) -> Study:
+    """Return a shipped study, a run or a model alone; mistakes in their names and in sites are told before it is loaded."""
+    if study is not None:
+        check_study(study)
+    if model in STUDIES or (model is not None and (Path(model) / "study.json").is_file()):
+        raise SettingError(f"{model} is a study, no model: give it as STUDY, and a model by --model.")
     from inversionview.study import load
 
+    check_sites_of(study, model, sites)
     return load(study, model=model, device=device_named(device))
 
 
-def study_and_text(study: str | None, text: str | None, model: str | None, device: str) -> tuple[Study, str]:
+def study_and_text(
+    study: str | None, text: str | None, model: str | None, device: str, sites: Iterable[str | None] = ()
+) -> tuple[Study, str]:
     """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
-    from inversionview.study import load
-
     if text is not None:
-        return loaded_study(study or "", model, device), text
-    if study is None or model is None or study in ("counting", "addition", "ioi", "facts"):
+        return loaded_study(study or "", model, device, sites), text
+    if study is None or model is None or study in STUDIES:
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
-    return load(model=model, device=device_named(device)), study
+    return loaded_study(None, model, device, sites), study
+
+
+def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | None]) -> None:
+    """Raise ``UnknownSiteError`` where the files of the model that will be loaded tell that it has no such site."""
+    named = [name for given in sites if given for name in re.split(r",(?![^{]*\})", given)]
+    if not named:
+        return
+    from inversionview.header import check_sites
+    from inversionview.spec import SPECS, read_spec
+    from inversionview.studies import default_model
+
+    spec = None if study is None else SPECS[study] if study in STUDIES else read_spec(Path(study).expanduser())
+    path = model or (spec.model if spec else "")
+    if not path and spec is not None and spec.inputs in LANGUAGE:
+        path = str(default_model())
+    if path:
+        check_sites(path, [name.strip() for name in named])
 
 
 def print_json(value: Any) -> None:
@@ -144,6 +173,19 @@ def check(epsilons: Iterable[float | None], distance: str | None) -> None:
     check_distance(distance or "euclidean")
 
 
+def check_source(source: str | None) -> None:
+    """Raise ``SettingError`` unless it is a source, or none is named."""
+    if source not in (None, "decoder", "corpus", "walk"):
+        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+
+
+def first_source(study: Study, query: Query, fixed: str | None) -> str:
+    """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
+    from inversionview.explorer import service
+
+    return service.first_source(study, query, fixed)
+
+
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
     """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
     with bar("harvesting", 1000) as advance:
@@ -152,6 +194,17 @@ def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
 
         return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+
+
+def placed(at: str | None, index: int | None) -> str | int | None:
+    """Return the position that ``--at`` or ``--index`` names.
+
+    Raises:
+        SettingError: both are given.
+    """
+    if at is not None and index is not None:
+        raise SettingError("--at and --index both name the position: give one of them.")
+    return at if index is None else index
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from inversionview.commands.shared import (
     DeviceOpt,
     DistanceOpt,
     EpsilonOpt,
+    IndexOpt,
     JsonOpt,
     ModelOpt,
     SeedOpt,
@@ -24,11 +25,13 @@ from inversionview.commands.shared import (
     bank_to_search,
     bar,
     check,
+    err,
     given,
     listed,
     loaded_study,
     numbers,
     out,
+    placed,
     print_json,
 )
 
@@ -72,7 +75,7 @@ def inform(
     check_formats(to or [], TABLE_FORMATS)
     check([epsilon], distance)
     extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, model, sites=[sites])
     if where:
         parse_filters(where, [*feature_names(loaded.inputs), *extra])
     searched = bank_to_search(loaded, bank)
@@ -102,7 +105,10 @@ def truth(
     model: ModelOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
-    """Hold the decoder against exact preimages: good ratio, recall, and how its samples' features differ (KL)."""
+    """Hold the decoder against exact preimages: good ratio, recall, and how its samples' features differ (KL).
+
+    Of a run with a decoder of its own the result is kept beside it, and readings tell it.
+    """
     from inversionview.views.tables import truth_table
 
     loaded = loaded_study(study, model)
@@ -111,6 +117,10 @@ def truth(
         rows = loaded.against_truth(
             bank=searched, queries=queries, samples=samples, seed=seed, report=lambda done, _: advance(done, "")
         )
+    own = loaded.folder is not None and loaded.decoder_path.is_relative_to(loaded.folder)
+    kept = loaded.keep_truth(rows, searched, samples=samples, seed=seed) if own else None
+    if kept is not None:
+        err.print(f"Kept in {kept}: readings by this decoder tell it.", soft_wrap=True)
     if as_json:
         print_json({"study": loaded.name, "inputs": len(searched), "sites": [asdict(row) for row in rows]})
     else:
@@ -141,7 +151,7 @@ def bits(
     check_formats(to or [], TABLE_FORMATS)
     ladder = numbers(epsilons)
     check(ladder, distance)
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, model, sites=[sites])
     searched = bank_to_search(loaded, bank)
     with bar("measuring", 1000, quiet=as_json) as advance:
         curves = bits_curve(
@@ -171,6 +181,7 @@ def complete(
     text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
     queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
     at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
+    index: IndexOpt = None,
     site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
     epsilon: EpsilonOpt = None,
     distance: DistanceOpt = None,
@@ -192,11 +203,11 @@ def complete(
     from inversionview.views.tables import completeness_table
 
     figures, table = targets(to, "complete"), check_table(data)
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, model, device, [site])
     if text is None:
-        asked = loaded.random_queries(queries, at=at, site=site, seed=seed)
+        asked = loaded.random_queries(queries, at=placed(at, index), site=site, seed=seed)
     else:
-        asked = [loaded.query(text, at=at, site=site)]
+        asked = [loaded.query(text, at=placed(at, index), site=site)]
     with bar("scoring", 1000, quiet=as_json) as advance:
         results = loaded.complete(
             asked, epsilon=epsilon, distance=distance, draws=draws, quick=quick, limit=inputs, seed=seed,  # type: ignore[arg-type]
@@ -217,6 +228,7 @@ def threshold(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
     distance: DistanceOpt = None,
@@ -232,8 +244,8 @@ def threshold(
     from inversionview.views.tables import threshold_table
 
     figures = targets(to, "threshold")
-    loaded = loaded_study(study, model, device)
-    query = loaded.query(text, at=at, site=site)
+    loaded = loaded_study(study, model, device, [site])
+    query = loaded.query(text, at=placed(at, index), site=site)
     with bar("measuring", 1000, quiet=as_json) as advance:
         result = loaded.threshold(
             query, epsilons=epsilon or (), distance=distance, limit=inputs, seed=seed,  # type: ignore[arg-type]
@@ -255,6 +267,7 @@ def agree(
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
+    index: IndexOpt = None,
     site: SiteOpt = None,
     epsilon: EpsilonOpt = None,
     sources: Annotated[
@@ -271,8 +284,8 @@ def agree(
     from inversionview.views.tables import agreement_table
 
     check([epsilon], None)
-    loaded = loaded_study(study, model, device)
-    query, asked = loaded.query(text, at=at, site=site), listed(sources) or []
+    loaded = loaded_study(study, model, device, [site])
+    query, asked = loaded.query(text, at=placed(at, index), site=site), listed(sources) or []
     searched = bank_to_search(loaded, bank) if "corpus" in asked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = loaded.agree(

@@ -1,26 +1,37 @@
-"""Checkpoints of a training run: weights and optimiser state as safetensors, the rest as JSON; and its metrics file."""
+"""Checkpoints of a training run: weights and optimiser state as safetensors, the rest as JSON; and its metrics file.
+
+``progress.json`` is sealed and holds the checksum of the rest, so that no run goes on from what was damaged.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import ConfigDict
+from safetensors.torch import save_file
 
+from inversionview.decoder import files
 from inversionview.decoder.model import Decoder
 from inversionview.errors import MismatchError, StorageError, WeightsError
-from inversionview.storage import recover, replacing
+from inversionview.integrity import file_digest, sealed
+from inversionview.optim import Muon
+from inversionview.storage import replacing, sweep
+
+_DIGEST = "state"
+"""Of the checksum of ``state.safetensors``, in ``progress.json``."""
 
 
 @dataclass
 class Progress:
     """Where a run stands: all that is not a tensor."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     fingerprint: str
     """Of the probed model."""
@@ -48,45 +59,108 @@ def save_checkpoint(folder: Path, progress: Progress, model: Decoder, optimizers
     with replacing(folder) as temporary:
         temporary.mkdir()
         save_file(state, temporary / "state.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress), indent=1))
+        content = sealed({**asdict(progress), _DIGEST: file_digest(temporary / "state.safetensors")})
+        (temporary / "progress.json").write_text(json.dumps(content, indent=1))
 
 
 def load_checkpoint(
-    folder: Path,
-    settings: dict[str, Any],
-    fingerprint: str,
-    model: Decoder,
-    optimizers: Sequence[torch.optim.Optimizer],
+    folder: Path, begun: Progress, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Progress | None:
     """Restore the last checkpoint, if there is one.
+
+    Args:
+        folder: where it lies.
+        begun: how the run begins that is to go on there.
+        model: takes over the weights.
+        optimizers: take over their state.
 
     Raises:
         MismatchError: it belongs to another probed model or was made under other settings.
         WeightsError: its files are damaged.
     """
-    recover(folder)
+    sweep(folder.parent)
     if not folder.exists():
         return None
     try:
-        progress = Progress(**json.loads((folder / "progress.json").read_text()))
-        state = load_file(folder / "state.safetensors")
-    except Exception as error:
-        raise WeightsError(f"The checkpoint {folder} is damaged ({error}): delete it to begin anew.") from error
-    if progress.fingerprint != fingerprint:
-        raise MismatchError(f"The run in {folder.parent} was begun for another probed model: choose another --out.")
-    changed = sorted(k for k in settings if progress.settings.get(k) != settings[k])
+        progress, digest = _read_progress(folder / "progress.json")
+    except files.UNREADABLE as error:
+        raise _damaged(folder, error) from error
+    run, was = folder.parent.parent, progress.settings
+    if progress.fingerprint != begun.fingerprint:
+        raise MismatchError(f"The run in {run} was begun for another probed model: choose another --out.")
+    changed = sorted(k for k, value in begun.settings.items() if was.get(k) != value)
     if changed:
-        was = ", ".join(f"{k} = {progress.settings.get(k)}" for k in changed)
-        raise MismatchError(f"The run in {folder.parent} was begun with {was}: go on with that, or choose another --out.")
-    model.restore({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
-    for i, optimizer in enumerate(optimizers):
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            head, number, key, *rest = name.split(".", 3) if name.startswith("optimizer.") else ("", "", "", "")
-            if head and int(number) == i:
-                slots.setdefault(int(key), {})[rest[0]] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        told = ", ".join(f"{k} = {was.get(k)}" for k in changed)
+        raise MismatchError(f"The run in {run} was begun with {told}: go on with that, or choose another --out.")
+    try:
+        _check_progress(progress, begun)
+        files.check_digest(folder / "state.safetensors", digest)
+        _restore(folder / "state.safetensors", model, optimizers)
+    except (*files.UNREADABLE, RuntimeError) as error:
+        raise _damaged(folder, error) from error
     return progress
+
+
+def _damaged(folder: Path, why: Exception) -> WeightsError:
+    return WeightsError(f"The checkpoint {folder} is damaged ({files.reason(why)}): delete it to begin anew.")
+
+
+def _read_progress(path: Path) -> tuple[Progress, str | None]:
+    """Return what ``progress.json`` states, and the checksum of the state; older ones have none."""
+    rest, digest = files.read_sealed(path, _DIGEST)
+    return files.validated(Progress, rest), digest
+
+
+def _check_progress(progress: Progress, begun: Progress) -> None:
+    """Raise ``ValueError`` unless a run that began so can stand there."""
+    settings, step, pool = begun.settings, progress.step, progress.pool
+    most = pool * settings["pool"]
+    if not most - settings["pool"] < step <= min(most, settings["steps"] or most) or pool < 0:
+        raise ValueError(f"step {step} is not of pool {pool}")
+    if progress.pairs != step * settings["batch"]:
+        raise ValueError(f"{progress.pairs} pairs are not those of {step} steps")
+    if not 0 <= progress.evaluated <= settings["evaluations"]:
+        raise ValueError(f"it says {progress.evaluated} evaluations")
+    if not 0 <= progress.seconds < float("inf"):
+        raise ValueError(f"it says {progress.seconds} seconds")
+    if [len(row) for row in progress.weights] != [len(row) for row in begun.weights]:
+        raise ValueError("its weights are not those of this run's sites and places")
+    if not (np.isfinite(progress.weights).all() and np.min(progress.weights) >= 0 and np.sum(progress.weights) > 0):
+        raise ValueError("its weights are not those of pairs")
+
+
+def _restore(path: Path, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Set model and optimisers to what a checkpoint holds.
+
+    Raises:
+        ValueError, OSError, SafetensorError, RuntimeError: it is not a state of these.
+    """
+    shapes, kept = files.shapes_in(path), list(_slots(optimizers))
+    wanted = {f"model.{name}": tuple(t.shape) for name, t in model.kept().items()}
+    for _, _, tensors in kept:
+        if shapes.keys() & tensors.keys():  # a parameter that never had a gradient has none
+            wanted |= tensors
+    if foreign := sorted(shapes.keys() - wanted.keys()):
+        raise ValueError(f"{foreign[0]} is not of this run")
+    files.check_shapes(shapes, wanted)
+    state = files.finite_tensors(path)
+    for number, optimizer in enumerate(optimizers):
+        own = {
+            key: {name.rsplit(".", 1)[1]: state[name] for name in tensors}
+            for which, key, tensors in kept
+            if which == number and tensors.keys() <= state.keys()
+        }
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": own})
+    model.restore({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
+
+
+def _slots(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[int, int, dict[str, tuple[int, ...]]]]:
+    """Yield optimiser, parameter, and the shapes of what is kept of it by the name it has in the file."""
+    for number, optimizer in enumerate(optimizers):
+        kinds = ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+        for key, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            shapes = {kind: () if kind == "step" else tuple(p.shape) for kind in kinds}
+            yield number, key, {f"optimizer.{number}.{key}.{kind}": shape for kind, shape in shapes.items()}
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
@@ -103,16 +177,17 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drop lines beyond ``step`` (made after the checkpoint a run goes on from) and a last line cut short."""
+    """Drop lines beyond ``step`` (made after the checkpoint a run goes on from) and what is no line of metrics."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step(line: str) -> float:
+    """Return the step of a line of metrics, infinity of one that was damaged or cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return float("inf")

@@ -9,105 +9,19 @@ occurred so far, and normalisation and activation function are those that train 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inversionview.decoder import files
+from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.loss import cross_entropy
-from inversionview.errors import SettingError, WeightsError
-from inversionview.storage import replacing
-
-Tuning = Literal["frozen", "lora", "full"]
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Everything that fixes a decoder's shape and meaning; written to ``config.json``."""
-
-    sites: tuple[str, ...]
-    """Short names of the sites it decodes; one decoder serves all of them."""
-    d_model: int
-    """Width of the probed model, hence of z."""
-    vocabulary: int
-    """Token ids run below this (the probed model's, and one more where padding has no id of its own)."""
-    max_length: int
-    """Longest input in tokens, BOS and EOS included."""
-    bos: int
-    eos: int
-    pad: int
-    fingerprint: str = ""
-    """Of the probed model's weights: a decoder belongs to one model."""
-    model: str = ""
-    """Where the probed model came from, for messages."""
-    layers: int = 3
-    heads: int = 4
-    width: int = 96
-    pathway: int = 128
-    """Width of the residual MLP blocks that z runs through."""
-    rank: int = 64
-    """Principal directions of a site within which z is whitened."""
-    cells: int = 16
-    """Clusters of a site's activations, each with a whitening and an entrance of its own."""
-    blocks: int = 3
-    hidden: int = 512
-    """Inner width of these blocks."""
-    occurrences: int = 10
-    """Tokens carry how often they have occurred so far, up to this number; 0 switches it off."""
-    tokens: tuple[int, ...] = ()
-    """The ids that it writes, ascending, BOS and EOS among them: those of its corpus, where the vocabulary is large. Inside,
-    a token is its place here. Empty: the whole vocabulary."""
-
-    shares: tuple[float, ...] = ()
-    """For each of ``tokens`` the share of the corpus' inputs that hold it."""
-    positions: tuple[str, ...] = ()
-    """The named positions it was trained at; empty: all that ``Inputs.trained_positions`` allows."""
-    base: str = ""
-    """Of a pretrained decoder: path or hub name of its causal LM; then ``layers``, ``heads`` and ``width`` say nothing."""
-    tuning: Tuning = "frozen"
-    """What of that LM is trained: nothing, adapters of low rank, or all of it."""
-    lora: int = 16
-    """Rank of these adapters (Hu et al. 2021)."""
-    architecture: dict[str, Any] = field(default_factory=dict)
-    """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
-
-    def __post_init__(self) -> None:
-        for name in ("sites", "tokens", "shares", "positions"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.width % self.heads:
-            raise SettingError(f"A width of {self.width} does not divide into {self.heads} heads: choose a multiple.")
-        if self.shares and len(self.shares) != len(self.tokens):
-            raise SettingError("A decoder's shares must be one for each of its tokens.")
-        if self.tokens and not self._tokens_in_order():
-            raise SettingError("A decoder's tokens must be ids of the vocabulary in ascending order, BOS and EOS among them.")
-
-    def _tokens_in_order(self) -> bool:
-        ascending = all(a < b for a, b in pairwise(self.tokens)) and self.tokens[0] >= 0
-        return ascending and self.tokens[-1] < self.vocabulary and {self.bos, self.eos} <= set(self.tokens)
-
-    @property
-    def size(self) -> int:
-        """How many tokens it writes."""
-        return len(self.tokens) or self.vocabulary
-
-    def place(self, token: int) -> int | None:
-        """Return the decoder's own id of a token, ``None`` where it has none."""
-        if not self.tokens:
-            return token if token < self.vocabulary else None
-        return self.tokens.index(token) if token in self.tokens else None
-
-    @property
-    def banned(self) -> list[int]:
-        """Own ids that are never drawn after the first place: BOS and padding, unless they are EOS."""
-        own = [self.place(token) for token in sorted({self.bos, self.pad} - {self.eos})]
-        return [token for token in own if token is not None]
+from inversionview.errors import WeightsError
 
 
 class TokenTable(nn.Module):
@@ -350,47 +264,87 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         self.load_state_dict(state)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        with replacing(save_directory / "model.safetensors") as path:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.kept().items()}, path)
+        files.write(save_directory, self.config, self.kept())
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Decoder:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, map_location: str = "cpu", **download: Any
+    ) -> Decoder:
         """Load a decoder from a folder or the hub.
 
+        Args:
+            pretrained_model_name_or_path: where it lies.
+            map_location: the device that it is loaded to.
+            download: ``revision``, ``token``, ``cache_dir``, … of ``hf_hub_download``.
+
         Raises:
-            WeightsError: it is missing, truncated or not a decoder.
+            WeightsError: it is missing, damaged or not a decoder.
         """
+        where = str(pretrained_model_name_or_path)
+        path = Path(where)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except WeightsError:
-            raise
-        except Exception as error:  # the hub's, JSON's and the file system's share no base
-            raise WeightsError(f"{pretrained_model_name_or_path} holds no readable decoder ({error}).") from error
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Decoder:
-        download = {k: options.pop(k, None) for k in ("revision", "cache_dir", "token", "force_download", "local_files_only")}
-        path = Path(model_id) / "model.safetensors"
-        if not Path(model_id).is_dir():
-            path = Path(hf_hub_download(model_id, "model.safetensors", **{k: v for k, v in download.items() if v is not None}))
-        try:
-            config = DecoderConfig(**options["config"])
-            state = load_file(path, device=map_location)
-            decoder = _around_lm(config) if config.base else cls(config)
-            decoder.restore(state)
-        except WeightsError:
-            raise
-        except Exception as error:
-            raise WeightsError(
-                f"{path} cannot be read as a decoder, it is truncated or another model's: copy it again or train anew."
-            ) from error
-        return decoder.eval()
+            if not path.is_dir():
+                for name in ("config.json", "model.safetensors"):
+                    path = Path(hf_hub_download(where, name, **download)).parent
+        except Exception as error:  # the hub's errors and the network's share no base
+            raise WeightsError(f"{where} holds no readable decoder ({error}).") from error
+        return _read(path, map_location)
 
 
-def _around_lm(config: DecoderConfig) -> Decoder:
-    """Return a decoder around a causal LM."""
-    from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
+def _read(folder: Path, device: str) -> Decoder:
+    """Return the decoder in a folder, ready to be read with.
 
+    Raises:
+        WeightsError: it is missing, damaged or not a decoder.
+    """
+    anew = "copy the decoder again or train it anew."
+    path = folder / "config.json"
+    try:
+        config, digest = files.read_config(path)
+        path = folder / "model.safetensors"
+        files.check_digest(path, digest)
+        shapes = files.shapes_in(path)
+    except files.UNREADABLE as error:
+        kind = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({files.reason(error)})"
+        raise WeightsError(f"{path} is {kind}: {anew}") from error
+    try:
+        decoder = _around_lm(config, shapes) if config.base else _empty(config, shapes, device)
+        decoder.restore(files.finite_tensors(path, device))
+    except WeightsError:
+        raise
+    except Exception as error:  # a foreign LM's errors share no base
+        raise WeightsError(
+            f"{path} is damaged, or of another decoder than its config.json ({files.reason(error)}): {anew}"
+        ) from error
+    return decoder.eval()
+
+
+def _empty(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], device: str) -> Decoder:
+    """Return a decoder whose weights are still to come.
+
+    Raises:
+        ValueError: they are not of these shapes; found out before memory is taken.
+    """
+    if max(config.layers, config.blocks) > len(shapes):
+        raise ValueError(f"{config.layers} layers and {config.blocks} blocks are more than its {len(shapes)} tensors")
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    wanted = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
+    files.check_shapes(shapes, wanted)
+    decoder.to_empty(device=device)
+    decoder.own = TokenTable(config).to(device)  # no weights, but a function of the settings
+    return decoder
+
+
+def _around_lm(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
+    """Return a decoder around a causal LM.
+
+    Raises:
+        ValueError: what was trained of it is not of these shapes; found out before memory is taken.
+    """
+    from inversionview.decoder.pretrained import PretrainedDecoder, check_parts  # which brings transformers along
+
+    check_parts(config, shapes)
     return PretrainedDecoder.on(config)
 
 

@@ -16,13 +16,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from inversionview.decoder.model import Decoder, DecoderConfig, Pathway, Steps, TokenTable
+from inversionview.decoder import files
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.model import Decoder, Pathway, Steps, TokenTable
 from inversionview.errors import MismatchError, SettingError, WeightsError
 from inversionview.loading import load_causal_lm
 from inversionview.tokens import Vocabulary
 
 _ROWS = 256
 """Inputs written together: the keys and values of all layers are kept for each."""
+_BUFFERS = 2**30
+"""Bytes that a causal LM keeps beside its weights, at most."""
 _TRAINED = 16
 """Inputs trained on together on a CPU: what every layer needs for its gradient is kept for each."""
 
@@ -71,15 +75,13 @@ class PretrainedDecoder(Decoder):
             MismatchError: it has another vocabulary.
         """
         if config.architecture and vocabulary is None:  # its weights come with the decoder's
-            kind = dict(config.architecture)
-            lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind.pop("model_type"), **kind)).to(dtype)
-            return cls(config, lm)
+            return cls(config, AutoModelForCausalLM.from_config(_architecture(config)).to(dtype))
         try:
             lm, tokenizer = load_causal_lm(config.base, dtype=dtype)
         except WeightsError as error:
             raise WeightsError(
                 f"The decoder's causal LM is missing: {error} If it lies elsewhere now, write that place as base into the "
-                "decoder's config.json."
+                'decoder\'s config.json and delete its line "checksum".'
             ) from error
         if vocabulary is not None:
             _check_tokenizer(config.base, Vocabulary.from_transformers(tokenizer), vocabulary)
@@ -173,6 +175,31 @@ class _Steps:
 
     def keep(self, rows: Bool[Tensor, " batch"]) -> None:
         self.cache.batch_select_indices(rows.nonzero()[:, 0])
+
+
+def check_parts(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ``ValueError`` unless the weights that were trained have these shapes, before memory is taken for any."""
+    with torch.device("meta"):
+        if config.blocks > len(shapes):
+            raise ValueError(f"{config.blocks} blocks are more than its {len(shapes)} tensors")
+        files.check_shapes(shapes, {f"pathway.{name}": tuple(t.shape) for name, t in Pathway(config).state_dict().items()})
+        ranks = {shape[0] for name, shape in shapes.items() if "lora_A" in name}
+        if config.tuning == "lora" and ranks != {config.lora}:
+            raise ValueError(f"its adapters are not of rank {config.lora}")
+        if not config.architecture:
+            return
+        architecture = _architecture(config)
+        if architecture.get_text_config().num_hidden_layers > len(shapes):
+            raise ValueError(f"the causal LM has more layers than its {len(shapes)} tensors")
+        lm = AutoModelForCausalLM.from_config(architecture)
+        files.check_shapes(shapes, {f"lm.{name}": tuple(p.shape) for name, p in lm.named_parameters()})
+        if sum(buffer.nbytes for buffer in lm.buffers()) > _BUFFERS:
+            raise ValueError("the causal LM asks for tables larger than those of any")
+
+
+def _architecture(config: DecoderConfig) -> Any:
+    kind = dict(config.architecture)
+    return AutoConfig.for_model(kind.pop("model_type"), **kind)
 
 
 def _with_adapters(lm: Any, rank: int) -> Any:

@@ -7,10 +7,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview.decoder.model import Decoder
+from inversionview.errors import WeightsError
 
 _LOGITS = 2**24
 """Logits that exist at once while inputs are scored."""
@@ -32,6 +33,9 @@ def sample(
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
     length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the
     logits of the decoder's tokens. ``report`` is called before each step with the share of the steps that are done.
+
+    Raises:
+        WeightsError: the decoder computes numbers that are not finite.
     """
     heat = torch.as_tensor(temperature, device=z.device, dtype=torch.float32).expand(len(z))
     parts = list(torch.arange(len(z), device=z.device).split(decoder.rows_at_once))
@@ -74,6 +78,7 @@ def _written(
         if report is not None:
             report(place / config.max_length)
         logits = steps.next(own).float()
+        check_numbers(logits.isfinite())
         if less is not None:
             logits = logits - less[live]
         logits = logits / heat
@@ -88,6 +93,15 @@ def _written(
             live, heat, own = live[going], heat[going], own[going]
             steps.keep(going)
     return out
+
+
+def check_numbers(sound: Bool[Tensor, "*shape"]) -> None:
+    """Raise ``WeightsError`` unless all of a decoder's numbers are sound."""
+    if not bool(sound.all()):
+        raise WeightsError(
+            "The decoder computes NaN or infinite numbers, so it is damaged or its training diverged: copy it again, or train "
+            "it anew."
+        )
 
 
 @torch.no_grad()
@@ -123,4 +137,5 @@ def log_probs_at(
         for number, heat in enumerate(temperatures):
             log_p = (logits / heat).log_softmax(-1)
             scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
+    check_numbers(~scores.isnan())
     return scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)

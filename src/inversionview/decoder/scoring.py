@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.decoder.model import Decoder, _Layer
-from inversionview.decoder.sampling import log_probs_at
+from inversionview.decoder.sampling import check_numbers, log_probs_at
 from inversionview.inputs import Ids
 
 _LEAVES = 16384
@@ -102,6 +102,7 @@ def log_probs(
         own = decoder.own(tree.tokens[rows].to(decoder.device)).cpu()
         scored = scorer.chunk(own.clamp(min=0), tree.fresh[rows], tree.lengths[rows])
         outside = (own < 0) & (torch.arange(own.size(1)) < torch.from_numpy(tree.lengths[rows])[:, None])
+        check_numbers(~scored.isnan())
         scored[:, outside.any(1)] = -torch.inf
         out[:, torch.from_numpy(tree.order[rows])] = scored
         if report is not None:

@@ -8,6 +8,7 @@ what one would.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,13 +23,15 @@ from torch import Tensor
 
 from inversionview import optim
 from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
+from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import Banked, Batch, Group, Source, Stream, pick_pairs, pool_of_batches, written_tokens
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.whitening import fit_site
-from inversionview.errors import MismatchError, SettingError
+from inversionview.errors import DivergenceError, MismatchError, SettingError
 from inversionview.inputs import Inputs
+from inversionview.locks import locked
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
@@ -126,6 +129,8 @@ def train_decoder(
 
     Raises:
         MismatchError: ``out`` holds a run of another model or with other settings.
+        WeightsError: its checkpoint is damaged.
+        DivergenceError: loss or weights are not finite any more; the checkpoint before that still stands.
         StorageError: the disk is full; the last checkpoint still stands.
     """
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
@@ -137,10 +142,8 @@ def train_decoder(
     alike = rebalanced(np.zeros((len(source.sites), source.inputs.place_count)), 0.0)
     progress = Progress(model.fingerprint, settings, alike.tolist())
     if out is not None:
-        found = load_checkpoint(out / "checkpoints" / "last", settings, model.fingerprint, decoder, optimizers)
-        progress = found or progress
+        progress = load_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers) or progress
         if accelerator.is_main_process:
-            out.mkdir(parents=True, exist_ok=True)
             cut_metrics(out / "metrics.jsonl", progress.step)
     clock = Clock(config, progress, accelerator)
     done, row = clock.tick(), dict[str, Any]()
@@ -156,11 +159,13 @@ def train_decoder(
             done = clock.tick()
             if done >= 1:
                 break
+        loss = gather(loss, accelerator) / predicted
+        _check_finite(decoder, loss, since.step, kept=out is not None)
         progress.pool += 1
         progress.pairs = progress.step * config.batch
         speed = (progress.pairs - since.pairs) / max(progress.seconds - since.seconds, 1e-9)
         row |= {"step": progress.step, "pairs": progress.pairs, "seconds": round(progress.seconds, 2),
-                "loss": gather(loss, accelerator) / predicted, "pairs_per_second": round(speed, 1)}  # fmt: skip
+                "loss": loss, "pairs_per_second": round(speed, 1)}  # fmt: skip
         if int(min(done, 1.0) * config.evaluations) > progress.evaluated:
             row |= _rebalance(decoder, model, source, config, progress, done)
             done = clock.tick()
@@ -171,6 +176,19 @@ def train_decoder(
         if report is not None:
             report(done, row)
     return decoder
+
+
+def _check_finite(decoder: Decoder, loss: float, since: int, kept: bool) -> None:
+    """Raise ``DivergenceError`` if the loss of a pool, which began after step ``since``, or a weight after it is not finite."""
+    bad = [name for name, tensor in decoder.kept().items() if not bool(tensor.isfinite().all())]
+    if math.isfinite(loss) and not bad:
+        return
+    what = f"{bad[0]} is" if math.isfinite(loss) else "its loss is"
+    stands = f"the checkpoint of step {since} stands" if kept and since else "nothing was kept"
+    raise DivergenceError(
+        f"The training diverged after step {since}, {what} not finite any more; {stands}: train anew into another folder, with "
+        "another seed, a larger batch, or, in the library, lower learning rates (muon_lr, adam_lr)."
+    )
 
 
 def _rebalance(
@@ -331,20 +349,23 @@ def train(
         MismatchError: ``out`` holds a run of another model or with other settings, ``start`` has another shape, or the bank
             is of another model or corpus.
         SettingError: ``telling`` is given without a bank.
+        LockedError: another process trains into ``out``.
     """
     folder = None if out is None else Path(out)
     config = config or TrainConfig()
+    accelerator = accelerator or make_accelerator(str(model.device))
     chosen = expand(sites, model.sites)
     if telling is not None and bank is None:
         raise SettingError("Which activations tell something is said of a bank's: give the bank, too.")
     if bank is not None:
         bank.check(model, inputs)
     source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
-    decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
-    if start is not None:
-        begin_from(decoder, start)
-    train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
-    if folder is not None and (accelerator is None or accelerator.is_main_process):
-        with replacing(folder / "decoder") as temporary:
-            decoder.save_pretrained(temporary)
+    with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
+        decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
+        if start is not None:
+            begin_from(decoder, start)
+        train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
+        if folder is not None and accelerator.is_main_process:
+            with replacing(folder / "decoder") as temporary:
+                decoder.save_pretrained(temporary)
     return decoder.eval()

@@ -15,6 +15,8 @@ import numpy as np
 
 from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.errors import BankError
+from inversionview.explorer.queue import BusyError
+from inversionview.preimage.core import Query
 from inversionview.studies import DEFAULT_MODEL, LANGUAGE
 from inversionview.study import Study
 
@@ -24,6 +26,8 @@ QUICK = 1e13
 _TRIED = 16
 """Inputs that are harvested to see how long all will take."""
 _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+_BUILDING: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+"""Banks that a request is building, and the seconds until they are there: it may have to wait for others in the middle."""
 
 
 def bank_of(study: Study, report: Report | None) -> ActivationBank:
@@ -31,17 +35,26 @@ def bank_of(study: Study, report: Report | None) -> ActivationBank:
 
     Raises:
         BankError: there is none yet, and to build it takes long; see ``lacking``.
+        BusyError: another request is building it.
         InputError: the study is a model alone.
     """
     why = None if study.bare else lacking(study)
     if why is not None:
         raise BankError(why)
 
+    began, ahead = time.monotonic(), _BUILDING.get(study)
+    if ahead is not None and not study.bare:
+        raise BusyError(ahead, f"Another request is building the bank of {study.name}")
+
     def built(done: int, total: int) -> None:
+        _BUILDING[study] = (time.monotonic() - began) * (total / max(1, done) - 1)
         if report is not None:
             report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
 
-    return study.bank(report=built)
+    try:
+        return study.bank(report=built)
+    finally:
+        _BUILDING.pop(study, None)
 
 
 def lacking(study: Study) -> str | None:
@@ -53,6 +66,16 @@ def lacking(study: Study) -> str | None:
         f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
         f"{_rows(study) * each / 1e9:.1f} GB. Until then walks read it."
     )
+
+
+def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
+    """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
+    bank = study.known_bank()
+    sites = study.sites if bank is None else bank.sites
+    names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions
+    places = study.positions.names(query.ids)
+    here = {name for name in names if places.get(name) == query.position}
+    return query.site in sites and bool(here) and (fixed is None or fixed in names)
 
 
 def _rows(study: Study) -> int:

@@ -100,9 +100,14 @@ class Preimage(Model):
     samples: list[Sample]
     candidates: int
     source: Literal["decoder", "corpus", "walk", "all"]
+    inside: int | None = Field(
+        default=None, description="How many of the candidates lie inside ε, of a walk its members; the samples are a choice."
+    )
+    distinct: int | None = Field(default=None, description="How many distinct inputs these are.")
     bits: Information | None = None
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
+    notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")
 
 
 class PlaceEvent(Place):
@@ -110,6 +115,7 @@ class PlaceEvent(Place):
 
     site: str
     attention: list[float] | None
+    source: Literal["decoder", "corpus", "walk", "all"] = Field(description="What reads it: what was asked for, or the first.")
 
 
 class Progress(Model):
@@ -117,6 +123,36 @@ class Progress(Model):
 
     share: float
     note: str
+
+
+class FeatureInside(Model):
+    """A feature among all inputs that were found inside ε, with 95 % intervals."""
+
+    agreeing: int = Field(description="How many have the query's value.")
+    share: float
+    low: float
+    high: float
+    bits: float | None = Field(description="log2(share / prior), the prior as one more input; null where that is not known.")
+    bits_low: float | None
+    bits_high: float | None
+    values: list[tuple[Value, int]] = Field(description="The most frequent values, and how many have each.")
+    distinct: int = Field(description="How many values there are.")
+    divergence: float | None = Field(description="Of a decoder, as measured at this site: KL from the exact preimage, in bits.")
+    chance: float | None = Field(description="The same for as many draws from the exact preimage.")
+    trusted: bool = Field(description="The share may be read as the preimage's; false where it is biased or not mixed.")
+
+
+class Inside(Model):
+    """What one source says of all features inside ε, from all that it found, not from the samples that are shown."""
+
+    source: Literal["decoder", "corpus", "walk"]
+    epsilon: float
+    inside: int
+    candidates: int
+    counted: int = Field(description="How many of those inside were counted: all, or a random choice.")
+    features: list[FeatureInside] = Field(description="By name, in order; empty where the source cannot tell.")
+    note: str = Field(description="What a reader must know of them.")
+    recall: float | None = Field(description="Of a decoder, as measured at this site.")
 
 
 class Features(Model):
@@ -127,6 +163,7 @@ class Features(Model):
     prior: dict[str, float] = Field(description="P(φ = φ(x_q)) among the study's inputs.")
     entropy: dict[str, float] = Field(description="Bits of the feature among the study's inputs.")
     values: list[list[Value]] = Field(description="Of each sample, by name; the samples' order.")
+    inside: Inside | None = Field(default=None, description="Of all that was found inside ε.")
 
 
 class Rows(Model):
@@ -156,6 +193,7 @@ class SiteInfo(Model):
     layer: int
     kind: str
     head: int | None
+    epsilon: float = Field(description="Threshold of a reading there unless another is asked for.")
 
 
 class Default(Model):
@@ -278,6 +316,7 @@ class Interpretation(Model):
     position: int
     statement: str
     epsilon: float
+    distance: Distance
     bits: float = Field(description="I_ε(q) over the bank.")
     balanced_accuracy: float | None = Field(description="On unseen inputs; null where there are too few.")
     auroc: float | None
@@ -295,6 +334,7 @@ class Complete(Model):
     recall: float | None = Field(description="Share of the inputs inside whose log p is above the percentile.")
     percentile: float | None = Field(description="95th percentile of log p of the inputs outside.")
     epsilon: float
+    distance: Distance
 
 
 class Work(Model):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from inversionview import information
+from inversionview.analysis.common import Told, background
 from inversionview.analysis.heads import GROUPS, NONE
 from inversionview.analysis.patching import PatchedRuns, parse_activations
 from inversionview.bank.search import search
@@ -25,7 +26,7 @@ from inversionview.decoder.evaluation import good_shares
 from inversionview.distances import Distance
 from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
-from inversionview.explorer.banks import Report, bank_of, lacking
+from inversionview.explorer.banks import Report, bank_of, holds, lacking
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
@@ -36,8 +37,6 @@ from inversionview.study import Study
 Source = Literal["decoder", "corpus", "walk"]
 Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
 """Called with samples and the values of their features as they are measured."""
-BACKGROUND = 20_000
-"""Inputs of a study among which a value is called common or rare."""
 MOST_POINTS = 4000
 _VERIFIED = 64
 """Sites of a map, at most, of which what lies near ε is measured again in the model."""
@@ -46,6 +45,7 @@ _EXAMPLES = 8
 _EACH = 64
 """Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
 _RATIO = {"queries": 25, "samples": 8}
+_EXACT = {"corpus": 0, "walk": 1, "decoder": 2}
 _BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
 
 
@@ -69,7 +69,9 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         heads=list(shape.heads),
         parallel=shape.parallel,
         sites=[
-            contract.SiteInfo(short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head)
+            contract.SiteInfo(
+                short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head, epsilon=study.epsilon_at(s)
+            )
             for s in study.sites
         ],
         positions=study.position_names,
@@ -77,7 +79,7 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         distance=study.spec.distance,
         epsilon=study.spec.epsilon,
         sources=known,
-        features=[] if inputs is None else list(_background(inputs).columns),
+        features=[] if inputs is None else list(background(inputs).columns),
         enumerable="decoder" in known,
         targets=[] if inputs is None else list(inputs.answers),
         changes=[] if inputs is None else list(inputs.changes),
@@ -90,18 +92,33 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
 
 
 def sources(study: Study) -> list[Source]:
-    """Return what can make a preimage of the study: its decoder if it has one, its corpus, and always a walk.
+    """Return what can make a preimage of the study, the exact one first: its corpus, its decoder if it has one, and a walk.
 
     The corpus comes last while a bank lacks that takes long to build, so that nothing is read from it by default.
     """
     if study.bare:
         return ["walk"]
-    searched: list[Source] = ["corpus", "walk"] if lacking(study) is None else ["walk", "corpus"]
     try:
         study.decoder  # noqa: B018
+        others: list[Source] = ["decoder", "walk"]
     except (WeightsError, MismatchError):
-        return searched
-    return ["decoder", *searched]
+        others = ["walk"]
+    return ["corpus", *others] if lacking(study) is None else [*others, "corpus"]
+
+
+def first_source(study: Study, query: Query, fixed: str | None = None) -> Source:
+    """Return what reads a query unless another source is named: the first of ``sources`` that can.
+
+    The corpus can where its bank holds the site and the named position, or will hold them once it is built, which takes
+    seconds; a decoder where it was trained on the site; a walk always.
+    """
+    for source in sources(study):
+        if source == "corpus" and (lacking(study) is not None or not holds(study, query, fixed)):
+            continue
+        if source == "decoder" and query.site.short not in study.decoder.config.sites:
+            continue
+        return source
+    return "walk"
 
 
 def _first_text(study: Study) -> str:
@@ -172,8 +189,12 @@ def warm(study: Study) -> None:
 # -- readings ----------------------------------------------------------------------------------------------------------
 
 
-def reading(study: Study | None, preimage: Preimage, id: str | None = None) -> contract.Reading:
-    """Return a preimage with all that a panel shows beside it; without its study no named positions and no features."""
+def reading(study: Study | None, preimage: Preimage, id: str | None = None, parts: Sequence[Preimage] = ()) -> contract.Reading:
+    """Return a preimage with all that a panel shows beside it; without its study no named positions and no features.
+
+    Of a preimage that was merged, ``parts`` are those of single sources; features are told from the most exact of them.
+    """
+    exact = min(parts or [preimage], key=lambda part: _EXACT.get(part.source, len(_EXACT)))
     query = preimage.query
     names = {} if study is None else study.positions.names(query.ids)
     tokens, ids = list(query.tokens), list(query.ids)
@@ -184,7 +205,7 @@ def reading(study: Study | None, preimage: Preimage, id: str | None = None) -> c
         place=place,
         site=query.site.short,
         preimage=contract.Preimage.model_validate(preimage.to_json()),
-        features=None if study is None else features(study, query, preimage.samples),
+        features=None if study is None else features(study, query, preimage.samples, study.common(exact)),
     )
 
 
@@ -210,7 +231,8 @@ def read(
     Args:
         study: the study.
         query: from ``Study.query``.
-        source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that can be read now, merged; by default its first.
+        source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that can be read now, merged; by default the
+            first that can read this query, see ``first_source``.
         epsilon: threshold; by default the study's.
         distance: by default the study's.
         count: samples at most; ``"all"`` shares them out evenly.
@@ -229,8 +251,8 @@ def read(
         InversionViewError: see ``Study.preimage``, ``Study.search`` and ``Study.walk``.
     """
     known = sources(study)
-    now: list[Source] = [each for each in known if each != "corpus" or lacking(study) is None]
-    chosen = now if source == "all" else [source or known[0]]
+    now: list[Source] = [each for each in known if each != "corpus" or (lacking(study) is None and holds(study, query, fixed))]
+    chosen = now if source == "all" else [source or first_source(study, query, fixed)]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
@@ -241,7 +263,7 @@ def read(
             made.append(asked.decoder(temperature, noise))
         else:
             made.append(asked.corpus() if each == "corpus" else asked.walk(seconds))
-    return reading(study, merged(made, count) if source == "all" else made[0], id)
+    return reading(study, merged(made, count) if source == "all" else made[0], id, made)
 
 
 @dataclass
@@ -291,7 +313,7 @@ class _Asked:
 
     def corpus(self) -> Preimage:
         bank = bank_of(self.study, self.report)
-        return self.study.search(self.query, bank=bank, keep=0, found=None if self.rows is None else self._show, **self._where)
+        return self.study.search(self.query, bank=bank, found=None if self.rows is None else self._show, **self._where)
 
     def walk(self, seconds: float) -> Preimage:
         found = None if self.rows is None else _Members(self).take
@@ -314,7 +336,8 @@ class _Members:
         some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
         if len(some):
             asked = self.asked
-            epsilon = asked.study.spec.epsilon if asked.epsilon is None else asked.epsilon
+            own = asked.study.epsilon_at(asked.query.site, asked.distance)
+            epsilon = own if asked.epsilon is None else asked.epsilon
             target = asked.study.target(asked.query, asked.distance, asked.fixed)
             asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
 
@@ -332,7 +355,10 @@ def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
         source="all",
         bits=next((p.bits for p in preimages if p.bits is not None), None),
         walk=next((p.walk for p in preimages if p.walk is not None), None),
+        notes=tuple(dict.fromkeys(note for p in preimages for note in p.notes)),
         draws=None,
+        inside_count=None,
+        distinct=None,
     )
     return every if len(every) <= count else every.choice(count)
 
@@ -340,32 +366,8 @@ def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
 # -- features ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Background:
-    """A random sample of a study's inputs."""
-
-    columns: dict[str, npt.NDArray[Any]]
-    entropy: dict[str, float]
-
-
-_BACKGROUNDS: WeakKeyDictionary[Inputs, _Background] = WeakKeyDictionary()
-
-
-def _background(inputs: Inputs) -> _Background:
-    """Return the features of the corpus' first inputs, which are a random sample, and their entropy; kept once made."""
-    if inputs not in _BACKGROUNDS:
-        tokens = inputs.corpus(np.arange(min(BACKGROUND, inputs.corpus_size or BACKGROUND)))
-        columns = inputs.features(tokens)
-        entropy = {}
-        for name, values in columns.items():
-            _, counts = np.unique(values, return_counts=True)
-            entropy[name] = information.entropy(counts / counts.sum())
-        _BACKGROUNDS[inputs] = _Background(columns, entropy)
-    return _BACKGROUNDS[inputs]
-
-
-def features(study: Study, query: Query, samples: Sequence[Sample]) -> contract.Features | None:
-    """Return the features of the query and of samples; ``None`` for a model alone.
+def features(study: Study, query: Query, samples: Sequence[Sample], told: Told | None = None) -> contract.Features | None:
+    """Return the features of the query and of samples, and what is told of all inside ε; ``None`` for a model alone.
 
     ``prior`` and ``entropy`` are over 20,000 random inputs of the study.
     """
@@ -374,14 +376,21 @@ def features(study: Study, query: Query, samples: Sequence[Sample]) -> contract.
     inputs = study.inputs
     tokens = _padded([query.ids, *(sample.ids for sample in samples)], inputs)
     columns = {name: values.tolist() for name, values in inputs.features(tokens).items()}
-    background, of_query = _background(inputs), {name: values[0] for name, values in columns.items()}
+    known, of_query = background(inputs), {name: values[0] for name, values in columns.items()}
     return contract.Features(
         names=list(columns),
         query=of_query,
-        prior={name: float((values == of_query[name]).mean()) for name, values in background.columns.items()},
-        entropy=background.entropy,
+        prior={name: float((values == of_query[name]).mean()) for name, values in known.columns.items()},
+        entropy=known.entropy,
         values=[list(row) for row in zip(*columns.values(), strict=True)][1:],
+        inside=None if told is None else _inside(told),
     )
+
+
+def _inside(told: Told) -> contract.Inside:
+    names = contract.FeatureInside.model_fields
+    listed = [contract.FeatureInside(**{name: getattr(one, name) for name in names}) for one in told.features]
+    return contract.Inside(**{**vars(told), "features": listed})
 
 
 def _padded(rows: Sequence[Sequence[int]], inputs: Inputs) -> Ids:
@@ -489,7 +498,8 @@ def query_pairs(study: Study, query: Query, target: str, *, count: int = 64, see
     own = _padded([query.ids], inputs)
     check_target(inputs, target)
     if len(query.ids) > inputs.max_length or not np.isfinite(inputs.log_prior(own)[0]):
-        raise InputError(f"{query.text!r} is no input of {study.name}, so it has no contrasts: mend it, or take a random one.")
+        why = inputs.why_not(query.ids) or "its prior is 0"
+        raise InputError(f"{query.text!r} is no input of {study.name} ({why}), so it has no contrasts: mend it.")
     return contrasted(inputs, np.repeat(own, count, axis=0), target, seed=seed)
 
 
@@ -503,7 +513,7 @@ def patch(study: Study, query: Query, target: str | None = None, *, count: int =
     names = study.positions.names(query.ids)
     here = [name for name, index in names.items() if index == query.position]
     everywhere = (name for name in here if (study.positions.many(pairs.contrast, name) >= 0).all())
-    at = next(everywhere, str(query.position))
+    at = next(everywhere, f"#{query.position}")
     named = [f"{at}:{query.site.short}"]
     result = study.patch(named, pairs, seed=seed)
     few = replace(
@@ -561,6 +571,7 @@ def interpretation(
         position=query.position,
         statement=reading.statement or made.statement,
         epsilon=every.epsilon,
+        distance=every.distance,
         bits=reading.bits,
         balanced_accuracy=None if reading.told is None else reading.told.balanced_accuracy,
         auroc=None if reading.told is None else reading.told.auroc,
@@ -595,4 +606,5 @@ def complete(
         recall=scores.recall,
         percentile=scores.percentile,
         epsilon=result.epsilon,
+        distance=result.kind,
     )

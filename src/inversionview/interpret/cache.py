@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from inversionview.integrity import sealed, unsealed
 from inversionview.interpret.prompts import Prompt
 from inversionview.storage import write_json
 
@@ -39,10 +40,10 @@ class AnswerCache:
     def read(self, path: Path) -> dict[str, Any] | None:
         """Return what was kept; ``None`` where there is nothing, or nothing whole."""
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            kept = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             return None
-        return kept if isinstance(kept, dict) and "answer" in kept else None
+        return kept if "answer" in kept else None
 
     def write(self, path: Path, model: str, answer: dict[str, Any], tokens: int) -> None:
         """Keep an answer, whole or not at all.
@@ -50,4 +51,4 @@ class AnswerCache:
         Raises:
             StorageError: it cannot be written.
         """
-        write_json(path, {"model": model, "answer": answer, "tokens": tokens})
+        write_json(path, sealed({"model": model, "answer": answer, "tokens": tokens}))

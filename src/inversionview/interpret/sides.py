@@ -143,17 +143,20 @@ def _measured(
     query = bank.compacted(number, z)
     unit = torch.nn.functional.normalize(query, dim=-1)
     for shard in bank.shards:
-        places, vectors = shard.array("places"), [shard.vectors(number, p) for p in positions]
+        stop = min(shard.rows.stop, size) - shard.rows.start
+        if stop <= 0:
+            break
+        places, vectors = [shard.places(p) for p in positions], [shard.vectors(number, p, stop) for p in positions]
         for start in range(shard.rows.start, min(shard.rows.stop, size), _BLOCK):
             stop = min(start + _BLOCK, shard.rows.stop, size)
             rows = slice(start - shard.rows.start, stop - shard.rows.start)
-            for p, slice_ in zip(positions, vectors, strict=True):
+            for place, slice_ in zip(places, vectors, strict=True):
                 x = torch.from_numpy(slice_[rows]).float()
                 if distance == "euclidean":
                     d = torch.cdist(query, x) / query.norm(dim=-1, keepdim=True).clamp(min=1e-30)
                 else:
                     d = 1 - unit @ torch.nn.functional.normalize(x, dim=-1).T
-                there = torch.from_numpy(places[p, rows] >= 0)
+                there = torch.from_numpy(place[rows] >= 0)
                 found[:, start:stop] = torch.minimum(found[:, start:stop], d.masked_fill(~there, torch.inf))
             bank.visit(len(positions) * x.numel() * vectors[0].itemsize)
     return found.numpy()

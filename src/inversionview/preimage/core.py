@@ -84,17 +84,25 @@ class Preimage:
     seed: int
     samples: tuple[Sample, ...]
     candidates: int
-    """How many inputs were drawn (repeats counted) or searched, and measured; ``samples`` are a choice of them."""
+    """How many inputs were drawn (repeats counted) or searched, and measured; ``samples`` are a choice of them, by which no
+    share may be told."""
     source: str = "decoder"
     """What made it: ``decoder``, ``corpus`` or ``walk``."""
     bits: Bits | None = None
     """How much the activation tells, where a corpus was searched or a ladder of ε walked."""
     recall: float | None = None
     """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
+    inside_count: int | None = None
+    """How many of the ``candidates`` lie inside ε: of the decoder's with repeats, of a corpus' inputs. Of a walk, which
+    measures what it proposes, the distinct members. ``None`` where several sources are merged."""
+    distinct: int | None = None
+    """How many distinct inputs these are."""
     draws: Ids | None = field(default=None, repr=False)
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of query, ε and comparison, in sentences; those of a walk are in ``walk``."""
     study: Any = field(default=None, repr=False, compare=False)
     """The ``Study`` that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
 
@@ -131,9 +139,11 @@ class Preimage:
             "samples": [s.to_json() for s in self.samples],
             "candidates": self.candidates,
             "source": self.source,
+            **({} if self.inside_count is None else {"inside": self.inside_count, "distinct": self.distinct}),
             **({} if self.bits is None else {"bits": asdict(self.bits)}),
             **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def to_html(self, path: str | Path) -> Path:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from inversionview import distances
 from inversionview.bank.approximate import load_or_build
-from inversionview.bank.search import Hits, search
+from inversionview.bank.search import Hits, Proposals, search
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import SettingError
+from inversionview.errors import SettingError, UnknownPositionError
 from inversionview.information import bits
 from inversionview.measure import distance_to
-from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.positions import Positions
+from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
+from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
 
 Found = Callable[[tuple[Sample, ...]], None]
@@ -59,7 +62,8 @@ def corpus_preimage(
         distance: which distance.
         k: the k nearest inputs are returned, inside ε or not.
         at: named positions at which D may be reached; ``None`` is all of the bank's.
-        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all.
+        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all
+            inside and the ``k`` nearest.
         approximate: let faiss propose what to measure; the result's ``recall`` says how much that finds.
         seed: of that choice.
         keep: how many inputs inside ε become the preimage's ``draws``, at most.
@@ -67,11 +71,12 @@ def corpus_preimage(
 
     Raises:
         SettingError: ε, ``k`` or ``count`` is out of range.
-        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
+        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position; without ``at`` the query's, too.
         BankError: the bank is damaged.
     """
     if k < 0 or (count is not None and count < 1):
-        raise SettingError(f"k must be at least 0 and the count at least 1, but they are {k} and {count}.")
+        raise SettingError(f"k must not be negative and the count must be positive, but they are {k} and {count}.")
+    notes = compared(bank, query, at)
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
     recall = min((index.settings.recall for index in made.values()), default=None)
@@ -80,16 +85,52 @@ def corpus_preimage(
         look = next(search(bank, query.site, query.z[None], k=k + len(own), verify=False, first=_FIRST_LOOK, **where))
         look = look.part(~np.isin(look.rows, own))
         found(_samples(bank, query, _chosen(look, epsilon, count, seed), **where))
-    hits = next(search(bank, query.site, query.z[None], k=k + len(own), proposals=made, **where))
-    hits = hits.part(~np.isin(hits.rows, own))
+    hits = _nearest(bank, query, own, k, made, where)
     inside = len(hits.within(epsilon))
-    hits = hits.part(slice(max(inside, k)))
+    beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
+    if inside + beyond > len(hits):  # what lies just outside is shown as well
+        hits = _nearest(bank, query, own, inside + beyond, made, where)
+    hits = hits.part(slice(max(inside + beyond, k)))
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
     every = bank.tokens(hits.rows[lot])
     samples = _samples(bank, query, hits if count is None else _chosen(hits, epsilon, count, seed), **where)
     searched = len(bank) - len(own)
     told = bits(inside, searched)
-    return Preimage(query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every)
+    return Preimage(
+        query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every,
+        inside_count=inside, distinct=inside, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
+    """Return the bank's names of positions that are named so, or are indices or tokens of the query.
+
+    Raises:
+        UnknownPositionError: the bank does not hold one.
+    """
+    held, names = bank.manifest.positions, positions.names(query.ids)
+    found: list[str] = []
+    for at in [fixed] if isinstance(fixed, str | int) else fixed:
+        if isinstance(at, str) and (at in held or at in names):
+            found.append(at)  # of a name that it does not hold the bank says so
+            continue
+        index = positions.one(query.ids, at)
+        name = next((name for name in held if names.get(name) == index), None)
+        if name is None:
+            raise UnknownPositionError(
+                f"The bank holds {listed(held)} alone, and {query.tokens[index]!r} at #{index} is none of these: compare at "
+                "one of them, or walk."
+            )
+        found.append(name)
+    return found
+
+
+def _nearest(
+    bank: ActivationBank, query: Query, own: npt.NDArray[np.int64], k: int, made: Mapping[int, Proposals], where: _Where
+) -> Hits:
+    """Return what lies inside ε and the ``k`` nearest, the query's ``own`` rows left out."""
+    hits = next(search(bank, query.site, query.z[None], k=k + len(own), proposals=made, **where))
+    return hits.part(~np.isin(hits.rows, own))
 
 
 def _chosen(hits: Hits, epsilon: float, count: int, seed: int) -> Hits:

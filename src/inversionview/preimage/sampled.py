@@ -201,8 +201,12 @@ def sampled_preimage(
     generator = torch.Generator().manual_seed(seed)
     measured = read.measured(chosen, each, generator, report and partial(_drawing, report))
     samples = measured.samples(choose(measured.nearest, epsilon, count, generator))
-    inside = torch.repeat_interleave(measured.tokens, measured.times * (measured.nearest <= epsilon), dim=0).numpy()
-    return Preimage(query, distance, epsilon, seed, samples, candidates=each * len(chosen), draws=inside)
+    within = measured.nearest <= epsilon
+    inside = torch.repeat_interleave(measured.tokens, measured.times * within, dim=0).numpy()
+    return Preimage(
+        query, distance, epsilon, seed, samples, candidates=each * len(chosen), inside_count=len(inside),
+        distinct=int(within.sum()), draws=inside,
+    )  # fmt: skip
 
 
 def pool_named(name: str) -> tuple[Setting, ...]:

@@ -152,7 +152,8 @@ def walked_preimage(
     bits = run.bits()
     walk = _report(run, run.mixing(), len(draws), query, prior, samples)
     return Preimage(
-        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits, draws=draws, walk=walk
+        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits,
+        inside_count=walk.members, distinct=walk.members, draws=draws, walk=walk,
     )  # fmt: skip
 
 
@@ -234,19 +235,51 @@ def _notes(run: Walk, features: tuple[Mixing, ...], draws: int, query: Query, sa
         nearest = "" if refused is None else f"; the nearest refused is at D = {refused.distance:.3f}"
         told = "the site identifies the input" if run.ladder is not None and draws else "few others do, if any"
         notes.append(f"Of {run.pool.measured:,} inputs measured only the query lies inside ε: {told}{nearest}.")
-    elif not draws and not run.interrupted:
-        notes.append("There was no time to walk: give it more seconds.")
-    elif not run.pool.taken and not run.interrupted:
-        notes.append("No chain has left the query: what lies inside ε is improbable under the prior. Walk longer, or lower β.")
-    elif not run.mixed(features) and not run.interrupted:
-        bad = sorted((f for f in features if not f.mixed), key=lambda f: (f.r_hat is not None, -(f.r_hat or 0), f.ess))
-        worst = ", ".join(f"{f.feature} (R̂ {'–' if f.r_hat is None else f'{f.r_hat:.2f}'}, ESS {f.ess:.0f})" for f in bad[:3])
-        notes.append(
-            f"Not mixed: {len(bad)} of {len(features)} features have R̂ ≥ {MOST_R_HAT} or fewer than {LEAST_ESS} effective draws"
-            f"{', ' + worst if worst else ''}. The members are true, their shares are not yet; walk longer."
-        )
+    elif not run.interrupted and (unsettled := _unsettled(run, features, draws)):
+        notes.append(unsettled)
     if run.settings.exchange and run.ladder is None and not run.interrupted:
-        notes.append("There was no time to make a ladder of ε, so other pieces of the preimage may be missing: walk longer.")
+        notes.append(
+            "There was no time to make a ladder of ε, from whose outer steps chains come down to pieces of the preimage far "
+            f"from the query: such pieces may be missing, and the bits are not known. Give it {_longer(run, 4)}."
+        )
     if run.chains is not None and run.ladder is None and run.starts is None and query.position:
         notes.append("All chains began at the query; a piece of the preimage that small steps do not reach would not be seen.")
     return notes
+
+
+def _unsettled(run: Walk, features: tuple[Mixing, ...], draws: int) -> str | None:
+    """Return what members are good for, what they do not tell yet, why, and what would help; ``None`` where all is settled."""
+    if draws and run.pool.taken and run.mixed(features):
+        return None
+    members = run.pool.members
+    true = f"These {members:,} inputs are true members" if members > 1 else "The one input found is a true member"
+    unknown = f"{true}; how often each feature occurs among all members is not known yet"
+    if not draws:
+        steps = run.chains.steps if run.chains else 0
+        return f"{unknown}: there was time for {steps} steps of the walk only. Give it {_longer(run, 6)}."
+    if not run.pool.taken:
+        return (
+            f"{unknown}: they are so improbable under the prior that no chain has moved from the query. Give it "
+            f"{_longer(run, 6)}, or weigh the model's prior less (--beta 0.5)."
+        )
+    bad = sorted((f for f in features if not f.mixed), key=lambda f: (f.r_hat is not None, -(f.r_hat or 0), f.ess))
+    numbers = ", ".join(
+        f"{f.feature}: R̂ {'–' if f.r_hat is None else f'{f.r_hat:.2f}'}, {f.ess:.0f} effective draws" for f in bad[:3]
+    )
+    apart = any(f.r_hat is None or f.r_hat >= MOST_R_HAT for f in bad)
+    times = max(LEAST_ESS / max(min((f.ess for f in bad), default=0.0), 1.0), 6 if apart else 2)
+    return (
+        f"{unknown}: on {len(bad)} of {len(features)} features chains still disagree or have drawn too little ({numbers}; "
+        f"wanted R̂ < {MOST_R_HAT}, {LEAST_ESS} draws). Give it {_longer(run, times)}."
+    )
+
+
+def _longer(run: Walk, times: float) -> str:
+    """Return about so many times the length of a walk, at most twenty, as it is said and written."""
+    times = min(times, 20.0)
+    if run.settings.steps is not None and run.settings.seconds is None:
+        steps = round(times * run.settings.steps, 1 - len(str(run.settings.steps)))
+        return f"more steps (--steps {int(steps)})"
+    wanted = times * run.seconds
+    seconds = next((s for s in (10, 20, 30, 60, 120, 300, 600, 1200) if s >= wanted), 3600)
+    return f"more time (--seconds {seconds})"

@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 from inversionview.errors import SettingError, WeightsError, did_you_mean
 from inversionview.inputs import Inputs
+from inversionview.naming import LANGUAGE as LANGUAGE
+from inversionview.naming import SHIPPED as SHIPPED
+from inversionview.naming import STUDIES as STUDIES
 from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.counting import CountingInputs
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.ioi import IOIInputs
 from inversionview.tokens import Vocabulary
 
-SHIPPED = ("counting", "addition")
-LANGUAGE = ("ioi", "facts")
-STUDIES = (*SHIPPED, *LANGUAGE)
 OPTIONS = {"ioi": ("names",), "facts": ("facts",)}
 """Of each language model's study."""
 DEFAULT_MODEL = "SmolLM2-135M"

@@ -108,14 +108,33 @@ class AdditionInputs(Inputs):
 
     # -- positions and features ---------------------------------------------------------------------------------------
 
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text is no addition of two three-digit numbers, as a clause."""
+        text = "".join(TOKENS[i] for i in ids[1:] if i != self.eos)
+        parts = re.fullmatch(r"(\d+)\+(\d+)=(\d*)", text)
+        if parts is None:
+            return "it is not of the form 615+861=1476"
+        first, second, total = parts.groups()
+        if odd := next((number for number in (first, second) if not re.fullmatch(r"[1-9]\d\d", number)), None):
+            return f"both operands are numbers from 100 to 999, but one is {odd}"
+        right = str(int(first) + int(second))
+        if not total or total != right:
+            return f"{first} + {second} is {right}, " + (f"not {total}" if total else "and the sum is missing")
+        return None
+
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
-        """Name the digits F1–F3, S1–S3, A1–A4, ``+``, ``=``, and END, the last token before EOS."""
-        rows = len(tokens)
-        names = {name: np.full(rows, index) for name, index in POSITIONS.items()}
-        fourth = np.full(rows, -1)
-        if tokens.shape[1] > 12:
-            fourth = np.where(tokens[:, 12] < 10, 12, -1)
-        return {**names, "A4": fourth, **super().named_positions(tokens)}
+        """Name the digits F1–F3, S1–S3, A1–A4, ``+``, ``=``, and END, the last token before EOS.
+
+        Digits are named where ``+`` and ``=`` stand as they do between operands of three digits.
+        """
+        signs = {name: _only(tokens == sign) for name, sign in (("+", PLUS), ("=", EQUALS))}
+        first = signs["+"] == POSITIONS["+"]
+        both = first & (signs["="] == POSITIONS["="])
+        names = {name: signs.get(name, np.where(first if name[0] == "F" else both, at, -1)) for name, at in POSITIONS.items()}
+        for name, at in ANSWERS.items():
+            there = both & (tokens[:, at] < 10) if at < tokens.shape[1] else np.zeros_like(both)
+            names[name] = np.where(there, at, -1)
+        return {**names, **super().named_positions(tokens)}
 
     def features(self, tokens: Ids) -> dict[str, npt.NDArray[Any]]:
         """Return the features of Huang et al. 2024, Table 3.
@@ -157,6 +176,11 @@ def written(first: Ids, second: Ids) -> Ids:
         out[:, 9 + place] = np.where(long, four, three if place < 3 else AdditionInputs.eos)
     out[long, 13] = AdditionInputs.eos
     return out
+
+
+def _only(mask: npt.NDArray[np.bool_]) -> Ids:
+    """Return where the only true value of each row is, −1 where there is none or several."""
+    return np.where(mask.sum(1) == 1, mask.argmax(1), -1)
 
 
 def operands(tokens: Ids) -> tuple[Ids, Ids]:

@@ -7,7 +7,9 @@ all three query letters: C(26, 3) × 200 × 3 = 1,560,000 inputs.
 
 from __future__ import annotations
 
+import re
 import string
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import combinations
@@ -131,6 +133,23 @@ class CountingInputs(Inputs):
         return _replace(tokens, rng)
 
     # -- positions and features ---------------------------------------------------------------------------------------
+
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text is no counting input, as a clause."""
+        parts = re.fullmatch(r"([a-z]+)\|([a-z]):([1-9]?)", "".join(TOKENS[i] for i in ids[1:] if i != self.eos))
+        if parts is None:
+            return "it is not of the form vvc|v:2"
+        letters, asked, said = parts.groups()
+        counts = Counter(letters)
+        if len(counts) != 3:
+            return f"a string holds three distinct letters, but this one {len(counts)}"
+        if most := next((letter for letter, count in counts.items() if count > 9), None):
+            return f"a letter occurs at most nine times, but {most} {counts[most]} times"
+        if asked not in counts:
+            return f"the letter that is asked for, {asked}, is not in the string"
+        if str(counts[asked]) != said:
+            return f"{asked} occurs {counts[asked]} times, " + (f"not {said}" if said else "and the count is missing")
+        return None
 
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name the query character ``query``, the colon ``:`` and the last token before EOS ``END``."""

@@ -149,6 +149,11 @@ class FactsInputs(Inputs):
         """Return the tokens of ``rows``; a statement has no free part, so ``salt`` changes nothing."""
         return self._tokens[rows]
 
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text is no statement of the corpus, as a clause."""
+        known = self.rows_of(np.array([list(ids)]))[0] >= 0
+        return None if known else f"it is none of its {len(self):,} statements"
+
     # -- finding statements in tokens ---------------------------------------------------------------------------------
 
     def rows_of(self, tokens: Ids) -> Ids:

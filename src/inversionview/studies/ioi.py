@@ -167,6 +167,15 @@ class IOIInputs(Inputs):
         s1 = width - 1 - own[:, ::-1].argmax(1)
         return *(np.where(there, at, -1) for at in (others.argmax(1), s1, s2)), end
 
+    def why_not(self, ids: Sequence[int]) -> str | None:
+        """Return why a text is no prompt of the study, as a clause."""
+        tokens = np.array([list(ids)])
+        if self.fields(tokens)[0, 0] >= 0:
+            return None
+        if self._named(tokens)[0][0] < 0:
+            return f"it does not name two of its {len(self.names)} names and one of them again"
+        return f"it follows none of its {len(TEMPLATES)} templates with its places and objects"
+
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
         """Name IO, S1, the token after it, S2 and END, the last token, which predicts the answer.
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
 from inversionview.backend import Shape
+from inversionview.integrity import sealed, unsealed
 from inversionview.storage import replacing
+from inversionview.studies.shipped import FILES, check_shipped
 
 PUBLISHED = {
     "name mover": "9.9 10.0 9.6 9.0 9.7 10.1 10.2 10.6 10.10 11.2 11.9",
@@ -33,8 +35,15 @@ def published_heads(shape: Shape) -> list[NamedHead]:
 
 
 def shipped_heads(study: str, model: str, inputs: str) -> HeadTable | None:
-    """Return what is shipped for a study and a model's fingerprint, if its inputs are those of this fingerprint."""
-    return read_heads(Path(__file__).parent / "files" / study / f"heads-{model}.json", model, inputs)
+    """Return what is shipped for a study and a model's fingerprint, if its inputs are those of this fingerprint.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    path = FILES / study / f"heads-{model}.json"
+    if path.is_file():
+        check_shipped(f"{study}/{path.name}")
+    return read_heads(path, model, inputs)
 
 
 def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
@@ -47,7 +56,7 @@ def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
 def read_heads(path: Path, model: str, inputs: str) -> HeadTable | None:
     """Return a kept result; ``None`` where there is none, or it is damaged or of another model or other inputs."""
     try:
-        table = HeadTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+        table = HeadTable.from_json(unsealed(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return table if (table.fingerprint, table.inputs) == (model, inputs) else None
@@ -59,7 +68,8 @@ def keep_heads(table: HeadTable, path: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    heads = ",\n".join(json.dumps(head, ensure_ascii=False) for head in table.to_json()["heads"])
-    rest = json.dumps({key: value for key, value in table.to_json().items() if key != "heads"}, ensure_ascii=False)
+    content = sealed(table.to_json())
+    heads = ",\n".join(json.dumps(head, ensure_ascii=False) for head in content["heads"])
+    rest = json.dumps({key: value for key, value in content.items() if key != "heads"}, ensure_ascii=False)
     with replacing(path) as temporary:
         temporary.write_text(f'{rest[:-1]},\n"heads": [\n{heads}\n]}}\n', encoding="utf-8")

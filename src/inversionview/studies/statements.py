@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inversionview.errors import InputError
+from inversionview.studies.shipped import FILES, check_shipped
 
 NONE = "–"
 """The relation of a sentence that asks for nothing, and the value of a feature that an input lacks."""
@@ -119,7 +120,8 @@ def read_statements(source: str | Path | None = None) -> list[Statement]:
 
 
 def _shipped() -> Iterator[Statement]:
-    path = Path(__file__).parent / "files" / "facts" / "subjects.jsonl"
+    path = FILES / "facts" / "subjects.jsonl"
+    check_shipped("facts/subjects.jsonl")
     for line in path.read_text(encoding="utf-8").splitlines():
         subject = json.loads(line)
         attributes = {"kind": subject["kind"], **subject["attributes"]}

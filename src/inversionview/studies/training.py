@@ -7,6 +7,7 @@ Muon and AdamW, linear decay to zero.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 
 from inversionview import optim
-from inversionview.errors import UnknownStudyError, did_you_mean
+from inversionview.errors import DivergenceError, UnknownStudyError, did_you_mean
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids, Inputs
+from inversionview.locks import locked
 from inversionview.sites import Site
 from inversionview.storage import replacing
 from inversionview.studies import shipped_inputs
@@ -76,6 +78,10 @@ def train_probed(
 
     Returns:
         ``accuracy`` (share of test inputs whose answer is right), ``minutes``, ``inputs`` seen.
+
+    Raises:
+        DivergenceError: the loss is not finite any more; nothing is written.
+        StorageError: ``out`` cannot be written.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils import logging
@@ -102,6 +108,8 @@ def train_probed(
             loss = _loss(model, torch.from_numpy(tokens).to(device), recipe.answer_only) / recipe.groups
             loss.backward()
             total += loss.item()
+        if not math.isfinite(total):
+            raise DivergenceError(f"The training diverged: at step {step} the loss is {total}. Train anew with another --seed.")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -169,8 +177,12 @@ def train_shipped(
 
     Raises:
         UnknownStudyError: there is no such study.
+        LockedError: another process trains into that folder.
+        DivergenceError: the loss is not finite any more.
     """
     if study not in RECIPES:
         raise UnknownStudyError(f"There is no study {study!r}; there are {', '.join(RECIPES)}.{did_you_mean(study, RECIPES)}")
     recipe = RECIPES[study] if inputs is None else replace(RECIPES[study], inputs=inputs)
-    return train_probed(shipped_inputs(study), recipe, out, seed=seed, device=device, report=report)
+    place = out.resolve()
+    with locked(place.with_name(f".{place.name}.lock"), out):  # not within, as the folder is replaced as a whole
+        return train_probed(shipped_inputs(study), recipe, out, seed=seed, device=device, report=report)

@@ -45,7 +45,7 @@ def write_figure(draw: Callable[[], Figure], path: Path, dpi: int = 150) -> None
 def write_page(figure: Any, path: Path) -> None:
     """Write a plotly figure as one HTML file that holds plotly itself and needs no network."""
     with replacing(path) as temporary:
-        temporary.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+        temporary.write_text(figure.to_html(include_plotlyjs=True, full_html=True, div_id="figure"), encoding="utf-8")
 
 
 def write_records(records: list[dict[str, Any]], path: Path) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analysis.flow import FLOOR, OTHERS, Edge, Flow, stream
+from inversionview.distances import epsilon_text
 from inversionview.sites import Site
 from inversionview.views.files import check_formats, write_figure, write_page, write_records
 
@@ -70,8 +71,8 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
         f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head, and the stream "
         f"that it reads, each alone does at least {flow.least_effect:.0%} of what patching everything does, over pairs that "
         f"differ in the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV "
-        f"have them. Bits: what both ends know within ε = {flow.epsilon:g}, over {flow.inputs:,} inputs. Contrasts: "
-        f"{pairs or 'none'}."
+        f"have them. Bits: what both ends know within {epsilon_text(flow.epsilon, flow.distance)}, over {flow.inputs:,} "
+        f"inputs. Contrasts: {pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
 

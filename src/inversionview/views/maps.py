@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from inversionview.analysis.features import Cell, FeatureTable
 from inversionview.analysis.places import Curve
+from inversionview.distances import epsilon_text
 from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _bits(cells: dict[tuple[str, str], Cell], site: str, feature: str) -> float:
 
 def _title(table: FeatureTable) -> str:
     which = f" where {', '.join(table.where)}" if table.where else ""
-    return f"{table.study}: bits about each feature{which} (ε = {table.epsilon:g})"
+    return f"{table.study}: bits about each feature{which} ({epsilon_text(table.epsilon, table.distance)})"
 
 
 def feature_figure(table: FeatureTable) -> Figure:
@@ -145,7 +146,7 @@ def curve_figure(curves: Sequence[Curve]) -> Figure:
         ax.set_xticks(curves[0].epsilons, [f"{e:g}" for e in curves[0].epsilons], fontsize=8)
         ax.minorticks_off()
         ax.set_title(f"at {position}", fontsize=10)
-        ax.set_xlabel("ε")
+        ax.set_xlabel(f"ε ({curves[0].distance})")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("mean information (bits)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
@@ -165,7 +166,7 @@ def curve_page(curves: Sequence[Curve]) -> Any:
         line = graph_objects.Scatter(x=c.epsilons, y=values, error_y=bars, name=c.site, legendgroup=c.site,
                                      showlegend=c.position == positions[0])  # fmt: skip
         figure.add_trace(line, row=1, col=positions.index(c.position) + 1)
-    figure.update_xaxes(type="log", title="ε").update_yaxes(title="mean information (bits)", col=1)
+    figure.update_xaxes(type="log", title=f"ε ({curves[0].distance})").update_yaxes(title="mean information (bits)", col=1)
     return figure.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
 
 
@@ -191,7 +192,15 @@ def save_curves(curves: Sequence[Curve], path: Path) -> None:
     if path.suffix.lower() in (".csv", ".parquet"):
         write_records(
             [
-                {"site": c.site, "position": c.position, "epsilon": e, "bits": m.value, "bits_low": m.low, "bits_high": m.high}
+                {
+                    "site": c.site,
+                    "position": c.position,
+                    "distance": c.distance,
+                    "epsilon": e,
+                    "bits": m.value,
+                    "bits_low": m.low,
+                    "bits_high": m.high,
+                }
                 for c in curves
                 for e, m in zip(c.epsilons, c.bits, strict=True)
             ],

@@ -286,13 +286,13 @@ def _threshold_figure(study: Threshold) -> Figure:
     )  # fmt: skip
     names = [f"{name} = {visible(str(study.values[name]))}" for name in curves]
     bottom.set_yticks(np.arange(len(curves)) + 0.5, names, parse_math=False)
-    bottom.set(xlabel="ε (D)")
+    bottom.set(xlabel=f"ε ({study.kind})")
     bottom.invert_yaxis()
     figure.colorbar(shades, ax=bottom, label="share inside", pad=0.01)
     for number, gap in enumerate(study.gaps):
         top.axvspan(gap.start, gap.stop, color=SUGGESTED, alpha=0.18, lw=0, label=None if number else "gaps")
     for axes in (top, bottom):
-        axes.axvline(study.epsilon, color=LINE, lw=1.2, label=f"ε of the study, {study.epsilon:g}")
+        axes.axvline(study.epsilon, color=LINE, lw=1.2, label=f"ε of the study, {study.epsilon:g} ({study.kind})")
         if study.suggested is not None:
             axes.axvline(study.suggested, color=SUGGESTED, lw=1.2, ls="--", label=f"suggested ε, {study.suggested:.3f}")
     top.legend(fontsize=6.5, frameon=False, loc="upper left")
@@ -326,7 +326,7 @@ def _threshold_page(study: Threshold) -> Any:
         if study.suggested is not None:
             figure.add_vline(study.suggested, line_color=SUGGESTED, line_dash="dash", row=row, col=1)
     figure.update_xaxes(type="log", range=np.log10([ladder[0], ladder[-1]]).tolist())
-    figure.update_xaxes(title_text="ε (D)", row=2)
+    figure.update_xaxes(title_text=f"ε ({study.kind})", row=2)
     figure.update_yaxes(type="log", title_text="inputs", row=1)
     figure.update_yaxes(autorange="reversed", row=2)
     note = f"<b>{html.escape(label(study.query))}</b> Blue: ε of the study. Green: gaps, dashed the suggested ε."

@@ -13,6 +13,7 @@ from inversionview.analysis.agreement import Agreement
 from inversionview.analysis.features import Cell, FeatureTable
 from inversionview.analysis.places import Curve
 from inversionview.analysis.truth import SiteTruth
+from inversionview.distances import epsilon_text
 from inversionview.information import Mean
 from inversionview.preimage.completeness import Completeness, Scores
 from inversionview.preimage.threshold import Threshold
@@ -40,7 +41,7 @@ def feature_table(table: FeatureTable, most: int = 5) -> Group:
     where = "at the query's position" if table.fixed else "the least over the bank's positions"
     queries = max(t.queries for t in table.totals)
     which = f" where {', '.join(table.where)}" if table.where else ""
-    note = f"ε = {table.epsilon:g}, {table.distance}, {where}; {queries} queries over {table.inputs:,} inputs{which}; "
+    note = f"{epsilon_text(table.epsilon, table.distance)}, {where}; {queries} queries over {table.inputs:,} inputs{which}; "
     parts.append(
         Text(note + "95 % intervals; ≥: some queries had no other input inside ε; the features are the others'.", style="dim")
     )
@@ -58,7 +59,8 @@ def _told(cell: Cell) -> Text:
 
 def curve_table(curves: Sequence[Curve]) -> Table:
     """Return mean bits of every site and position, a column for each ε."""
-    grid = Table(box=None, pad_edge=False, header_style="dim")
+    about = f"mean bits by ε ({curves[0].distance})"
+    grid = Table(box=None, pad_edge=False, header_style="dim", caption=about, caption_justify="left")
     grid.add_column("at")
     grid.add_column("site")
     for epsilon in curves[0].epsilons:
@@ -96,7 +98,8 @@ def agreement_table(result: Agreement) -> Group:
         shown = (Text(f"{p.tv:.3f} ({p.chance:.3f})", style="bold" if p.tv > 2 * p.chance + 0.01 else "") for p in cells)
         table.add_row(feature, *shown)
     drawn = ", ".join(f"{name} {count:,}" for name, count in result.draws.items())
-    note = f"total variation of a feature inside ε = {result.epsilon:g}, in brackets what chance gives; inputs: {drawn}"
+    within = epsilon_text(result.epsilon, result.distance)
+    note = f"total variation of a feature inside {within}, in brackets what chance gives; inputs: {drawn}"
     mixed = "" if result.mixed is not False else "\nThe walk is not mixed: give it more --seconds."
     return Group(query_line(result.query), Text(), table, Text(), Text(note + mixed, style="dim"))
 
@@ -119,8 +122,9 @@ def completeness_table(results: Sequence[Completeness]) -> Group:
         table.add_row(marked(q.tokens, q.position), q.site.short, f"{int(result.inside.sum()):,}", *numbers)
     first = results[0]
     note = (
-        f"{len(first.rows):,} inputs, inside: D ≤ {first.epsilon:g} ({first.kind}). recall: share of the inputs inside, the "
-        "query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least probable inside."
+        f"{len(first.rows):,} inputs, inside: within {epsilon_text(first.epsilon, first.kind)}. recall: share of the inputs "
+        "inside, the query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least "
+        "probable inside."
     )
     return Group(table, Text(), Text(note, style="dim"))
 
@@ -151,11 +155,16 @@ def threshold_table(study: Threshold) -> Group:
     chance = [Text(f"{share:.2f}", style="dim") for share in (study.base[name] for name in names)]
     table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *chance)
     table.add_row(Text("query", style="dim"), "", "", *(visible(str(study.values[name])) for name in names))
-    lines = [f"ε of the study: {study.epsilon:g}. Features: share of the inputs inside, the query left out, with its value."]
+    own = f"{epsilon_text(study.epsilon, study.kind)} is the study's"
+    lines = [f"{own}. Features: share of the inputs inside, the query left out, with its value."]
     if study.suggested is None:
         lines.append("No ε is suggested: the distances have no gap.")
     for i, gap in enumerate(study.gaps):
-        what = f"Suggested: ε = {gap.epsilon:.3f}, in the widest gap" if i == 0 else f"Another gap is at {gap.epsilon:.3f}"
+        what = (
+            f"Suggested: ε = {gap.epsilon:.3f} ({study.kind}), in the widest gap"
+            if i == 0
+            else f"Another gap is at {gap.epsilon:.3f}"
+        )
         lines.append(f"{what}: from {gap.start:.3f} to {gap.stop:.3f} the {gap.inside:,} inputs inside grow by 10 % at most.")
     return Group(query_line(study.query), Text(), table, Text(), *(Text(line, style="dim") for line in lines))
 

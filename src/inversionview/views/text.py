@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from inversionview.analysis.common import Common, Told
 from inversionview.information import Bits
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.walk.report import WalkReport
@@ -131,34 +132,99 @@ def preimage_table(preimage: Preimage) -> Group:
     for sample in shown.outside:
         _row(table, sample, repeated, preimage.query.tokens)
     if preimage.walk is not None:
-        legend = _walk_note(shown, preimage.walk, preimage.bits)
+        legend = _walk_note(preimage, preimage.walk, preimage.bits)
     else:
-        legend = _corpus_note(shown, preimage.bits, preimage.recall) if preimage.bits else _decoder_note(shown)
-    return Group(query_line(preimage.query), Text(), table, Text(), legend)
+        legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
+    common = None if preimage.study is None else preimage.study.common(preimage)
+    told = [] if common is None else [Text(), *_common_block(common)]
+    notes = [Text(note, style="yellow") for note in preimage.notes]
+    return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend, *told, Text(), _shown_note(shown))
 
 
-def _decoder_note(shown: Preimage) -> Text:
-    inside = len(shown.inside)
-    note = f"{inside} inside, {len(shown) - inside} outside shown, of {shown.candidates} candidates, each run through "
-    legend = Text(note + "the model.\n", style="dim")
-    legend.append_text(Text.assemble(("caused", colour(0.8)), " or ", ("suppressed", colour(-0.8)), " by the activation; "))
-    return legend.append("(…) where D is reached.")
+def _share(inside: int, of: int, what: str) -> Text:
+    """Return how many of all that was measured lie inside ε, and as a share."""
+    share = 100 * inside / of if of else 0.0
+    said = f" ({share:#.2g} %)".replace(". %", " %") if 0 < inside < of else ""
+    return Text(f"{inside:,} of {of:,} {what} lie inside ε{said}", style="bold")
 
 
-def _corpus_note(shown: Preimage, bits: Bits, recall: float | None) -> Text:
-    line = Text(f"{bits.hits:,} of {bits.inputs:,} inputs lie inside ε", style="bold")
+def _shown_note(shown: Preimage) -> Text:
+    """Return that the rows are a choice, and what the marks mean."""
+    note = Text(f"Shown: {rows_shown(shown)}; each was run through the model. ", style="dim")
+    if any(sample.effect is not None for sample in shown):
+        note = Text.assemble(note, ("caused", colour(0.8)), (" or ", "dim"), ("suppressed", colour(-0.8)))
+        note.append(" by the activation; ", style="dim")
+    return note.append("(…) where D is reached.", style="dim")
+
+
+def rows_shown(preimage: Preimage) -> str:
+    """Return which inputs the rows are: all inside ε or some by lot, and the nearest outside."""
+    inside, outside = len(preimage.inside), len(preimage.outside)
+    every = "this one" if inside == 1 else f"all {inside} of these"
+    some = "none" if not inside else every if preimage.distinct == inside else f"{inside} of these by lot"
+    return f"{some} and the {outside} nearest outside" if outside else some
+
+
+def _decoder_note(preimage: Preimage) -> Text:
+    if preimage.inside_count is None:
+        return Text(f"{preimage.candidates:,} candidates were measured.", style="dim")
+    line = _share(preimage.inside_count, preimage.candidates, "candidates of the decoder")
+    return line.append(f"; {preimage.distinct:,} of these are distinct.", style="not bold")
+
+
+def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
+    line = _share(bits.hits, bits.inputs, "inputs of the corpus")
     if bits.hits:
-        line.append(f": {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]\n")
+        line.append(f": {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]; the query itself is left out.")
     else:
-        line.append(f": more than {bits.low:.2f} bits; the nearest are shown\n")
-    if recall is not None:
-        line.append(f"Approximate: finds {recall:.1%} of what lies inside, measured on random queries.\n")
-    inside = len(shown.inside)
-    note = f"{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
-    return line.append(note + "(…) where D is reached.", style="dim not bold")
+        line.append(f": more than {bits.low:.2f} bits; the nearest are shown.")
+    if preimage.recall is not None:
+        line.append(f"\nApproximate: finds {preimage.recall:.1%} of what lies inside, measured on random queries.")
+    return line
 
 
-def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
+COMMON = 5
+"""Features that are told below a reading, the most telling ones."""
+
+
+def _common_block(told: Told) -> list[Text | Table]:
+    """Return what is common inside ε, with intervals, and what a reader must know of it."""
+    parts: list[Text | Table] = []
+    if told.features:
+        counted = f"all {told.counted:,}" if told.counted == told.inside else f"{told.counted:,} of them"
+        parts.append(Text(f"Common inside ε ({f'{told.counted:,} draws' if told.source == 'walk' else counted}):"))
+        grid = Table.grid(padding=(0, 2))
+        for one in told.telling[:COMMON]:
+            grid.add_row(*_feature(one))
+        parts.append(grid)
+    return parts + ([Text(told.note, style="yellow")] if told.note else [])
+
+
+def _feature(one: Common) -> tuple[Text, ...]:
+    """Return a feature's value, its share and its bits or, of a decoder, how far its samples are from the preimage."""
+    style = "" if one.trusted else "dim"
+    bits = _bits(one.bits, one.bits_low, one.bits_high)
+    if one.divergence is not None:
+        bits = f"KL {one.divergence:.2f} bits (chance {one.chance:.2f})"
+    value = Text(f"  {one.feature} = {visible(str(one.value))}", style=style)
+    mark = "" if one.trusted else "≠ " if one.divergence is not None else "? "
+    return value, Text(f"{mark}{interval(one.share, one.low, one.high)}", style=style), Text(bits, style=style)
+
+
+def _bits(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return ""
+    ends = ", ".join("–" if end is None else f"{end:.1f}" for end in (low, high))
+    return f"{value:.1f} bits [{ends}]".replace("-", "−")
+
+
+def interval(share: float, low: float, high: float) -> str:
+    """Return a share with its 95 % interval, in whole per cent, in tenths where it is small."""
+    digits = 1 if high < 0.0995 else 0
+    return f"{100 * share:.{digits}f} % [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def _walk_note(preimage: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     line = Text(f"{walk.members:,} distinct members", style="bold")
     line.append(f" in {walk.seconds:.1f} s ({walk.members_per_second:,.0f}/s), of {walk.measured:,} inputs measured")
     if bits is not None and bits.high is not None:
@@ -168,23 +234,19 @@ def _walk_note(shown: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     elif bits is not None:
         line.append(f"; more than {bits.low:.2f} bits")
     common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))
-    if common:
+    if common and (preimage.study is None or preimage.study.bare):  # else they are told with intervals
         told = ", ".join(f"{f.feature} {f.share:.0%}" for f in common[:12])
-        line.append(f"\nas in the query: {told}", style="not bold")
+        line.append(f"\nas in the query{'' if walk.mixed else ', so far'}: {told}", style="not bold")
     if walk.features and walk.mixed:
+        forgotten = "" if walk.forgotten is None else f", the query forgotten after {walk.forgotten} steps"
         line.append(
-            f"\nMixed: R̂ ≤ {walk.r_hat:.3f}, at least {walk.ess:,.0f} effective draws of each feature", style="not bold"
-        )
-        line.append(
-            "." if walk.forgotten is None else f"; the query was forgotten after {walk.forgotten} steps.", style="not bold"
+            f"\nThe chains agree on every feature, so these shares can be relied on (mixed: R̂ ≤ {walk.r_hat:.3f}, at least "
+            f"{walk.ess:,.0f} effective draws{forgotten}).",
+            style="not bold",
         )
     for note in walk.notes:
         line.append(f"\n{note}", style="yellow not bold")
-    inside = len(shown.inside)
-    note = (
-        f"\n{inside} inside, {len(shown) - inside} outside shown, each run through the model; the query itself is left out.\n"
-    )
-    return line.append(note + "(…) where D is reached.", style="dim not bold")
+    return line
 
 
 def _row(table: Table, sample: Sample, repeated: bool, ends: Sequence[str]) -> None:

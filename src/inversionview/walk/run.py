@@ -30,6 +30,10 @@ _ALONE = 500
 """Steps after which a walk that waits for its features to mix gives up where it has found nothing but the query."""
 _DROPPED = 0.2
 """Share of all steps at the beginning of which nothing is counted."""
+_SECONDS, _PATIENCE = 10.0, 60.0
+"""A walk that nothing else ends has the first, and up to the second where a model is so slow that it has hardly walked."""
+_WALKED = 3
+"""So many times the warm-up are the steps that such a walk makes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class WalkSettings:
 
     Attributes:
         chains: at the wanted ε.
-        seconds: after so many it ends; 10 where nothing else ends it.
+        seconds: after so many it ends; where nothing else ends it 10, on slow models more, so that it gets beyond its warm-up.
         steps: after so many it ends; then the seed fixes all that it finds.
         until_mixed: it ends as soon as every feature is mixed.
         bits_within: it ends as soon as the interval of the bits reaches no further than this to either side.
@@ -57,6 +61,8 @@ class WalkSettings:
     population: int = 512
     warm: int = 50
     seed: int = 0
+    patient: bool = field(default=False, init=False)
+    """Nothing was set to end it."""
 
     @property
     def warm_up(self) -> int:
@@ -65,7 +71,8 @@ class WalkSettings:
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None and not self.until_mixed and self.bits_within is None:
-            object.__setattr__(self, "seconds", 10.0)
+            object.__setattr__(self, "seconds", _SECONDS)
+            object.__setattr__(self, "patient", True)
         if self.bits_within is not None and not (self.bits_within > 0 and self.exchange):
             raise SettingError("bits_within must be positive, and goes with exchange: bits come from a ladder of ε.")
         if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
@@ -99,7 +106,7 @@ class Walk:
 
     @property
     def seconds(self) -> float:
-        """Time since it began."""
+        """Time since it began, without what its reports took: there a walk may have to wait for others."""
         return time.perf_counter() - self.began
 
     def go(self) -> None:
@@ -119,12 +126,17 @@ class Walk:
 
     def _climb(self) -> None:
         """Make the ladder, in half of the time at most."""
-        most = None if self.settings.seconds is None else self.settings.seconds / 2
+        most = _PATIENCE if self.settings.patient else self.settings.seconds
+        most = None if most is None else most / 2
         self.ladder = build(
-            self.kernel, self.pool.epsilon, self.settings.population, self.rng, seen=self._take,
+            self.kernel, self.pool.epsilon, self.settings.population, self.rng, seen=self._drawn,
             report=lambda epsilon, level: self._tell(self._share(), f"level {level} at ε = {epsilon:.3g}"),
             stop=lambda: most is not None and self.seconds > most,
         )  # fmt: skip
+
+    def _drawn(self, trial: Trial) -> None:
+        self._take(trial)
+        self._tell(self._share())
 
     def _chains(self) -> Chains:
         epsilon = self.pool.epsilon
@@ -154,14 +166,22 @@ class Walk:
     def _share(self) -> float:
         shares = [0.0]
         if self.settings.seconds is not None:
-            shares.append(self.seconds / self.settings.seconds)
+            shares.append(min(self.seconds / self.settings.seconds, self._walked if self.settings.patient else 1.0))
         if self.settings.steps is not None and self.chains is not None:
             shares.append(self.chains.steps / self.settings.steps)
         return min(1.0, max(shares))
 
+    @property
+    def _walked(self) -> float:
+        """How far a patient walk has got with its steps, or with its patience."""
+        steps = 0 if self.chains is None else self.chains.steps
+        return max(steps / max(1, _WALKED * self.settings.warm_up), self.seconds / _PATIENCE)
+
     def _tell(self, share: float, note: str = "") -> None:
         if self.report is not None:
+            told = time.perf_counter()
             self.report(share, note or f"{self.pool.members:,} members, {self.pool.members / self.seconds:,.0f}/s")
+            self.began += time.perf_counter() - told
 
     def _over(self) -> bool:
         """Time or steps are up, or what the settings wait for has come; that is looked at ever more seldom."""

@@ -191,7 +191,7 @@ class Explorer {
       text: this.state.text || info.default.text,
     });
     this.state.at ||= info.default.at;
-    this.state.epsilon ||= String(info.epsilon);
+    this.state.epsilon ||= this.usual(this.state.site);
     this.studies.value = id;
     const model = info.model === info.name ? [] : [info.model];
     const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
@@ -208,10 +208,17 @@ class Explorer {
     await this.refresh();
   }
 
+  /** The ε of a site unless the reader moves it. */
+  usual(site) {
+    return String(this.info.sites.find(({ short }) => short === site)?.epsilon ?? this.info.epsilon);
+  }
+
   /** Take a change of the state, a step that one can go back from, and ask for what it changes. */
   change(changed, all = false) {
     const text = "text" in changed && changed.text !== this.place?.text;
+    const untouched = this.state.epsilon === this.usual(this.state.site);
     Object.assign(this.state, changed);
+    if (untouched && !("epsilon" in changed)) this.state.epsilon = this.usual(this.state.site);
     this.step = true;
     return this.refresh(text || all || "at" in changed, text || all);
   }
@@ -267,7 +274,7 @@ class Explorer {
     try {
       return await ask(at);
     } catch (error) {
-      if (!/^\d+$/.test(at) || !this.place || text === this.place.text || error.name !== "Error") throw error;
+      if (!/^#?\d+$/.test(at) || !this.place || text === this.place.text || error.name !== "Error") throw error;
       const place = await ask(this.info.default.at);
       this.state.at = this.info.default.at;
       return place;
@@ -333,7 +340,7 @@ class Explorer {
     this.place = { ...this.place, position: index };
     this.tokens();
     const name = Object.entries(this.place.names).find(([, i]) => i === index)?.[0];
-    return this.change({ at: name ?? String(index) });
+    return this.change({ at: name ?? `#${index}` });
   }
 
   move(step) {
@@ -419,8 +426,8 @@ class Explorer {
   }
 
   /** A reading without rows yet. The query's features come at its end, unless another of its text has told them. */
-  begunReading(data, site, { source, epsilon, distance, seed }, before) {
-    const { attention, ...place } = data;
+  begunReading(data, site, { epsilon, distance, seed }, before) {
+    const { attention, source, ...place } = data;
     const query = {
       text: place.text,
       tokens: place.tokens,
@@ -431,7 +438,7 @@ class Explorer {
     };
     const known = before?.study === this.state.study && before.place.text === place.text ? before.features : null;
     const unknown = { names: this.info.features, query: {}, prior: {}, entropy: {} };
-    const features = this.info.features.length ? { ...(known ?? unknown), values: [] } : null;
+    const features = this.info.features.length ? { ...(known ?? unknown), values: [], inside: null } : null;
     const preimage = {
       query,
       distance,

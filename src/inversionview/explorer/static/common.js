@@ -1,11 +1,10 @@
-// What is common: features of the query that the rows inside ε share, most telling first, as bits of those to be told.
+// What is common inside ε: features of the query, most telling first, with the share that has the query's value and its bits.
 
-import { el, fixed, percent, say } from "./dom.js";
-import { common, spread } from "./stats.js";
+import { el, fixed, number, percent, say } from "./dom.js";
 
 const FIRST = 5;
 
-/** Make the list; `set(rows, features, counts)` prepares, `show(k)` fills in; `onPick(index)` when one is clicked. */
+/** Make the list; `set(features)` prepares, `show(told)` fills in what `told` says; `onPick(index)` when one is clicked. */
 export function commons(onPick) {
   const list = el("div.common-rows", { role: "list" });
   const more = el("button.quiet.more", {
@@ -14,16 +13,15 @@ export function commons(onPick) {
     onclick: () => {
       open = !open;
       build();
-      show(last);
+      if (last) show(last);
     },
   });
-  const element = el("div.common", { role: "group", "aria-label": "What is common inside ε" }, list, more);
-  let rows = [],
-    features = null,
-    counts = [],
+  const basis = el("p.basis");
+  const element = el("div.common", { role: "group", "aria-label": "What is common inside ε" }, basis, list, more);
+  let features = null,
     slots = [],
     open = false,
-    last = 0,
+    last = null,
     scale = 1,
     picked = null;
 
@@ -38,7 +36,8 @@ export function commons(onPick) {
   function slot() {
     const name = el("button.quiet.name", { type: "button" });
     const there = el("i.there"),
-      told = el("i.told");
+      told = el("i.told"),
+      reach = el("i.reach");
     const values = el("span.values"),
       share = el("span.share"),
       bits = el("span.bits");
@@ -47,46 +46,53 @@ export function commons(onPick) {
         "div.feature",
         { role: "listitem" },
         name,
-        el("span.meter", { "aria-hidden": "true" }, there, told),
+        el("span.meter", { "aria-hidden": "true" }, there, told, reach),
         values,
         share,
         bits,
       ),
     };
     name.addEventListener("click", () => onPick(one.index));
-    return Object.assign(one, { name, there, told, values, share, bits });
+    return Object.assign(one, { name, there, told, reach, values, share, bits });
   }
 
-  function show(k) {
-    last = k;
+  function show(told) {
+    last = told;
     if (!features) return;
-    const found = common(features, counts, k);
+    say(basis, told.sentence);
+    basis.title = told.sentence;
     slots.forEach((one, i) => {
-      const { name, index, value, share, bits, most } = found[i];
+      const entry = told.entries[i];
+      const { name, index, value, bits, bits_low: low, bits_high: high, most } = entry;
+      const wide = (share) => `${(100 * Math.max(0, share ?? 0)) / scale}%`;
       one.index = index;
       say(one.name, name);
       one.name.title = `${name} = ${value} in the query; show it beside each row`;
+      one.name.dataset.value = value;
       one.name.setAttribute("aria-pressed", String(index === picked));
-      one.there.style.setProperty("width", `${(100 * (most ?? 0)) / scale}%`);
-      one.told.style.setProperty("width", `${(100 * Math.max(0, bits ?? 0)) / scale}%`);
-      say(one.values, k ? spread(rows, index, k) : "–");
-      say(one.share, share === null ? "–" : percent(share));
-      say(one.bits, bits === null ? "–" : `${fixed(bits, 1)} bits`);
+      one.element.classList.toggle("biased", !entry.trusted);
+      one.there.style.setProperty("width", wide(most));
+      one.told.style.setProperty("width", wide(bits));
+      one.reach.style.setProperty("left", wide(low));
+      one.reach.style.setProperty("width", bits === null ? "0" : wide(high - Math.max(0, low ?? 0)));
+      say(one.values, entry.told);
       one.values.title = `in the query ${value}`;
+      say(one.share, shareOf(entry));
+      one.share.title = entry.share === null ? "" : `${number(Math.round(entry.agreeing))} of ${number(Math.round(entry.counted))}, with a 95 % interval`;
+      say(one.bits, bitsOf(entry));
+      one.bits.title = worthOf(entry);
     });
-    return found;
   }
 
   return {
     element,
     show,
-    best: (k) => common(features, counts, k).find(({ bits }) => bits !== null)?.index ?? 0,
     pick(index) {
       picked = index;
     },
-    set(newRows, newFeatures, newCounts) {
+    set(newFeatures) {
       const same = features && newFeatures && features.names.join() === newFeatures.names.join();
-      [rows, features, counts] = [newRows, newFeatures, newCounts];
+      features = newFeatures;
       element.hidden = !features;
       if (!features) return;
       scale = Math.max(
@@ -96,4 +102,27 @@ export function commons(onPick) {
       if (!same) build();
     },
   };
+}
+
+/** A share with its 95 % interval; one that is not the preimage's is marked, and has none. */
+export function shareOf({ share, low, high, trusted, divergence }) {
+  if (share === null) return "–";
+  if (!trusted) return `${divergence === null || divergence === undefined ? "?" : "≠"} ${percent(share)}`;
+  if (low === high) return percent(share);
+  const digits = high < 0.0995 ? 1 : 0;
+  const [at, from, to] = [share, low, high].map((part) => (100 * part).toFixed(digits));
+  return `${at} % [${from}–${to}]`;
+}
+
+/** Bits or, of a decoder, how far its samples were measured to be from the exact preimage. */
+export function bitsOf({ bits, divergence }) {
+  if (divergence !== null && divergence !== undefined) return `KL ${fixed(divergence, 1)}`;
+  return bits === null || bits === undefined ? "–" : `${fixed(bits, 1)} bits`;
+}
+
+function worthOf({ bits, bits_low: low, bits_high: high, most, divergence, chance }) {
+  if (divergence !== null && divergence !== undefined)
+    return `its samples differ from the exact preimage by ${fixed(divergence, 2)} bits of KL, ${fixed(chance, 2)} by chance`;
+  if (bits === null || bits === undefined) return "";
+  return `${fixed(bits, 2)} bits [${low === null ? "–" : fixed(low, 2)}, ${fixed(high, 2)}] of ${fixed(most, 2)} at most`;
 }

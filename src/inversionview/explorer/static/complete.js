@@ -51,10 +51,11 @@ export function completenessOf(ask) {
   };
 }
 
-function verdict({ recall, percentile, epsilon }) {
-  if (recall === null) return `No other input that was scored lies inside ε = ${threshold(epsilon)}.`;
+function verdict({ recall, percentile, epsilon, distance }) {
+  const within = `ε = ${threshold(epsilon)} (${distance})`;
+  if (recall === null) return `No other input that was scored lies inside ${within}.`;
   return (
-    `Of the inputs inside ε = ${threshold(epsilon)}, ${percent(recall)} are likelier to be drawn than 95 % of those outside ` +
+    `Of the inputs inside ${within}, ${percent(recall)} are likelier to be drawn than 95 % of those outside ` +
     `(log p above ${fixed(percentile, 1)}, the dashed line).`
   );
 }

@@ -61,7 +61,7 @@ export function distances(onMove) {
       const x = place(epsilon, most);
       clip.setAttribute("width", (x * AXIS).toFixed(2));
       slider.value = Math.round(x * NOTCHES);
-      slider.setAttribute("aria-valuetext", `ε = ${threshold(epsilon)}, ${number(inside)} of ${number(total)} inside`);
+      slider.setAttribute("aria-valuetext", `ε = ${threshold(epsilon)}, ${number(inside)} of the ${number(total)} rows shown inside`);
     },
   };
 }

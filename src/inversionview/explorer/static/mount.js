@@ -96,6 +96,6 @@ export function legend() {
     el("span", {}, el("span.t.at", {}, el("span.word", {}, "token")), " where the distance is reached. "),
     el("span", {}, el("span.t.attended", { style: { "--a": 0.9 } }, "token"), " attended to by the head. "),
     el("span", {}, el("span.m", {}, "·"), " a space on its own, ", el("span.m", {}, "⏎"), " a line end. "),
-    el("span", {}, "Bars of common features: bits told, of those there are to tell."),
+    el("span", {}, "Bars of common features: bits told, of those there are to tell; in brackets and as lines 95 % intervals; ≠ marks shares of a decoder's samples that were measured to differ from the preimage's."),
   );
 }

@@ -1,11 +1,11 @@
 // One panel: what a reading is, what its rows have in common, how distances spread, and the rows with the line at ε.
 
 import { commons } from "./common.js";
-import { el, framed, number, percent, plural, say, threshold } from "./dom.js";
+import { el, framed, number, percent, say, threshold } from "./dom.js";
 import { distances, epsilonField } from "./histogram.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, insideCount, ranked } from "./stats.js";
+import { agreeing, amount, chosen, common, insideCount, ranked } from "./stats.js";
 import { positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -36,6 +36,8 @@ export class Panel {
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
+    this.metric = el("span.metric");
+    this.choice = el("p.choice");
     this.filter = el("input.filter", {
       type: "search",
       placeholder: "filter",
@@ -79,11 +81,11 @@ export class Panel {
           el(
             "div.distances",
             { role: "group", "aria-label": "Distances and ε" },
-            el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element), this.inside),
+            el("div.epsilon-line", {}, el("label", {}, "ε = ", this.field.element, this.metric), this.inside),
             this.histogram.element,
           ),
         ),
-        el("div", {}, this.tools, this.query, this.rows.element),
+        el("div", {}, this.tools, this.choice, this.query, this.rows.element),
       ),
       this.notes,
       this.footer,
@@ -104,8 +106,10 @@ export class Panel {
     this.expect(query.site, positionName(reading));
     const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
     say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
+    say(this.metric, ` (${distance})`);
     this.ask();
-    const notes = reading.preimage.walk?.notes ?? [];
+    const told = [reading.features?.inside?.note, ...(reading.preimage.notes ?? [])];
+    const notes = [...told, ...(reading.preimage.walk?.notes ?? [])].filter(Boolean);
     say(this.notes, notes.join(" "));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
@@ -121,15 +125,16 @@ export class Panel {
   fill(reading, epsilon) {
     const features = reading.features;
     this.sorted = ranked(reading);
-    this.counts = features ? agreeing(this.sorted, features) : [];
+    this.tally = features && agreeing(this.sorted, features, features.inside?.source);
     this.most = Math.max(1.5 * reading.preimage.epsilon, ...this.sorted.map(({ sample }) => sample.distance)) || 1;
     this.epsilon = epsilon;
-    this.common.set(this.sorted, features, this.counts);
+    this.common.set(features);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
     this.rows.set(this.sorted, features?.names ?? [], epsilon, reading.preimage.query.tokens);
     this.element.classList.toggle("repeated", this.rows.repeated);
-    const best = features && this.sorted.length ? this.common.best(insideCount(this.sorted, epsilon)) : null;
+    say(this.choice, chosen(reading.preimage));
+    const best = features && this.sorted.length ? this.commonAt(epsilon).entries[0].index : null;
     if (!this.picked && best !== this.rows.beside) this.beside(best);
     this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
     this.paint();
@@ -166,7 +171,12 @@ export class Panel {
     this.side.value = index ?? "";
     this.rows.show(index);
     this.element.style.setProperty("--beside", this.rows.grid.style.getPropertyValue("--beside"));
-    this.common.show(insideCount(this.sorted, this.epsilon));
+    this.common.show(this.commonAt(this.epsilon));
+  }
+
+  /** What may be said of the features inside an ε. */
+  commonAt(epsilon) {
+    return common(this.reading, this.sorted, this.tally, insideCount(this.sorted, epsilon), epsilon);
   }
 
   /** Move ε; `own` where it was moved in this panel. */
@@ -186,19 +196,19 @@ export class Panel {
   paint() {
     if (!this.sorted) return;
     const k = insideCount(this.sorted, this.epsilon);
-    this.common.show(k);
+    if (this.reading.features) this.common.show(this.commonAt(this.epsilon));
     this.histogram.move(this.epsilon, k, this.sorted.length);
     this.field.set(this.epsilon);
-    say(this.inside, `${number(k)} of ${plural(this.sorted.length, "row", "rows")} inside`);
+    say(this.inside, amount(this.reading.preimage, this.epsilon, k, this.sorted.length));
     this.rows.move(this.epsilon);
     this.head();
   }
 
   head() {
-    const { bits, epsilon, recall } = this.reading.preimage;
+    const { bits, epsilon, distance, recall } = this.reading.preimage;
     if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
     const known = bits.hits ? bits.value.toFixed(1) : `> ${bits.low.toFixed(1)}`;
-    say(this.told, `${known} bits at ε = ${threshold(epsilon)}`);
+    say(this.told, `${known} bits at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
     this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} inputs inside${interval}${found}`;

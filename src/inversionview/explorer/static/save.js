@@ -1,7 +1,8 @@
 // Save a reading: JSON as it came, rows as CSV, and the figure as SVG or PNG, drawn here from what the panel shows.
 
-import { colour, distance, el, fixed, percent, svg, threshold, visible } from "./dom.js";
-import { common, insideCount, spread } from "./stats.js";
+import { colour, distance, el, svg, threshold, visible } from "./dom.js";
+import { bitsOf, shareOf } from "./common.js";
+import { insideCount } from "./stats.js";
 import { briefly, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
@@ -71,14 +72,16 @@ function drawn(panel) {
   write(PAPER, 20, `${panel.told.textContent}`, { "text-anchor": "end", fill: ink.soft });
   parts.push(svg("path", { d: `M0 27H${PAPER}`, stroke: ink.ink }));
   let y = 46;
-  const features = reading.features ? common(reading.features, panel.counts, k).slice(0, 5) : [];
-  for (const { name, index, share, bits, most } of features) {
+  const features = reading.features ? panel.commonAt(epsilon).entries.slice(0, 5) : [];
+  for (const entry of features) {
+    const { name, bits, most, trusted } = entry;
+    const faint = { "text-anchor": "end", fill: ink.soft, opacity: trusted ? 1 : 0.6 };
     write(0, y, name);
     parts.push(svg("rect", { x: 110, y: y - 8, width: 18 * (most ?? 0), height: 6, fill: ink.blue, opacity: 0.2 }));
     parts.push(svg("rect", { x: 110, y: y - 8, width: 18 * Math.max(0, bits ?? 0), height: 6, fill: ink.blue }));
-    write(PAPER - 110, y, spread(sorted, index, k), { "text-anchor": "end", fill: ink.soft });
-    write(PAPER - 65, y, share === null ? "–" : percent(share), { "text-anchor": "end", fill: ink.soft });
-    write(PAPER, y, bits === null ? "–" : `${fixed(bits, 1)} bits`, { "text-anchor": "end", fill: ink.soft });
+    write(PAPER - 170, y, entry.told, faint);
+    write(PAPER - 65, y, shareOf(entry), faint);
+    write(PAPER, y, bitsOf(entry), faint);
     y += STEP;
   }
   y = drawnLine(parts, ink, y + 6, query, query.tokens, "query");

@@ -64,10 +64,7 @@ export function settings(state, onChange) {
     shown,
     study(info) {
       const sources = info.sources.length > 1 ? [...info.sources, "all"] : info.sources;
-      fill(
-        "source",
-        sources.map((name) => [name, name]),
-      );
+      fill("source", [["", "exact first"], ...sources.map((name) => [name, name])]);
       fill(
         "distance",
         ["euclidean", "cosine"].map((name) => [name, name]),
@@ -76,7 +73,7 @@ export function settings(state, onChange) {
         ["", "nearest"],
         ["1", "the same"],
       ]);
-      if (!sources.includes(state.source)) state.source = sources[0];
+      if (!sources.includes(state.source)) state.source = "";
       state.distance ||= info.distance;
       shown();
     },

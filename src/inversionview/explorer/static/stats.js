@@ -19,59 +19,147 @@ export function insideCount(rows, epsilon) {
   return low;
 }
 
-/** For each feature, among the first k rows how many have the query's value: `[feature][k]`. */
-export function agreeing(rows, features) {
-  return features.names.map((name, f) => {
+/**
+ * Among the first k rows those of one source, all without one: how many there are, `of[k]`, and for each feature how many of
+ * them have the query's value, `each[feature][k]`.
+ */
+export function agreeing(rows, features, source = null) {
+  const cumulated = (counts) => {
+    const sums = new Uint32Array(rows.length + 1);
+    rows.forEach((row, k) => (sums[k + 1] = sums[k] + ((source ?? row.sample.source) === row.sample.source && counts(row))));
+    return sums;
+  };
+  const each = features.names.map((name, f) => {
     const wanted = String(features.query[name]);
-    const counts = new Uint32Array(rows.length + 1);
-    rows.forEach((row, k) => {
-      counts[k + 1] = counts[k] + (String(row.values[f]) === wanted);
-    });
-    return counts;
+    return cumulated((row) => String(row.values[f]) === wanted);
   });
+  return { of: cumulated(() => true), each };
+}
+
+/** Wilson's 95 % interval of a share. */
+export function wilson(hits, trials) {
+  const [share, z2] = [hits / trials, 1.959964 ** 2 / trials];
+  const reach = Math.sqrt(share * (1 - share) * z2 + z2 ** 2 / 4);
+  const ends = [-1, 1].map((sign) => (share + z2 / 2 + sign * reach) / (1 + z2));
+  return [hits ? Math.min(ends[0], share) : 0, hits < trials ? Math.max(ends[1], share) : 1];
 }
 
 /**
- * What k rows inside ε have in common with the query, most telling first: their share, and bits = log2(known / prior).
- * The prior counts as one more row, so that few rows say little; so does `inversionview inform`.
+ * What may be said of the features inside ε: `entries`, most telling first, and a `sentence` on what they are told from.
+ *
+ * At the reading's own ε that is all that was found inside. At a smaller one the rows of an exact source are draws from what
+ * lies inside it; at a larger one the nearest outside are all there are, up to the last of them. A decoder's samples say
+ * something only where its bias was measured. What is not known has no share.
  */
-export function common(features, counts, k) {
-  return features.names
-    .map((name, f) => {
-      const prior = features.prior[name];
-      const share = k && name in features.query ? counts[f][k] / k : null;
-      const bits = share && prior ? Math.log2((counts[f][k] + prior) / (k + 1) / prior) : null;
-      return {
-        name,
-        index: f,
-        value: String(features.query[name]),
-        share,
-        bits,
-        most: prior ? -Math.log2(prior) : null,
-      };
-    })
-    .sort((a, b) => (b.bits ?? -Infinity) - (a.bits ?? -Infinity) || a.index - b.index);
+export function common({ preimage, features }, rows, tally, k, epsilon) {
+  const all = features.inside;
+  const [exact, last] = [all?.source === "corpus", rows.at(-1)?.sample.distance ?? 0];
+  const outside = all ? insideCount(rows, all.epsilon) : 0;
+  if (all && epsilon === all.epsilon) return { entries: inOrder(features, (f) => ofAll(all, f)), sentence: basis(all) };
+  if (all?.source === "decoder" || (!all && preimage.source !== "corpus")) {
+    const sentence = all ? `Samples near z, not draws; shares are told at ε = ${all.epsilon} only.` : "";
+    return { entries: inOrder(features, () => null), sentence };
+  }
+  if (!all || epsilon < all.epsilon) {
+    const [n, every] = [tally.of[k], all && tally.of[outside] === all.inside];
+    const entry = (f) => ofCounts(features, f, tally.each[f][k], n, valuesOf(rows, f, k, all?.source), all?.features[f]?.trusted);
+    return { entries: inOrder(features, entry), sentence: `As in the query, of ${every ? "all" : "the"} ${n} ${every ? "" : "rows shown "}inside this ε:` };
+  }
+  if (!exact || epsilon > last) {
+    const known = exact ? `up to D = ${last.toPrecision(3)}` : `at ε = ${all.epsilon}`;
+    return { entries: inOrder(features, () => null), sentence: `Known ${known} only: read again with this ε.` };
+  }
+  const beyond = tally.of[k] - tally.of[outside];
+  const entry = (f) => {
+    const more = tally.each[f][k] - tally.each[f][outside];
+    const inner = all.features[f]?.share ?? 0;
+    const within = [inner * all.inside + more, all.inside + beyond];
+    const worth = (all.counted + beyond) / within[1];
+    return ofCounts(features, f, within[0] * worth, within[1] * worth, null, all.features[f]?.trusted ?? true);
+  };
+  return { entries: inOrder(features, entry), sentence: `As in the query, of all ${plainNumber(all.inside + beyond)} inside this ε:` };
 }
 
-/** The values of a feature among the first k rows, as a reader would say it: "8", "7–9", "a, b" or "23 values". */
-export function spread(rows, feature, k) {
+function basis({ source, inside, counted, features }) {
+  if (source === "decoder") return features.length ? "Samples near z, not draws; KL says how far off:" : "Samples near z, not draws: no shares are told.";
+  if (!features.length) return "Nothing inside to tell of.";
+  const [n, all] = [counted, inside].map(plainNumber);
+  const from = source === "walk" ? `${n} draws` : counted < inside ? `${n} of the ${all}` : `all ${n}`;
+  return `As in the query, of ${from} inside ε:`;
+}
+
+const plainNumber = (count) => count.toLocaleString("en-US");
+
+function ofAll(all, f) {
+  const one = all.features[f];
+  return one && { ...one, counted: all.counted, told: spread(one.values, one.distinct, all.counted) };
+}
+
+/** An entry from counts: bits = log2(known / prior), the prior counted as one more, as in `inversionview inform`. */
+function ofCounts(features, f, agree, n, values, trusted = true) {
+  if (!n) return null;
+  const prior = features.prior[features.names[f]];
+  const [low, high] = wilson(agree, n);
+  const bits = agree && prior && trusted ? Math.log2((agree + prior) / (n + 1) / prior) : null;
+  const ends = bits === null ? [null, null] : [Math.log2(low / prior), Math.min(Math.log2(high / prior), -Math.log2(prior))];
+  const told = values ? spread(values.list, values.list.length, n) : "";
+  return { agreeing: agree, counted: n, share: agree / n, low, high, bits, bits_low: ends[0], bits_high: ends[1], told, trusted };
+}
+
+function valuesOf(rows, f, k, source = null) {
   const counts = new Map();
-  for (let i = 0; i < k; i++) {
-    const value = String(rows[i].values[feature]);
-    counts.set(value, (counts.get(value) ?? 0) + 1);
+  for (const { sample, values } of rows.slice(0, k)) {
+    if (source && sample.source !== source) continue;
+    counts.set(String(values[f]), (counts.get(String(values[f])) ?? 0) + 1);
   }
-  const order = [...counts].sort((a, b) => b[1] - a[1]);
+  return { list: [...counts].sort((a, b) => b[1] - a[1]) };
+}
+
+function inOrder(features, entry) {
+  const [none, last] = [{ share: null, bits: null, told: "–", trusted: true }, -Infinity];
+  return features.names
+    .map((name, index) => {
+      const prior = features.prior[name];
+      const known = name in features.query ? entry(index) : null;
+      return { ...(known ?? none), name, index, value: String(features.query[name]), most: prior ? -Math.log2(prior) : null };
+    })
+    .sort((a, b) => b.trusted - a.trusted || (b.bits ?? last) - (a.bits ?? last) || a.index - b.index);
+}
+
+/** Values with their counts, the most frequent first, of n as a reader would say it: "8", "7–9", "a, b" or "23 values". */
+export function spread(counts, distinct, n) {
   let [covered, taken] = [0, 0];
-  while (taken < order.length && covered < 0.9 * k) covered += order[taken++][1];
-  const main = order.slice(0, taken).map(([value]) => value);
-  if (main.length <= 1) return main[0] ?? "–";
+  while (taken < counts.length && covered < 0.9 * n) covered += counts[taken++][1];
+  if (!taken) return "–";
+  const main = counts.slice(0, taken).map(([value]) => value);
+  if (covered < 0.9 * n) return plainly(distinct);
+  if (main.length <= 1) return String(main[0]);
   const numbers = main.map(Number).sort((a, b) => a - b);
   const [least, most] = [numbers[0], numbers.at(-1)];
   if (numbers.every(Number.isInteger) && most - least === numbers.length - 1) return `${least}–${most}`;
-  return main.length <= 3 ? main.join(", ") : plainly(counts.size);
+  return main.length <= 3 ? main.join(", ") : plainly(distinct);
 }
 
 const plainly = (count) => `${count} values`;
+
+/** How much of all that was measured lies inside ε; where ε was moved, only how many of the rows shown do. */
+export function amount({ epsilon, inside, candidates, source }, now, k, rows) {
+  const [some, all, every, each] = [k, rows, inside ?? 0, candidates].map(plainNumber);
+  if (now !== epsilon || inside === undefined || inside === null) return `${some} of the ${all} rows shown inside`;
+  if (source === "walk") return `${every} members found inside`;
+  const share = (100 * inside) / candidates;
+  const said = inside && inside < candidates ? ` (${share < 10 ? share.toPrecision(2) : Math.round(share)} %)` : "";
+  return `${every} of ${each} ${source === "decoder" ? "candidates" : "inputs"} inside${said}`;
+}
+
+/** Which of these the rows are: a choice, unless all are shown. */
+export function chosen({ epsilon, distinct, samples }) {
+  const [within, all] = [samples.filter((sample) => sample.distance <= epsilon).length, distinct ?? null];
+  if (all === null || !samples.length) return "";
+  const some = !within ? "none inside" : within === all ? (all === 1 ? "the one inside" : `all ${all} inside`) : `${within} of those inside by lot`;
+  const beyond = samples.length - within;
+  return `Rows: ${some}${beyond ? ` and the ${beyond} nearest outside` : ""}.`;
+}
 
 /** Counts of distances in bins that are even in √D, so that what lies near 0 is seen. */
 export function histogram(rows, most, bins) {

@@ -29,10 +29,10 @@ export function inWords(ask) {
   };
 }
 
-function worded({ statement, epsilon, balanced_accuracy, auroc, inputs, gap, line }) {
+function worded({ statement, epsilon, distance, balanced_accuracy, auroc, inputs, gap, line }) {
   if (balanced_accuracy === null) return [el("p", {}, statement)];
   const score = `balanced accuracy ${fixed(balanced_accuracy, 2)}, AUROC ${fixed(auroc, 2)}`;
   const where = `on ${number(inputs)} unseen inputs, half inside, half outside beyond ${gap}·ε`;
   const near = line === null ? "" : `; ${fixed(line, 2)} where those outside begin at ε`;
-  return [el("p", {}, statement), el("p.hint", {}, `At ε = ${threshold(epsilon)}: ${score} ${where}${near}.`)];
+  return [el("p", {}, statement), el("p.hint", {}, `At ε = ${threshold(epsilon)} (${distance}): ${score} ${where}${near}.`)];
 }

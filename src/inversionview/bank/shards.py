@@ -1,0 +1,174 @@
+"""One shard of a bank: its arrays, memory-mapped when first used, and checked where they are read.
+
+All that reads a bank gets its numbers from ``Shard``, which compares each block with its checksum before it hands it out for
+the first time: a byte that has changed since the shard was written is told, whatever was asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.bank.blocks import BLOCK, Blocks, checksums
+from inversionview.bank.index import Index
+from inversionview.errors import BankError
+from inversionview.integrity import read_sealed, sealed
+from inversionview.storage import write_json
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import Manifest
+
+CHECKSUMS = "checksums.json"
+_MAGIC = b"\x93NUMPY\x01"
+"""How an ``.npy`` file of the first version begins; two bytes at 8 tell how long the rest of its header is."""
+
+
+class Shard:
+    """One shard; what it returns is memory-mapped unless it says otherwise.
+
+    Attributes:
+        folder: where it lies.
+        rows: which rows of the bank it holds.
+        manifest: of the bank.
+    """
+
+    def __init__(self, folder: Path, rows: range, manifest: Manifest) -> None:
+        self.folder, self.rows, self.manifest = folder, rows, manifest
+        self._layout = manifest.layout(len(rows))
+        self._maps: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]] = {}
+        self._blocks: dict[str, Blocks] = {}
+
+    def vectors(self, site: int, position: int, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return one slice, ``[row, width]``, or its first ``stop`` rows.
+
+        Raises:
+            BankError: it is damaged, as of all methods.
+        """
+        name, number = self.manifest.slots[site]
+        return self._part(name, (number, position), stop)
+
+    def gathered(self, site: int, position: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return some rows of a slice, ``[len(rows), width]``, in memory; no other is read but for those beside them."""
+        name, number = self.manifest.slots[site]
+        data, array, offset = self._file(name)
+        part = array[number, position]
+        start = offset + number * array.strides[0] + position * array.strides[1]
+        try:
+            self._blocks[name].check_rows(data, start, part.strides[0], len(part), rows)
+        except ValueError as error:
+            raise self._damaged(name, error) from error
+        found: npt.NDArray[Any] = part[rows]
+        return found
+
+    def index(self, site: int, position: int) -> Index:
+        """Return the index of one slice."""
+        scale, present = self._part("scales", (site, position))
+        sketches, order, basis = (self._part(name, (site, position)) for name in ("sketches", "order", "basis"))
+        width = self.manifest.width(self.manifest.sites[site])
+        return Index(sketches, order, basis[:, :width], float(scale), int(present))
+
+    def places(self, position: int) -> npt.NDArray[np.int32]:
+        """Return the index of a named position in each row's tokens, ``[row]``; −1 where a row lacks it."""
+        return self._part("places", (position,))
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Return the hash of each row's tokens, ``[row]``."""
+        return self._part("hashes", ())
+
+    def release(self) -> None:
+        """Unmap all arrays; what was checked is not checked again."""
+        self._maps.clear()
+
+    def check(self) -> None:
+        """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""
+        for name in self._layout:
+            self._file(name)
+        self.release()
+
+    def damaged(self) -> list[str]:
+        """Read the whole shard; return which of its files are missing or damaged."""
+        try:
+            self._blocks = self._stated()
+        except BankError:
+            return [f"{self.folder.name}/{CHECKSUMS}"]
+        wrong = [name for name in self._layout if not self._whole(name)]
+        self.release()
+        return [f"{self.folder.name}/{name}.npy" for name in wrong]
+
+    def _whole(self, name: str) -> bool:
+        try:
+            self._file(name)
+            return checksums(self._path(name)) == self._blocks[name].stated
+        except (OSError, BankError):
+            return False
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _damaged(self, name: str, why: object) -> BankError:
+        return _damaged(self._path(name), why)
+
+    def _part(self, name: str, where: tuple[int, ...], stop: int | None = None) -> npt.NDArray[Any]:
+        """Return a part of an array by its first indices, or the first ``stop`` items of that."""
+        data, array, offset = self._file(name)
+        part = array[where][:stop]
+        start = offset + sum(i * stride for i, stride in zip(where, array.strides, strict=False))
+        try:
+            self._blocks[name].check(data, start, start + part.nbytes)
+        except ValueError as error:
+            raise self._damaged(name, error) from error
+        return part
+
+    def _file(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]:
+        """Return an array's file, the array in it, and where that begins; the header is checked, the array is not."""
+        found = self._maps.get(name)
+        if found is None:
+            if not self._blocks:
+                self._blocks = self._stated()
+            shape, kind = self._layout[name]
+            try:
+                data = np.memmap(self._path(name), dtype=np.uint8, mode="c")
+                if -(-len(data) // BLOCK) != len(self._blocks[name].known):
+                    raise ValueError(f"it has {len(data):,} bytes")
+                self._blocks[name].check(data, 0, 1)
+                offset = 10 + int.from_bytes(data[8:10].tobytes(), "little")
+                count = int(np.prod(shape, dtype=np.int64))
+                if data[:7].tobytes() != _MAGIC or len(data) != offset + count * np.dtype(kind).itemsize:
+                    raise ValueError(f"it is no array of {kind} {shape}")
+            except (OSError, ValueError) as error:
+                raise self._damaged(name, error) from error
+            plain = data.view(np.ndarray)
+            found = self._maps[name] = plain, np.frombuffer(plain, kind, count, offset).reshape(shape), offset
+        return found
+
+    def _stated(self) -> dict[str, Blocks]:
+        """Return the blocks of every file, none of them checked yet."""
+        path = self.folder / CHECKSUMS
+        try:
+            stated = read_sealed(path)
+            if (stated["bank"], stated["first"]) != (self.manifest.mark, self.rows.start):
+                raise ValueError("it is of another bank, or of another part of it")
+            sums = {name: bytes.fromhex(stated["files"][name]) for name in self._layout}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+        return {name: Blocks(each) for name, each in sums.items()}
+
+
+def write_checksums(folder: Path, rows: range, manifest: Manifest) -> None:
+    """Write the checksums of a shard whose arrays lie in ``folder``.
+
+    Raises:
+        OSError, StorageError: there is no room.
+    """
+    files = {name: checksums(folder / f"{name}.npy").hex() for name in manifest.layout(len(rows))}
+    write_json(folder / CHECKSUMS, sealed({"bank": manifest.mark, "first": rows.start, "files": files}))
+
+
+def _damaged(path: Path, why: object) -> BankError:
+    return BankError(
+        f"{path} is damaged ({why}): delete the folder {path.parent} and give the command that made the bank again, it "
+        "rebuilds only what lacks."
+    )

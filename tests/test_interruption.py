@@ -1,0 +1,179 @@
+"""Ctrl-C and SIGTERM: one sentence and exit code 130 from every command, whatever it is at; a second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inversionview.cli import main
+from inversionview.commands.shared import app
+from inversionview.decoder import evaluation, training
+from inversionview.probed import ProbedModel
+from inversionview.walk.run import Walk
+
+COUNT = "vvzccvczvvvzvcvc|v:8"
+WALKS = ("--source", "walk", "--seconds", "300", "--at", ":", "--site", "a1.0")
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "train": ("addition", "--steps", "9", "--sites", "x0.pre", "--width", "16", "--batch", "16", "--out", "{tmp}/run"),
+    "train-probed": ("counting", "--inputs", "1024", "--out", "{tmp}/model"),
+    "bank": ("counting", "--inputs", "300", "--out", "{tmp}/run"),
+    "evaluate": ("counting",),
+    "read": ("counting", COUNT),
+    "walk": ("counting", COUNT, "--seconds", "300"),
+    "search": ("counting", COUNT),
+    "inform": ("counting",),
+    "truth": ("counting",),
+    "bits": ("counting",),
+    "complete": ("addition",),
+    "threshold": ("addition", "615+861=1476"),
+    "agree": ("counting", COUNT),
+    "patch": ("counting", "--at", "query:a0.0"),
+    "ablate": ("counting", "--at", "::a1.0"),
+    "flow": ("counting",),
+    "dla": ("counting", COUNT),
+    "heads": ("ioi",),
+    "recall": (),
+    "interpret": ("counting", "--no-llm"),
+    "export": ("counting", COUNT, "--out", "{tmp}/page.html"),
+    "explore": ("--no-browser", "--port", "0"),
+}
+"""Every command that may take long, with what it is given."""
+SHORT = {"sites", "path", "demo"}
+
+
+def interrupted(command: str, arguments: tuple[str, ...], tmp_path: Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([command, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)])
+    return int(ended.value.code or 0)
+
+
+def at_first(raised: signal.Signals, real: Callable[..., Any], nth: int = 1) -> Callable[..., Any]:
+    """What sends a signal to this process at its n-th call, and then does what the real thing does."""
+    calls = []
+
+    def now(*given: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == nth:
+            signal.raise_signal(raised)
+        return real(*given, **options)
+
+    return now
+
+
+def test_no_command_is_forgotten() -> None:
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    assert names == set(COMMANDS) | SHORT
+
+
+@pytest.mark.parametrize("raised", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_while_loading(
+    command: str, raised: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("inversionview.study.load", at_first(raised, lambda *_, **__: None))
+    monkeypatch.setattr("inversionview.runs.load", at_first(raised, lambda *_, **__: None))
+    monkeypatch.setattr("inversionview.studies.training.shipped_inputs", at_first(raised, lambda *_, **__: None))
+    monkeypatch.setattr("inversionview.explorer.server.create_app", at_first(raised, lambda *_, **__: None))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert interrupted(command, COMMANDS[command], tmp_path) == 130
+    out, err = capsys.readouterr()
+    lines = err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Interrupted: ") or command == "explore"
+    assert not any(tmp_path.iterdir())
+    assert out == "" or command == "explore"
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.parametrize("command", ["train", "bank", "evaluate"])
+def test_an_interrupt_in_the_middle_leaves_nothing_half_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("inversionview.decoder.training.step", at_first(signal.SIGTERM, training.step))
+    monkeypatch.setattr(ProbedModel, "harvest_compact", at_first(signal.SIGTERM, ProbedModel.harvest_compact))
+    monkeypatch.setattr("inversionview.decoder.evaluation.sample", at_first(signal.SIGTERM, evaluation.sample))
+    assert interrupted(command, COMMANDS[command], tmp_path) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("Interrupted: ")
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == {"train": ["run/study.json"], "bank": ["run/bank/manifest.json"]}.get(command, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("read", (COUNT, *WALKS)),
+        ("walk", (COUNT, *WALKS[2:])),
+        ("export", (COUNT, *WALKS[:-2], "--site", "a1.0", "--site", "x0.post", "--out", "{tmp}/page.html")),
+        ("agree", (COUNT, *WALKS[2:])),
+    ],
+)
+def test_a_walk_that_is_interrupted_shows_what_it_found_but_is_no_success(
+    command: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Walk, "_take", at_first(signal.SIGINT, Walk._take, nth=5))
+    assert interrupted(command, ("counting", *arguments), tmp_path) == 130
+    out, err = capsys.readouterr()
+    assert err.strip().splitlines()[-1].startswith("Interrupted: ")
+    if command == "export":
+        assert "a1.0" in out
+        assert "x0.post" not in out, "the second walk must not begin"
+        assert "a1.0" in (tmp_path / "page.html").read_text()
+    else:
+        assert bool(out) == (command != "agree"), "a part of a walk can be shown, but not compared"
+
+
+STUBBORN = """
+import signal, sys, time
+from inversionview import cli
+
+def work(**_):
+    try:
+        signal.raise_signal(getattr(signal, sys.argv[1]))
+    finally:
+        signal.raise_signal(getattr(signal, sys.argv[2]))
+        print("went on", flush=True)
+
+cli.app = work
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("SIGINT", "SIGINT", ("", "")),
+        ("SIGTERM", "SIGTERM", ("", "")),
+        ("SIGINT", "SIGTERM", ("went on\n", "Interrupted: ")),  # a launcher's own word after Ctrl-C
+    ],
+)
+def test_a_second_interrupt_ends_at_once(first: str, second: str, says: tuple[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBORN, first, second], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert done.stdout == says[0]
+    assert done.stderr.startswith(says[1])
+    assert bool(done.stderr) == bool(says[1])
+
+
+def test_an_interrupt_that_a_shell_ignores_stays_ignored() -> None:
+    code = """
+import signal
+from inversionview import cli
+cli.app = lambda **_: signal.raise_signal(signal.SIGINT)
+cli.main([])
+"""
+    ignoring = subprocess.run(
+        [sys.executable, "-c", code], check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        env={**os.environ},
+    )  # fmt: skip
+    assert ignoring.returncode == 0
