@@ -10,6 +10,7 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "naming", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens",
+    "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",
     "architectures", "bridge", "soundness", "probed", "measure",
     "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",
@@ -29,8 +30,8 @@ ORDER = [
     "interpret.readings", "interpret.interpretation", "interpret.run",
     "studies.shipped", "studies.counting", "studies.addition", "studies.ioi", "studies.statements", "studies.facts", "studies",
     "studies.training", "studies.known_heads",
-    "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots", "views.maps",
-    "views.interventions", "views.flows", "views.interpretations", "views.heads", "views.circuit",
+    "views.colours", "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots",
+    "views.maps", "views.interventions", "views.flows", "views.interpretations", "views.heads", "views.circuit",
     "views.contents", "spec", "study",
     "recall", "runs", "demo",
     "explorer.contract", "explorer.queue", "explorer.banks", "explorer.service", "explorer.problems",
@@ -43,7 +44,7 @@ ORDER = [
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer")
+PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer", "records")
 
 
 def modules() -> dict[str, Path]:

@@ -496,7 +496,7 @@ GOOD = json.dumps(PROMPTS[0])
     ("content", "says"),
     [
         ("", "holds no prompt"),
-        (f"{GOOD}\n\n{{", "prompts.jsonl, line 3: this is no JSON"),
+        (f"{GOOD}\n\n{{", "prompts.jsonl, line 3 is not JSON"),
         (f"{GOOD}\n[1]", "prompts.jsonl, line 2: this is no JSON object"),
         ('{"text": " Mary gave"}', "line 1: 'expected': field required"),
         ('{"text": " Mary gave", "expected": 3}', "line 1: 'expected'"),

@@ -160,7 +160,7 @@ def test_k_nearest_when_nothing_is_inside(bank: ActivationBank, counting: iv.Stu
     np.testing.assert_allclose([s.distance for s in preimage], wanted, rtol=1e-2)
     assert preimage.bits is not None
     assert (preimage.bits.hits, preimage.bits.high) == (0, None)
-    assert "more than" in repr(preimage)
+    assert f"≥ {int(100 * preimage.bits.low) / 100:.2f} bits" in repr(preimage)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("query", "letter and length"), (":", "length")])

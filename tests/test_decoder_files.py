@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,24 @@ def test_damaged_metrics_do_not_stop_a_run(begun: Path, trained: Callable[..., A
     path.write_bytes(b"\n".join([path.read_bytes().strip(), *rows]))
     assert same(trained(begun), whole)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [4, 8]
+
+
+def test_metrics_go_on_as_if_nothing_was(trained: Callable[..., Any], tmp_path: Path) -> None:
+    """A good ratio stands in every line after it was measured, also after the run was ended between two measurements."""
+    config = replace(RUN, steps=16, evaluations=2)
+    trained(tmp_path / "whole", config)
+
+    def cut_late(share: float, _: object) -> None:
+        if share >= 0.5:
+            raise CutError
+
+    with pytest.raises(CutError):
+        trained(tmp_path / "cut", config, report=cut_late)
+    trained(tmp_path / "cut", config)
+    whole, cut = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut"))
+    timed = dict.fromkeys(("seconds", "pairs_per_second"))
+    assert [json.loads(line) | timed for line in cut] == [json.loads(line) | timed for line in whole]
+    assert [json.loads(line).keys() >= {"good_ratio"} for line in cut] == [False, True, True, True]
 
 
 # -- divergence --------------------------------------------------------------------------------------------------------

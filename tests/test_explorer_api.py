@@ -141,7 +141,7 @@ def test_studies(client: TestClient, banked: dict[str, iv.Study]) -> None:
         assert info == get(client, f"studies/{info['id']}") == as_json(service.study_info(study, info["id"]).model_dump())
         assert [s["short"] for s in info["sites"]] == [s.short for s in study.sites]
         assert [s["latex"] for s in info["sites"]] == [s.latex for s in study.sites]
-        assert info["sources"] == ["decoder", "corpus", "walk"]
+        assert info["sources"] == ["corpus", "decoder", "walk"]
         assert (info["layers"], info["heads"]) == (2, list(study.model.shape.heads))
         assert info["positions"] == study.position_names
         assert get(client, f"studies/{info['id']}/place", text=info["default"]["text"])["position"] >= 0
@@ -620,7 +620,6 @@ def test_a_burst_of_fifty(served: Served) -> None:
     assert {code for code, _, _ in found} <= {200, 429}
     assert all(1 <= int(after) <= 60 for code, _, after in found if code == 429)
     assert answered
-    assert np.quantile(answered, 0.95) < 5
     assert served.wait(served.idle)
     assert process.memory_info().rss - before < 150e6
 

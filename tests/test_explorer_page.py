@@ -22,6 +22,7 @@ from inversionview import information
 from inversionview.cli import main
 from inversionview.explorer import page as exported
 from inversionview.explorer.service import reading
+from inversionview.views.colours import LESS_LIKELY, LIKELIER
 from tests.browser import LONE, chromium, opened
 from tests.conftest import ROWS
 
@@ -145,10 +146,13 @@ def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: in
         if at is None:
             assert (share, said) == ("–", "–")
             continue
-        shown, low, high = map(float, re.fullmatch(r"([\d.]+) % \[([\d.]+)–([\d.]+)\]", share).groups())  # type: ignore[union-attr]
+        shown, low, high = map(float, re.fullmatch(r"([\d.]+) % \[([\d.]+)–([\d.]+)\]", share).groups())
         assert abs(shown - 100 * at) <= 0.5 + 1e-9
         assert low <= shown <= high
-        assert said == "–" if one is None else abs(float(said.removesuffix(" bits").replace("−", "-")) - one) <= 0.05 + 1e-9
+        if one is None or one <= -0.05:
+            assert said == ("–" if one is None else "less common")
+        else:
+            assert abs(float(said.removesuffix(" bits")) - max(0.0, one)) <= 0.05 + 1e-9
 
 
 def test_rows_are_those_of_the_reading(browser: Browser, three: list[dict[str, Any]], page_of_three: str) -> None:
@@ -296,6 +300,28 @@ def test_hostile_tokens_are_text(browser: Browser, tmp_path: Path) -> None:
         assert panel_of(page, 1).locator(".detail .t").count() == 1000
         assert page.locator("img, iframe, object, b, i:not(.there):not(.told):not(:empty)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+
+
+def test_colours_of_effects_and_their_legend(browser: Browser, tmp_path: Path) -> None:
+    """Orange where the activation made a token likelier, light blue where less; the legend beside rows that have effects."""
+    tokens = [["<BOS>", "a", "b"], ["<BOS>", "a", "c"]]
+    plain = handmade(tokens)
+    for sample in plain["preimage"]["samples"]:
+        sample["effect"] = None
+    path = exported.to_html([handmade(tokens), plain], tmp_path / "effects.html")
+    with opened(browser, path.as_uri(), viewport={"width": 1000, "height": 900}) as page:
+        one, other = panel_of(page), panel_of(page, 1)
+        expect(one.locator(".effects")).to_have_text("less likely  likelier by the activation")
+        expect(other.locator(".effects")).to_be_hidden()
+        shade = "n => getComputedStyle(n).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map((c) => Math.round(255 * c))"
+        shades = [one.locator(f".body .row .t[data-i='{i}']").first.evaluate(shade) for i in (0, 1)]
+        assert shades == [list(bytes.fromhex(each[1:])) for each in (LIKELIER, LESS_LIKELY)]
+        bar = str(one.locator(".effects i").evaluate("n => getComputedStyle(n).backgroundImage"))
+        assert bar.startswith("linear-gradient(to right")
+        for number, known in ((0, True), (1, False)):
+            with page.expect_download() as download:
+                panel_of(page, number).get_by_role("button", name="Save as SVG").click()
+            assert ("likelier by the activation" in Path(download.value.path()).read_text(encoding="utf-8")) == known
 
 
 def test_words_of_a_language_model(browser: Browser, tmp_path: Path) -> None:
@@ -585,6 +611,8 @@ def test_statistics(browser: Browser) -> None:
     assert (
         run("m.amount({epsilon: 1, inside: 3, candidates: 9, source: 'decoder'}, 0.5, 2, 9)") == "2 of the 9 rows shown inside"
     )
+    wanted = ["–", "less common", "less common", "0.0 bits", "0.0 bits", "2.3 bits"]
+    assert run("x.map(m.inBits)", [None, -3.2, -0.06, -0.04, 0.04, 2.26]) == wanted
 
 
 def test_events_of_a_stream(browser: Browser) -> None:

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 import inversionview as iv
-from inversionview.commands.exploring import bound
+from inversionview.commands.exploring import bound, shown
 from inversionview.explorer.app import STATIC, create_app
 from inversionview.explorer.connections import Connection, settings
 from inversionview.explorer.guard import HEADERS
@@ -119,6 +119,17 @@ def test_where_it_listens_for_others(hosts: list[str], known: list[str], foreign
         assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
     for host in foreign:
         problem(client.get("/healthz", headers={"Host": host}), 400)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "0", "::", "::1"])
+def test_the_address_that_is_printed_is_its_own(host: str) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("This machine has no IPv6.")
+    with bound(host, 0) as listening:
+        address = httpx.URL(shown(host, listening))
+        socket.create_connection((address.host, address.port or 80), timeout=20).close()
+        client = TestClient(create_app({}, hosts=[host, listening.getsockname()[0]]), base_url="http://localhost")
+        assert client.get("/healthz", headers={"Host": address.netloc.decode()}).status_code == 200
 
 
 # -- from where -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,19 +10,24 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import inversionview as iv
 from inversionview import distances, errors, information
 from inversionview.analysis import places
-from inversionview.analysis.features import codes_of, feature_information, pattern
+from inversionview.analysis.features import Cell, FeatureTable, Total, codes_of, feature_information, pattern
 from inversionview.analysis.places import bits_curve, draw_queries
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids
 from inversionview.studies.addition import AdditionInputs
+from inversionview.views.maps import curve_figure, curve_page, feature_figure, feature_page
+from inversionview.views.tables import curve_table
+from inversionview.views.text import at_least
 from tests.test_cli import run
 
 ROWS = 1500
@@ -61,6 +67,14 @@ def preimages(
     return rows, found
 
 
+def least(others: int, whole: bool) -> float:
+    """The least that a preimage of so many others can mean. All there is tells what it means; of a sample, one other tells no
+    more than none: the lower end of the exact binomial interval."""
+    if whole or others > 1:
+        return math.log2((ROWS - 1) / max(1, others))
+    return -math.log2(scipy.stats.binomtest(others, ROWS - 1).proportion_ci(method="exact").high)
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize("site", ["a0.0", "x0.post", "x0.pre"])
 def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: str) -> None:
@@ -71,6 +85,7 @@ def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: st
     told = [math.log2((ROWS - 1) / max(1, len(others))) for others in found]
     assert table.totals[0].bits.value == pytest.approx(np.mean(told), abs=1e-9)
     assert table.totals[0].found == np.mean([len(others) > 0 for others in found])
+    assert table.totals[0].least == pytest.approx(np.mean([least(len(others), whole) for others in found]), abs=1e-6)
     assert {cell.feature for cell in table.cells} == set(values)
     for cell in table.cells:
         column = values[cell.feature]
@@ -186,6 +201,70 @@ def test_more_room_means_fewer_bits(bank: ActivationBank) -> None:
         values = [m.value for m in curve.bits]
         assert values == sorted(values, reverse=True)
         assert curve.bits[1].value == pytest.approx(total.bits.value)
+
+
+def test_curves_are_bounds_where_the_bank_holds_too_little(bank: ActivationBank) -> None:
+    (curve,) = bits_curve(bank, [0.001, 5.0], queries=20, sites="a0.0", positions=["A1"], fixed=True)
+    whole = isinstance(bank.inputs, FewAdditions)
+    for i, epsilon in enumerate(curve.epsilons):
+        _, found = preimages(bank, "a0.0", "A1", 20, ["A1"], epsilon)
+        few = not whole and any(len(others) < 2 for others in found)
+        assert curve.least[i] == pytest.approx(np.mean([least(len(others), whole) for others in found]), abs=1e-6)
+        assert curve.bounded[i] == few
+    assert curve.bounded == (not whole, False)
+    said = printed(curve_table([curve]))
+    assert (f"≥ {math.floor(100 * curve.least[0]) / 100:.2f}" in said) == (not whole)
+    page = curve_page([curve]).data[0]
+    assert page.marker.symbol[0] == ("circle" if whole else "triangle-up-open")
+    assert page.y[0] == pytest.approx(curve.bits[0].value if whole else curve.least[0])
+    assert curve_figure([curve]).axes
+
+
+def printed(value: object) -> str:
+    file = io.StringIO()
+    Console(file=file, width=200, color_system=None).print(value)
+    return file.getvalue()
+
+
+def test_views_keep_estimates_within_what_they_can_be() -> None:
+    """Of a feature at most its entropy is told; of a site with hardly another input inside ε only a bound is known."""
+    mean = information.Mean
+    cells = (
+        Cell("a0.0", "=", "F1", mean(3.3, 3.1, 3.5), 1.1, 3.0, mean(1.0, 1.0, 1.0), 9),
+        Cell("a0.0", "=", "S1", mean(-0.4, -0.6, -0.2), -0.2, 2.0, mean(0.1, 0.0, 0.2), 9),
+    )
+    totals = (
+        Total("a0.0", "=", mean(17.61, 17.61, 17.61), 0.0, 9, 15.7266),
+        Total("a0.1", "=", mean(5.0, 4.0, 6.0), 1.0, 9, 5.0),
+    )
+    table = FeatureTable("few", 200_000, 0.1, "euclidean", False, 0, totals, cells)
+    said = printed(table)
+    assert "F1 3.00 (100%)" in said
+    assert "≥ 15.72 " in said
+    assert "17.61" not in said
+    assert "5.00 [4.00, 6.00]" in said
+    heat = feature_page(table).data[0]
+    assert heat.text[0][0] == "3.0"
+    assert "3.00 bits [3.00, 3.00], 100% of 3.00" in heat.hovertext[0][0]
+    assert "less common inside ε than elsewhere" in heat.hovertext[0][1]
+    texts = {text.get_text() for text in feature_figure(table).axes[0].texts}
+    assert {"≥15.7", "5.0", "3.0"} == texts
+    assert table.to_json()["cells"][0]["bits"]["value"] == 3.3  # the estimate itself
+    assert table.records()[0]["site_bits_least"] == 15.7266
+
+
+def test_what_is_known_of_the_bits_of_a_corpus() -> None:
+    for hits in (0, 1):
+        found = information.bits(hits, 200_000)
+        p = 2**-found.low  # P(at most so many hits ∣ p) is 2.5 %
+        assert (1 - p) ** 200_000 + hits * 200_000 * p * (1 - p) ** 199_999 == pytest.approx(0.025, rel=1e-6)
+        assert found.bounded
+        assert information.least(hits, 200_000) == found.low
+    assert not information.bits(2, 200_000).bounded
+    assert information.least(2, 200_000) == math.log2(100_000)
+    assert at_least(15.7266, 1) == "≥ 15.7"
+    assert at_least(15.79, 1) == "≥ 15.7"  # rounded down: a bound stays one
+    assert at_least(15.7, 1) == "≥ 15.7"
 
 
 @settings(max_examples=50)

@@ -11,11 +11,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import inversionview as iv
 from inversionview import errors
+from inversionview.cli import main
+from inversionview.explorer.service import study_info
 from inversionview.runs import Reading, read_texts, train_texts
+from inversionview.sites import find_site
 from tests.conftest import WORDS, sentences
 
 
@@ -55,6 +60,46 @@ def test_a_run_reads_without_naming_site_or_position(run: Path) -> None:
 
 def test_the_good_ratio_is_well_above_chance(run: Path) -> None:
     assert iv.load(run).evaluate(queries=20)["mean"] > 0.2
+
+
+def test_a_run_has_an_epsilon_for_each_kind_of_site_from_its_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By definition: the distance within which 1 % of all ordered pairs of texts lie at their ends, of the sites the median."""
+    study = iv.load(run)
+    assert study.spec.distance == "cosine"
+    tokens = study.inputs.tokens(np.arange(len(study.inputs)))
+    end = (tokens != study.inputs.pad).sum(1) - 2
+    for family, sites in {"residual": ["x0.pre", "x0.post"], "head": ["a0.0", "a0.1", "a0.2", "a0.3"]}.items():
+        near = []
+        for site in sites:
+            here = study.model.activations(
+                torch.from_numpy(tokens), [find_site(site, study.sites)], torch.from_numpy(end)[:, None]
+            )
+            z = here[0, :, 0].double().numpy()
+            unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+            pairs = 1 - unit @ unit.T
+            near.append(np.quantile(pairs[~np.eye(len(z), dtype=bool)], 0.01))
+        wanted = sorted(near)[len(near) // 2]
+        assert study.spec.epsilons[family] == pytest.approx(wanted, rel=0.06)  # two digits
+    query = study.query("ann has 5 figs", site="a0.1")
+    assert study.preimage(query, count=2).epsilon == study.spec.epsilons["head"]
+    assert study.preimage(query, count=2, epsilon=0.3).epsilon == 0.3
+    assert study.preimage(query, count=2, distance="euclidean").epsilon == study.spec.epsilon
+    assert {site.short: site.epsilon for site in study_info(study).sites}["x0.post"] == study.spec.epsilons["residual"]
+    main(["sites", str(run)])
+    assert f"ε (cosine) unless you give another: residual {study.spec.epsilons['residual']:g}" in capsys.readouterr().out
+
+
+def test_a_bank_of_ends_is_not_asked_for_other_places(run: Path, tmp_path: Path) -> None:
+    study = iv.load(run)
+    bank = study.build_bank(tmp_path, rows=200)
+    inside = study.query("ann has 5 figs", at="#4", site="x0.post")
+    with pytest.raises(errors.UnknownPositionError, match=r"holds END alone, and ' ' at #4 is another place.*--fixed END"):
+        study.search(inside, bank=bank)
+    forced = study.search(inside, bank=bank, fixed="END", count=3)
+    assert forced.notes[0] == "Compared at END only."
+    end = study.search(study.query("ann has 5 figs", site="x0.post"), bank=bank, count=3)
+    assert end.notes[0] == "Compared at END only, which the bank holds, not at all positions."
+    assert all(sample.tokens[sample.position] == "s" for sample in end)
 
 
 def test_texts_are_kept_as_arrow_without_empty_lines(run: Path) -> None:

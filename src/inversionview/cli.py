@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 import typer
 from typer.exceptions import TyperException
@@ -27,8 +29,8 @@ from inversionview.commands import exporting as exporting
 
 # isort: on
 from inversionview.commands.mistakes import sentence
-from inversionview.commands.shared import INTERRUPTED, app
-from inversionview.errors import InversionViewError
+from inversionview.commands.shared import INTERRUPTED, app, err
+from inversionview.errors import InversionViewError, LeftOut
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -36,6 +38,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one sentence on stderr and exit code 2, an interruption one and 130."""
+    warnings.showwarning = _warn
     try:
         with _interruptible():
             if app(args=arguments, standalone_mode=False) == INTERRUPTED:  # how typer reports Ctrl-C
@@ -51,6 +54,17 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """Print what was left out as the sentence that it is, any other warning with where it comes from."""
+    if issubclass(category, LeftOut):
+        err.print(str(message), markup=False, soft_wrap=True)
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _fail(sentence: str, code: int = 2) -> None:

@@ -7,7 +7,6 @@ a file or a function.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from inversionview.errors import InputError, InversionViewError, SettingError, d
 from inversionview.filters import Filter, said, satisfying
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
+from inversionview.records.reading import Record, read
 
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
@@ -199,8 +199,8 @@ class TextPair:
     contrast: str
     answer: str
     contrast_answer: str
-    at: str = "END"
-    """The position that predicts the answers, in both."""
+    at: str | int = "END"
+    """The position that predicts the answers, in both: its name or its index."""
 
 
 def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, names: Sequence[str] = ()) -> Pairs:
@@ -246,35 +246,27 @@ def _answer(text: str, encode: Encode) -> int:
 
 
 def read_pairs(path: Path) -> tuple[list[TextPair], list[str]]:
-    """Read pairs from a JSONL file, an object with the fields of ``TextPair`` on each line; return where each stands, too.
+    """Read pairs from a file of records with the fields of ``TextPair``; return where each stands, too.
 
     Raises:
-        InputError: the file cannot be read, or a line is not such an object.
+        InputError: the file cannot be read, or a record is no pair.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a JSONL file of pairs.") from error
-    pairs, names = [], []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            pairs.append(_pair(line, f"{path}, line {number}"))
-            names.append(f"{path}, line {number}")
-    return pairs, names
+    records = list(read(path))
+    return [_pair(record) for record in records], [str(record.place) for record in records]
 
 
-def _pair(line: str, where: str) -> TextPair:
-    try:
-        fields: Any = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error}).") from error
+def _pair(record: Record) -> TextPair:
+    fields: Any = record.value
+    if isinstance(fields, dict) and fields.get("at", "END") in (None, ""):  # a table has a cell in every row
+        fields = {name: value for name, value in fields.items() if name != "at"}
     try:
         pair = TextPair(**fields)
-        if not all(isinstance(value, str) for value in vars(pair).values()):
-            raise TypeError("all fields are texts")
+        texts = (pair.original, pair.contrast, pair.answer, pair.contrast_answer)
+        if not all(isinstance(text, str) for text in texts) or type(pair.at) not in (str, int):
+            raise TypeError("of another type")
     except TypeError as error:
         raise InputError(
-            f'{where} is no pair: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": " John"}}, and '
-            'perhaps "at".'
+            f'{record.place} is no pair: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": " John"}}'
+            ', and perhaps "at", the name or the index of a position.'
         ) from error
     return pair

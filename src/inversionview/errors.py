@@ -69,6 +69,13 @@ class DivergenceError(InversionViewError):
     """A training whose loss or weights are no longer finite; the last checkpoint before that stands."""
 
 
+class LeftOut(UserWarning):
+    """Something of what was given could not be used and is left out: the sentence says how much, and where the first stands.
+
+    The command line prints it on stderr and goes on.
+    """
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known name, or an empty string if none is near."""
     known = list(known)

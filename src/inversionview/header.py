@@ -48,6 +48,8 @@ def check_sites(model: str | Path, patterns: Sequence[str]) -> None:
 
 def _of_config(path: Path) -> tuple[Any, Any] | None:
     config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        return None
     config = config.get("text_config") or config
     found = [next((config[name] for name in names if name in config), None) for names in (_LAYERS, _HEADS)]
     return None if None in found else (found[0], found[1])

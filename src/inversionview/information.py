@@ -7,6 +7,7 @@ preimage knows the value with probability P(φ = φ(x_q) ∣ preimage) instead o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import log2, sqrt
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class Bits:
     """
 
     value: float
-    """In bits. Without a hit: the most that could be shown, log₂ of the corpus."""
+    """In bits. Of a corpus with one hit or none the most that it can show, log₂ of its inputs: see ``bounded``."""
     low: float
     high: float | None
     """``None`` without a hit: then ``low`` is all that is known."""
@@ -39,6 +40,11 @@ class Bits:
     inputs: int
     """Inputs searched, the query itself left out; by splitting, those measured."""
     method: Literal["corpus", "splitting"] = "corpus"
+
+    @property
+    def bounded(self) -> bool:
+        """``low`` is all that is known: nothing was found, or of a corpus so little that ``value`` is the most it can show."""
+        return self.hits < (2 if self.method == "corpus" else 1)
 
 
 def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:
@@ -55,8 +61,14 @@ def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:
 
 
 def value(hits: int, inputs: int) -> float:
-    """Return −log₂ (hits / inputs); without a hit log₂ inputs, the most that a corpus of this size can show."""
+    """Return −log₂ (hits / inputs); without a hit log₂ inputs, the most that a corpus of this size can show: see ``least``."""
     return log2(inputs / max(1, hits))
+
+
+@cache
+def least(hits: int, inputs: int) -> float:
+    """Return ``value``; with one hit or none the lower end of the interval, which is all that is known then."""
+    return value(hits, inputs) if hits > 1 else bits(hits, inputs).low
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

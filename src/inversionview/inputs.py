@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.errors import InputError
-from inversionview.integrity import check_folder, reason, seal_folder
+from inversionview.integrity import check_folder, reason
 from inversionview.moves import Move, Proposal
+from inversionview.records.corpus import encoded, in_memory, longest, on_disk
 from inversionview.tokens import Vocabulary
 
 Split = Literal["train", "test"]
@@ -259,13 +260,19 @@ def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
         ValueError: they are no inputs in this vocabulary.
     """
     table.validate(full=True)
-    column = table.column("tokens").combine_chunks()
-    lengths, ids = column.value_lengths().to_numpy(), column.flatten().to_numpy()
-    if not len(lengths) or int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):
-        raise ValueError("an input is empty")
-    if int(ids.min()) < 0 or vocabulary.tokenizer.id_to_token(min(int(ids.max()), 2**31)) is None:
-        raise ValueError("it holds tokens that the vocabulary does not")
-    return int(lengths.max())
+    longest = 0
+    for chunk in table.column("tokens").chunks:  # a large corpus is not copied whole
+        lengths, ids = chunk.value_lengths().to_numpy(), chunk.flatten().to_numpy()
+        if not len(lengths):
+            continue
+        if int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):
+            raise ValueError("an input is empty")
+        if int(ids.min()) < 0 or vocabulary.tokenizer.id_to_token(min(int(ids.max()), 2**31)) is None:
+            raise ValueError("it holds tokens that the vocabulary does not")
+        longest = max(longest, int(lengths.max()))
+    if not longest:
+        raise ValueError("there is no input")
+    return longest
 
 
 class TextInputs(Inputs):
@@ -285,14 +292,19 @@ class TextInputs(Inputs):
     @cached_property
     def fingerprint(self) -> str:
         """What tells this corpus from another: SHA-256 over all its tokens, 16 hexadecimal digits."""
-        column = self.dataset.data.column("tokens").combine_chunks()
-        return _digest(column.value_lengths().to_numpy().tobytes(), column.flatten().to_numpy().tobytes())
+        mark = hashlib.sha256()
+        for chunk in self.dataset.data.column("tokens").chunks:
+            mark.update(chunk.value_lengths().to_numpy().tobytes())
+        for chunk in self.dataset.data.column("tokens").chunks:
+            mark.update(chunk.flatten().to_numpy().astype(np.int64).tobytes())
+        return mark.hexdigest()[:16]
 
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
         out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
-        for i, ids in enumerate(self.dataset.select(rows)["tokens"] if len(rows) else []):
-            out[i, : len(ids)] = ids
+        if len(rows):
+            taken = self.dataset.data.column("tokens").take(rows).combine_chunks()
+            out[np.arange(self.max_length) < taken.value_lengths().to_numpy()[:, None]] = taken.flatten().to_numpy()
         return out
 
     @classmethod
@@ -309,38 +321,35 @@ class TextInputs(Inputs):
         try:
             check_folder(folder)
             dataset = Dataset.load_from_disk(str(folder))
-            longest = _check_tokens(dataset.data, vocabulary)
+            length = _check_tokens(dataset.data, vocabulary)
         except Exception as error:  # those of datasets and of Arrow share no base
             raise InputError(
                 f"The corpus in {folder} is damaged ({reason(error)}): delete it and train the run again."
             ) from error
-        return cls(dataset, vocabulary, longest)
+        return cls(dataset, vocabulary, length)
 
     @classmethod
     def tokenize(
-        cls, texts: Sequence[str], tokenizer: Any, max_length: int = 64, folder: str | Path | None = None
-    ) -> TextInputs:
+        cls, texts: Iterable[str], tokenizer: Any, max_length: int = 64, folder: str | Path | None = None, *,
+        leave_out: bool = False,
+    ) -> TextInputs:  # fmt: skip
         """Tokenize ``texts`` (BOS and EOS added, cut at ``max_length`` tokens) and keep them as an Arrow dataset.
 
-        With ``folder`` the dataset is written there and memory-mapped; without, it stays in memory.
+        Args:
+            texts: each once, however often they come; they are not held in memory.
+            tokenizer: a ``Vocabulary`` or a fast Hugging Face tokenizer.
+            max_length: in tokens, BOS and EOS included.
+            folder: the dataset is written there and memory-mapped; without, it stays in memory.
+            leave_out: texts that cannot be encoded are left out, unless none can.
+
+        Warns:
+            LeftOut: texts are left out; how many, and where the first stands.
 
         Raises:
-            InputError: no text is left after empty ones are dropped, or too few to train and to test on.
+            InputError: a text cannot be encoded; none is left after empty ones are dropped; or they are too few to train and
+                to test on.
         """
-        import datasets
-
         vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_transformers(tokenizer)
-        rows = [vocabulary.encode(text, truncate=max_length) for text in texts if text.strip()]
-        rows = list({tuple(row): row for row in rows}.values())
-        if not rows:
-            raise InputError("There is no text in the corpus: every line is empty.")
-        dataset = datasets.Dataset.from_dict({"tokens": rows})
-        if folder is not None:
-            quiet = datasets.are_progress_bars_disabled()
-            datasets.disable_progress_bars()
-            dataset.save_to_disk(str(folder))
-            seal_folder(Path(folder), (".arrow", ".json"))
-            if not quiet:
-                datasets.enable_progress_bars()
-            dataset = datasets.Dataset.load_from_disk(str(folder))
-        return cls(dataset, vocabulary, max_length=max(map(len, rows)))
+        rows = encoded(texts, vocabulary, max_length, leave_out)
+        dataset = in_memory(rows) if folder is None else on_disk(rows, Path(folder))
+        return cls(dataset, vocabulary, longest(dataset))

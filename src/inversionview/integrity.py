@@ -70,7 +70,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError(f"{name} is no number")
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=none)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=none)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):

@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +21,12 @@ from inversionview.analysis.retrieval import attends_elsewhere
 from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
-from inversionview.errors import InputError, MismatchError, SettingError
+from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.locks import locked
 from inversionview.probed import PRECISIONS, Precision, ProbedModel
+from inversionview.records.texts import Report as Reader
+from inversionview.records.texts import read_texts
 from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import read_array, replacing, write_array
@@ -89,6 +89,8 @@ class Watch:
     report: Report | None = None
     """Called after every pool."""
     harvest: Harvest | None = None
+    texts: Reader | None = None
+    """Called while texts are read, with the share of them that is done and how many these are."""
     accelerator: Accelerator | None = None
     """Of Hugging Face Accelerate, for several processes."""
 
@@ -169,46 +171,51 @@ def _named(study: Study) -> str:
 
 
 def train_texts(
-    model: str, texts: str, out: Path, config: TrainConfig, *, max_length: int = 64, reading: Reading = Reading(),
-    watch: Watch = Watch(), **options: Any,
+    model: str, texts: str, out: Path, config: TrainConfig, *, field: str | None = None, max_length: int = 64,
+    reading: Reading = Reading(), watch: Watch = Watch(), **options: Any,
 ) -> Study:  # fmt: skip
     """Train a decoder for any causal LM on the user's texts into the run folder ``out``.
 
     Args:
         model: a Hugging Face directory, a hub name or a GGUF file.
-        texts: a text file (one input a line), a JSON-lines file with a ``text`` field, or a dataset on the hub.
+        texts: a text file (one input a line); JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved; or
+            a dataset on the hub; see ``read_texts``.
         out: the run's folder; an interrupted run in it goes on.
         config: length and recipe.
+        field: where a record has its text, by default ``text``.
         max_length: longer texts are cut there, in tokens with BOS and EOS.
         reading: sites, and where activations come from: a bank holds the END of every text, a stream all positions.
         watch: who is told.
         options: ``start``, ``base`` and ``tuning`` of ``train``, and fields of ``DecoderConfig``.
 
     Raises:
-        InputError: the texts cannot be read, are empty or too few.
+        InputError: the texts cannot be read, none can be encoded, or they are too few.
         WeightsError, UnknownSiteError: there is no such model or site.
         MismatchError: ``out`` holds another run.
         LockedError: another process trains into it.
     """
     with watch.alone(out):
-        return _train_texts(model, texts, out, config, max_length, reading, watch, options)
+        unread = watch.rank[0] == 0 and not (out / "corpus" / "state.json").exists()
+        if unread and watch.texts is not None:
+            watch.texts(0.0, 0)  # loading a model takes a while, too
+        return _train_texts(model, texts if unread else None, field, out, config, max_length, reading, watch, options)
 
 
 def _train_texts(
-    model: str, texts: str, out: Path, config: TrainConfig, max_length: int, reading: Reading, watch: Watch,
-    options: dict[str, Any],
+    model: str, texts: str | None, field: str | None, out: Path, config: TrainConfig, max_length: int, reading: Reading,
+    watch: Watch, options: dict[str, Any],
 ) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    kept = read_spec(out) if (out / "study.json").exists() else StudySpec(inputs="texts", sites=[], site="", distance="cosine")
-    begun = {name: getattr(kept, name) for name in ("distance", "epsilon", "epsilons")}  # a run that goes on keeps these
-    begun |= {"model": resolved(model), "dtype": reading.precision}
-    spec = StudySpec(inputs="texts", sites=chosen, site=chosen[-1], **begun)
+    begun: dict[str, Any] = {"inputs": "texts", "distance": "cosine", "model": resolved(model), "dtype": reading.precision}
+    spec = StudySpec(sites=chosen, site=chosen[-1], **begun)
+    if (out / "study.json").exists():  # a run that goes on keeps its own
+        spec = spec.model_copy(update=read_spec(out).model_dump(include={"distance", "epsilon", "epsilons"}))
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)
-    if watch.rank[0] == 0 and not (corpus / "state.json").exists():
-        rows = list(read_texts(texts))
+    if texts is not None:
+        rows = read_texts(texts, field, report=watch.texts)
         with replacing(corpus) as temporary:
-            TextInputs.tokenize(rows, probed.vocabulary, length, folder=temporary)
+            TextInputs.tokenize(rows, probed.vocabulary, length, folder=temporary, leave_out=True)
     watch.together()
     inputs = TextInputs.load(corpus, probed.vocabulary)
     return _train(probed, inputs, spec, out, config, reading, watch, options)
@@ -310,41 +317,3 @@ def resolved(model: str) -> str:
     """Return the whole path of a model that lies in a folder, a hub name as it is."""
     path = Path(model).expanduser()
     return str(path.resolve()) if model and path.exists() else model
-
-
-def read_texts(source: str, limit: int = 2_000_000) -> Iterator[str]:
-    """Yield the texts of a ``.txt`` file (one a line), a ``.jsonl`` file (field ``text``) or a hub dataset's train split.
-
-    Raises:
-        InputError: the source is missing or not of that form.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text ({error.reason}): convert it first.") from error
-        if path.suffix == ".jsonl":
-            yield from (_text_of(line, path, i) for i, line in enumerate(lines, 1) if line.strip())
-        else:
-            yield from lines
-        return
-    if path.suffix in (".txt", ".jsonl") or source.startswith((".", "/", "~")):
-        raise InputError(f"There is no file {source}: give a .txt file, a .jsonl file with a text field, or a hub dataset.")
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(source, split="train", streaming=True)
-        yield from (row["text"] for row in islice(rows, limit))
-    except Exception as error:  # the hub's errors share no base
-        raise InputError(
-            f"The dataset {source} cannot be read ({type(error).__name__}): is the name right, has it a train split with a "
-            "text column, is there a network?"
-        ) from error
-
-
-def _text_of(line: str, path: Path, number: int) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"Line {number} of {path} is not a JSON object with a text field.") from error

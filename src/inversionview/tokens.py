@@ -6,7 +6,7 @@ Works on the Rust ``tokenizers`` object directly, so that reading a shipped stud
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from inversionview.errors import InputError, WeightsError
 class Vocabulary:
     """A tokenizer with its special tokens resolved.
 
-    Where a model has no BOS its EOS takes that part; where it has no padding token of its own (or pads with EOS), ``pad``
-    is one past the model's vocabulary, an id that only masks ever see.
+    Where a model has no BOS its EOS takes that part; where it has no padding token of its own (or pads with EOS, or with the
+    token for unknown words), ``pad`` is one past the model's vocabulary, an id that only masks ever see.
     """
 
-    def __init__(self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None, unknown: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
@@ -33,8 +35,8 @@ class Vocabulary:
         self.bos: int = self._id(ends[0])
         self.eos: int = self._id(ends[-1])
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        own = pad is not None and self._id(pad) not in (self.bos, self.eos)
-        self.pad: int = self._id(pad) if own and pad is not None else self.size
+        shared = (bos, eos, unknown, getattr(tokenizer.model, "unk_token", None))
+        self.pad: int = self.size if pad is None or pad in shared else self._id(pad)
         self.embedded: int | None = None
         """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
 
@@ -71,19 +73,35 @@ class Vocabulary:
         """
         if not text.strip():
             raise InputError("The text is empty: give the input whose activation you want to read.")
-        if truncate is not None and truncate < 3:
-            raise InputError(f"A text must be allowed at least 3 tokens with BOS and EOS, but is cut at {truncate}.")
         try:
             ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
+            if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
+                raise InputError(
+                    f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out."
+                ) from error
             lacking = next((c for c in text if not self._knows(c)), text)
-            raise InputError(f"The tokenizer cannot encode {lacking!r} in {text!r}: its vocabulary lacks it.") from error
+            raise InputError(f"The tokenizer cannot encode {lacking!r} in {_short(text)}: its vocabulary lacks it.") from error
+        return self._framed(text, ids, truncate)
+
+    def encode_many(self, texts: Sequence[str], truncate: int | None = None) -> list[list[int] | InputError]:
+        """Return what ``encode`` gives of each text, or the error that it raises; of many texts in parallel."""
+        try:
+            found = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception:  # of one of them, but it is not said of which
+            return [_or_error(self.encode, text, truncate) for text in texts]
+        return [_or_error(self._framed, text, ids, truncate) for text, ids in zip(texts, found, strict=True)]
+
+    def _framed(self, text: str, ids: list[int], truncate: int | None) -> list[int]:
+        """Return the ids of a text between BOS and EOS."""
+        if truncate is not None and truncate < 3:
+            raise InputError(f"A text must be allowed at least 3 tokens with BOS and EOS, but is cut at {truncate}.")
         if self.pad in ids:
-            raise InputError(f"The text {text!r} holds the padding token: leave it out.")
+            raise InputError(f"The text {_short(text)} holds the padding token: leave it out.")
         body = ids[int(ids[:1] == [self.bos]) :]
         body = body[: len(body) - int(body[-1:] == [self.eos])]
         if not body:
-            raise InputError(f"The text {text!r} holds no token but BOS and EOS: give an input to read.")
+            raise InputError(f"The text {_short(text)} holds no token but BOS and EOS: give an input to read.")
         if truncate is not None:
             body = body[: truncate - 2]
         ids = [self.bos, *body, self.eos]
@@ -91,7 +109,7 @@ class Vocabulary:
             beyond = max(ids)
             raise InputError(
                 f"The tokenizer's token {self.tokenizer.id_to_token(beyond)!r} has the id {beyond}, but the model embeds "
-                f"{self.embedded} tokens: leave it out of {text!r}, or give the model its own tokenizer."
+                f"{self.embedded} tokens: leave it out of {_short(text)}, or give the model its own tokenizer."
             )
         return ids
 
@@ -139,7 +157,7 @@ class Vocabulary:
             value: Any = config.get(key)
             return value.get("content") if isinstance(value, dict) else value
 
-        return cls(tokenizer, name("bos_token"), name("eos_token"), name("pad_token"))
+        return cls(tokenizer, name("bos_token"), name("eos_token"), name("pad_token"), name("unk_token"))
 
     @classmethod
     def from_transformers(cls, tokenizer: Any) -> Vocabulary:
@@ -152,7 +170,18 @@ class Vocabulary:
         if backend is None:
             raise WeightsError(f"{type(tokenizer).__name__} is not a fast tokenizer: a tokenizer.json is needed.")
         copy = Tokenizer.from_str(backend.to_str())
-        return cls(copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+        return cls(copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 100 else f"{text[:100]!r}…"
+
+
+def _or_error(encode: Callable[..., list[int]], *given: Any) -> list[int] | InputError:
+    try:
+        return encode(*given)
+    except InputError as error:
+        return error
 
 
 def character_tokenizer(tokens: Sequence[str]) -> Any:

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.analysis.features import enumerated
-from inversionview.analysis.places import Allowed, places
+from inversionview.analysis.places import Allowed, enumerated, places
 from inversionview.analysis.retrieval import MOST_BOS, RetrievalHead, attends_elsewhere
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank

@@ -94,6 +94,8 @@ class CircuitRow:
     bits: Mean
     found: float
     """Share of queries with another input inside ε."""
+    least: float
+    """The mean of the bits where queries with one other input inside ε or none count as the least that this can mean."""
     shares: dict[str, float]
     """Of each feature's entropy."""
     moved: Moved | None
@@ -158,7 +160,7 @@ def _row(codes: Codes, place: Place, head: NamedHead, epsilon: float, distance: 
     read = shares if moved is None else {**shares, "IO": moved.share}
     expected = EXPECTED.get(head.group)
     agrees = expected.met(read) if expected is not None and cells else None
-    return CircuitRow(head, total.bits, total.found, shares, moved, agrees)
+    return CircuitRow(head, total.bits, total.found, total.least, shares, moved, agrees)
 
 
 def _moved(codes: Codes, place: Place, sign: int, epsilon: float, distance: Distance) -> Moved:

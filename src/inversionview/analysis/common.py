@@ -44,7 +44,9 @@ class Common:
     high: float
     """The share's 95 % interval."""
     bits: float | None
-    """log2(share / prior), the prior counted as one more input; ``None`` where the source cannot tell, or none has it."""
+    """log2(share / prior), the prior counted as one more input; ``None`` where the source cannot tell, or none has it. At most
+    what the whole reading tells, as a corpus says it: nothing that is true of a preimage can tell more than that it lies in it.
+    Below 0, the query's value is less common inside ε than among all inputs."""
     bits_low: float | None
     bits_high: float | None
     """Their interval; never more than the value's own −log2 prior."""
@@ -169,23 +171,30 @@ def _counted(
         share = agreeing / len(drawn)
         low, high = (share, share) if worth[name] == float("inf") else wilson(share * worth[name], worth[name])
         prior = int((known.columns[name] == own).sum())
-        told_bits = _bits(agreeing, len(drawn), (low, high), prior, known) if bits else (None, None, None)
+        told_bits = _bits(agreeing, len(drawn), (low, high), prior, known, _ceiling(preimage)) if bits else (None, None, None)
         listed = tuple(zip(each[order].tolist(), counts[order].tolist(), strict=True))
         found.append(Common(name, own.item(), agreeing, share, low, high, *told_bits, listed, len(each)))
     return tuple(found)
 
 
 def _bits(
-    agreeing: int, counted: int, share: tuple[float, float], prior: int, known: Background
+    agreeing: int, counted: int, share: tuple[float, float], prior: int, known: Background, most: float
 ) -> tuple[float | None, float | None, float | None]:
     """Return the bits that a share means, with the interval that share and prior leave; none where the value is unknown."""
     if not agreeing or not prior:
         return None, None, None
     p = prior / known.size
-    least, most = (p, p) if known.whole else wilson(prior, known.size)
-    low, high = log2(share[0] / most) if share[0] else -float("inf"), min(log2(share[1] / least), -log2(least))
+    rarest, commonest = (p, p) if known.whole else wilson(prior, known.size)
+    low = min(log2(share[0] / commonest), most) if share[0] else -float("inf")
+    high = min(log2(share[1] / rarest), -log2(rarest), most)
     value = log2((agreeing + p) / (counted + 1) / p)
     return min(max(value, low), high), (None if low == -float("inf") else low), high
+
+
+def _ceiling(preimage: Preimage) -> float:
+    """Return the most bits that anything inside ε can tell: those of the reading, where a corpus knows them."""
+    told = preimage.bits
+    return float("inf") if told is None or told.bounded or told.method != "corpus" else told.value
 
 
 def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, walk: WalkReport) -> Told:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.analysis.places import Allowed, Place, Report, bits_of, places
+from inversionview.analysis.places import Allowed, Place, Report, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
@@ -37,9 +37,10 @@ class Cell:
     position: str
     feature: str
     bits: Mean
-    """What the activation tells about the feature."""
+    """What the activation tells about the feature: an estimate from the queries that were drawn. By their chance it may exceed
+    the entropy, which what it estimates cannot; below 0, the query's value is less common inside ε than among all inputs."""
     share: float
-    """Of the feature's entropy; 1 means that it is known in full."""
+    """Of the feature's entropy; 1 means that it is known in full. An estimate, as ``bits``."""
     entropy: float
     """H(φ) over the table's inputs, in bits."""
     consistency: Mean
@@ -59,6 +60,13 @@ class Total:
     found: float
     """Share of queries with any input inside ε; the others count as log₂ of the table's inputs, the most these can show."""
     queries: int
+    least: float
+    """The mean where queries with one other input inside ε or none count as the least that this can mean."""
+
+    @property
+    def bounded(self) -> bool:
+        """There are such queries, so ``least`` is all that is known."""
+        return self.least < self.bits.value - 1e-9
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,8 @@ class FeatureTable:
         means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
         flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
         plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
-        return {**plain, **flat, "share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
+        more = {"share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
+        return {**plain, **flat, **more, "site_bits_least": total.least}
 
     def __rich__(self) -> Any:
         from inversionview.views.tables import feature_table
@@ -266,29 +275,26 @@ def place_information(
 ) -> tuple[Total, list[Cell]]:
     """Return what one site tells at one position, in all and about each feature; see ``feature_information``."""
     found = place.preimages(epsilon, distance, fixed)
-    told, known, others = _measure(place.bank, codes, place.rows, found)
-    total = Total(place.site.short, place.position, mean(told, seed=seed), float((others > 0).mean()), len(told))
+    told, known, others, least = _measure(place.bank, codes, place.rows, found)
+    some = float((others > 0).mean())
+    total = Total(place.site.short, place.position, mean(told, seed=seed), some, len(told), float(least.mean()))
     return total, list(_cells(place.site.short, place.position, codes, place.rows, known, seed))
-
-
-def enumerated(bank: ActivationBank) -> bool:
-    """Return whether a bank holds every input there is."""
-    return not bank.inputs.sampled and bank.inputs.corpus_size == len(bank)
 
 
 def _measure(
     bank: ActivationBank, codes: Codes, rows: npt.NDArray[np.int64], found: Iterator[Hits]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return each query's bits, P(φ = φ(x_q) ∣ preimage) for every feature, ``[query, feature]`` (NaN where nothing is known
-    of it), and how many others lie inside ε."""
+    of it), how many others lie inside ε, and the least that the bits can be."""
     told, known, others = np.empty(len(rows)), np.full((len(rows), len(codes.names)), np.nan), np.empty(len(rows), np.int64)
+    least = np.empty(len(rows))
     for i, (row, hits) in enumerate(zip(rows.tolist(), found, strict=True)):
         near = hits.rows[hits.rows != row]
         whole = enumerated(bank) and hits.searched == len(bank)
-        others[i], told[i] = len(near), bits_of(row, hits, codes.allowed)
+        others[i], told[i], least[i] = len(near), bits_of(row, hits, codes.allowed), least_of(bank, row, hits, codes.allowed)
         if len(near) or whole:
             known[i] = codes.known(near, row, whole)
-    return told, known, others
+    return told, known, others, least
 
 
 def _cells(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.analysis.features import Codes, codes_of, place_information
+from inversionview.analysis.features import Codes, Total, codes_of, place_information
 from inversionview.analysis.patching import Activation, PatchedRuns
 from inversionview.analysis.places import places
 from inversionview.bank.store import ActivationBank
@@ -80,6 +80,8 @@ class Node:
     position: str
     bits: float | None
     """All that it tells; ``None`` for ``elsewhere`` and the target, which are no sites."""
+    least: float | None = None
+    """The least that this can be, where that is all that is known; else ``None``."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def flow(
     )  # fmt: skip
 
 
-Known = dict[tuple[Site, str], tuple[float, dict[str, float]]]
+Known = dict[tuple[Site, str], tuple[Total, dict[str, float]]]
 """For a site at a position: all its bits, and those about each feature."""
 
 
@@ -205,7 +207,10 @@ def stream(level: int) -> Site:
 
 def _node(name: str, known: Known) -> Node:
     site, _, position = name.partition("@")
-    return Node(name, site, position, known[Site.parse(site), position][0] if position else None)
+    if not position:
+        return Node(name, site, position, None)
+    total = known[Site.parse(site), position][0]
+    return Node(name, site, position, total.bits.value, total.least if total.bounded else None)
 
 
 def _id(site: Site, position: str) -> str:
@@ -276,7 +281,7 @@ def _known(
         sites = [stream(i) for i in range(level + 1)] + [head for layer in range(level) for head in heads[layer]]
         for place in places(bank, sites, [position], queries, seed, None, codes.allowed):
             total, cells = place_information(codes, place, epsilon, distance, True, seed)
-            known[place.site, position] = total.bits.value, {cell.feature: cell.bits.value for cell in cells}
+            known[place.site, position] = total, {cell.feature: cell.bits.value for cell in cells}
             report(len(known) / count)
     return known
 

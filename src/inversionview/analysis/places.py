@@ -14,7 +14,7 @@ from inversionview import distances
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
-from inversionview.information import Mean, mean, value
+from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
 from inversionview.sites import Site, expand
 
@@ -90,8 +90,23 @@ def draw_queries(
 
 def bits_of(row: int, hits: Hits, allowed: Allowed | None = None) -> float:
     """Return how many bits the preimage of the query in ``row`` means among the allowed rows, the query left out."""
+    return value(*_counts(row, hits, allowed))
+
+
+def least_of(bank: ActivationBank, row: int, hits: Hits, allowed: Allowed | None = None) -> float:
+    """Return the least that it can mean: less than ``bits_of`` only where a sample of the inputs holds one other or none."""
+    known = enumerated(bank) and hits.searched == len(bank)
+    return (value if known else least)(*_counts(row, hits, allowed))
+
+
+def _counts(row: int, hits: Hits, allowed: Allowed | None) -> tuple[int, int]:
     searched = hits.searched if allowed is None else np.count_nonzero(allowed[: hits.searched])
-    return value(int((hits.rows != row).sum()), int(searched) - (row < hits.searched))
+    return int((hits.rows != row).sum()), int(searched) - (row < hits.searched)
+
+
+def enumerated(bank: ActivationBank) -> bool:
+    """Return whether a bank holds every input there is."""
+    return not bank.inputs.sampled and bank.inputs.corpus_size == len(bank)
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,15 @@ class Curve:
     position: str
     epsilons: tuple[float, ...]
     bits: tuple[Mean, ...]
+    """Queries with one other input inside ε or none count as log₂ of the bank, the most that it can show."""
+    least: tuple[float, ...]
+    """The same means, but these queries count as the least that they can mean: where there are any, all that is known."""
     distance: distances.Distance = "euclidean"
+
+    @property
+    def bounded(self) -> tuple[bool, ...]:
+        """At which ε ``least`` is all that is known."""
+        return tuple(low < bits.value - 1e-9 for low, bits in zip(self.least, self.bits, strict=True))
 
 
 def bits_curve(
@@ -126,7 +149,13 @@ def bits_curve(
         raise SettingError("Name at least one ε.")
     ladder, curves = sorted(distances.check_epsilon(e) for e in epsilons), []
     for place in places(bank, sites, positions, queries, seed, report):
-        found = (place.preimages(epsilon, distance, fixed) for epsilon in ladder)
-        told = [list(map(bits_of, place.rows.tolist(), hits)) for hits in found]
-        curves.append(Curve(place.site.short, place.position, tuple(ladder), tuple(mean(t, seed=seed) for t in told), distance))
+        told = [_told(place, epsilon, distance, fixed) for epsilon in ladder]
+        bits, low = tuple(mean(each[:, 0], seed=seed) for each in told), tuple(float(each[:, 1].mean()) for each in told)
+        curves.append(Curve(place.site.short, place.position, tuple(ladder), bits, low, distance))
     return curves
+
+
+def _told(place: Place, epsilon: float, distance: distances.Distance, fixed: bool) -> npt.NDArray[np.float64]:
+    """Return each query's bits and the least that they can be, ``[query, 2]``."""
+    every = zip(place.rows.tolist(), place.preimages(epsilon, distance, fixed), strict=True)
+    return np.array([(bits_of(row, hits), least_of(place.bank, row, hits)) for row, hits in every])

@@ -1,16 +1,19 @@
-"""Checksums of a shard's files, block by block: a search checks what it reads, once, and nothing else.
+"""Checksums of a shard's files, block by block, and of single vectors: a search checks what it reads, and nothing else.
 
-A block is as long as what the kernel maps around a byte that is read, so checking brings next to nothing into memory that the
-search would not have brought there itself. Blocks are cut from the whole file, the header of an array belongs to the first.
+Blocks are cut from the whole file, the header of an array belongs to the first; a block is checked once. Of the vectors of a
+slice a search reads few, here and there: these have a number each, so that not all that lies between must be read too.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
+
+from inversionview.inputs import mix
 
 BLOCK = 2**16
 """Bytes."""
@@ -32,6 +35,18 @@ def checksums(path: Path) -> bytes:
     return b"".join(found)
 
 
+def sums_of(x: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Return a checksum of each row of numbers, ``[rows, width]``: 32 bits, which no change of a single byte leaves alone.
+
+    A sum of words times odd numbers, modulo 2³².
+    """
+    whole = x.shape[1] * x.itemsize % 4 == 0
+    words = np.ascontiguousarray(x).view(np.uint32 if whole else np.uint16).astype(np.uint32, copy=False)
+    factors = (mix(np.arange(words.shape[1], dtype=np.uint64)) | np.uint64(1)).astype(np.uint32)
+    found: npt.NDArray[np.uint32] = np.einsum("rw,w->r", words, factors)
+    return found
+
+
 class Blocks:
     """The blocks of one file, and which of them are known to be sound."""
 
@@ -48,22 +63,6 @@ class Blocks:
         first, last = start // BLOCK, -(-stop // BLOCK)
         if not self.known[first:last].all():
             self._check(data, first + np.flatnonzero(~self.known[first:last]))
-
-    def check_rows(self, data: npt.NDArray[np.uint8], start: int, width: int, count: int, rows: npt.NDArray[np.int64]) -> None:
-        """Check the blocks that hold some ``rows`` of the ``count`` rows, ``width`` bytes each, that begin at ``start``.
-
-        Raises:
-            ValueError: one is damaged.
-        """
-        if self.known[start // BLOCK : -(-(start + count * width) // BLOCK)].all():
-            return
-        begins = start + rows * width
-        first, last = begins // BLOCK, (begins + (width - 1)) // BLOCK
-        wanted = np.zeros_like(self.known)
-        for step in range(-(-width // BLOCK)):
-            wanted[np.minimum(first + step, last)] = True
-        wanted[last] = True
-        self._check(data, np.flatnonzero(wanted & ~self.known))
 
     def _check(self, data: npt.NDArray[np.uint8], which: npt.NDArray[np.int64]) -> None:
         view = data.data

@@ -47,7 +47,8 @@ def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Report | Non
     bank = ActivationBank(folder, manifest, model, inputs)
     if wrong := bank.damaged(report):
         raise BankError(
-            f"The bank {folder} is damaged ({', '.join(wrong)}): give the command that made it again, it makes these shards anew."
+            f"The bank {folder} is damaged ({', '.join(wrong)}): give the command that made it again, it makes these shards "
+            "anew."
         )
     return bank
 

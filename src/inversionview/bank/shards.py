@@ -6,13 +6,14 @@ the first time: a byte that has changed since the shard was written is told, wha
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.bank.blocks import BLOCK, Blocks, checksums
+from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
 from inversionview.bank.index import Index
 from inversionview.errors import BankError
 from inversionview.integrity import read_sealed, sealed
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 CHECKSUMS = "checksums.json"
 _MAGIC = b"\x93NUMPY\x01"
 """How an ``.npy`` file of the first version begins; two bytes at 8 tell how long the rest of its header is."""
+
+
+_FEW = 1 / 8
+"""Where more rows of a slice than this share were asked for, all of it is checked at once."""
 
 
 class Shard:
@@ -40,6 +45,7 @@ class Shard:
         self._layout = manifest.layout(len(rows))
         self._maps: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]] = {}
         self._blocks: dict[str, Blocks] = {}
+        self._gathered: Counter[tuple[int, int]] = Counter()
 
     def vectors(self, site: int, position: int, stop: int | None = None) -> npt.NDArray[Any]:
         """Return one slice, ``[row, width]``, or its first ``stop`` rows.
@@ -51,16 +57,16 @@ class Shard:
         return self._part(name, (number, position), stop)
 
     def gathered(self, site: int, position: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return some rows of a slice, ``[len(rows), width]``, in memory; no other is read but for those beside them."""
+        """Return some rows of a slice, ``[len(rows), width]``, in memory; the others are not read as long as these are few."""
+        self._gathered[site, position] += len(rows)
+        if self._gathered[site, position] > len(self.rows) * _FEW:
+            all_of_it: npt.NDArray[Any] = self.vectors(site, position)
+            return all_of_it[rows]
         name, number = self.manifest.slots[site]
-        data, array, offset = self._file(name)
-        part = array[number, position]
-        start = offset + number * array.strides[0] + position * array.strides[1]
-        try:
-            self._blocks[name].check_rows(data, start, part.strides[0], len(part), rows)
-        except ValueError as error:
-            raise self._damaged(name, error) from error
-        found: npt.NDArray[Any] = part[rows]
+        found: npt.NDArray[Any] = self._file(name)[1][number, position][rows]
+        if (sums_of(found) != self._file("sums")[1][site, position][rows]).any():
+            self._part("sums", (site, position))  # one of the two is damaged
+            raise self._damaged(name, "the checksum of a vector is another")
         return found
 
     def index(self, site: int, position: int) -> Index:

@@ -3,6 +3,7 @@
     bank/manifest.json
     bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; zeros where a row lacks the position
                      heads.npy        [head, position, row, d_head] the same of heads, in the coordinates of their frames
+                     sums.npy         [site, position, row] a checksum of each of these vectors
                      places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                      hashes.npy       [row] of the tokens
                      sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank import index
+from inversionview.bank.blocks import sums_of
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.errors import (
     BankError,
@@ -124,6 +126,7 @@ class Manifest(BaseModel):
         vectors = {name: ((count, slices[1], rows, held[name]), self.precision) for name, count in counts.items() if count}
         return {
             **vectors,
+            "sums": ((*slices, rows), "uint32"),
             "places": ((slices[1], rows), "int32"),
             "hashes": ((rows,), "uint64"),
             "sketches": ((*slices, rows, width), "float16"),
@@ -535,14 +538,21 @@ def _write_index(
         name, slot = manifest.slots[s]
         (_, _, rows, width), kind = layout[name]
         where = offsets[name] + (slot * positions + p) * rows * width * np.dtype(kind).itemsize
-        x = torch.from_numpy(np.fromfile(folder / f"{name}.npy", kind, rows * width, offset=where).reshape(rows, width)).float()
+        stored = np.fromfile(folder / f"{name}.npy", kind, rows * width, offset=where).reshape(rows, width)
+        x = torch.from_numpy(stored).float()
         if manifest.distance == "cosine":
             x = torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
         made = index.build(x, torch.from_numpy(arrays["places"][p] >= 0))
         arrays["scales"][s, p] = made.scale, made.present
         basis = np.zeros((index.WIDTH, manifest.d_model), dtype=np.float32)
         basis[:, :width] = made.basis
-        for name, values in (("sketches", made.sketches), ("order", made.order), ("basis", basis)):
+        parts: dict[str, npt.NDArray[Any]] = {
+            "sums": sums_of(stored),
+            "sketches": made.sketches,
+            "order": made.order,
+            "basis": basis,
+        }
+        for name, values in parts.items():
             with open(folder / f"{name}.npy", "r+b") as file:
                 file.seek(offsets[name] + number * values.nbytes)
                 file.write(values.tobytes())

@@ -56,7 +56,7 @@ def dla(
     ] = True,
     target: Annotated[str | None, typer.Option(help="Rates: which answer (count; A1 to A4); by default the first.")] = None,
     inputs: Annotated[int, typer.Option(min=1, help="Rates: so many inputs of the study's test split.")] = 1000,
-    prompts: Annotated[Path | None, typer.Option(help="Rates: a JSONL file with text, expected and, if you like, at.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Rates: records with text, expected and, if you like, at.")] = None,
     among: Annotated[
         Path | None, typer.Option(help="With --prompts: candidates, one word a line; by default all expected words.")
     ] = None,

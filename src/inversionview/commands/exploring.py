@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
@@ -46,7 +47,7 @@ def explore(
     openers = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
     first = f"#{urlencode({'study': list(openers)[-1]})}" if runs or model else ""
-    address = f"http://{_shown(host)}:{listening.getsockname()[1]}/{first}"
+    address = shown(host, listening) + first
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     serve(openers, listening, host, None if no_browser else partial(webbrowser.open, address))
 
@@ -122,11 +123,12 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _shown(host: str) -> str:
-    """Return the host as a browser is told it."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    host = everywhere.get(host, host)
-    return f"[{host}]" if ":" in host else host
+def shown(host: str, listening: socket.socket) -> str:
+    """Return the address of the page as a browser is told it."""
+    number, port = listening.getsockname()[:2]
+    if ip_address(number).is_unspecified:  # it listens everywhere, here too
+        host = "::1" if ":" in number else "127.0.0.1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def serve(

@@ -60,7 +60,7 @@ def patch(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help='JSONL of {"original", "contrast", "answer", "contrast_answer", "at"}, in place of the study\'s pairs.'
+            help='Records of {"original", "contrast", "answer", "contrast_answer", "at"}, in place of the study\'s pairs.'
         ),
     ] = None,
     limit: LimitOpt = None,

@@ -49,9 +49,12 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
     ] = None,
-    texts: Annotated[str | None, typer.Option(help="Text file, JSON-lines file or hub dataset to train on.")] = None,
-    facts: Annotated[Path | None, typer.Option(help="Of the study facts: a JSONL or JSON file, or a folder of BEAR.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Of the study ioi: a text file of names, one a line.")] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="Texts to train on: .txt (one a line), .jsonl, .json, .csv, .parquet … or a hub dataset.")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="With --texts: the field that holds the text (text).")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Of the study facts: a file of records, or a folder of BEAR.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Of the study ioi: a file of names, one a line.")] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
     layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None,
     heads: Annotated[str | None, typer.Option(help="Only these heads, such as 16.3,17.0; of ioi also: named.")] = None,
@@ -87,6 +90,8 @@ def train(
         raise SettingError("Say where the run goes, for instance --out runs/mine.")
     if (study is None) == (texts is None) or (texts and not model):
         raise SettingError("Name a study, or give both --model and --texts.")
+    if field is not None and texts is None:
+        raise SettingError("--field names where records have their text: give --texts, too, or leave it out.")
     if texts and (facts or names):
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if (lora is not None) + full + frozen > (base is not None):
@@ -107,20 +112,27 @@ def train(
         options |= {"base": resolved(base), "tuning": tuning, "dtype": reading.dtype, **given(lora=lora)}
     accelerator = make_accelerator(where)
     quiet = not accelerator.is_main_process
-    with ExitStack() as harvesting, bar("training", 1000, quiet=quiet) as advance:
+    with ExitStack() as harvesting, ExitStack() as tokenizing, bar("training", 1000, quiet=quiet) as advance:
         harvested = harvesting.enter_context(bar("harvesting", 1000, quiet=quiet))
+        tokenized = tokenizing.enter_context(bar("reading texts", 1000, quiet=quiet, logged=True))
 
         def report(done: float, row: dict[str, Any]) -> None:
-            harvesting.close()  # one bar at a time
+            tokenizing.close()  # one bar at a time
+            harvesting.close()
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
 
         def harvest(done: int, total: int) -> None:
+            tokenizing.close()
             harvested(1000 * done // total, f"{done:,} of {total:,} inputs")
 
-        common: dict[str, Any] = {"reading": reading, "watch": Watch(report, harvest, accelerator), **options}
+        def read(share: float, count: int) -> None:
+            tokenized(int(1000 * share), f"{count:,} texts")
+
+        watch = Watch(report, harvest, read, accelerator)
+        common: dict[str, Any] = {"reading": reading, "watch": watch, **options}
         if texts is not None and model is not None:
-            made = train_texts(model, texts, to, config, max_length=max_length, **common)
+            made = train_texts(model, texts, to, config, field=field, max_length=max_length, **common)
         else:
             made = train_study(study or "", to, config, model=model, given=given(facts=facts, names=_names(names)), **common)
     if accelerator.is_main_process:
@@ -128,16 +140,15 @@ def train(
 
 
 def _names(path: Path | None) -> list[str] | None:
-    """Return the names in a file, one a line."""
+    """Return the names in a file: one a line, or the field ``name`` of its records."""
     if path is None:
         return None
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}): give a text file of names, one a line.") from error
+    from inversionview.records.texts import read_words
+
+    names = read_words(path, "name")
     if not names:
         raise InputError(f"{path} holds no names: write one a line.")
-    return names
+    return [str(name) for name in names]
 
 
 @app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")

@@ -89,8 +89,8 @@ def read(
     check_source(source)
     loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
-    drawn = temperature or noise is not None or candidates is not None
-    source = source or ("decoder" if drawn else first_source(loaded, query, fixed))
+    drawn = temperature is not None or noise is not None or candidates is not None
+    source = source or first_source(loaded, query, fixed, drawn)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":

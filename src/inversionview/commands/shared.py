@@ -179,11 +179,11 @@ def check_source(source: str | None) -> None:
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
 
 
-def first_source(study: Study, query: Query, fixed: str | None) -> str:
+def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = False) -> str:
     """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
     from inversionview.explorer import service
 
-    return service.first_source(study, query, fixed)
+    return service.first_source(study, query, fixed, drawn)
 
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
@@ -213,8 +213,15 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on stderr with ETA; yields a function to set how far it is, and a note."""
+def bar(what: str, total: int, quiet: bool = False, logged: bool = False) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr with ETA; yields a function to set how far it is, and a note.
+
+    Args:
+        what: is going on.
+        total: how far it goes.
+        quiet: show nothing.
+        logged: where stderr is no terminal, and so shows no bar, say in lines, ever more rarely, how far it is.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -222,11 +229,16 @@ def bar(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, s
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     progress = Progress(*columns, console=err, disable=quiet)
-    task = progress.add_task(what, total=total, note="")
+    task, due = progress.add_task(what, total=total, note=""), 1.0
 
     def advance(done: int, note: str) -> None:
-        progress.start()  # only now: a mistake found before must leave nothing but its sentence on stderr
+        nonlocal due
         progress.update(task, completed=done, note=note)
+        if not logged or err.is_terminal:
+            progress.start()  # only now: a mistake found before must leave nothing but its sentence on stderr
+        elif not quiet and (elapsed := progress.tasks[task].elapsed or 0.0) >= due:
+            err.print(f"{what}: {100 * done / total:.0f} %, {note}, {elapsed:.0f} s", markup=False, soft_wrap=True)
+            due = elapsed + max(1.0, min(60.0, elapsed))
 
     try:
         yield advance

@@ -176,13 +176,21 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
         raise StorageError(f"{path} could not be written ({error}).") from error
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop lines beyond ``step`` (made after the checkpoint a run goes on from) and what is no line of metrics."""
+def cut_metrics(path: Path, step: int) -> dict[str, Any]:
+    """Drop lines beyond ``step`` (made after the checkpoint a run goes on from) and what is no line of metrics.
+
+    Returns:
+        The last that is left, on which the next goes on; nothing where there is none.
+
+    Raises:
+        StorageError: it could not be written.
+    """
     if not path.exists():
-        return
+        return {}
     kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= step]
     with replacing(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    return dict(json.loads(kept[-1])) if kept else {}
 
 
 def _step(line: str) -> float:

@@ -140,13 +140,13 @@ def train_decoder(
     wrapped = accelerator.prepare(decoder)
     settings = json.loads(json.dumps({**asdict(config), "decoder": asdict(decoder.config)}))  # as they are read again
     alike = rebalanced(np.zeros((len(source.sites), source.inputs.place_count)), 0.0)
-    progress = Progress(model.fingerprint, settings, alike.tolist())
+    progress, row = Progress(model.fingerprint, settings, alike.tolist()), dict[str, Any]()
     if out is not None:
         progress = load_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers) or progress
         if accelerator.is_main_process:
-            cut_metrics(out / "metrics.jsonl", progress.step)
+            row = cut_metrics(out / "metrics.jsonl", progress.step)
     clock = Clock(config, progress, accelerator)
-    done, row = clock.tick(), dict[str, Any]()
+    done = clock.tick()
     while done < 1:
         loss, predicted, since = 0.0, 0, replace(progress)
         weights = np.array(progress.weights)

@@ -82,9 +82,11 @@ class Sample(Model):
 class Information(Model):
     """How many bits the activation tells, with its 95 % interval."""
 
-    value: float
+    value: float = Field(
+        description="With one hit or none the most that can be shown, log₂ of the inputs: then `low` is what is known."
+    )
     low: float
-    high: float | None
+    high: float | None = Field(description="null where it is not known.")
     hits: int
     inputs: int
     method: Literal["corpus", "splitting"]
@@ -266,7 +268,11 @@ class Cell(Model):
     site: str
     value: float | None
     low: float | None
-    high: float | None
+    high: float | None = Field(
+        description="null where no input lies inside ε. Where at most one does, `low` is all that is known."
+    )
+    hits: int | None = Field(default=None, description="Inputs inside ε.")
+    inputs: int | None = Field(default=None, description="Inputs searched, the query left out.")
 
 
 class Map(Model):
@@ -274,6 +280,8 @@ class Map(Model):
 
     kind: Literal["bits", "ratio"]
     position: int
+    epsilon: float
+    distance: Distance
     cells: list[Cell]
 
 

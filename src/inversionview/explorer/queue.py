@@ -153,10 +153,13 @@ class WorkQueue:
         self._waiting: OrderedDict[str, deque[Task]] = OrderedDict()
         self._begun: list[Task] = []
         self._turn: Task | None = None
-        self._handed: Task | None = None
+        self._handed: dict[int, Task] = {}
+        self._idle = list(range(_BEGUN))
         self._seconds: dict[str, float] = {}
         self._change, self._closed = threading.Condition(), False
-        self._threads = [threading.Thread(target=self._work, name=f"explorer-worker-{i}", daemon=True) for i in range(_BEGUN)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"explorer-worker-{i}", daemon=True) for i in range(_BEGUN)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -269,7 +272,7 @@ class WorkQueue:
         if fresh is not None:
             self._take(fresh)
             self._begun.append(fresh)
-            self._handed = fresh
+            self._handed[self._idle.pop()] = fresh  # the thread that was busy last: others need no memory of their own
         if self._turn is not None:
             self._turn.go()
             self._change.notify_all()
@@ -309,18 +312,19 @@ class WorkQueue:
 
     # -- the threads --------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while True:
             with self._change:
-                while self._handed is None and not self._closed:
+                while number not in self._handed and not self._closed:
                     self._change.wait()
-                task, self._handed = self._handed, None
+                task = self._handed.pop(number, None)
             if task is None:
                 return
             answer = self._do(task)
             with self._change:
                 self._leave(task)
                 self._begun.remove(task)
+                self._idle.append(number)
                 self._choose()
             if answer is not None:  # who has the answer finds the worker free
                 answer()

@@ -187,7 +187,7 @@ class Explorer:
 
             def streamed(task: Task) -> bytes:
                 query = study.query(text, at=at, site=site)
-                chosen = source or service.first_source(study, query, fixed)
+                chosen = source or service.first_source(study, query, fixed, temperature is not None or noise > 0)
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
                     _counts_as_bank(study, task, id)

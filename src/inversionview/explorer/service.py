@@ -106,12 +106,15 @@ def sources(study: Study) -> list[Source]:
     return ["corpus", *others] if lacking(study) is None else [*others, "corpus"]
 
 
-def first_source(study: Study, query: Query, fixed: str | None = None) -> Source:
-    """Return what reads a query unless another source is named: the first of ``sources`` that can.
+def first_source(study: Study, query: Query, fixed: str | None = None, drawn: bool = False) -> Source:
+    """Return what reads a query unless another source is named: the decoder where it is told how to draw, else the first of
+    ``sources`` that can.
 
     The corpus can where its bank holds the site and the named position, or will hold them once it is built, which takes
     seconds; a decoder where it was trained on the site; a walk always.
     """
+    if drawn:
+        return "decoder"
     for source in sources(study):
         if source == "corpus" and (lacking(study) is not None or not holds(study, query, fixed)):
             continue
@@ -252,7 +255,7 @@ def read(
     """
     known = sources(study)
     now: list[Source] = [each for each in known if each != "corpus" or (lacking(study) is None and holds(study, query, fixed))]
-    chosen = now if source == "all" else [source or first_source(study, query, fixed)]
+    chosen = now if source == "all" else [source or first_source(study, query, fixed, temperature is not None or noise > 0)]
     if chosen[0] not in known:
         raise SettingError(f"{study.name} has no source {chosen[0]!r}: choose {', '.join(known)}.")
     asked = _Asked(study, query, epsilon, distance, -(-count // len(chosen)), seed, fixed, len(chosen), report, rows)
@@ -424,21 +427,21 @@ def bits_map(
     bank, here = bank_of(study, report), place(study, text, at)
     held = [site for site in study.sites if site in bank.sites]
     z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
-    where = {"epsilon": study.spec.epsilon if epsilon is None else epsilon, "distance": distance or study.spec.distance}
+    within, metric = study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance
     own, told = bank.rows_of(here.ids), {}
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        hits = next(search(bank, site, z[number], verify=len(held) <= _VERIFIED, **where))  # type: ignore[arg-type]
+        hits = next(search(bank, site, z[number], epsilon=within, distance=metric, verify=len(held) <= _VERIFIED))
         told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
-    return contract.Map(kind="bits", position=here.position, cells=cells)
+    return contract.Map(kind="bits", position=here.position, epsilon=within, distance=metric, cells=cells)
 
 
 def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
     if bits is None:
         return contract.Cell(site=site, value=None, low=None, high=None)
-    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high)
+    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
 
 
 def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:
@@ -461,7 +464,8 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: R
         _RATIOS[study] = information.means(shares.T)
     told = zip(study.sites, _RATIOS[study], strict=True)
     cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
-    return contract.Map(kind="ratio", position=position, cells=cells)
+    where = study.spec
+    return contract.Map(kind="ratio", position=position, epsilon=where.epsilon, distance=where.distance, cells=cells)
 
 
 _RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()

@@ -54,7 +54,8 @@ class Interpretation:
     bits: Mean
     """The mean of I_ε(q) over the queries."""
     information: float | None
-    """Bits that the feature statements tell of unseen inputs, mean over the queries that are scored; ``None`` without any."""
+    """Bits that the feature statements tell of unseen inputs, mean over the queries that are scored; ``None`` without any. An
+    estimate: what it estimates is at most ``scored_bits``, but other inputs make it."""
     scored_bits: float | None
     """Mean of I_ε(q) over these."""
     share: float | None
@@ -72,6 +73,8 @@ class Interpretation:
     queries: tuple[QueryReading, ...]
     note: str | None = None
     """What went wrong with the summary, or why there is no score."""
+    least: float | None = None
+    """Where queries have one other input inside ε or none, the mean with these as the least they can mean; else ``None``."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:

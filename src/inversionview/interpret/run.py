@@ -162,6 +162,7 @@ class _Run:
             features=None, proven=beats([own[i] for i in others], list(others.values())) if own else None,
             queries=tuple(self._reading(cell, i, own.get(i)) for i in range(count)),
             note=None if scored else _NO_INPUTS,
+            least=float(np.mean(low)) if (low := [s.least for s in cell.sides]) != [s.bits for s in cell.sides] else None,
         )  # fmt: skip
 
     def _reading(self, cell: Cell, query: int, told: Told | None) -> QueryReading:

@@ -18,7 +18,7 @@ from torch import Tensor
 from inversionview import distances
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
-from inversionview.information import value
+from inversionview.information import least, value
 from inversionview.sites import Site
 
 Rows = npt.NDArray[np.int64]
@@ -63,6 +63,8 @@ class Sides:
 
     bits: float
     """I_ε(q) among the rows that were looked at."""
+    least: float
+    """The least that these can be: another number than ``bits`` only where one other input is inside or none."""
     fit: Half
     test: Half
     line: Half
@@ -109,13 +111,14 @@ def sides(
         mine = rows[rows < len(near)]
         near[mine] = np.inf
         inside = np.flatnonzero(near <= epsilon)
-        told = value(len(inside), len(near) - len(mine))
+        counts = len(inside), len(near) - len(mine)
         looked = len(near) if len(inside) <= _MOST else len(near) * _MOST // len(inside)
         part = near[:looked]
         far = [_sorted(part, np.flatnonzero(np.isfinite(part) & (part > epsilon * factor))) for factor in (gap, 1.0)]
         inside = _sorted(part, inside[inside < looked])[::-1]
         yield Sides(
-            told,
+            value(*counts),
+            least(*counts),
             fit=Half(_of(inside, 0), _of(far[0], 0)),
             test=Half(_of(inside, 1), _of(far[0], 1)),
             line=Half(_of(inside, 1), _of(far[1], 1)),

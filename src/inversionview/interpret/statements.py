@@ -105,7 +105,8 @@ class FeatureStatement:
         return _bits(int(self.holds(inside).sum()), len(inside), int(self.holds(every).sum()), len(every))
 
     def said(self, inputs: Inputs, own: npt.NDArray[np.int32], of: float) -> str:
-        """Return the statement in words, with its bits.
+        """Return the statement in words, with its bits, which together are at most the query's: what is true of a preimage
+        cannot tell more than that it lies in it, though estimates from half of the inputs may add up to more.
 
         Args:
             inputs: say what features are called, and their values.
@@ -114,11 +115,13 @@ class FeatureStatement:
         """
         if not self.clauses:
             return NOTHING
-        parts = []
+        parts, left = [], of
         for clause in self.clauses:
             named = " with ".join(inputs.glossary.get(name, name) for name in self._names(clause))
-            parts.append(f"{named}: {self._listed(inputs, clause, own)} ({clause.bits:.1f} bits)")
-        return _sentence(parts, self.bits, of)
+            told = min(max(0.0, clause.bits), left)
+            left -= told
+            parts.append(f"{named}: {self._listed(inputs, clause, own)} ({told:.1f} bits)")
+        return _sentence(parts, of - left, of)
 
     def _names(self, clause: Clause) -> list[str]:
         return [self.codes.names[feature] for feature in clause.features]
@@ -401,4 +404,9 @@ def summary(inputs: Inputs, statements: Sequence[FeatureStatement], bits: float,
 
 def _sentence(parts: Sequence[str], told: float, of: float) -> str:
     text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}; {told:.1f} of {of:.1f} bits."
+    return f"{text[:1].upper()}{text[1:]}; {bits_told(told, of)} bits."
+
+
+def bits_told(told: float, of: float) -> str:
+    """Return how many bits a statement tells, of how many: at most all, and below 0 where it holds less often inside ε."""
+    return f"{'< 0' if told <= -0.05 else f'{min(max(0.0, told), of):.1f}'} of {of:.1f}"

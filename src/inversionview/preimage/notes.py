@@ -78,19 +78,19 @@ def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None)
         UnknownPositionError: the bank does not hold the query's own position, and no other is named in ``at``.
     """
     names = [bank.manifest.positions[number] for number in bank.position_numbers(at)]
-    places = places_of(bank.inputs, query, names)
-    if at is None and query.position not in places:
+    if at is None and query.position not in _places(bank.inputs, query.ids, names):
         raise UnknownPositionError(_elsewhere(bank, query, names))
-    tokens = set(range(1, len(query.ids) - int(query.ids[-1] == bank.inputs.eos)))
-    if at is None and tokens <= places:
+    row = bank.tokens(np.arange(1))[0]
+    one = row[row != bank.inputs.pad].tolist()
+    if at is None and set(range(1, len(one) - int(one[-1] == bank.inputs.eos))) <= _places(bank.inputs, one, names):
         return []
     rest = "" if at is not None else ", which the bank holds, not at all positions"
     return [f"Compared at {listed(names)} only{rest}."]
 
 
-def places_of(inputs: Inputs, query: Query, names: Sequence[str]) -> set[int]:
-    """Return the indices of named positions in the query's input."""
-    named = inputs.named_positions(np.array([query.ids]))
+def _places(inputs: Inputs, ids: Sequence[int], names: Sequence[str]) -> set[int]:
+    """Return the indices of named positions in an input."""
+    named = inputs.named_positions(np.array([list(ids)]))
     return {int(named[name][0]) for name in names} - {-1}
 
 

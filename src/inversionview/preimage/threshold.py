@@ -53,7 +53,7 @@ class Rung:
     inside: int
     """Inputs inside, the query left out."""
     bits: float | None
-    """−log₂ of their share of all inputs; ``None`` where there are none: more than log₂ of the number of inputs."""
+    """−log₂ of their share of all inputs; ``None`` where there are none: see ``information.least``."""
     shares: dict[str, float] | None
     """For each feature the share of the inputs inside that have the query's value; ``None`` where there are none."""
     marks: tuple[str, ...] = ()

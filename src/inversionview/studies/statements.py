@@ -1,18 +1,20 @@
-"""Factual statements: the shipped ones, and those of a user's file, of COUNTERFACT and of BEAR.
+"""Factual statements: the shipped ones, and those of a user's file, of COUNTERFACT, known_1000 and BEAR.
 
-A statement is a prompt about a subject that ends right before its object: "The capital of France is" → "Paris". COUNTERFACT is
-of Meng et al. 2022 (arXiv 2202.05262), BEAR of Wiland et al. 2024 (arXiv 2404.04113); neither is shipped.
+A statement is a prompt about a subject that ends right before its object: "The capital of France is" → "Paris". COUNTERFACT and
+known_1000 are of Meng et al. 2022 (arXiv 2202.05262), BEAR of Wiland et al. 2024 (arXiv 2404.04113); neither is shipped.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inversionview.errors import InputError
+from inversionview.records.reading import located, read
+from inversionview.records.tables import is_saved
+from inversionview.records.texts import left_out
 from inversionview.studies.shipped import FILES, check_shipped
 
 NONE = "–"
@@ -103,27 +105,28 @@ def read_statements(source: str | Path | None = None) -> list[Statement]:
     """Return the shipped statements, or those of a file or folder.
 
     Args:
-        source: a JSONL file (or a JSON array) of objects with ``prompt``, ``subject`` and, as far as there are any,
-            ``relation``, ``object`` and ``attributes``; COUNTERFACT's file; or a folder of BEAR, with
+        source: a file of records (JSON, CSV, Parquet …) with ``prompt``, ``subject`` and, as far as there are any,
+            ``relation``, ``object`` and ``attributes``; COUNTERFACT's file or known_1000's; or a folder of BEAR, with
             ``metadata_relations.json`` and a JSONL file for each relation.
+
+    Warns:
+        LeftOut: the file of one of BEAR's relations is missing.
 
     Raises:
         InputError: it cannot be read, or is of another form; the line is named.
     """
     if source is None:
         return list(_shipped())
-    path = Path(source).expanduser()
-    found = list(_bear(path) if path.is_dir() else _records(path))
+    path = located(source)
+    found = list(_bear(path) if path.is_dir() and not is_saved(path) else _records(path))
     if not found:
         raise InputError(f"{path} holds no statement: give lines such as {_OWN}.")
     return found
 
 
 def _shipped() -> Iterator[Statement]:
-    path = FILES / "facts" / "subjects.jsonl"
     check_shipped("facts/subjects.jsonl")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        subject = json.loads(line)
+    for _, subject, _ in read(FILES / "facts" / "subjects.jsonl"):
         attributes = {"kind": subject["kind"], **subject["attributes"]}
         for relation, templates in TEMPLATES[subject["kind"]].items():
             if relation == NONE or relation in attributes:
@@ -137,82 +140,69 @@ def _shipped() -> Iterator[Statement]:
 # -- files of the user's ----------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a JSONL file of facts, or a folder of BEAR.") from error
-
-
-def _objects(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield every value of a JSONL file, or of a JSON array, with the line where it begins."""
-    text, decoder = _read(path), json.JSONDecoder()
-    at, line = 0, 1
-    array = text.lstrip().startswith("[")
-    separators = " \t\r\n" + ("[]," if array else "")
-    while True:
-        start = at
-        while at < len(text) and text[at] in separators:
-            at += 1
-        line += text.count("\n", start, at)
-        if at == len(text):
-            return
-        try:
-            value, stop = decoder.raw_decode(text, at)
-        except ValueError as error:
-            raise InputError(f"{path}, line {line} is not JSON ({error}).") from error
-        yield line, value
-        line += text.count("\n", at, stop)
-        at = stop
-
-
 def _records(path: Path) -> Iterator[Statement]:
-    for line, value in _objects(path):
+    for record in read(path):
         try:
-            yield _statement(value)
+            yield _statement(record.value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise InputError(
-                f"{path}, line {line} is no fact ({why}): write {_OWN}, perhaps with attributes, or a record of COUNTERFACT."
+                f"{record.place} is no fact ({why}): write {_OWN}, perhaps with attributes, or a record of COUNTERFACT or of "
+                "known_1000."
             ) from error
 
 
-def _statement(record: dict[str, Any]) -> Statement:
-    """Return the statement of a record of COUNTERFACT or of the project's own form."""
+def _statement(record: Any) -> Statement:
+    """Return the statement of a record of COUNTERFACT, of ROME's known_1000 or of the project's own form."""
     if not isinstance(record, dict):
         raise TypeError("it is no object")
     if "requested_rewrite" in record:
         asked = record["requested_rewrite"]
         return Statement(asked["prompt"], asked["subject"], asked["relation_id"], asked["target_true"]["str"].strip())
-    unknown = [name for name in record if name not in ("prompt", "subject", "relation", "object", "attributes")]
+    if "template" in record and "attribute" in record:
+        return Statement(record["template"], record["subject"], record["relation_id"], record["attribute"].strip())
+    given = {name: value for name, value in record.items() if value is not None}  # a table has a cell in every row
+    unknown = [name for name in given if name not in ("prompt", "subject", "relation", "object", "attributes")]
     if unknown:
         raise ValueError(f"there is no field {unknown[0]!r}")
-    rest = {name: record[name] for name in ("relation", "object", "attributes") if name in record}
-    made = Statement(record["prompt"], record["subject"], **rest)
+    rest = {name: given[name] for name in ("relation", "object", "attributes") if name in given}
+    if isinstance(rest.get("attributes"), dict):
+        rest["attributes"] = {name: value for name, value in rest["attributes"].items() if value is not None}
+    made = Statement(given["prompt"], given["subject"], **rest)
     if bool(made.object.strip()) != (made.relation != NONE):
         raise ValueError("relation and object are both given or both left out")
     return made
 
 
 def _bear(folder: Path) -> Iterator[Statement]:
-    """Yield BEAR's statements under every template that ends in its object."""
+    """Yield BEAR's statements under every template that ends in its object; of relations whose file is missing none."""
     index = folder / "metadata_relations.json"
     try:
-        relations = json.loads(_read(index))
+        (relations,) = [record.value for record in read(index)]
         templates = {name: list(map(_prompt, relation["templates"])) for name, relation in relations.items()}
         spaces = {name: _answers(relation) for name, relation in relations.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not BEAR's list of relations with their templates ({error}).") from error
-    for name, prompts in templates.items():
+    wanted = [name for name, prompts in templates.items() if any(prompts)]
+    lacking = []
+    for name in wanted:
         path = folder / f"{name}.jsonl"
-        for line, record in _objects(path) if any(prompts) else ():
+        records = list(read(path)) if path.exists() else []
+        lacking += [] if records else [path.name]
+        for record in records:
             try:
-                answer = record["obj_label"] if "obj_label" in record else spaces[name][record["obj_id"]]
-                yield from (Statement(prompt, record["sub_label"], name, answer) for prompt in prompts if prompt)
+                yield from _stated(record.value, name, templates[name], spaces[name])
             except (KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{path}, line {line} is no instance of BEAR with sub_label and obj_label ({error})."
-                ) from error
+                raise InputError(f"{record.place} is no instance of BEAR with sub_label and obj_label ({error}).") from error
+    if lacking and len(lacking) < len(wanted):
+        files = ", ".join(lacking[:10]) + (", …" if len(lacking) > 10 else "")
+        left_out(f"{len(lacking)} of {len(wanted)} relations left out, whose files {folder} lacks, or are empty: {files}.")
+
+
+def _stated(record: Any, relation: str, prompts: Sequence[str], answers: Mapping[str, str]) -> Iterator[Statement]:
+    """Yield an instance of BEAR's under each prompt."""
+    answer = record["obj_label"] if "obj_label" in record else answers[record["obj_id"]]
+    yield from (Statement(prompt, record["sub_label"], relation, answer) for prompt in prompts if prompt)
 
 
 def _answers(relation: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from inversionview.analysis.heads import GROUPS, NONE, HeadTable, NamedHead
 from inversionview.analysis.patching import Patching
 from inversionview.information import Mean
 from inversionview.views.heads import evidence, found_rows
+from inversionview.views.text import at_least
 
 WRITE = ("name mover", "negative name mover", "copy suppression", NONE)
 """Groups whose heads write names themselves, or may."""
@@ -47,22 +48,27 @@ def contents_markdown(table: CircuitTable) -> str:
     """Return what the preimages of each head tell: Huang et al. 2024, Table 2; bold where it is half of the entropy or more."""
     ordered = sorted(table.rows, key=lambda row: _ORDER.index(row.head.group))
     rows = [
-        [row.head.group, row.head.site, row.head.position, f"{'≥ ' if row.found < 1 else ''}{row.bits.value:.1f}",
+        [row.head.group, row.head.site, row.head.position, _told(row),
          *(_held(row, name) for name in FEATURES), {True: "yes", False: "no", None: "–"}[row.agrees]]
         for row in ordered
     ]  # fmt: skip
     return _grid(("group", "head", "at", "bits", *FEATURES, "as expected"), rows) + (
         f"\n{table.inputs:,} prompts, ε = {table.epsilon:g}, {table.distance}, at the head's own position; {table.queries} "
-        f"queries a head, seed {table.seed}. bits: what the activation tells in all (≥: some queries have no other prompt "
-        "inside ε). Features: share of their entropy; below zero, prompts inside ε are too few to show it, or leave it out.\n"
+        f"queries a head, seed {table.seed}. bits: what the activation tells in all (≥: some queries have one other prompt or "
+        "none inside ε and count as the least that this can mean). Features: share of their entropy; below zero, prompts "
+        "inside ε are too few to show it, or leave it out.\n"
     )
+
+
+def _told(row: CircuitRow) -> str:
+    return at_least(row.least, 1) if row.least < row.bits.value - 1e-9 else f"{row.bits.value:.1f}"
 
 
 def _held(row: CircuitRow, feature: str) -> str:
     share = row.shares.get(feature)
     if share is None:
         return "–"
-    said = _percent(share)
+    said = _percent(min(share, 1.0))
     return f"**{said}**" if share >= 0.5 else said
 
 

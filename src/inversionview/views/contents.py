@@ -49,7 +49,8 @@ def _note(table: ContentTable) -> str:
         f"{table.distance}, up to {table.queries} queries a head, seed {table.seed}. share: of the L1 proximity. works: share "
         "of all prompts (of those that ask for nothing) on which the head attends less than 0.6 to BOS; only these count for "
         "it. asked / not: share of an attribute's H where the relation asks for it and where not, the mean over attributes "
-        "with 10 queries of each kind. –: too few queries, or a share below 10 %."
+        "with 10 queries of each kind. –: too few queries, or a share below 10 %; below zero: its "
+        "value is less common inside ε than elsewhere."
     )
 
 
@@ -69,7 +70,7 @@ def _cells(content: HeadContent) -> Iterator[str]:
 def _named(told: Told | None) -> str:
     """Return a feature with its bits; nothing where the head hardly tells of it."""
     carried = told is not None and told.share >= CARRIES
-    return f"{told.feature} {told.bits.value:.2f} ({_share(told)})" if told is not None and carried else "–"
+    return f"{told.feature} {min(told.bits.value, told.entropy):.2f} ({_share(told)})" if told is not None and carried else "–"
 
 
 def _share(told: Told | None) -> str:
@@ -77,7 +78,7 @@ def _share(told: Told | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}".replace("-0%", "0%")
+    return "–" if share is None else f"{min(share, 1.0):.0%}".replace("-0%", "0%")
 
 
 def check_markdown(path: Path | None) -> None:

@@ -18,10 +18,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analysis.flow import FLOOR, OTHERS, Edge, Flow, stream
+from inversionview.analysis.flow import FLOOR, OTHERS, Edge, Flow, Node, stream
 from inversionview.distances import epsilon_text
 from inversionview.sites import Site
 from inversionview.views.files import check_formats, write_figure, write_page, write_records
+from inversionview.views.text import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,14 +55,14 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
     for edge in confirmed:
         assert edge.effect is not None
         attention = "" if edge.attention is None else f"{edge.attention:.2f}"
-        share, effect = f"{min(1.0, max(0.0, edge.share)):.0%}", edge.effect
+        (bits, share), effect = _told(edge), edge.effect
         half = (effect.high - effect.low) / 2
         cells = (
             edge.source,
             edge.to,
             edge.feature,
-            f"{max(0.0, edge.bits):.2f}",
-            share,
+            f"{bits:.2f}",
+            f"{share:.0%}",
             attention,
             f"{effect.value:.2f} ±{half:.2f}",
         )
@@ -75,6 +76,12 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
         f"inputs. Contrasts: {pairs or 'none'}."
     )
     return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
+
+
+def _told(edge: Edge) -> tuple[float, float]:
+    """Return the bits and the share of the entropy that an edge carries: none to all of it, which estimates may miss."""
+    share = min(1.0, max(0.0, edge.share))
+    return (edge.bits / edge.share * share if share else 0.0), share
 
 
 def title_of(flow: Flow) -> str:
@@ -260,7 +267,7 @@ def _page(flow: Flow, threshold: float) -> Any:
             x=[None], y=[None], mode="lines", line={"color": colour, "width": 5}, name=html.escape(feature), legendgroup=feature
         )
     heads = [n for names in drawing.heads.values() for n in names]
-    bits = {node.name: node.bits for node in flow.nodes}
+    bits = {node.name: _in_all(node) for node in flow.nodes}
     streams = [name for _, name in drawing.streams()]
     _nodes(figure, drawing, streams, "circle", 9, ["" for _ in streams], bits)
     _nodes(figure, drawing, heads, "square", 34, [n.partition("@")[0] for n in heads], bits)
@@ -290,10 +297,16 @@ def _page(flow: Flow, threshold: float) -> Any:
     return figure
 
 
+def _in_all(node: Node) -> str:
+    if node.bits is None:
+        return ""
+    return f"<br>{f'{node.bits:.2f}' if node.least is None else at_least(node.least)} bits in all"
+
+
 def _nodes(
-    figure: Any, drawing: Drawing, names: Sequence[str], symbol: str, size: int, labels: Sequence[str], bits: dict[str, Any]
+    figure: Any, drawing: Drawing, names: Sequence[str], symbol: str, size: int, labels: Sequence[str], bits: dict[str, str]
 ) -> None:
-    said = [html.escape(n) + (f"<br>{bits[n]:.2f} bits in all" if bits.get(n) is not None else "") for n in names]
+    said = [html.escape(n) + bits.get(n, "") for n in names]
     figure.add_scatter(
         x=[drawing.places[n].x for n in names], y=[drawing.places[n].y for n in names], mode="markers+text", text=labels,
         hovertext=said, hoverinfo="text", showlegend=False, textfont={"size": 11},
@@ -304,7 +317,7 @@ def _nodes(
 def _hover(edge: Edge) -> str:
     lines = [
         f"<b>{html.escape(edge.feature)}</b>: {html.escape(edge.source)} → {html.escape(edge.to)} ({_SAID[edge.kind]})",
-        f"{edge.bits:.2f} bits, {edge.share:.0%} of its entropy",
+        "{:.2f} bits, {:.0%} of its entropy".format(*_told(edge)),
     ]
     if edge.attention is not None:
         lines.append(f"attention {edge.attention:.2f}")

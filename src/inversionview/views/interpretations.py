@@ -18,8 +18,10 @@ from rich.text import Text
 from inversionview.information import Mean
 from inversionview.interpret.interpretation import Interpretation, Interpretations, QueryReading
 from inversionview.interpret.scoring import Score
+from inversionview.interpret.statements import bits_told
 from inversionview.storage import replacing, write_json
 from inversionview.views.files import check_formats, write_records
+from inversionview.views.text import at_least
 
 REPORT_FORMATS = (".html", ".md", ".json", ".csv", ".parquet")
 _QUERIES = 10
@@ -56,8 +58,8 @@ def _verdict(cell: Interpretation) -> str:
 
 def _bits(cell: Interpretation) -> str:
     if cell.information is None or cell.scored_bits is None:
-        return f"– of {cell.bits.value:.1f}"
-    return f"{cell.information:.1f} of {cell.scored_bits:.1f}"
+        return f"– of {cell.bits.value:.1f}" if cell.least is None else f"– of {at_least(cell.least, 1)}"
+    return bits_told(cell.information, cell.scored_bits)
 
 
 def _number(score: Score | None, name: str = "balanced_accuracy") -> str:
@@ -80,7 +82,8 @@ def _head(made: Interpretations) -> str:
 def _key(made: Interpretations) -> str:
     """Return what the columns mean."""
     return (
-        "bits: what the feature statements tell of unseen inputs, of what the site tells of these queries. accuracy: balanced, "
+        "bits: what the feature statements tell of unseen inputs, of what the site tells of these queries (≥: some have one "
+        "other input inside ε or none); < 0: the statements are true less often inside ε than elsewhere. accuracy: balanced, "
         f"on unseen inputs, half inside ε, half outside beyond {made.gap:g}·ε, the nearest ones; AUROC likewise; means over "
         "queries with 95 % intervals. other: the accuracy of another site's statement on the same inputs; a statement that "
         "does not beat it is unproven. at ε: the accuracy of feature statements where the inputs outside begin at ε itself."

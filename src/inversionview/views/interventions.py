@@ -15,13 +15,13 @@ from rich.text import Text
 from inversionview.analysis.ablation import Ablation
 from inversionview.analysis.patching import Effects, Patching
 from inversionview.information import Mean
+from inversionview.views.colours import BACKWARD, FORWARD, SINGLE
 from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"forward": "#0072b2", "backward": "#d55e00", "single": "#009e73"}
-"""Okabe and Ito's, which the colour-blind tell apart."""
+COLOURS = {"forward": FORWARD, "backward": BACKWARD, "single": SINGLE}
 _SAID = {"forward": "from the first on", "backward": "from the last back", "single": "each alone"}
 
 

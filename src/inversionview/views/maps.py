@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analysis.features import Cell, FeatureTable
+from inversionview.analysis.features import Cell, FeatureTable, Total
 from inversionview.analysis.places import Curve
 from inversionview.distances import epsilon_text
 from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
+from inversionview.views.text import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,12 +41,19 @@ def _shares(sites: Sequence[str], features: Sequence[str], cells: dict[tuple[str
 
 
 def _bits(cells: dict[tuple[str, str], Cell], site: str, feature: str) -> float:
-    return cells[site, feature].bits.value if (site, feature) in cells else 0.0
+    """Return the bits about a feature, at most its entropy, which an estimate may pass by the chance of its queries."""
+    cell = cells.get((site, feature))
+    return 0.0 if cell is None else min(cell.bits.value, cell.entropy)
+
+
+def _total(total: Total) -> str:
+    return at_least(total.least, 1).replace(" ", "") if total.bounded else f"{total.bits.value:.1f}"
 
 
 def _title(table: FeatureTable) -> str:
     which = f" where {', '.join(table.where)}" if table.where else ""
-    return f"{table.study}: bits about each feature{which} ({epsilon_text(table.epsilon, table.distance)})"
+    bounded = "; ≥: hardly any other input inside" if any(t.bounded for t in table.totals) else ""
+    return f"{table.study}: bits about each feature{which} ({epsilon_text(table.epsilon, table.distance)}{bounded})"
 
 
 def feature_figure(table: FeatureTable) -> Figure:
@@ -55,7 +63,7 @@ def feature_figure(table: FeatureTable) -> Figure:
 
     colours = LinearSegmentedColormap.from_list("share", [tuple(each) for each in _SCALE])  # type: ignore[arg-type]
     panels, features = _panels(table), _features(table)
-    totals = {(t.position, t.site): t.bits.value for t in table.totals}
+    totals = {(t.position, t.site): _total(t) for t in table.totals}
     rows = [len(sites) for sites, _ in panels.values()]
     figure = Figure(figsize=(2.2 + 0.46 * (len(features) + 1), 1.1 + sum(0.24 * n + 0.75 for n in rows)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in rows]})[:, 0]
@@ -64,7 +72,7 @@ def feature_figure(table: FeatureTable) -> Figure:
         shares = np.pad(_shares(sites, features, cells), ((0, 0), (1, 0)))
         image = ax.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
         for i, site in enumerate(sites):
-            ax.text(0, i, f"{totals[position, site]:.1f}", ha="center", va="center", fontsize=7, fontweight="bold")
+            ax.text(0, i, totals[position, site], ha="center", va="center", fontsize=7, fontweight="bold")
             for j, feature in enumerate(features, 1):
                 if (bits := _bits(cells, site, feature)) >= 0.05:
                     ink = "white" if shares[i, j] > 0.6 else "black"
@@ -119,10 +127,24 @@ def _hover(cell: Cell | None) -> str:
     if cell is None:
         return "no query has another input inside ε"
     b, c = cell.bits, cell.consistency
-    return (
-        f"{cell.feature} at {cell.position}, {cell.site}<br>{b.value:.2f} bits [{b.low:.2f}, {b.high:.2f}], "
-        f"{cell.share:.0%} of {cell.entropy:.2f}<br>same value in {c.value:.0%} of the preimage [{c.low:.0%}, {c.high:.0%}]"
+    low, told, high = (min(bits, cell.entropy) for bits in (b.low, b.value, b.high))
+    rarer = ": less common inside ε than elsewhere" if told < 0 else f", {min(cell.share, 1.0):.0%} of {cell.entropy:.2f}"
+    where, same = (
+        f"{cell.feature} at {cell.position}, {cell.site}",
+        f"{c.value:.0%} of the preimage [{c.low:.0%}, {c.high:.0%}]",
     )
+    return f"{where}<br>{told:.2f} bits [{low:.2f}, {high:.2f}]{rarer}<br>same value in {same}"
+
+
+def _split(curve: Curve) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return at which ε the mean is known, at which only a bound, and the means and bounds, ``[epsilon]``."""
+    known = ~np.array(curve.bounded)
+    return known, ~known, np.where(known, [m.value for m in curve.bits], curve.least)
+
+
+def _axis(curves: Sequence[Curve]) -> str:
+    bounded = any(any(curve.bounded) for curve in curves)
+    return "mean information (bits)" + "\n△: at least; some queries have hardly any other input inside" * bounded
 
 
 def curve_figure(curves: Sequence[Curve]) -> Figure:
@@ -138,17 +160,18 @@ def curve_figure(curves: Sequence[Curve]) -> Figure:
         for c in (c for c in curves if c.position == position):
             colour = colormaps["viridis"](sites.index(c.site) / max(1, len(sites) - 1) * 0.92)
             dashes = ("-", "--", ":", "-.")[sites.index(c.site) % 4]
-            ax.plot(c.epsilons, [m.value for m in c.bits], dashes, color=colour, label=c.site, linewidth=1.4)
-            ax.fill_between(
-                c.epsilons, [m.low for m in c.bits], [m.high for m in c.bits], color=colour, alpha=0.15, linewidth=0
-            )
+            known, bounded, values = _split(c)
+            ax.plot(c.epsilons, values, dashes, color=colour, label=c.site, linewidth=1.4)
+            ax.plot(np.array(c.epsilons)[bounded], values[bounded], "^", color=colour, markerfacecolor="white", markersize=4.5)
+            low, high = (np.where(known, [getattr(m, part) for m in c.bits], np.nan) for part in ("low", "high"))
+            ax.fill_between(c.epsilons, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.set_xscale("log")
         ax.set_xticks(curves[0].epsilons, [f"{e:g}" for e in curves[0].epsilons], fontsize=8)
         ax.minorticks_off()
         ax.set_title(f"at {position}", fontsize=10)
         ax.set_xlabel(f"ε ({curves[0].distance})")
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("mean information (bits)")
+    axes[0].set_ylabel(_axis(curves))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return figure
 
@@ -161,13 +184,24 @@ def curve_page(curves: Sequence[Curve]) -> Any:
     positions = list(dict.fromkeys(c.position for c in curves))
     figure = make_subplots(1, len(positions), subplot_titles=[f"at {p}" for p in positions], shared_yaxes=True)
     for c in curves:
-        values, low, high = ([getattr(m, part) for m in c.bits] for part in ("value", "low", "high"))
-        bars = {"array": np.subtract(high, values), "arrayminus": np.subtract(values, low)}
-        line = graph_objects.Scatter(x=c.epsilons, y=values, error_y=bars, name=c.site, legendgroup=c.site,
-                                     showlegend=c.position == positions[0])  # fmt: skip
+        known, _, values = _split(c)
+        low, high = ([getattr(m, part) for m in c.bits] for part in ("low", "high"))
+        bars = {"array": np.where(known, high - values, 0), "arrayminus": np.where(known, values - low, 0)}
+        said = [f"{c.site} at {c.position}, ε = {e:g}: {_bits_at(c, i)}" for i, e in enumerate(c.epsilons)]
+        line = graph_objects.Scatter(
+            x=c.epsilons, y=values, error_y=bars, name=c.site, legendgroup=c.site, showlegend=c.position == positions[0],
+            mode="lines+markers", marker={"symbol": np.where(known, "circle", "triangle-up-open").tolist(), "size": 8},
+            hovertext=said, hoverinfo="text",
+        )  # fmt: skip
         figure.add_trace(line, row=1, col=positions.index(c.position) + 1)
-    figure.update_xaxes(type="log", title=f"ε ({curves[0].distance})").update_yaxes(title="mean information (bits)", col=1)
+    figure.update_xaxes(type="log", title=f"ε ({curves[0].distance})")
+    figure.update_yaxes(title=_axis(curves).replace("\n", "<br>"), col=1)
     return figure.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
+
+
+def _bits_at(curve: Curve, rung: int) -> str:
+    bits, known = curve.bits[rung], not curve.bounded[rung]
+    return f"{bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]" if known else f"{at_least(curve.least[rung])} bits"
 
 
 def save_features(table: FeatureTable, path: Path) -> None:
@@ -200,9 +234,10 @@ def save_curves(curves: Sequence[Curve], path: Path) -> None:
                     "bits": m.value,
                     "bits_low": m.low,
                     "bits_high": m.high,
+                    "bits_least": least,
                 }
                 for c in curves
-                for e, m in zip(c.epsilons, c.bits, strict=True)
+                for e, m, least in zip(c.epsilons, c.bits, c.least, strict=True)
             ],
             path,
         )

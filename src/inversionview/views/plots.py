@@ -17,6 +17,7 @@ import numpy.typing as npt
 from inversionview.preimage.completeness import Completeness, Scores
 from inversionview.preimage.core import Query
 from inversionview.preimage.threshold import Threshold
+from inversionview.views.colours import EPSILON, KNOWN, SUGGESTED
 from inversionview.views.files import check_formats, write_figure, write_page
 from inversionview.views.tables import rank_text
 from inversionview.views.text import visible
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".html")
-INSIDE, LINE, SUGGESTED = "#d55e00", "#0072b2", "#009e73"
-"""Okabe and Ito's colours, which the colour-blind tell apart; density is grey."""
 _POINTS = 3000
 """Most inputs that are drawn one by one, inside ε and outside, in a panel."""
 Texts = Callable[[Completeness, npt.NDArray[np.int64]], list[str]]
@@ -152,8 +151,8 @@ def _panel(axes: Any, result: Completeness, scores: Scores) -> None:
         shades = LogNorm(0.2, max(counts.max(), 10))
         axes.pcolormesh(edges, levels, np.ma.masked_equal(counts.T, 0), cmap="Greys", norm=shades, rasterized=True)
     drawn = chosen(result.inside & (scores.log_p >= _lowest(scores)))
-    axes.plot(result.distance[drawn], scores.log_p[drawn], ".", ms=2.5, mew=0, color=INSIDE, rasterized=len(drawn) > 500)
-    axes.axvline(result.epsilon, color=LINE, lw=1)
+    axes.plot(result.distance[drawn], scores.log_p[drawn], ".", ms=2.5, mew=0, color=KNOWN, rasterized=len(drawn) > 500)
+    axes.axvline(result.epsilon, color=EPSILON, lw=1)
     if scores.percentile is not None:
         axes.axhline(scores.percentile, color="0.3", lw=0.7, ls=(0, (4, 3)))
     axes.set_xscale("function", functions=(lambda d: np.sign(d) * np.sqrt(np.abs(d)), lambda r: np.sign(r) * np.square(r)))
@@ -170,9 +169,9 @@ def _legend(part: Any) -> None:
     from matplotlib.patches import Patch
 
     keys = [
-        Line2D([], [], color=INSIDE, marker=".", ls="", label=f"inside ε (at most {_POINTS:,} drawn)"),
+        Line2D([], [], color=KNOWN, marker=".", ls="", label=f"inside ε (at most {_POINTS:,} drawn)"),
         Patch(color="0.55", label="density of all outside (log scale)"),
-        Line2D([], [], color=LINE, lw=1, label="ε"),
+        Line2D([], [], color=EPSILON, lw=1, label="ε"),
         Line2D([], [], color="0.3", lw=0.7, ls=(0, (4, 3)), label="95th percentile outside"),
     ]
     part.legend(handles=keys, loc="center", ncols=4, fontsize=7, frameon=False)
@@ -206,8 +205,8 @@ def _completeness_page(results: Sequence[Completeness], texts: Texts) -> Any:
     figure.update_yaxes(title_text="log p(x ∣ z_q)", col=1)
     figure.update_xaxes(title_text="D(z_q, x), square-root scale", row=rows)
     note = (
-        f"Orange: inputs inside ε; grey points: inputs outside with D ≤ 2ε (at most {_POINTS:,} of each are drawn). Shading: "
-        "all inputs outside. Blue: ε. Dashed: 95th percentile outside."
+        f"Blue: inputs inside ε; grey points: inputs outside with D ≤ 2ε (at most {_POINTS:,} of each are drawn). Shading: "
+        "all inputs outside. Red: ε. Dashed: 95th percentile outside."
     )
     figure.update_layout(
         height=300 * rows + 120, template="plotly_white", showlegend=False, hovermode="closest",
@@ -234,7 +233,7 @@ def _page_panel(
         hoverinfo="skip",
     )  # fmt: skip
     figure.add_trace(shading, **where)
-    for places, text, colour in reversed(list(zip(near, hover, (INSIDE, "#777777"), strict=True))):
+    for places, text, colour in reversed(list(zip(near, hover, (KNOWN, "#777777"), strict=True))):
         shown = scores.log_p[places] >= _lowest(scores)
         distance, log_p = result.distance[places[shown]], scores.log_p[places[shown]]
         points = go.Scattergl(
@@ -242,7 +241,7 @@ def _page_panel(
             customdata=distance, hovertemplate="%{text}<br>D %{customdata:.3f}, log p %{y:.2f}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(points, **where)
-    figure.add_vline(float(np.sqrt(result.epsilon)), line_color=LINE, line_width=1.5, **where)
+    figure.add_vline(float(np.sqrt(result.epsilon)), line_color=EPSILON, line_width=1.5, **where)
     if scores.percentile is not None:
         figure.add_hline(scores.percentile, line_color="#444444", line_width=1, line_dash="dash", **where)
     ticks = _ticks(edges[-1])
@@ -292,7 +291,7 @@ def _threshold_figure(study: Threshold) -> Figure:
     for number, gap in enumerate(study.gaps):
         top.axvspan(gap.start, gap.stop, color=SUGGESTED, alpha=0.18, lw=0, label=None if number else "gaps")
     for axes in (top, bottom):
-        axes.axvline(study.epsilon, color=LINE, lw=1.2, label=f"ε of the study, {study.epsilon:g} ({study.kind})")
+        axes.axvline(study.epsilon, color=EPSILON, lw=1.2, label=f"ε of the study, {study.epsilon:g} ({study.kind})")
         if study.suggested is not None:
             axes.axvline(study.suggested, color=SUGGESTED, lw=1.2, ls="--", label=f"suggested ε, {study.suggested:.3f}")
     top.legend(fontsize=6.5, frameon=False, loc="upper left")
@@ -322,13 +321,13 @@ def _threshold_page(study: Threshold) -> Any:
     for gap in study.gaps:
         figure.add_vrect(gap.start, gap.stop, fillcolor=SUGGESTED, opacity=0.18, line_width=0, row=1, col=1)
     for row in (1, 2):
-        figure.add_vline(study.epsilon, line_color=LINE, row=row, col=1)
+        figure.add_vline(study.epsilon, line_color=EPSILON, row=row, col=1)
         if study.suggested is not None:
             figure.add_vline(study.suggested, line_color=SUGGESTED, line_dash="dash", row=row, col=1)
     figure.update_xaxes(type="log", range=np.log10([ladder[0], ladder[-1]]).tolist())
     figure.update_xaxes(title_text=f"ε ({study.kind})", row=2)
     figure.update_yaxes(type="log", title_text="inputs", row=1)
     figure.update_yaxes(autorange="reversed", row=2)
-    note = f"<b>{html.escape(label(study.query))}</b> Blue: ε of the study. Green: gaps, dashed the suggested ε."
+    note = f"<b>{html.escape(label(study.query))}</b> Red: ε of the study. Green: gaps, dashed the suggested ε."
     figure.update_layout(height=420 + 26 * len(curves), template="plotly_white", title={"text": note, "font_size": 14})
     return figure

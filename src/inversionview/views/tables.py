@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Group
@@ -10,19 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analysis.agreement import Agreement
-from inversionview.analysis.features import Cell, FeatureTable
+from inversionview.analysis.features import Cell, FeatureTable, Total
 from inversionview.analysis.places import Curve
 from inversionview.analysis.truth import SiteTruth
 from inversionview.distances import epsilon_text
-from inversionview.information import Mean
+from inversionview.information import least
 from inversionview.preimage.completeness import Completeness, Scores
 from inversionview.preimage.threshold import Threshold
-from inversionview.views.text import marked, query_line, visible
+from inversionview.views.text import at_least, marked, query_line, visible
 
 _COLUMNS = 7
 """Features in the table of a threshold study."""
 TELLING = 0.05
 """Features of which a site knows a smaller share are left out of the terminal's table."""
+
+
+_BOUNDED = "95 % intervals; ≥: some queries had one other input inside ε or none and count as the least that this can mean"
 
 
 def feature_table(table: FeatureTable, most: int = 5) -> Group:
@@ -36,28 +38,28 @@ def feature_table(table: FeatureTable, most: int = 5) -> Group:
         for total in (t for t in table.totals if t.position == position):
             cells = [c for c in table.cells if (c.site, c.position) == (total.site, position) and c.share >= TELLING]
             cells.sort(key=lambda c: (-round(c.share, 2), -c.bits.value))
-            grid.add_row(total.site, _interval(total.bits, total.found), Text(", ").join(map(_told, cells[:most])))
+            grid.add_row(total.site, _total(total), Text(", ").join(map(_told, cells[:most])))
         parts += [Text(f"at {position}", style="bold"), grid, Text()]
     where = "at the query's position" if table.fixed else "the least over the bank's positions"
     queries = max(t.queries for t in table.totals)
     which = f" where {', '.join(table.where)}" if table.where else ""
     note = f"{epsilon_text(table.epsilon, table.distance)}, {where}; {queries} queries over {table.inputs:,} inputs{which}; "
-    parts.append(
-        Text(note + "95 % intervals; ≥: some queries had no other input inside ε; the features are the others'.", style="dim")
-    )
+    parts.append(Text(f"{note}{_BOUNDED}; the features are the others', at most their entropy.", style="dim"))
     return Group(*parts)
 
 
-def _interval(bits: Mean, found: float) -> str:
-    return f"{'≥' if found < 1 else ''}{bits.value:.2f} [{bits.low:.2f}, {bits.high:.2f}]"
+def _total(total: Total) -> str:
+    bits = total.bits
+    return at_least(total.least) if total.bounded else f"{bits.value:.2f} [{bits.low:.2f}, {bits.high:.2f}]"
 
 
 def _told(cell: Cell) -> Text:
     strong = "bold" if cell.share >= 0.9 else "" if cell.share >= 0.4 else "dim"
-    return Text(f"{cell.feature} {cell.bits.value:.2f} ({cell.share:.0%})", style=strong)
+    told, share = min(cell.bits.value, cell.entropy), min(cell.share, 1.0)
+    return Text(f"{cell.feature} {told:.2f} ({share:.0%})", style=strong)
 
 
-def curve_table(curves: Sequence[Curve]) -> Table:
+def curve_table(curves: Sequence[Curve]) -> Group:
     """Return mean bits of every site and position, a column for each ε."""
     about = f"mean bits by ε ({curves[0].distance})"
     grid = Table(box=None, pad_edge=False, header_style="dim", caption=about, caption_justify="left")
@@ -66,8 +68,10 @@ def curve_table(curves: Sequence[Curve]) -> Table:
     for epsilon in curves[0].epsilons:
         grid.add_column(f"ε {epsilon:g}", justify="right")
     for curve in curves:
-        grid.add_row(curve.position, curve.site, *(f"{m.value:.2f} ±{(m.high - m.low) / 2:.2f}" for m in curve.bits))
-    return grid
+        rungs = zip(curve.bits, curve.bounded, curve.least, strict=True)
+        shown = (at_least(low) if bounded else f"{m.value:.2f} ±{(m.high - m.low) / 2:.2f}" for m, bounded, low in rungs)
+        grid.add_row(curve.position, curve.site, *shown)
+    return Group(grid, Text(), Text(f"mean bits, {_BOUNDED}.", style="dim"))
 
 
 def truth_table(rows: Sequence[SiteTruth]) -> Group:
@@ -148,9 +152,9 @@ def threshold_table(study: Threshold) -> Group:
     for title in ("ε", "inside", "bits", *names):
         table.add_column(title, justify="right", no_wrap=True)
     for rung in study.rungs:
-        bits = f"> {math.log2(max(len(study.distance), 1)):.1f}" if rung.bits is None else f"{rung.bits:.1f}"
+        bits = at_least(least(rung.inside, len(study.distance)), 1) if rung.inside < 2 else f"{rung.bits:.1f}"
         shares = [Text("–", style="dim") if rung.shares is None else _share(rung.shares[name]) for name in names]
-        style = "bold magenta" if rung.marks else ""
+        style = "bold red" if rung.marks else ""
         table.add_row(Text(f"{rung.epsilon:.3f}", style=style), f"{rung.inside:,}", bits, *shares)
     chance = [Text(f"{share:.2f}", style="dim") for share in (study.base[name] for name in names)]
     table.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *chance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from math import floor
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,6 +14,7 @@ from rich.text import Text
 from inversionview.analysis.common import Common, Told
 from inversionview.information import Bits
 from inversionview.preimage.core import Preimage, Query, Sample
+from inversionview.views.colours import tint
 from inversionview.walk.report import WalkReport
 
 
@@ -24,14 +26,14 @@ def visible(token: str) -> str:
 def marked(
     tokens: Sequence[str], position: int, effect: Sequence[float] | None = None, ends: Sequence[str] | None = None
 ) -> Text:
-    """Return tokens with the one at ``position`` in parentheses, coloured by effect: orange caused, blue suppressed.
+    """Return tokens with the one at ``position`` in parentheses, coloured by effect: orange likelier, blue less likely.
 
     A space that the token begins with stands before the parenthesis, so that lines break between words.
 
     Args:
         tokens: of an input.
         position: where D is reached.
-        effect: of each token, in [−1, 1].
+        effect: of each token, in [−1, 1]; see ``colour``.
         ends: tokens that begin with BOS and end with EOS, as a query's: these two are named so where their own names are long.
     """
     text = Text()
@@ -71,14 +73,14 @@ def _brief(tokens: Sequence[str], i: int, ends: Sequence[str]) -> str | None:
 
 def colour(effect: float) -> str:
     """Return the background for an effect in [−1, 1]; below 0.05 in size none."""
-    strength = min(abs(effect), 1.0)
-    if strength < 0.05:
-        return ""
-    target = (232, 119, 34) if effect > 0 else (58, 124, 196)
-    # from a pale tint to the full colour, always under black letters
-    share = 0.15 + 0.85 * strength
-    red, green, blue = (round(255 + (channel - 255) * share) for channel in target)
-    return f"#000000 on #{red:02x}{green:02x}{blue:02x}"
+    shade = tint(effect)
+    return "" if shade == "#ffffff" else f"#000000 on {shade}"  # always under black letters
+
+
+def effect_legend() -> Text:
+    """Return what the colours of tokens mean, as a bar from less likely to likelier."""
+    bar = [("■", f"{tint(effect)} not dim") if effect else ("□", "dim") for effect in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    return Text.assemble("less likely ", *bar, " likelier by the activation; ")
 
 
 def query_line(query: Query) -> Table:
@@ -107,6 +109,11 @@ def attention_line(tokens: Sequence[str], attention: Sequence[float]) -> str:
     return "attends to " + ", ".join(parts + ([f"the rest: {rest:.2f}"] if rest >= 0.005 else []))
 
 
+def at_least(bound: float, digits: int = 2) -> str:
+    """Return a lower bound as text, rounded down so that it stays one: ``≥ 15.72``."""
+    return f"≥ {floor(bound * 10**digits + 1e-9) / 10**digits:.{digits}f}"
+
+
 SHOWN = 100
 """Rows of a table at most; of a longer preimage a choice is shown."""
 
@@ -123,9 +130,9 @@ def preimage_table(preimage: Preimage) -> Group:
     blank = [""] if repeated else []
     for sample in shown.inside:
         _row(table, sample, repeated, preimage.query.tokens)
-    line = Text(f"──────── ε, {preimage.distance} ────────", style="magenta")
+    line = Text(f"──────── ε, {preimage.distance} ────────", style="red")
     table.add_row(
-        Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold magenta"),
+        Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold red"),
         *blank,
         line,
     )
@@ -150,10 +157,9 @@ def _share(inside: int, of: int, what: str) -> Text:
 
 def _shown_note(shown: Preimage) -> Text:
     """Return that the rows are a choice, and what the marks mean."""
-    note = Text(f"Shown: {rows_shown(shown)}; each was run through the model. ", style="dim")
+    note = Text(f"Shown: {rows_shown(shown)}; each was run through the model.\n", style="dim")
     if any(sample.effect is not None for sample in shown):
-        note = Text.assemble(note, ("caused", colour(0.8)), (" or ", "dim"), ("suppressed", colour(-0.8)))
-        note.append(" by the activation; ", style="dim")
+        note = Text.assemble(note, effect_legend())
     return note.append("(…) where D is reached.", style="dim")
 
 
@@ -174,10 +180,9 @@ def _decoder_note(preimage: Preimage) -> Text:
 
 def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
     line = _share(bits.hits, bits.inputs, "inputs of the corpus")
-    if bits.hits:
-        line.append(f": {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]; the query itself is left out.")
-    else:
-        line.append(f": more than {bits.low:.2f} bits; the nearest are shown.")
+    told = at_least(bits.low) if bits.bounded else f"{bits.value:.2f}"
+    ends = "" if bits.high is None else f" [{bits.low:.2f}, {bits.high:.2f}]"
+    line.append(f": {told} bits{ends}; {'the query itself is left out' if bits.hits else 'the nearest are shown'}.")
     if preimage.recall is not None:
         line.append(f"\nApproximate: finds {preimage.recall:.1%} of what lies inside, measured on random queries.")
     return line
@@ -214,8 +219,10 @@ def _feature(one: Common) -> tuple[Text, ...]:
 def _bits(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return ""
+    if value <= -0.05:
+        return "less common than among all inputs"
     ends = ", ".join("–" if end is None else f"{end:.1f}" for end in (low, high))
-    return f"{value:.1f} bits [{ends}]".replace("-", "−")
+    return f"{max(0.0, value):.1f} bits [{ends}]".replace("-", "−")
 
 
 def interval(share: float, low: float, high: float) -> str:
@@ -232,7 +239,7 @@ def _walk_note(preimage: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     elif bits is not None and bits.hits:
         line.append(f"; about {bits.value:.1f} bits, not known how exactly")
     elif bits is not None:
-        line.append(f"; more than {bits.low:.2f} bits")
+        line.append(f"; {at_least(bits.low)} bits")
     common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))
     if common and (preimage.study is None or preimage.study.bare):  # else they are told with intervals
         told = ", ".join(f"{f.feature} {f.share:.0%}" for f in common[:12])

@@ -1,5 +1,6 @@
 // The live explorer: its state is the page's address; a change asks the server for what it needs, and for no more.
 
+import { KEPT, pins, said, wrongs } from "./address.js";
 import { Compare, MOST } from "./compare.js";
 import { completenessOf } from "./complete.js";
 import { confirmation } from "./confirm.js";
@@ -7,29 +8,15 @@ import { inWords } from "./words.js";
 import { el, framed, plural, say } from "./dom.js";
 import { NamedHeads } from "./heads.js";
 import { listen } from "./keys.js";
+import { legend } from "./legend.js";
 import { ModelMap } from "./map.js";
-import { legend, masthead } from "./mount.js";
+import { masthead } from "./mount.js";
 import { settings } from "./settings.js";
 import { Api, Lost } from "./sse.js";
 import { queryTokens } from "./tokens.js";
 
-const KEPT = [
-  "study",
-  "text",
-  "at",
-  "site",
-  "source",
-  "epsilon",
-  "distance",
-  "seed",
-  "temperature",
-  "noise",
-  "fixed",
-  "count",
-  "seconds",
-  "pins",
-  "theme",
-];
+/** What a reading is of, besides site and position; ε moves in the page. */
+const OF = ["study", "text", "source", "distance", "seed", "temperature", "noise", "fixed", "count", "seconds"];
 /** Milliseconds after which ε is taken to rest. */
 const SETTLED = 250;
 
@@ -42,7 +29,8 @@ export async function explore(root, { api, whole }) {
 
 class Explorer {
   constructor(root, api, whole) {
-    Object.assign(this, { root, api, whole, state: whole ? fromHash() : {}, place: null, info: null });
+    const { state, strange } = said(whole ? location.hash : "");
+    Object.assign(this, { root, api, whole, state, strange, place: null, info: null });
     Object.assign(this, { running: {}, due: { map: true, pins: true } });
     if (this.state.theme) root.dataset.theme = this.state.theme;
     this.compare = new Compare({
@@ -50,6 +38,8 @@ class Explorer {
         this.state.epsilon = String(epsilon);
         this.keep();
         clearTimeout(this.settling);
+        this.begun("map");
+        this.map.shade(null);
         this.settling = setTimeout(() => this.shade(), SETTLED);
       },
     });
@@ -109,8 +99,7 @@ class Explorer {
       legend(),
       this.help,
     );
-    this.main = this.compare.add({ actions: { pin: () => this.pin() } });
-    this.main.element.classList.add("main-panel");
+    this.main = this.panel();
     this.root.addEventListener("theme", ({ detail }) => {
       this.state.theme = detail;
       this.complete.redraw();
@@ -135,14 +124,14 @@ class Explorer {
       const asked = await this.api.get("/studies", { wait: false }, undefined, (note) => this.note(note));
       const { studies, failed, loading } = asked;
       this.listed = new Map([...studies.map((info) => [info.id, info]), ...loading.map((id) => [id, null])]);
+      this.failed = new Map(failed.map(({ id, detail }) => [id, detail]));
       this.list();
-      const known = this.listed.has(this.state.study);
-      const wanted = known ? this.state.study : [...this.listed.keys()][0];
-      const lacking = failed.map(({ id, detail }) => `${id}: ${detail}`);
-      if (this.state.study && !known) lacking.push(`There is no study ${this.state.study} here.`);
-      if (wanted) await this.open(wanted, known);
-      else lacking.push("The server has no study: start it with one.");
-      if (lacking.length) this.fail(new Error(lacking.join(" ")));
+      const wanted = this.state.study || [...this.listed.keys()][0];
+      if (this.listed.has(wanted)) {
+        await this.open(wanted, Boolean(this.state.study));
+        const lacking = failed.map(({ id, detail }) => `${id}: ${detail}`);
+        if (lacking.length) this.fail(new Error([this.sentence.textContent, ...lacking].filter(Boolean).join(" ")));
+      } else this.lack(wanted);
       for (const id of loading) if (!this.listed.get(id)) this.loaded(id).catch((error) => this.fail(error));
     } catch (error) {
       this.fail(error, () => this.begin());
@@ -155,6 +144,36 @@ class Explorer {
     const chosen = this.studies.value;
     this.studies.replaceChildren(...[...this.listed].map(([id, info]) => el("option", { value: id }, label(id, info))));
     if (this.listed.has(chosen)) this.studies.value = chosen;
+  }
+
+  /** Say that a study is missing, and why; nothing else is shown in its place, and the address stays. */
+  lack(id) {
+    this.leave();
+    this.root.classList.add("nowhere");
+    for (const panel of [...this.compare.panels]) this.compare.remove(panel);
+    this.main = this.panel();
+    this.info = this.place = this.taken = this.opening = null;
+    this.studies.value = "";
+    const known = [...this.listed.keys()];
+    const there = known.length ? `; there ${known.length > 1 ? "are" : "is"} ${listing(known)}.` : ", nor any other: start the server with one.";
+    const why = this.failed.get(id);
+    this.fail(new Error(why ? `${id} could not be loaded: ${why}` : id ? `There is no study '${id}' here${there}` : NO_STUDY));
+  }
+
+  /** Give up all that is on its way: what it brings is not wanted any more. */
+  leave() {
+    for (const kind of Object.keys(this.running)) this.begun(kind);
+    this.forget();
+    this.note("");
+    say(this.facts, "");
+    clearTimeout(this.settling);
+  }
+
+  /** The panel of what is read now. */
+  panel() {
+    const panel = this.compare.add({ actions: { pin: () => this.pin() }, first: true });
+    panel.element.classList.add("main-panel");
+    return panel;
   }
 
   /** What can be read of a study, once it is loaded; the page goes on meanwhile. */
@@ -172,6 +191,10 @@ class Explorer {
     } catch (error) {
       if (this.opening !== id) return;
       this.studies.value = this.opening = this.info?.id ?? id;
+      if (this.info) {
+        this.describe(this.info);
+        this.restore(true);
+      }
       this.fail(error, () => this.opened(id));
     }
   }
@@ -179,6 +202,13 @@ class Explorer {
   /** Open a study; `same` keeps what the address says of place and settings. */
   async open(id, same = false) {
     this.studies.value = this.opening = id;
+    if (this.info?.id !== id) {
+      this.leave();
+      for (const panel of this.compare.panels) panel.stale(id, "…");
+      this.query.classList.add("stale");
+      this.map.shade(null);
+    }
+    this.root.classList.remove("nowhere");
     if (!this.listed.get(id)) this.note(`Loading ${id}: its model is read and made ready, which may take a while.`);
     const info = this.listed.get(id) ?? (await this.loaded(id));
     if (this.opening !== id) return;
@@ -193,9 +223,7 @@ class Explorer {
     this.state.at ||= info.default.at;
     this.state.epsilon ||= this.usual(this.state.site);
     this.studies.value = id;
-    const model = info.model === info.name ? [] : [info.model];
-    const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
-    say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
+    this.describe(info);
     this.map.study(info);
     this.heads.study(info);
     this.settings.study(info);
@@ -213,18 +241,25 @@ class Explorer {
     return String(this.info.sites.find(({ short }) => short === site)?.epsilon ?? this.info.epsilon);
   }
 
+  describe(info) {
+    const model = info.model === info.name ? [] : [info.model];
+    const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
+    say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
+  }
+
   /** Take a change of the state, a step that one can go back from, and ask for what it changes. */
   change(changed, all = false) {
     const text = "text" in changed && changed.text !== this.place?.text;
     const untouched = this.state.epsilon === this.usual(this.state.site);
     Object.assign(this.state, changed);
     if (untouched && !("epsilon" in changed)) this.state.epsilon = this.usual(this.state.site);
-    this.step = true;
+    [this.step, this.strange] = [true, []];
     return this.refresh(text || all || "at" in changed, text || all);
   }
 
   /** Ask for what the state says. What is due is still due where another change comes before it was asked for. */
   async refresh(map = true, pins = true) {
+    if (!this.info) return;
     this.due.map ||= map;
     this.due.pins ||= pins;
     this.forget();
@@ -232,12 +267,22 @@ class Explorer {
     this.text.value = wanted.text;
     this.text.size = Math.min(120, Math.max(44, wanted.text.length + 2));
     const signal = this.begun("place");
+    this.outdate();
+    const wrong = wrongs(wanted, this.info, MOST);
+    if (wrong.some(({ stops }) => stops)) {
+      this.restore(false);
+      return this.fail(new Error(this.mistakes(wrong)));
+    }
     try {
-      this.place = await this.locate(signal);
+      const place = await this.locate(signal);
+      signal.throwIfAborted();
+      this.place = place;
       const { at, site } = this.state;
       this.taken = [{ text: this.state.text, at, site }, this.place];
       this.keep();
       this.note("");
+      if (this.mistakes(wrong)) this.fail(new Error(this.mistakes(wrong)));
+      this.query.classList.remove("stale");
       this.tokens();
       this.bringHere();
       const beside = this.pinned().filter((pin) => pin[1] === at);
@@ -250,12 +295,65 @@ class Explorer {
     } catch (error) {
       if (this.running.place.signal !== signal) return;
       this.back();
+      this.restore(wanted.text === this.state.text);
       if (error.name === "AbortError") return this.note("");
       this.fail(error, () => {
         Object.assign(this.state, wanted);
         this.refresh();
       });
     }
+  }
+
+  /** What the address or a field says wrongly, in sentences. */
+  mistakes(wrong) {
+    const strange = this.strange.map((name) => `The address has '${name}', which means nothing here.`);
+    return [...wrong.map(({ sentence }) => sentence), ...strange].join(" ");
+  }
+
+  /**
+   * From now on what is shown is of the last reading, and marked so: what is asked again, and the input where it is another.
+   * What of it was still on its way is given up.
+   */
+  outdate() {
+    const { text, site, at } = this.state;
+    this.running.random?.abort();
+    this.begun("main");
+    this.main.stale(site, at);
+    this.main.busy(0, "reading …", () => this.cancel());
+    if (text !== this.place?.text) this.query.classList.add("stale");
+    if (this.due.map) {
+      this.begun("map");
+      this.map.shade(null);
+    }
+    for (const panel of this.due.pins ? this.compare.panels.filter(({ pin }) => pin) : []) {
+      this.begun(panel.pin);
+      panel.stale(...placeOf(panel.pin));
+      panel.busy(0, "reading …", () => this.cancel());
+    }
+  }
+
+  /** Nothing new is read: what is shown stays dimmed, unless it is what the state says; `same`: so does the field of the input. */
+  restore(same) {
+    if (same) this.query.classList.remove("stale");
+    for (const panel of this.compare.panels) {
+      const [site, at] = panel.pin ? placeOf(panel.pin) : [this.state.site, this.state.at];
+      if (panel.timer === null && !panel.old) continue;
+      if (same && panel.old && panel.key === this.key(site, at)) panel.revive();
+      else panel.fail(panel.old ? "Not read." : "");
+    }
+    if (same && this.shaded?.key === this.shades()) this.map.shade(this.shaded.answer);
+    else if (this.map.waiting) this.map.fail("not read");
+  }
+
+  /** What a reading is of. */
+  key(site, at) {
+    return JSON.stringify([site, at, ...OF.map((name) => this.state[name] ?? "")]);
+  }
+
+  /** What the map is of. */
+  shades() {
+    const { study, text, at, epsilon, distance } = this.state;
+    return JSON.stringify([study, text, at, epsilon, distance, this.map.kind]);
   }
 
   /** Go back to the last place that there is. */
@@ -314,7 +412,7 @@ class Explorer {
     const held = this.query.contains(this.root.getRootNode().activeElement);
     const { attention } = this.main.reading?.preimage.query ?? {};
     const fits =
-      this.main.reading?.place.position === this.place.position && this.main.reading?.site === this.state.site;
+      this.main.reading?.place.position === this.place.position && this.main.key === this.key(this.state.site, this.state.at);
     const node = queryTokens(this.place, {
       choose: (i) => this.at(i),
       attention: fits ? attention : null,
@@ -348,15 +446,17 @@ class Explorer {
   }
 
   other(step) {
+    if (!this.info) return;
     const names = this.info.sites.map(({ short }) => short);
     this.change({ site: names[(names.indexOf(this.state.site) + step + names.length) % names.length] });
   }
 
   async random() {
-    if (this.lot.hidden) return;
+    if (!this.info || this.lot.hidden) return;
     const [seed, signal] = [Math.floor(1e9 * Math.random()), this.begun("random")];
     try {
       const { text } = await this.api.get(this.path("random"), { seed }, signal, (note) => this.note(note));
+      signal.throwIfAborted();
       await this.change({ text });
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error, () => this.random());
@@ -370,12 +470,16 @@ class Explorer {
     const why = kind === "bits" ? this.info.lacking : null;
     if (why || !possible) return this.map.shade({ kind, cells: [] }, why);
     this.map.shade(null);
+    const key = this.shades();
     try {
       const asked = { text, at, kind, epsilon: this.epsilon, distance };
-      this.map.shade(await this.api.get(this.path("map"), asked, signal, (note) => this.map.say(note ?? "")));
+      const answer = await this.api.get(this.path("map"), asked, signal, (note) => this.map.say(note ?? ""));
+      signal.throwIfAborted();
+      this.shaded = { key, answer };
+      this.map.shade(answer);
       this.due.map = false;
     } catch (error) {
-      if (this.running.map.signal === signal) this.map.fail(error.name === "AbortError" ? "" : error.message);
+      if (this.running.map.signal === signal) this.map.fail(error.name === "AbortError" ? "not read" : error.message);
     }
   }
 
@@ -391,8 +495,9 @@ class Explorer {
     const asked = { text, at, site, source, epsilon: this.epsilon, distance, seed, count, seconds };
     if (fixed) asked.fixed = at;
     if (["decoder", "all"].includes(source)) Object.assign(asked, { temperature, noise });
-    if (!panel.reading) panel.expect(site, at);
-    const busy = (share, note) => panel.busy(share, note ?? `${site}: reading…`, () => this.running[kind].abort());
+    const key = this.key(site, at);
+    if (!panel.timer) panel.stale(site, at);
+    const busy = (share, note) => panel.busy(share, note ?? "reading …", () => this.running[kind].abort());
     let fresh = null,
       arrived = false;
     const on = {
@@ -402,26 +507,25 @@ class Explorer {
       },
       rows: ({ samples, values }) => {
         if (fresh) panel.set(fresh, Number(this.state.epsilon));
-        [fresh, arrived] = [null, true];
+        [fresh, arrived, panel.key] = [null, true, null];
         panel.grow(samples, values);
       },
       progress: ({ share, note }) => busy(share, note),
       done: (reading) => {
         panel.set(reading, Number(this.state.epsilon));
         panel.busy(null);
-        panel.whole = true;
+        [panel.whole, panel.key] = [true, key];
       },
     };
     busy(0);
-    panel.whole = false;
     try {
       await this.api.stream(this.path("read"), asked, on, signal);
       if (panel === this.main) this.tokens();
     } catch (error) {
       if (this.running[kind].signal !== signal) return;
-      const cancelled = arrived ? "Cancelled: what had arrived is shown." : "Cancelled.";
       const again = error.name === "AbortError" || error instanceof Lost ? () => this.read(panel, site, at, kind) : null;
-      panel.fail(error.name === "AbortError" ? cancelled : error.message, again);
+      const why = error.name === "AbortError" ? "Cancelled." : error.message;
+      panel.fail(arrived ? why.replace(/\.$/, ": what had arrived is shown.") : why, again);
     }
   }
 
@@ -436,7 +540,7 @@ class Explorer {
       model: this.info.model,
       attention,
     };
-    const known = before?.study === this.state.study && before.place.text === place.text ? before.features : null;
+    const known = before?.study === this.state.study && before?.place.text === place.text ? before.features : null;
     const unknown = { names: this.info.features, query: {}, prior: {}, entropy: {} };
     const features = this.info.features.length ? { ...(known ?? unknown), values: [], inside: null } : null;
     const preimage = {
@@ -453,23 +557,27 @@ class Explorer {
 
   // -- pins ---------------------------------------------------------------------------------------------------------
 
+  /** Pins that can be read, as `[site, position]`. */
   pinned() {
-    return (this.state.pins || "")
-      .split("|")
-      .filter(Boolean)
-      .map((pin) => pin.split(/@(.*)/s).slice(0, 2));
+    const known = new Set(this.info.sites.map(({ short }) => short));
+    return pins(this.state)
+      .filter(([site, at]) => known.has(site) && at)
+      .slice(0, MOST - 1);
   }
 
   pin() {
+    if (!this.info) return;
     const { site, at } = this.state;
-    const pins = this.pinned();
-    if (pins.some(([s, a]) => s === site && a === at) || !this.main.reading) return;
-    if (pins.length + 1 >= MOST) return this.note(`Up to ${MOST} readings stand side by side: unpin one first.`);
-    this.state.pins = [...pins, [site, at]].map((pin) => pin.join("@")).join("|");
+    const pinned = this.pinned();
+    if (pinned.some(([s, a]) => s === site && a === at) || !this.main.reading) return;
+    if (pinned.length + 1 >= MOST) return this.note(`Up to ${MOST} readings stand side by side: unpin one first.`);
+    this.state.pins = [...pinned, [site, at]].map((pin) => pin.join("@")).join("|");
     const panel = this.pinPanel(site, at);
-    if (this.main.whole) panel.set(structuredClone(this.main.reading), this.main.epsilon);
-    else this.read(panel, site, at, panel.pin);
-    this.map.choose(site, [site, ...pins.filter((pin) => pin[1] === at).map(([pinned]) => pinned)]);
+    if (this.main.whole) {
+      panel.set(structuredClone(this.main.reading), this.main.epsilon);
+      [panel.whole, panel.key] = [true, this.main.key];
+    } else this.read(panel, site, at, panel.pin);
+    this.map.choose(site, [site, ...pinned.filter((pin) => pin[1] === at).map(([short]) => short)]);
     this.keep();
   }
 
@@ -513,10 +621,13 @@ class Explorer {
   follow() {
     if (location.hash === this.hash || !this.listed) return;
     for (const name of KEPT) delete this.state[name];
-    Object.assign(this.state, fromHash(), this.root.dataset.theme === "auto" ? {} : { theme: this.root.dataset.theme });
-    const known = this.listed.has(this.state.study);
-    const wanted = known ? this.state.study : [...this.listed.keys()][0];
-    this.open(wanted, known).catch((error) => this.fail(error, () => this.follow()));
+    const { state, strange } = said(location.hash);
+    const { theme } = this.root.dataset;
+    Object.assign(this.state, state, theme === "auto" ? {} : { theme });
+    [this.hash, this.strange] = [location.hash, strange];
+    const wanted = this.state.study || [...this.listed.keys()][0];
+    if (!this.listed.has(wanted)) return this.lack(wanted);
+    this.open(wanted, Boolean(this.state.study)).catch((error) => this.fail(error, () => this.follow()));
   }
 
   /** Say a sentence above the query; with `again`, what tries once more. */
@@ -534,7 +645,8 @@ class Explorer {
   }
 }
 
-function fromHash() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  return Object.fromEntries(KEPT.filter((name) => given.has(name)).map((name) => [name, given.get(name)]));
-}
+/** Site and position of a pin. */
+const placeOf = (pin) => pin.split(/@(.*)/s).slice(0, 2);
+/** Names as a sentence lists them. */
+const listing = (names) => [names.slice(0, -1).join(", "), names.at(-1)].filter(Boolean).join(" and ");
+const NO_STUDY = "The server has no study: start it with one.";

@@ -1,6 +1,7 @@
 // What is common inside ε: features of the query, most telling first, with the share that has the query's value and its bits.
 
 import { el, fixed, number, percent, say } from "./dom.js";
+import { inBits } from "./stats.js";
 
 const FIRST = 5;
 
@@ -117,12 +118,15 @@ export function shareOf({ share, low, high, trusted, divergence }) {
 /** Bits or, of a decoder, how far its samples were measured to be from the exact preimage. */
 export function bitsOf({ bits, divergence }) {
   if (divergence !== null && divergence !== undefined) return `KL ${fixed(divergence, 1)}`;
-  return bits === null || bits === undefined ? "–" : `${fixed(bits, 1)} bits`;
+  return inBits(bits ?? null);
 }
 
 function worthOf({ bits, bits_low: low, bits_high: high, most, divergence, chance }) {
   if (divergence !== null && divergence !== undefined)
     return `its samples differ from the exact preimage by ${fixed(divergence, 2)} bits of KL, ${fixed(chance, 2)} by chance`;
   if (bits === null || bits === undefined) return "";
+  if (bits <= -0.05) return RARER;
   return `${fixed(bits, 2)} bits [${low === null ? "–" : fixed(low, 2)}, ${fixed(high, 2)}] of ${fixed(most, 2)} at most`;
 }
+
+const RARER = "the query's value is less common inside ε than among all inputs";

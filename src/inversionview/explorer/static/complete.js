@@ -23,27 +23,33 @@ export function completenessOf(ask) {
     said,
     figure,
   );
-  let last = null;
+  let last = null,
+    asked = 0; // an answer that comes when something else has been asked is dropped
   run.addEventListener("click", async () => {
+    reset("Scoring…");
+    const mine = asked;
     run.disabled = true;
-    said.textContent = "Scoring…";
     try {
-      last = await ask();
+      const answer = await ask();
+      if (mine !== asked) return;
+      last = answer;
       figure.hidden = false;
       said.textContent = verdict(last);
       scatter(canvas, last);
     } catch (error) {
+      if (mine !== asked) return;
       said.textContent = error.name === "AbortError" ? "" : error.message;
     }
     run.disabled = false;
   });
-  function reset() {
-    [last, figure.hidden, said.textContent] = [null, true, ""];
+  function reset(sentence = "") {
+    asked++;
+    [last, figure.hidden, said.textContent, run.disabled] = [null, true, sentence, false];
   }
 
   return {
     element,
-    reset,
+    reset: () => reset(),
     set: (possible) => {
       element.hidden = !possible;
     },

@@ -7,7 +7,12 @@ export function confirmation(ask) {
   const target = el("select", { "aria-label": "Answer token" });
   const run = el("button.button", { type: "button" }, "Patch");
   const result = el("div.result", { role: "status" });
-  const reset = () => result.replaceChildren(el("p.hint", {}, HINT_OF_PATCHES));
+  let asked = 0; // an answer that comes when something else has been asked is dropped
+  const reset = () => {
+    asked++;
+    run.disabled = false;
+    result.replaceChildren(el("p.hint", {}, HINT_OF_PATCHES));
+  };
   const element = el(
     "details.more-about",
     {},
@@ -16,15 +21,14 @@ export function confirmation(ask) {
     result,
   );
   run.addEventListener("click", async () => {
+    const mine = ++asked;
     run.disabled = true;
     result.replaceChildren(el("p.hint", {}, "Patching…"));
-    try {
-      result.replaceChildren(...patched(await ask(target.value)));
-    } catch (error) {
-      if (error.name === "AbortError") reset();
-      else result.replaceChildren(el("p.failed", {}, error.message));
-    }
+    const answer = await ask(target.value).then(patched, refused);
+    if (mine !== asked) return;
     run.disabled = false;
+    if (answer) result.replaceChildren(...answer);
+    else reset();
   });
   reset();
   return {
@@ -38,6 +42,8 @@ export function confirmation(ask) {
   };
 }
 
+/** What is said of an error; nothing of one that was wanted. */
+const refused = (error) => (error.name === "AbortError" ? null : [el("p.failed", {}, error.message)]);
 const HINT_OF_PATCHES = "Contrasts of this input are drawn; the activation of each is put in the place of this one.";
 
 function patched({ site, target, answer, pairs, ld_orig, ld_contrast, effect, share, examples }) {

@@ -69,14 +69,20 @@ export function distances(onMove) {
 /** The number itself, to be read and typed. */
 export function epsilonField(onMove) {
   const field = el("input.epsilon", { type: "number", min: 0, step: "any", "aria-label": "ε", inputMode: "decimal" });
+  let shown = "";
   field.addEventListener("change", () => {
     const value = Number(field.value);
     if (field.value !== "" && Number.isFinite(value) && value >= 0) onMove(value);
+    else {
+      field.reportValidity();
+      field.value = shown; // what is not taken does not stand there as if it were
+    }
   });
   return {
     element: field,
     set: (value) => {
-      if (field !== field.getRootNode().activeElement) field.value = threshold(value);
+      shown = threshold(value);
+      if (field !== field.getRootNode().activeElement) field.value = shown;
     },
   };
 }

@@ -1,8 +1,9 @@
 // The model as a grid: layers × components, each cell shaded by what is known of the site at the position read. A model of
 // many layers lies on its side: layers from left to right, so that it is no taller than its heads, and numbers on hover.
 
-import { el, say } from "./dom.js";
+import { el, say, threshold } from "./dom.js";
 import { groupsOf, markOf, groupName } from "./heads.js";
+import { bitsText, bounded } from "./stats.js";
 
 const KINDS = { bits: "bits at ε", ratio: "good ratio" };
 const NUMBERED = 8;
@@ -19,6 +20,8 @@ export class ModelMap {
     this.note = el("span.note", { role: "status" });
     this.most = el("span");
     this.scale = el("span.scale", { hidden: true }, "0 ", el("i", { "aria-hidden": "true" }), " ", this.most);
+    this.where = el("span");
+    this.bound = el("span", { hidden: true }, " ", el("b", { "aria-hidden": "true" }), " ≥: hardly any input inside");
     this.readout = el("span.readout", { "aria-hidden": "true" });
     const site = (event) => event.target.closest(".site")?.dataset.site;
     const tell = (event) => say(this.readout, this.told.get(site(event)) ?? "");
@@ -35,7 +38,9 @@ export class ModelMap {
     this.element = el(
       "section.map-part",
       {},
-      el("p.caption", {}, this.kinds, " ", this.scale, " ", this.note, this.readout),
+      el("p.caption", {}, this.kinds, " ", this.scale),
+      el("p.caption.scale", {}, this.where, this.bound),
+      el("p.caption", {}, this.note, this.readout), // of its own: what is said on hover must not move what is pointed at
       this.scroll,
     );
   }
@@ -121,24 +126,38 @@ export class ModelMap {
     if (here.top < frame.top || here.bottom > frame.bottom) box.scrollTop += here.top - frame.top - frame.height / 2;
   }
 
-  /** Shade the cells; an answer of the server, or `null` while it is awaited; `why` nothing is known. */
+  /**
+   * Shade the cells; an answer of the server, or `null` while it is awaited: what is shown is of another place until then, and
+   * dimmed. `why` nothing is known.
+   */
   shade(answer, why = null) {
-    const values = new Map((answer?.cells ?? []).map((cell) => [cell.site, cell]));
-    const known = [...values.values()].filter(({ value }) => value !== null);
-    const ratio = answer?.kind === "ratio";
-    const most = ratio ? 1 : Math.max(1, ...known.map(({ value }) => value));
-    this.grid.classList.toggle("waiting", answer === null);
-    if (answer === null) return;
+    if (answer === null && this.waiting) return;
+    this.waiting = answer === null;
+    this.grid.classList.toggle("waiting", this.waiting);
+    this.grid.setAttribute("aria-busy", String(answer === null));
+    if (answer === null) {
+      this.say("reading …");
+      for (const [site, node] of this.cells) this.tell(site, node, "being read");
+      return;
+    }
+    const values = new Map(answer.cells.map((cell) => [cell.site, cell]));
+    const known = answer.cells.filter(({ value }) => value !== null);
+    const ratio = answer.kind === "ratio";
+    const level = (cell) => (isBound(answer, cell) ? cell.low : cell.value);
+    const most = ratio ? 1 : Math.max(1, ...known.map(level));
     this.say(known.length ? "" : (why ?? (ratio ? "not measured for this decoder" : "no corpus to count in")));
-    this.scale.hidden = this.numbered || !known.length;
-    say(this.most, ratio ? "1" : `${most.toFixed(1)} bits`);
+    this.scale.hidden = !known.length;
+    this.bound.hidden = !known.some((cell) => isBound(answer, cell));
+    say(this.most, ratio ? "1, share of samples inside" : `${most.toFixed(1)} bits`);
+    say(this.where, known.length ? `ε = ${threshold(answer.epsilon)}, ${answer.distance}` : "");
     for (const [site, node] of this.cells) {
-      const { value = null, low = null, high = null } = values.get(site) ?? {};
-      node.style.setProperty("--b", value === null ? 0 : (value / most).toFixed(3));
-      const printed = value === null ? "" : ratio ? value.toFixed(2) : `${high === null ? ">" : ""}${value.toFixed(1)}`;
+      const cell = values.get(site) ?? { value: null };
+      const none = cell.value === null;
+      node.style.setProperty("--b", none ? 0 : (level(cell) / most).toFixed(3));
+      node.classList.toggle("bound", !none && isBound(answer, cell));
+      const printed = none ? "" : ratio ? cell.value.toFixed(2) : bitsText(cell);
       if (this.numbered) say(node, printed);
-      const range = low === null || high === null ? "" : ` [${low.toFixed(2)}, ${high.toFixed(2)}]`;
-      this.tell(site, node, value === null ? "" : `${printed} ${ratio ? "of samples inside" : "bits"}${range}`);
+      this.tell(site, node, none ? "" : `${printed} ${ratio ? "of samples inside" : "bits"}${rangeOf(cell)}`);
     }
   }
 
@@ -149,9 +168,9 @@ export class ModelMap {
     this.note.replaceChildren(...sentence.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part)));
   }
 
+  /** Nothing is known of this place; nor is what was known of another shown. */
   fail(sentence) {
-    this.grid.classList.remove("waiting");
-    this.say(sentence);
+    this.shade({ kind: this.kind, cells: [] }, sentence);
   }
 
   key(event) {
@@ -174,3 +193,7 @@ export class ModelMap {
     rows[y]?.[x]?.focus();
   }
 }
+
+/** Whether a number is a bound of bits. */
+const isBound = ({ kind }, cell) => kind === "bits" && bounded(cell);
+const rangeOf = ({ low, high }) => (low === null || high === null ? "" : ` [${low.toFixed(2)}, ${high.toFixed(2)}]`);

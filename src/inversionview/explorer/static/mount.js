@@ -3,6 +3,7 @@
 import { Compare } from "./compare.js";
 import { el, number, visible } from "./dom.js";
 import { listen } from "./keys.js";
+import { legend } from "./legend.js";
 import { queryTokens } from "./tokens.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -61,6 +62,7 @@ function about(readings, note) {
 
 /** The head of the page: title, theme, help. */
 export function masthead(root, { title, sub, help, extra = [] }) {
+  if (root.dataset.theme && !THEMES.includes(root.dataset.theme)) delete root.dataset.theme;
   const theme = el("button.quiet", { type: "button", onclick: () => themed(root, theme, 1) });
   themed(root, theme, 0);
   return el(
@@ -83,19 +85,4 @@ export function themed(root, button, steps) {
   root.dataset.theme = now;
   button.textContent = `theme: ${now}`;
   root.dispatchEvent(new CustomEvent("theme", { detail: now }));
-}
-
-/** What colours and marks mean. */
-export function legend() {
-  const swatch = (kind, strength) => el(`span.t.${kind}`, { style: { "--w": strength } }, "token");
-  return el(
-    "footer.legend",
-    {},
-    el("span", {}, swatch("raised", 0.8), " made likelier by the activation, "),
-    el("span", {}, swatch("lowered", 0.8), " less likely. "),
-    el("span", {}, el("span.t.at", {}, el("span.word", {}, "token")), " where the distance is reached. "),
-    el("span", {}, el("span.t.attended", { style: { "--a": 0.9 } }, "token"), " attended to by the head. "),
-    el("span", {}, el("span.m", {}, "·"), " a space on its own, ", el("span.m", {}, "⏎"), " a line end. "),
-    el("span", {}, "Bars of common features: bits told, of those there are to tell; in brackets and as lines 95 % intervals; ≠ marks shares of a decoder's samples that were measured to differ from the preimage's."),
-  );
 }

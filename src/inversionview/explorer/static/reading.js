@@ -3,9 +3,10 @@
 import { commons } from "./common.js";
 import { el, framed, number, percent, say, threshold } from "./dom.js";
 import { distances, epsilonField } from "./histogram.js";
+import { effects } from "./legend.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, amount, chosen, common, insideCount, ranked } from "./stats.js";
+import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, ranked } from "./stats.js";
 import { positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -31,13 +32,16 @@ export class Panel {
     this.notes = el("p.notes", { hidden: true });
     this.share = el("i");
     this.said = el("span", { role: "status", "aria-live": "polite" });
+    this.clock = el("span", { "aria-hidden": "true" });
+    this.outdated = el("span");
     this.stop = el("button.quiet", { type: "button", hidden: true, onclick: () => this.act() }, "cancel");
-    this.status = el("p.status", { hidden: true }, this.said, " ", this.stop);
+    this.status = el("p.status", { hidden: true }, this.said, this.clock, this.outdated, " ", this.stop);
     this.progress = el("div.progress", { "aria-hidden": "true" }, this.share);
     this.query = el("div.row.query-row");
     this.inside = el("output.inside");
     this.metric = el("span.metric");
     this.choice = el("p.choice");
+    this.effects = effects();
     this.filter = el("input.filter", {
       type: "search",
       placeholder: "filter",
@@ -63,7 +67,8 @@ export class Panel {
     const formats = FORMATS.map((kind) =>
       el("button.quiet", { type: "button", "aria-label": `Save as ${kind}`, onclick: () => this.save(kind) }, kind),
     );
-    this.footer = el("footer", {}, el("span.save", {}, "save ", formats), el("span.acts", {}, buttons));
+    this.saves = el("span.save", {}, "save ", formats);
+    this.footer = el("footer", {}, this.saves, el("span.acts", {}, buttons));
     this.element = el(
       "article.panel",
       { tabIndex: -1 },
@@ -71,7 +76,7 @@ export class Panel {
       this.origin,
       this.status,
       this.progress,
-      el(
+      (this.halves = el(
         "div.halves",
         {},
         el(
@@ -85,8 +90,8 @@ export class Panel {
             this.histogram.element,
           ),
         ),
-        el("div", {}, this.tools, this.choice, this.query, this.rows.element),
-      ),
+        el("div", {}, this.tools, this.choice, this.effects.element, this.query, this.rows.element),
+      )),
       this.notes,
       this.footer,
     );
@@ -98,9 +103,61 @@ export class Panel {
     this.title.replaceChildren(el("var", {}, site), " at ", el("span.place", {}, name));
   }
 
+  /**
+   * Something else is asked from now on: until the first of its rows come, all that is shown is of the last reading. It is dimmed,
+   * cannot be used, and seconds are counted.
+   */
+  stale(site, name) {
+    this.expect(site, name);
+    this.whole = false;
+    if (this.reading) this.outdate(true);
+    this.notes.hidden = true;
+    this.count();
+  }
+
+  outdate(old) {
+    const root = this.element.getRootNode();
+    if (old && this.halves.contains(root.activeElement)) this.held = root.activeElement;
+    this.old = old;
+    this.element.classList.toggle("stale", old);
+    say(this.outdated, old ? " The rows below are of the last reading." : "");
+    for (const part of [this.halves, this.saves]) part.inert = old;
+    if (old) return say(this.told, "");
+    if (this.held && root.activeElement === (root.body ?? null)) this.held.focus({ preventScroll: true });
+    this.held = null;
+  }
+
+  /** Nothing else was read after all: what is shown is current again. */
+  revive() {
+    this.busy(null);
+    this.outdate(false);
+    this.whole = true;
+    this.expect(this.reading.preimage.query.site, positionName(this.reading));
+    this.notes.hidden = !this.notes.textContent;
+    this.head();
+  }
+
+  /** Count the seconds until `settle()`. */
+  count() {
+    this.settle();
+    const began = performance.now();
+    this.timer = setInterval(() => {
+      if (!this.element.isConnected) return this.settle();
+      say(this.clock, ` ${Math.round((performance.now() - began) / 1000)} s.`);
+    }, 1000);
+  }
+
+  settle() {
+    clearInterval(this.timer);
+    this.timer = null;
+    say(this.clock, "");
+  }
+
   /** Show a reading; ε is its own unless one is given. */
   set(reading, epsilon = reading.preimage.epsilon) {
     this.reading = reading;
+    this.settle();
+    this.outdate(false);
     this.element.classList.add("read");
     const { query, source, candidates, seed, distance } = reading.preimage;
     this.expect(query.site, positionName(reading));
@@ -128,6 +185,7 @@ export class Panel {
     this.tally = features && agreeing(this.sorted, features, features.inside?.source);
     this.most = Math.max(1.5 * reading.preimage.epsilon, ...this.sorted.map(({ sample }) => sample.distance)) || 1;
     this.epsilon = epsilon;
+    this.effects.show(reading.preimage.samples);
     this.common.set(features);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
@@ -188,6 +246,7 @@ export class Panel {
 
   /** One step of ε: to the next distance that is a few per cent away. */
   step(direction) {
+    if (!this.sorted || this.old) return;
     const steps = 0.02 * this.most;
     const share = Math.sqrt(this.epsilon / this.most) + direction * 0.02;
     this.move(Math.max(0, share <= 0 ? 0 : share * share * this.most) || (direction > 0 ? steps * 0.02 : 0), true);
@@ -206,9 +265,9 @@ export class Panel {
 
   head() {
     const { bits, epsilon, distance, recall } = this.reading.preimage;
+    if (this.old) return;
     if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
-    const known = bits.hits ? bits.value.toFixed(1) : `> ${bits.low.toFixed(1)}`;
-    say(this.told, `${known} bits at ε = ${threshold(epsilon)} (${distance})`);
+    say(this.told, `${bitsText(bits)} bits at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
     this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} inputs inside${interval}${found}`;
@@ -237,6 +296,7 @@ export class Panel {
 
   /** Say in one sentence what went wrong; `again()` tries once more. */
   fail(sentence, again = null) {
+    this.settle();
     this.busy(null);
     this.offer("try again", again);
     this.tell(sentence, true);

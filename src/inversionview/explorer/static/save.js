@@ -61,7 +61,7 @@ async function pixels(blob, figure, scale = 2) {
 /** The reading as an SVG of its own: title, common features, a choice of rows, the line at ε. */
 function drawn(panel) {
   const { reading, sorted, epsilon } = panel;
-  const names = ["ink", "soft", "paper", "line", "blue", "bar", "raised", "lowered"];
+  const names = ["ink", "soft", "paper", "line", "blue", "bar", "likelier", "less-likely"];
   const ink = Object.fromEntries(names.map((name) => [name, colour(panel.element, name)]));
   const k = insideCount(sorted, epsilon);
   const parts = [];
@@ -84,6 +84,7 @@ function drawn(panel) {
     write(PAPER, y, bitsOf(entry), faint);
     y += STEP;
   }
+  if (sorted.some(({ sample }) => sample.effect)) y = drawnEffects(parts, ink, y + 4);
   y = drawnLine(parts, ink, y + 6, query, query.tokens, "query");
   const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
@@ -132,10 +133,7 @@ function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, 
     const wide = CHAR * [...text].length;
     const effect = sample.effect?.[i] ?? 0;
     if (Math.abs(effect) >= 0.05) {
-      const opacity = (Math.abs(effect) * (outside ? 0.35 : 0.6)).toFixed(2);
-      parts.push(
-        svg("rect", { x, y: y - 12, width: wide, height: 16, fill: effect > 0 ? ink.raised : ink.lowered, opacity }),
-      );
+      parts.push(svg("rect", { x, y: y - 12, width: wide, height: 16, ...shadeOf(ink, effect, outside) }));
     }
     parts.push(
       svg(
@@ -163,6 +161,26 @@ function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, 
       ),
     );
   }
+  return y + STEP;
+}
+
+/** The shade of an effect, as in the page: letters read on it, on light paper and on dark. */
+const shadeOf = (ink, effect, outside = false) => ({
+  fill: effect > 0 ? ink.likelier : ink["less-likely"],
+  opacity: (Math.abs(effect) * (outside ? 0.24 : 0.52)).toFixed(2),
+});
+
+/** What the shades of tokens mean, as a bar. */
+function drawnEffects(parts, ink, y) {
+  const text = (x, said, more) =>
+    parts.push(svg("text", { x, y, fill: ink.soft, "font-family": SERIF, "font-size": 12, ...more }, said));
+  text(90, "less likely");
+  [-1, -0.5, 0, 0.5, 1].forEach((effect, i) => {
+    const place = { x: 150 + 16 * i, y: y - 9, width: 16, height: 10 };
+    parts.push(svg("rect", { ...place, ...shadeOf(ink, effect) }));
+  });
+  parts.push(svg("rect", { x: 150, y: y - 9, width: 80, height: 10, fill: "none", stroke: ink.soft, "stroke-width": 0.5 }));
+  text(236, "likelier by the activation");
   return y + STEP;
 }
 

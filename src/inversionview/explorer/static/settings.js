@@ -5,13 +5,14 @@ import { el } from "./dom.js";
 /** Make the fields over `state`; `onChange()` when one was changed. */
 export function settings(state, onChange) {
   const fields = {};
-  const keep = (name, read) => () => {
-    state[name] = read(fields[name]);
+  const keep = (name) => () => {
+    if (fields[name].validity.badInput) return fields[name].reportValidity();
+    state[name] = fields[name].value;
     shown();
     onChange();
   };
   const select = (name, label) =>
-    labelled(label, (fields[name] = el("select", { onchange: keep(name, (node) => node.value) })));
+    labelled(label, (fields[name] = el("select", { onchange: keep(name) })));
   const input = (name, label, more, hint) =>
     labelled(
       label,
@@ -19,7 +20,7 @@ export function settings(state, onChange) {
         type: "number",
         title: hint,
         ...more,
-        onchange: keep(name, (node) => (node.checkValidity() ? node.value : "")),
+        onchange: keep(name),
       })),
     );
   const labelled = (label, node) => el("label", {}, `${label} `, node);
@@ -50,7 +51,10 @@ export function settings(state, onChange) {
   }
 
   function shown() {
-    for (const [name, node] of Object.entries(fields)) node.value = state[name] ?? "";
+    for (const [name, node] of Object.entries(fields)) {
+      const value = state[name] ?? "";
+      node.value = node.type === "number" && !Number.isFinite(Number(value)) ? "" : value;
+    }
     const drawn = ["decoder", "all"].includes(state.source),
       walked = ["walk", "all"].includes(state.source);
     for (const name of ["temperature", "noise"]) parts[name].classList.toggle("idle", !drawn);
@@ -73,7 +77,6 @@ export function settings(state, onChange) {
         ["", "nearest"],
         ["1", "the same"],
       ]);
-      if (!sources.includes(state.source)) state.source = "";
       state.distance ||= info.distance;
       shown();
     },

@@ -75,6 +75,7 @@ export class Api {
     const work = async () => {
       const response = await this.ask(path, parameters, signal, "text/event-stream");
       for await (const { event, data } of eventsOr(CUT, response.body)) {
+        signal?.throwIfAborted();
         if (event === "failed") throw data.retry_after ? new Lost(data.detail, data.retry_after) : new Error(data.detail);
         on[event]?.(data);
         if (event === "done") return;
@@ -131,4 +132,4 @@ function later(seconds, signal) {
 
 const [TRIES, LONGEST] = [6, 60];
 const AWAY = "The server cannot be reached: is it still running?";
-const CUT = "The server went away in the middle of the reading: what had arrived is shown.";
+const CUT = "The server went away in the middle of the reading.";

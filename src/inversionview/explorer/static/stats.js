@@ -106,6 +106,26 @@ function ofCounts(features, f, agree, n, values, trusted = true) {
   return { agreeing: agree, counted: n, share: agree / n, low, high, bits, bits_low: ends[0], bits_high: ends[1], told, trusted };
 }
 
+/**
+ * Bits about a feature as a reader would say them: at most those there are to tell. Below 0, as they may truly be for one
+ * query, the query's value is less common inside ε than among all inputs, which no number of bits says as plainly.
+ */
+export function inBits(bits) {
+  if (bits === null) return "–";
+  return bits <= -0.05 ? "less common" : `${Math.max(0, bits).toFixed(1)} bits`;
+}
+
+/** Whether all that is known of bits is their lower end: nothing was found, or one input, the least that a corpus can show. */
+export const bounded = ({ hits, method }) => hits < (method === "splitting" ? 1 : 2);
+
+/** Bits of a reading as text; where all that is known is a bound, that, rounded down so that it stays one. */
+export function bitsText(bits, digits = 1) {
+  const { value, low, high } = bits;
+  if (!bounded(bits)) return `${high === null ? "about " : ""}${value.toFixed(digits)}`;
+  const unit = 10 ** digits;
+  return `≥ ${(Math.floor(low * unit + 1e-9) / unit).toFixed(digits)}`;
+}
+
 function valuesOf(rows, f, k, source = null) {
   const counts = new Map();
   for (const { sample, values } of rows.slice(0, k)) {

@@ -19,7 +19,7 @@ export function briefly(tokens, edges = tokens) {
   return tokens.map(name);
 }
 
-/** Shade a token: blue where the activation raised its probability, orange where it lowered it. */
+/** Shade a token: orange where the activation made it likelier, light blue where less likely; `legend.js` says so. */
 function shade(node, effect) {
   const size = Math.min(1, Math.abs(effect ?? 0));
   if (size < FAINT) return;

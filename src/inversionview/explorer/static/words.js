@@ -6,15 +6,17 @@ import { el, fixed, number, threshold } from "./dom.js";
 export function inWords(ask) {
   const result = el("div.result", { role: "status" });
   const element = el("details.more-about", {}, el("summary", {}, "In words: what is common, and is it true?"), result);
-  let asked = false;
+  let asked = null; // what was asked last; an answer to anything before is dropped
   async function fill() {
     if (asked || !element.open) return;
-    asked = true;
     result.replaceChildren(el("p.hint", {}, "Comparing inputs on both sides of ε…"));
+    const mine = (asked = ask());
     try {
-      result.replaceChildren(...worded(await ask()));
+      const answer = worded(await mine);
+      if (mine === asked) result.replaceChildren(...answer);
     } catch (error) {
-      asked = error.name !== "AbortError";
+      if (mine !== asked) return;
+      if (error.name === "AbortError") asked = null;
       result.replaceChildren(...(asked ? [el("p.failed", {}, error.message)] : []));
     }
   }
@@ -22,7 +24,7 @@ export function inWords(ask) {
   return {
     element,
     reset() {
-      asked = false;
+      asked = null;
       result.replaceChildren();
       fill();
     },

@@ -1,0 +1,202 @@
+"""The records of a source, whatever its form: which one that is, by what a file holds and by what it is called.
+
+Text (a record is a line), JSON Lines and JSON arrays, CSV, TSV, Parquet, Arrow, each packed or not; datasets in a folder or of
+the hub. What cannot be read is an ``InputError`` that names the file and the line, or the number of the record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from inversionview.errors import InputError
+from inversionview.records.streams import BLOCK, PACKINGS, Stream, opened
+from inversionview.records.tables import ARROW, ARROW_STREAM, PARQUET, Rows, columnar, comma_separated, is_saved, saved
+from inversionview.records.values import values
+
+Form = Literal["text", "json", "csv", "tsv", "columns"]
+LIMIT = 2_000_000
+"""Records of a data set on the hub, at most."""
+_FORMS: dict[str, Form] = {
+    ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "columns",
+    ".arrow": "columns", ".feather": "columns",
+}  # fmt: skip
+_OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
+_ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    source: str
+    unit: str
+    """``line`` or ``record``."""
+    number: int
+    """From 1."""
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.unit} {self.number}"
+
+
+class Record(NamedTuple):
+    """A value and where it stands."""
+
+    place: Place
+    value: Any
+    """A line of a text, what JSON gives, or the row of a table as a mapping."""
+    share: float = 0.0
+    """How much of the source has been read by now, from 0 to 1."""
+
+
+def read(source: str | Path, *, field: str | None = None, bare: Form = "json") -> Iterator[Record]:
+    """Yield the records of a file or of a folder that ``datasets`` saved.
+
+    Args:
+        source: a path.
+        field: the only field that is asked for; nothing is said of what is wrong with others, and they may be left out.
+        bare: the form of a file whose name tells none; ``"json"`` also of one that is called text.
+
+    Raises:
+        InputError: there is no such file, or it is damaged or of another form; file and line are named.
+    """
+    path = located(source)
+    if path.is_dir():
+        if not is_saved(path):
+            raise InputError(f"{path} cannot be read: it is a folder, and holds no data set that `datasets` saved.")
+        yield from _numbered(path, saved(path, field))
+        return
+    with opened(path) as stream:
+        form = _form(stream, bare)
+        if form == "columns":
+            yield from _numbered(path, columnar(stream, field))
+            return
+        for place, value in _parsed(stream, form, field):
+            if field is None and form == "json":
+                _check_characters(place, value)
+            yield Record(place, value, stream.share)
+
+
+def hub(name: str, field: str) -> Iterator[Record]:
+    """Yield the records of a data set on the hub, or of a folder of files that ``datasets`` can load: its train split.
+
+    Raises:
+        InputError: it cannot be reached or read.
+    """
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+        if field in (rows.column_names or ()):
+            rows = rows.select_columns([field])
+        for number, row in enumerate(islice(rows, LIMIT), 1):
+            yield Record(Place(name, "record", number), row)
+    except Exception as error:  # the hub's errors share no base
+        raise InputError(
+            f"The dataset {name} cannot be read ({type(error).__name__}): is the name right, has it a train split, is there a "
+            "network?"
+        ) from error
+
+
+def located(source: str | Path) -> Path:
+    """Return the path of a source, ``~`` being the user's home where there is one."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
+
+
+def named_form(name: str | Path) -> Form | None:
+    """Return the form that a file's name tells, in letters of any case and whether packed or not; ``None`` if it tells none."""
+    path = Path(str(name).lower())
+    return _FORMS.get((path.with_suffix("") if path.suffix in PACKINGS else path).suffix)
+
+
+def _form(stream: Stream, bare: Form) -> Form:
+    named = named_form(stream.path)
+    if stream.head.startswith((PARQUET, ARROW, ARROW_STREAM)):
+        return "columns"
+    if named == "columns" and stream.head:
+        raise InputError(f"{stream.path} cannot be read: it is called Parquet or Arrow, but is neither.")
+    if named is None or (named == "text" and bare == "json"):
+        return bare
+    return named
+
+
+def _numbered(path: Path, batches: Iterator[tuple[float, Rows]]) -> Iterator[Record]:
+    every = ((share, row) for share, rows in batches for row in rows)
+    for number, (share, row) in enumerate(every, 1):
+        yield Record(Place(str(path), "record", number), row, share)
+
+
+def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Place, Any]]:
+    name = str(stream.path)
+    if form == "text":
+        _check_text(stream)
+        yield from ((Place(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
+    elif form == "json":
+        found = ((Place(name, "line", line), value) for line, value in values(stream.characters(), name))
+        yield from _unwrapped(found, name, field)
+    else:
+        yield from ((Place(name, "line", line), row) for line, row in comma_separated(stream, tabs=form == "tsv"))
+
+
+def _unwrapped(found: Iterator[tuple[Place, Any]], name: str, field: str | None) -> Iterator[tuple[Place, Any]]:
+    """Yield records; where all there is is an object around a list of them, those in the list."""
+    first = list(islice(found, 2))
+    inner = _inner(first[0][1], field) if len(first) == 1 else None
+    if inner is not None:
+        yield from ((Place(name, "record", number), value) for number, value in enumerate(inner, 1))
+    else:
+        yield from chain(first, found)
+
+
+def _inner(value: Any, field: str | None) -> list[Any] | None:
+    """Return the list that an object stands around; ``None`` where it has the field itself, no list or several."""
+    if not isinstance(value, dict) or field in value:
+        return None
+    wanted = dict if field is None else (dict, str)
+    lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], wanted)]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _check_text(stream: Stream) -> None:
+    """Refuse JSON under the name of a text, by the first lines: its syntax is no text."""
+    head = next(stream.characters(), "")
+    *lines, last = head.split("\n")
+    if len(stream.head) < BLOCK or not lines:
+        lines.append(last)
+    some = [line for line in lines if line.strip()][:100]
+    if some and (all(map(_is_object, some)) or _is_document(head, some[0])):
+        raise InputError(
+            f"{stream.path} holds JSON, not text: give it a name that ends in .jsonl or .json, and its fields are read."
+        )
+
+
+def _is_object(line: str) -> bool:
+    if _OBJECT.match(line) is None:
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return len(line) >= BLOCK // 8  # cut in its midst
+
+
+def _is_document(head: str, first: str) -> bool:
+    """Say whether a text is one JSON value over several lines, or an array."""
+    try:
+        return isinstance(json.loads(head), dict | list)
+    except (ValueError, RecursionError):
+        return bool(_ARRAY.match(head)) or (first.strip() == "{" and bool(_OBJECT.match(head)))
+
+
+def _check_characters(place: Place, value: Any) -> None:
+    """Refuse half of a surrogate pair: JSON can write it, but it is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+        raise InputError(f"{place} holds {half}, half of a character: write the whole one, or leave it out.") from error

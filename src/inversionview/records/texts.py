@@ -1,0 +1,132 @@
+"""Texts of the user's, one by one: lines of a file, or a field of records; what has none is left out and counted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from inversionview.errors import InputError, LeftOut
+from inversionview.records.reading import Place, Record, hub, is_saved, located, named_form, read
+
+FIELD = "text"
+Report = Callable[[float, int], None]
+"""Called with the share of the source that has been read, and how many texts that gave."""
+_SHOWN = 10
+"""So many fields are named in an error."""
+_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+
+
+class Text(str):
+    """A text that knows where it stands."""
+
+    __slots__ = ("place",)
+    place: Place
+
+    @classmethod
+    def at(cls, text: str, place: Place) -> Text:
+        """Return a text that stands there."""
+        made = cls(text)
+        made.place = place
+        return made
+
+
+def read_texts(source: str | Path, field: str | None = None, *, report: Report | None = None) -> Iterator[Text]:
+    """Yield the texts of a file, a folder or a data set on the hub.
+
+    Args:
+        source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved; or
+            the name of a data set on the hub, of which the train split is read.
+        field: where a record has its text, by default ``text``.
+        report: told how far reading is.
+
+    Warns:
+        LeftOut: records have no text, or an empty one; once, at the end.
+
+    Raises:
+        InputError: the source is missing, damaged or of another form, or a record has no such field, or no text there.
+    """
+    count = nulls = empty = number = 0
+    for number, record in enumerate(_records(str(source), field), 1):
+        if report is not None and number % 1000 == 1:
+            report(record.share, count)
+        if field is not None and isinstance(record.value, str):
+            raise InputError(f"{source} holds texts, not records with a field {field!r}: leave out the field.")
+        text = _text(record, field or FIELD, "give --field {likely}")
+        if text is None:
+            nulls += 1
+        elif text and not text.isspace():
+            count += 1
+            yield Text.at(text, record.place)
+        elif not isinstance(record.value, str):
+            empty += 1
+    if report is not None:
+        report(1.0, count)
+    for many, what in ((nulls, "no text"), (empty, "an empty text")):
+        if many:
+            left_out(f"{many:,} of {number:,} records of {source} {'has' if many == 1 else 'have'} {what}: left out.")
+
+
+def read_words(path: Path, field: str) -> list[Text]:
+    """Return the words of a file: one a line, or strings or a field of records; without the space around them.
+
+    Raises:
+        InputError: the file cannot be read, or a record has no such field, or no word there.
+    """
+    found = []
+    for record in read(path, bare="text", field=field):
+        word = (_text(record, field, "call the one with the words {field}") or "").strip()
+        if word:
+            found.append(Text.at(word, record.place))
+    return found
+
+
+def left_out(sentence: str) -> None:
+    """Tell what was left out of what was asked for: a warning, which the command line prints as it is."""
+    warnings.warn(sentence, LeftOut, stacklevel=2)
+
+
+def _records(source: str, field: str | None) -> Iterator[Record]:
+    path = located(source)
+    if path.exists() and (not path.is_dir() or is_saved(path)):
+        yield from read(source, field=field or FIELD, bare="text")
+    elif named_form(source) is not None or (source.startswith((".", "/", "~")) and not path.is_dir()):
+        raise InputError(
+            f"There is no file {source}: give a text, JSON, CSV or Parquet file, a folder that `datasets` saved, or the name "
+            "of a dataset on the hub."
+        )
+    else:
+        yield from hub(source, field or FIELD)
+
+
+def _text(record: Record, field: str, way_out: str) -> str | None:
+    """Return the text of a record; ``None`` where it has none."""
+    place, value, _ = record
+    if isinstance(value, dict):
+        if field not in value:
+            raise InputError(_lacks(place, field, value, way_out))
+        value = value[field]
+        where = f"{field!r} of {place.unit} {place.number} of {place.source}"
+    else:
+        where = f"{place.unit.capitalize()} {place.number} of {place.source}"
+    if value is None or isinstance(value, str):
+        return value
+    raise InputError(f"{where} is {kind_of(value)}, not a text: give texts, or name another field.")
+
+
+def _lacks(place: Place, field: str, record: dict[str, Any], way_out: str) -> str:
+    """Say which fields there are, and that the one with the longest text may be meant."""
+    where = f"{place.unit.capitalize()} {place.number} of {place.source} has no field {field!r}"
+    if not record:
+        return f"{where}: it is empty."
+    some = ", ".join(map(str, list(record)[:_SHOWN])) + (", …" if len(record) > _SHOWN else "")
+    likely = max(record, key=lambda name: len(record[name]) if isinstance(record[name], str) else -1)
+    return f"{where}: fields are {some}: {way_out.format(field=field, likely=likely)}."
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words."""
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
