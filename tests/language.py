@@ -10,7 +10,7 @@ LAYERS, HEADS = 30, 9
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 
 
-def deep_llama(folder: Path) -> Path:
+def deep_llama(folder: Path, layers: int = LAYERS) -> Path:
     """Save the model in ``folder``: byte-level BPE that keeps the words of ``ioi`` whole, each with the space before it."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -26,7 +26,7 @@ def deep_llama(folder: Path) -> Path:
     words = " ".join([*TEMPLATES, NAMES, PLACES, OBJECTS])
     tokenizer.train_from_iterator([f"{words} {words} John"] * 2, trainer)
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=72, intermediate_size=96, num_hidden_layers=LAYERS,
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=72, intermediate_size=96, num_hidden_layers=layers,
         num_attention_heads=HEADS, num_key_value_heads=3, max_position_embeddings=128, initializer_range=0.2,
         bos_token_id=tokenizer.token_to_id(BEGIN), eos_token_id=tokenizer.token_to_id(END),
     )  # fmt: skip

@@ -9,7 +9,8 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
-    "errors", "naming", "integrity", "storage", "locks", "optim", "principal", "information", "sites", "distances", "tokens",
+    "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks",
+    "optim", "principal", "information", "sites", "distances", "tokens",
     "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",
     "architectures", "bridge", "soundness", "probed", "measure",
@@ -38,7 +39,8 @@ ORDER = [
     "explorer.shelf", "explorer.events", "explorer.routes", "explorer.guard", "explorer.app",
     "explorer.connections", "explorer.page",
     "explorer.widget",
-    "commands.mistakes", "commands.shared", "commands.making", "commands.reading", "commands.telling", "commands.intervening",
+    "commands.mistakes", "commands.checked", "commands.terminal", "commands.shared",
+    "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.heading", "commands.recalling", "commands.exploring",
     "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from inversionview import information
 from inversionview.cli import main
 from inversionview.explorer import page as exported
 from inversionview.explorer.service import reading
+from inversionview.printable import cell
 from inversionview.views.colours import LESS_LIKELY, LIKELIER
 from tests.browser import LONE, chromium, opened
 from tests.conftest import ROWS
@@ -380,6 +381,23 @@ def test_saved_files(browser: Browser, three: list[dict[str, Any]], page_of_thre
     drawn = "".join(ElementTree.fromstring(made["SVG"]).itertext())
     assert "x0.mid at query" in drawn
     assert "ε = 0.100, euclidean" in drawn
+
+
+def test_saved_cells_are_no_formulas(browser: Browser, tmp_path: Path) -> None:
+    texts = ["=1+1", " +cmd|'/c calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\n@x", "＝1", "-5", "+1e5", "a=b", "\x1b[31m\u202ex",
+             'say "x", y', "="]  # fmt: skip
+    value = handmade([["B", text, "E"] for text in texts])
+    for sample, text in zip(value["preimage"]["samples"], texts, strict=True):
+        sample["text"] = text
+    page = exported.to_html([value], tmp_path / "page.html")
+    with opened(browser, page.as_uri()) as shown_page, shown_page.expect_download() as waited:
+        shown_page.get_by_label("Save as CSV").first.click()
+    table = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"), newline="")))
+    assert [row["text"] for row in table] == [cell(text) for text in texts]
+    assert [row["text"] for row in table] == [
+        "'=1+1", "' +cmd|'/c calc'!A0", "'-2+3", "'@SUM(A1)", "'⇥=1", "'⏎@x", "'＝1", "-5", "+1e5", "a=b", "·[31m·x",
+        'say "x", y', "'=",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from inversionview import runs, study
 from inversionview.cli import main
 from inversionview.commands.shared import app
 from inversionview.decoder import evaluation, training
+from inversionview.explorer import app as explorer
 from inversionview.probed import ProbedModel
+from inversionview.studies import training as probing
 from inversionview.walk.run import Walk
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
@@ -77,10 +80,8 @@ def test_no_command_is_forgotten() -> None:
 def test_an_interrupt_while_loading(
     command: str, raised: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("inversionview.study.load", at_first(raised, lambda *_, **__: None))
-    monkeypatch.setattr("inversionview.runs.load", at_first(raised, lambda *_, **__: None))
-    monkeypatch.setattr("inversionview.studies.training.shipped_inputs", at_first(raised, lambda *_, **__: None))
-    monkeypatch.setattr("inversionview.explorer.server.create_app", at_first(raised, lambda *_, **__: None))
+    for module, name in ((study, "load"), (runs, "load"), (probing, "shipped_inputs"), (explorer, "create_app")):
+        monkeypatch.setattr(module, name, at_first(raised, lambda *_, **__: None))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     assert interrupted(command, COMMANDS[command], tmp_path) == 130
     out, err = capsys.readouterr()

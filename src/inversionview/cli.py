@@ -30,7 +30,9 @@ from inversionview.commands import exporting as exporting
 # isort: on
 from inversionview.commands.mistakes import sentence
 from inversionview.commands.shared import INTERRUPTED, app, err
+from inversionview.commands.terminal import closed, drop, fail, prepare
 from inversionview.errors import InversionViewError, LeftOut
+from inversionview.memory import out_of_memory
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,22 +40,37 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one sentence on stderr and exit code 2, an interruption one and 130."""
+    prepare()
     warnings.showwarning = _warn
     try:
         with _interruptible():
             if app(args=arguments, standalone_mode=False) == INTERRUPTED:  # how typer reports Ctrl-C
                 raise KeyboardInterrupt
+            sys.stdout.flush()
     except InversionViewError as error:
-        _fail(str(error))
+        fail(str(error))
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
             return
         said = getattr(error, "format_message", error.__str__)()
-        _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
+        fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
+        fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
+        closed()
+    except SystemExit as error:
+        if error.code == 1:  # so rich ends where the reader of the output has gone, and nothing else does
+            closed()
+        raise
+    except OSError as error:
+        if not error.filename:
+            drop(sys.stdout)
+        what = f"{error.filename} could not be read or written" if error.filename else "The output could not be written"
+        fail(f"{what} ({error.strerror or error}).")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
 
 
 def _warn(
@@ -65,11 +82,6 @@ def _warn(
         err.print(str(message), markup=False, soft_wrap=True)
     else:
         (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
-
-
-def _fail(sentence: str, code: int = 2) -> None:
-    sys.stderr.write(" ".join(sentence.split()) + "\n")
-    sys.exit(code)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from inversionview.errors import InputError, InversionViewError, SettingError, d
 from inversionview.filters import Filter, said, satisfying
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
+from inversionview.ranges import check_seed, whole
 from inversionview.records.reading import Record, read
 
 Report = Callable[[float, str], None]
@@ -77,10 +78,9 @@ def held_out(inputs: Inputs, filters: Sequence[Filter], limit: int | None, seed:
     Raises:
         SettingError: ``limit`` is below 1 or ``seed`` below 0, or no input satisfies the filters.
     """
-    if limit is not None and limit < 1:
-        raise SettingError(f"The number of inputs must be at least 1, but is {limit}.")
-    if seed < 0:
-        raise SettingError(f"The seed must not be negative, but is {seed}.")
+    if limit is not None:
+        whole(limit, "The number of inputs")
+    check_seed(seed)
     rows = np.random.default_rng((seed, 23)).permutation(inputs.split("test"))
     found: list[Ids] = []
     count, step = 0, 2**15 if limit is None else max(256, 2 * limit)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from inversionview.errors import InputError
 from inversionview.integrity import check_folder, reason
+from inversionview.memory import check_memory
 from inversionview.moves import Move, Proposal
 from inversionview.records.corpus import encoded, in_memory, longest, on_disk
 from inversionview.tokens import Vocabulary
@@ -35,6 +36,10 @@ def mix(values: npt.NDArray[np.uint64], salt: int = 0) -> npt.NDArray[np.uint64]
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+_MANY = 2**16
+"""Of more inputs than so many it is asked whether they fit in memory."""
 
 
 class Inputs(ABC):
@@ -211,7 +216,12 @@ class Inputs(ABC):
         """Draw ``count`` rows of a split at random and return their tokens, ``[count, max_length]``.
 
         With ``fresh`` the rows' free part is drawn anew, so that repeated draws do not repeat inputs.
+
+        Raises:
+            SettingError: so many do not fit in memory.
         """
+        if count > _MANY:
+            check_memory(count, "inputs", 8 * 6 * self.max_length)
         rng = np.random.default_rng(list(seed))
         rows = self.split(split)
         rows = rows[rng.integers(len(rows), size=count)]

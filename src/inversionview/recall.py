@@ -24,6 +24,7 @@ from inversionview.bank.places import cache
 from inversionview.bank.store import ActivationBank
 from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
+from inversionview.ranges import check_seed, whole
 from inversionview.studies.facts import FactsInputs
 from inversionview.study import Study
 
@@ -75,8 +76,10 @@ def heads(
         InputError: the model knows next to none of the facts.
     """
     inputs = facts_of(study)
-    if limit < 1 or not 0 <= least < 1:
-        raise SettingError("The number of facts must be at least 1 and the least share from 0 to below 1.")
+    whole(limit, "The number of facts")
+    check_seed(seed)
+    if not 0 <= least < 1:
+        raise SettingError(f"The least share must be from 0 to below 1, but is {least:g}.")
     known = known_facts(study, report=report)
     check_known(known, inputs.facts, study.model.name)
     rows = np.random.default_rng((seed, 41)).permutation(np.flatnonzero(known))[:limit]
@@ -115,6 +118,7 @@ def contents(
     inputs = facts_of(study)
     limit = check_epsilon(study.spec.epsilon if epsilon is None else epsilon)
     metric = check_distance(distance or study.spec.distance)
+    whole(count, "The number of heads")
     chosen = (heads(study, report=report) if best is None else list(best))[:count]
     known = known_facts(study, report=report)
     if bank is None and chosen:

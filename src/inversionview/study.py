@@ -49,6 +49,7 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
+from inversionview.memory import check_memory
 from inversionview.naming import check_study
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
@@ -60,6 +61,7 @@ from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import PRECISIONS, ProbedModel
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable, recover
@@ -82,6 +84,8 @@ from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
 
+_QUERY_BYTES = 4096
+"""Of a query's tokens and strings."""
 BeginBank = Callable[[Path, int], None]
 Contrast = str | Path | Iterable[TextPair] | Callable[[str], TextPair | None]
 
@@ -290,8 +294,11 @@ class Study:
         Raises:
             SettingError: a setting is out of range.
             UnknownSiteError: the decoder was not trained on the query's site.
+            UnknownPositionError: ``fixed`` is no named position, and none of the query; or no candidate has it.
             MismatchError: the decoder belongs to another probed model.
         """
+        if fixed is not None and str(fixed) not in self.position_names:
+            self.locate(query.ids, fixed)
         made = sampled_preimage(
             self.decoder,
             self.model,
@@ -371,7 +378,7 @@ class Study:
             UnknownPositionError: the query has no position ``fixed``.
         """
         epsilon = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
-        chosen = prior or ("study" if self.spec.inputs in STUDIES and self.inputs.moves else "model")
+        chosen = prior or ("study" if self.has_prior else "model")
         target = self.target(query, distance, fixed)
         if chosen == "study":
             if keep or guided:
@@ -394,6 +401,11 @@ class Study:
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
         return self._noted(made)
+
+    @property
+    def has_prior(self) -> bool:
+        """Its inputs have a distribution of their own, that walks go by, and not the model's."""
+        return self.spec.inputs in STUDIES and bool(self.inputs.moves)
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -1034,8 +1046,9 @@ class Study:
             SettingError: ``count`` is below 1.
             UnknownSiteError, UnknownPositionError: there is no such place.
         """
-        if count < 1:
-            raise SettingError(f"The number of queries must be at least 1, but is {count}.")
+        check_seed(seed)
+        each = 4 * 8 * 6 * self.inputs.max_length + 4 * self.model.shape.d_model + _QUERY_BYTES
+        check_memory(whole(count, "The number of queries"), "queries", each)
         sites = self.sites if site is None else [find_site(site, self.model.sites)]
         rng, found = np.random.default_rng((seed, 7)), []
         tokens = self.inputs.draw(max(100, 4 * count), split="test", seed=(seed, 8))

@@ -23,6 +23,7 @@ from inversionview.errors import InputError, SettingError, UnknownPositionError
 from inversionview.information import clopper_pearson
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site, expand, find_site
 
 Report = Callable[[int, int], None]
@@ -194,9 +195,7 @@ def check_k(k: int | None, tokens: int) -> int:
         SettingError: there are not so many, or ``k`` is below 1.
     """
     k = max(1, min(30, tokens // 10)) if k is None else k
-    if not 1 <= k <= tokens:
-        raise SettingError(f"k must be from 1 to the vocabulary's {tokens} tokens, but is {k}.")
-    return k
+    return whole(k, f"k, of the vocabulary's {tokens:,} tokens,", most=tokens)
 
 
 # -- one input ---------------------------------------------------------------------------------------------------------
@@ -319,8 +318,8 @@ def answer_cases(inputs: Inputs, target: str, count: int = 1000, *, seed: int = 
         InputError: the inputs have no such answer, or none of those drawn has it.
         SettingError: ``count`` is below 1.
     """
-    if count < 1:
-        raise SettingError(f"The number of inputs must be at least 1, but is {count}.")
+    whole(count, "The number of inputs")
+    check_seed(seed)
     if target not in inputs.answers:
         there = f"there are {', '.join(inputs.answers)}" if inputs.answers else "they have no answers of their own"
         raise InputError(f"There is no answer {target!r} in these inputs: {there}.")

@@ -27,11 +27,12 @@ from inversionview.analysis.head_measures import (
     repetition,
 )
 from inversionview.contrasts import held_out
-from inversionview.errors import InputError, SettingError
+from inversionview.errors import InputError
 from inversionview.information import Mean, mean, means
 from inversionview.inputs import Inputs
 from inversionview.positions import Positions
 from inversionview.probed import ProbedModel
+from inversionview.ranges import whole
 
 Result = TypeVar("Result")
 Report = Callable[[float, str], None]
@@ -289,8 +290,7 @@ def find_heads(
         SettingError: ``prompts`` is below 1.
         InputError: the inputs lack the positions; or the model fails the task.
     """
-    if prompts < 1:
-        raise SettingError(f"The number of prompts must be at least 1, but is {prompts}.")
+    whole(prompts, "The number of prompts")
     every, told = Prompts.of(inputs, held_out(inputs, (), prompts, seed)), _Told(report)
     direct = told("direct effects", lambda _: direct_effects(model, every))
     accuracy, first = float((direct.ld > 0).mean()), float(direct.first.mean())

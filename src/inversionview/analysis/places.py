@@ -16,6 +16,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site, expand
 
 ENOUGH = 2**14
@@ -76,8 +77,8 @@ def draw_queries(
     bank: ActivationBank, position: str, count: int, seed: int, allowed: Allowed | None = None
 ) -> tuple[npt.NDArray[np.int64], Ids]:
     """Return ``count`` random rows of a bank that have a position (fewer if it has not so many), and its index in each."""
-    if count < 1:
-        raise SettingError(f"The number of queries must be positive, but is {count}.")
+    whole(count, "The number of queries")
+    check_seed(seed)
     rows = np.random.default_rng((seed, 5)).permutation(len(bank))
     rows = (rows if allowed is None else rows[allowed[rows]])[: 20 * count]
     places = bank.inputs.named_positions(bank.tokens(rows))[position]

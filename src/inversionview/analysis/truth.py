@@ -24,6 +24,8 @@ from inversionview.errors import MismatchError, WeightsError
 from inversionview.information import divergence, shares
 from inversionview.integrity import file_digest, sealed, unsealed
 from inversionview.measure import distance_to
+from inversionview.memory import check_memory
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 from inversionview.storage import write_json
 
@@ -148,6 +150,10 @@ def decoder_against_truth(
     """
     if decoder.config.fingerprint != bank.model.fingerprint:
         raise MismatchError("The decoder and the bank belong to different probed models.")
+    check_seed(seed)
+    width, longest = bank.model.shape.d_model, bank.inputs.max_length
+    check_memory(whole(samples, "The number of samples"), "samples", 4 * 4 * width + 8 * 8 * longest)
+    check_memory(whole(queries, "The number of queries"), "queries", 8 * 6 * longest + 4 * 2 * len(sites) * width)
     codes = codes_of(bank)
     rng = np.random.default_rng((seed, 6))
     tokens = bank.inputs.draw(queries, split="test", seed=(seed, 7))

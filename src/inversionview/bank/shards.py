@@ -6,6 +6,7 @@ the first time: a byte that has changed since the shard was written is told, wha
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,6 @@ class Shard:
         """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""
         for name in self._layout:
             self._file(name)
-        self.release()
 
     def damaged(self) -> list[str]:
         """Read the whole shard; return which of its files are missing or damaged."""
@@ -136,7 +136,8 @@ class Shard:
                 self._blocks = self._stated()
             shape, kind = self._layout[name]
             try:
-                data = np.memmap(self._path(name), dtype=np.uint8, mode="c")
+                with self._path(name).open("rb") as file:
+                    data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
                 if -(-len(data) // BLOCK) != len(self._blocks[name].known):
                     raise ValueError(f"it has {len(data):,} bytes")
                 self._blocks[name].check(data, 0, 1)
@@ -146,8 +147,7 @@ class Shard:
                     raise ValueError(f"it is no array of {kind} {shape}")
             except (OSError, ValueError) as error:
                 raise self._damaged(name, error) from error
-            plain = data.view(np.ndarray)
-            found = self._maps[name] = plain, np.frombuffer(plain, kind, count, offset).reshape(shape), offset
+            found = self._maps[name] = data, np.frombuffer(data, kind, count, offset).reshape(shape), offset
         return found
 
     def _stated(self) -> dict[str, Blocks]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank import index
-from inversionview.bank.blocks import sums_of
+from inversionview.bank.blocks import BLOCK, sums_of
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.errors import (
     BankError,
@@ -43,7 +43,9 @@ from inversionview.errors import (
 from inversionview.inputs import Ids, Inputs, mix
 from inversionview.integrity import KEY, read_sealed, reason, sealed
 from inversionview.locks import clear, locked
+from inversionview.memory import check_disk
 from inversionview.probed import ProbedModel
+from inversionview.ranges import whole
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import replacing, sweep, write_json
 
@@ -89,8 +91,12 @@ class Manifest(BaseModel):
     @cached_property
     def shard_rows(self) -> int:
         """Rows of every shard but the last."""
-        each = sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
-        return int(min(SHARD_ROWS, max(256, 2 ** int(np.log2(max(1, SHARD_BYTES // each))))))
+        return int(min(SHARD_ROWS, max(256, 2 ** int(np.log2(max(1, SHARD_BYTES // self.row_bytes))))))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an input's activations."""
+        return sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
 
     def width(self, site: str) -> int:
         """Return how many numbers an activation of a site has."""
@@ -211,6 +217,7 @@ class ActivationBank:
         bank = cls(folder, manifest, model, inputs)
         for shard in bank.shards:
             shard.check()
+            bank.visit(BLOCK * len(manifest.layout(1)))
         return bank
 
     def damaged(self, report: Report | None = None) -> list[str]:
@@ -270,13 +277,16 @@ class ActivationBank:
             raise SettingError(
                 f"Of {world} processes one cannot have the rank {rank}: give a rank from 0, below the world's size."
             )
+        check_rows(inputs, rows)
         manifest = Manifest(
-            model=model.name, fingerprint=model.fingerprint, corpus=inputs.fingerprint, inputs=check_rows(inputs, rows),
+            model=model.name, fingerprint=model.fingerprint, corpus=inputs.fingerprint, inputs=rows,
             sites=[s.short for s in expand(sites, model.sites)], positions=check_positions(inputs, positions),
             d_model=model.shape.d_model, d_head=model.width(Site(0, "head", 0)), precision=precision, distance=distance,
         )  # fmt: skip
         sweep(folder)
         clear(folder)
+        if not (folder / "manifest.json").exists():
+            check_disk(rows, "inputs", manifest.row_bytes, folder)
         _claim(folder, manifest)
         bank = cls(folder, manifest, model, inputs)
         mine = bank.shards[rank::world]
@@ -298,6 +308,8 @@ class ActivationBank:
         """
         names = self.manifest.positions
         asked = names if at is None else [at] if isinstance(at, str) else list(at)
+        if not asked:
+            raise UnknownPositionError(f"No position is named: give some of {', '.join(names)}.")
         for name in asked:
             if name not in names:
                 raise UnknownPositionError(
@@ -399,12 +411,9 @@ def check_rows(inputs: Inputs, rows: int) -> int:
         SettingError: it has not, or ``rows`` is below 1.
     """
     most = inputs.corpus_size
-    if most is None and rows > MOST:
-        raise SettingError(f"A bank holds at most {MOST:,} inputs, not {rows:,}: ask for fewer.")
-    if rows < 1 or (most is not None and rows > most):
-        raise SettingError(
-            f"The corpus has {most or 'endless'} inputs: ask for 1 to {most or 'as many as you like'}, not {rows}."
-        )
+    whole(rows, "The number of inputs of a bank", most=MOST)
+    if most is not None and rows > most:
+        raise SettingError(f"The corpus has {most:,} inputs: ask for 1 to {most:,}, not {rows:,}.")
     return rows
 
 
@@ -417,6 +426,8 @@ def check_positions(inputs: Inputs, positions: Sequence[str] | None) -> list[str
     known = list(inputs.named_positions(inputs.corpus(np.arange(1))))
     if positions is None:
         return list(inputs.default_positions) or [name for name in known if name != "END"] or known
+    if not positions:
+        raise UnknownPositionError(f"No position is named: give some of {', '.join(known)}.")
     for name in positions:
         if name not in known:
             raise UnknownPositionError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     AtOpt,
     BareStudyArg,
@@ -42,6 +43,7 @@ WhatOpt = Annotated[
     "`inversionview dla --model gpt2 --prompts ioi.jsonl --among names.txt --sites 'a9.*'`"
 )
 def dla(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="One input; without it, rates over a set.")] = None,
     what: WhatOpt = None,
@@ -75,10 +77,13 @@ def dla(
     if text is not None:
         if prompts or target or among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
+        unused(context, "TEXT is the input", "inputs", "seed")
         results = loaded.attribute(text, what, at=placed(at, index), k=k, folded=folded)
         records, shown = [row for result in results for row in result.records()], attribution_table(results)
         value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
     else:
+        if prompts is not None:
+            unused(context, "prompts are given, of which all are read", "inputs", "seed")
         with bar("attributing", 1000, quiet=as_json) as advance:
             table = loaded.rates(
                 what, target=target, prompts=prompts, among=among, at=placed(at, index), k=k, folded=folded, limit=inputs,

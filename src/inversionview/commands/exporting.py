@@ -26,6 +26,7 @@ from inversionview.commands.shared import (
     err,
     first_source,
     given,
+    not_of_source,
     out,
     study_and_text,
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     '`inversionview export counting "vvzccvczvvvzvcvc|v:8" --at query --at ":" --site x0.post --site a1.0`'
 )
 def export(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: Annotated[
@@ -77,9 +79,12 @@ def export(
     loaded, text = study_and_text(study, text, model, device, site or ())
     queries = [loaded.query(text, at=one, site=where) for one, where in places]
     options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
+    sources = [source or first_source(loaded, query, fixed) for query in queries]
+    if "walk" not in sources:
+        not_of_source(context, sources[0])
     made = []
-    for query in queries:
-        made.append(_read(loaded, query, source or first_source(loaded, query, fixed), seconds, options))
+    for query, each in zip(queries, sources, strict=True):
+        made.append(_read(loaded, query, each, seconds, options))
         if _interrupted(made):
             break
     to_html([reading(loaded, preimage).to_json() for preimage in made], destination)

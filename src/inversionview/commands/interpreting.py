@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     BankOpt,
     DeviceOpt,
@@ -44,6 +45,7 @@ class _EstimateOnly(Exception):  # noqa: N818
     "`OPENAI_BASE_URL=http://127.0.0.1:8000/v1 inversionview interpret counting --llm MODEL --estimate`"
 )
 def interpret(
+    context: typer.Context,
     study: StudyArg,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]…", help="Inputs to read; by default random ones.")
@@ -92,6 +94,13 @@ def interpret(
     check([epsilon], distance)
     if no_llm and (llm or base_url or estimate):
         raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
+    if no_llm:
+        names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
+        unused(context, "no language model is asked", *names)
+    if estimate:
+        unused(context, "nothing is asked, with --estimate", "to")
+    if texts:
+        unused(context, "TEXT is what is read", "queries")
     loaded = loaded_study(study, model, device, [site])
     client = None
     if not no_llm:

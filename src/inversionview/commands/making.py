@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     DeviceOpt,
     JsonOpt,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
 def train(
+    context: typer.Context,
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an interrupted run in it goes on.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Length of the training (30 if neither is given).")] = None,
@@ -94,6 +96,14 @@ def train(
         raise SettingError("--field names where records have their text: give --texts, too, or leave it out.")
     if texts and (facts or names):
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
+    if texts is None:
+        unused(context, "there are no --texts", "max_length")
+    if stream or (stream is None and study in ("counting", "addition")):
+        unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
+    if bank is not None:
+        unused(context, "a bank is given", "inputs")
+    if base is not None:
+        unused(context, "the decoder is built around a language model", "width", "decoder_layers")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     if study is not None and study not in STUDIES:
@@ -102,7 +112,7 @@ def train(
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 
-    length = {"minutes": minutes, "steps": steps} if steps or minutes else {"minutes": 30.0}
+    length = {"minutes": 30.0} if steps is None and minutes is None else {"minutes": minutes, "steps": steps}
     config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
     where = device_named(device)
     reading = Reading(sites, layers, heads, inputs, stream, bank, where, precision_named(dtype))
@@ -252,4 +262,4 @@ def evaluate(
     table.add_row("mean", f"{result['mean']:.3f}", style="bold")
     out.print(table)
     within = epsilon_text(loaded.spec.epsilon, loaded.spec.distance)
-    out.print(f"[dim]{within}, temperature 1, {queries} queries a site, {samples} samples each[/dim]")
+    out.print(f"{within}, temperature 1, {queries} queries a site, {samples} samples each", style="dim")

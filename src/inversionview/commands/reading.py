@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
     from inversionview.study import Study
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     INTERRUPTED,
     AtOpt,
@@ -43,9 +44,11 @@ from inversionview.commands.shared import (
     given,
     listed,
     loaded_study,
+    not_of_source,
     out,
     placed,
     print_json,
+    print_line,
     study_and_text,
 )
 
@@ -55,6 +58,7 @@ from inversionview.commands.shared import (
     '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
 )
 def read(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
@@ -87,10 +91,12 @@ def read(
     """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
     check([epsilon], distance)
     check_source(source)
+    if not temperature:
+        unused(context, "no --temperature is given", "noise")
     loaded, text = study_and_text(study, text, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
-    drawn = temperature is not None or noise is not None or candidates is not None
-    source = source or first_source(loaded, query, fixed, drawn)
+    source = source or first_source(loaded, query, fixed, bool(temperature) or candidates is not None)
+    not_of_source(context, source)
     shown = count if count is not None else (100 if as_json else 30)
     where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
     if source == "corpus":
@@ -129,6 +135,7 @@ def _show(preimage: Preimage, as_json: bool) -> None:
     '`inversionview walk --model gpt2 "The capital of France is" --site a9.8 --fixed END --keep 4`'
 )
 def walk(
+    context: typer.Context,
     study: BareStudyArg = None,
     text: BareTextArg = None,
     at: AtOpt = None,
@@ -175,7 +182,11 @@ def walk(
 ) -> None:
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
     check([epsilon], distance)
+    if prior in ("study", "uniform"):
+        unused(context, f"the prior is {prior}", "beta")
     loaded, text = study_and_text(study, text, model, device, [site])
+    if prior == "study" or (prior is None and loaded.has_prior):
+        unused(context, "inputs are drawn as the study's own", "beta", "longer")
     query = loaded.query(text, at=placed(at, index), site=site)
     options: dict[str, Any] = {
         **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
@@ -302,10 +313,10 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
     if study in SHIPPED:
-        print(shipped_path(study, part))  # type: ignore[arg-type]
+        print_line(shipped_path(study, part))  # type: ignore[arg-type]
         return
     if study in LANGUAGE and part == "model":
-        print(default_model())
+        print_line(default_model())
         return
     from inversionview.spec import read_spec
 
@@ -313,9 +324,9 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     check_study(study)
     spec = read_spec(folder)
     if part == "decoder":
-        print((folder / "decoder").resolve())
+        print_line((folder / "decoder").resolve())
     else:
-        print(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
+        print_line(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     DeviceOpt,
     DistanceOpt,
@@ -32,6 +33,7 @@ from inversionview.errors import SettingError
     "commands: `inversionview recall --facts mine.jsonl --keep runs/mine`"
 )
 def recall(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="facts, or the folder of a run of it.")] = "facts",
     facts: Annotated[Path | None, typer.Option(help="A JSONL or JSON file of facts, or a folder of BEAR.")] = None,
     heads: Annotated[int, typer.Option(min=1, help="So many heads at most, those with the largest share first.")] = 10,
@@ -52,6 +54,9 @@ def recall(
     from inversionview.study import load
     from inversionview.views.contents import check_markdown, save_markdown
 
+    if keep is not None:
+        names = ("heads", "least", "queries", "epsilon", "distance", "to", "seed", "as_json")
+        unused(context, "a run is made with --keep and no more", *names)
     check_markdown(to)
     check([epsilon], distance)
     loaded = load(study, model=model, device=device_named(device), **given(facts=facts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from inversionview.commands.checked import CheckedTyper, unused
+from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
 from inversionview.naming import LANGUAGE, STUDIES, check_study
+from inversionview.printable import json_line, shown
+from inversionview.ranges import check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
     from inversionview.preimage.core import Query
     from inversionview.study import Study
 
-app = typer.Typer(
+app = CheckedTyper(
     help="Read what a neural activation encodes: sample its ε-preimage, verify every sample in the model, show it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = SafeConsole(highlight=False, markup=False)
+err = SafeConsole(stderr=True, highlight=False, markup=False)
 INTERRUPTED = 130
 """The exit code after Ctrl-C or SIGTERM."""
 BareStudyArg = Annotated[
@@ -58,13 +60,7 @@ FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
-def _not_negative(seed: int) -> int:
-    if seed < 0:
-        raise SettingError(f"The seed must not be negative, but is {seed}.")
-    return seed
-
-
-SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=_not_negative)]
+SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=check_seed)]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
 BankOpt = Annotated[
     Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
@@ -144,12 +140,24 @@ def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | N
 
 def print_json(value: Any) -> None:
     """Print a line of JSON on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_line(value) + "\n")
+
+
+def print_line(value: object) -> None:
+    """Print a line on stdout, as it is but for what would steer a terminal."""
+    sys.stdout.write(shown(str(value)) + "\n")
 
 
 def listed(names: str | None) -> list[str] | None:
-    """Return what is between the commas."""
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    """Return what is between the commas.
+
+    Raises:
+        SettingError: nothing is.
+    """
+    found = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if found == []:
+        raise SettingError(f"{names!r} names nothing: write names with commas between.")
+    return found
 
 
 def numbers(text: str) -> list[float]:
@@ -174,7 +182,7 @@ def check(epsilons: Iterable[float | None], distance: str | None) -> None:
 
 
 def check_source(source: str | None) -> None:
-    """Raise ``SettingError`` unless it is a source, or none is named."""
+    """Raise ``SettingError`` unless readings come from there."""
     if source not in (None, "decoder", "corpus", "walk"):
         raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
 
@@ -184,6 +192,13 @@ def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = Fa
     from inversionview.explorer import service
 
     return service.first_source(study, query, fixed, drawn)
+
+
+def not_of_source(context: typer.Context, source: str) -> None:
+    """Refuse options that were given but belong to another source than this one."""
+    said = {"decoder": "the decoder is sampled", "corpus": "the corpus is searched", "walk": "a walk is made"}
+    of = {"decoder": ("temperature", "noise", "candidates"), "walk": ("seconds",)}
+    unused(context, said[source], *(name for other, names in of.items() if other != source for name in names))
 
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
@@ -226,7 +241,7 @@ def bar(what: str, total: int, quiet: bool = False, logged: bool = False) -> Ite
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     progress = Progress(*columns, console=err, disable=quiet)
     task, due = progress.add_task(what, total=total, note=""), 1.0

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
     AtOpt,
     BankOpt,
@@ -177,6 +178,7 @@ InputsOpt = Annotated[int | None, typer.Option("--inputs", help="A random choice
     '`inversionview complete addition "615+861=1476" --at "=" --site a0.0 --json`'
 )
 def complete(
+    context: typer.Context,
     study: StudyArg,
     text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
     queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
@@ -202,7 +204,10 @@ def complete(
     from inversionview.views.plots import save_completeness, targets
     from inversionview.views.tables import completeness_table
 
+    check([epsilon], distance)
     figures, table = targets(to, "complete"), check_table(data)
+    if text is not None:
+        unused(context, "TEXT is the query", "queries")
     loaded = loaded_study(study, model, device, [site])
     if text is None:
         asked = loaded.random_queries(queries, at=placed(at, index), site=site, seed=seed)
@@ -243,6 +248,7 @@ def threshold(
     from inversionview.views.plots import save_threshold, targets
     from inversionview.views.tables import threshold_table
 
+    check(epsilon or [], distance)
     figures = targets(to, "threshold")
     loaded = loaded_study(study, model, device, [site])
     query = loaded.query(text, at=placed(at, index), site=site)
@@ -264,6 +270,7 @@ def threshold(
     'addition "403+288=691" --at A1 --site x0.post --sources walk,decoder,all`'
 )
 def agree(
+    context: typer.Context,
     study: StudyArg,
     text: TextArg,
     at: AtOpt = None,
@@ -284,8 +291,12 @@ def agree(
     from inversionview.views.tables import agreement_table
 
     check([epsilon], None)
+    asked = listed(sources) or []
+    for source, name in (("walk", "seconds"), ("corpus", "bank")):
+        if source not in asked:
+            unused(context, f"{source} is not among the sources", name)
     loaded = loaded_study(study, model, device, [site])
-    query, asked = loaded.query(text, at=placed(at, index), site=site), listed(sources) or []
+    query = loaded.query(text, at=placed(at, index), site=site)
     searched = bank_to_search(loaded, bank) if "corpus" in asked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = loaded.agree(

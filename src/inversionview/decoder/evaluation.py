@@ -18,7 +18,9 @@ from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
+from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 
 
@@ -41,6 +43,13 @@ def good_shares(
     Every site is read at ``queries`` random (input, position) pairs of the test split, ``samples`` samples each; positions
     are those a decoder is trained on; of ``facts`` heads are read also where they rest.
     """
+    check_seed(seed)
+    width, longest = model.shape.d_model, inputs.max_length
+    each = 4 * 4 * width + 8 * 8 * longest
+    check_memory(whole(samples, "The number of samples"), "samples", each)
+    check_memory(
+        whole(queries, "The number of queries"), "queries", 8 * 6 * longest + 4 * 2 * len(sites) * width + samples * each
+    )
     rng = np.random.default_rng((seed, 3))
     tokens = inputs.draw(queries, split="test", seed=(seed, 4))
     allowed = allowed_positions(inputs, tokens, decoder.config.positions)

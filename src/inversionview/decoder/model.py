@@ -23,6 +23,9 @@ from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.loss import cross_entropy
 from inversionview.errors import WeightsError
 
+_WRITING = 2**30
+"""Bytes that inputs may take while they are written."""
+
 
 class TokenTable(nn.Module):
     """The probed model's ids ↔ the decoder's own."""
@@ -243,8 +246,14 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
 
     @property
     def rows_at_once(self) -> int:
-        """How many inputs are written together."""
-        return 2**16
+        """How many inputs are written together: what they take is bounded, see ``row_bytes``."""
+        return max(64, min(2**16, _WRITING // self.row_bytes))
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory of an input while it is written: keys and values, which are copied to grow, and a few rows of logits."""
+        c = self.config
+        return 4 * (4 * c.layers * c.width * c.max_length + 6 * c.size)
 
     @property
     def rows_trained(self) -> int:

@@ -21,6 +21,7 @@ from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.model import Decoder, Pathway, Steps, TokenTable
 from inversionview.errors import MismatchError, SettingError, WeightsError
 from inversionview.loading import load_causal_lm
+from inversionview.ranges import whole
 from inversionview.tokens import Vocabulary
 
 _ROWS = 256
@@ -206,12 +207,13 @@ def _with_adapters(lm: Any, rank: int) -> Any:
     """Put LoRA adapters beside every linear layer but the output head.
 
     Raises:
-        SettingError: peft is not installed.
+        SettingError: peft is not installed, or the rank is none.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise SettingError("LoRA needs the library peft: pip install 'inversionview[lora]', or train with --frozen.") from error
+    whole(rank, "The rank of the adapters, of the LM's width at most,", most=lm.config.get_text_config().hidden_size)
     return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), lm)
 
 

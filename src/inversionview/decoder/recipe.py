@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inversionview.distances import Distance
+from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
+from inversionview.ranges import YEAR, check_seed, finite, positive, whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise SettingError("Give the length of the training either in minutes or in steps.")
-        if (self.minutes or self.steps or 0) <= 0:
-            raise SettingError(f"The length of the training must be positive, but is {self.minutes or self.steps}.")
+        if self.minutes is not None:
+            positive(self.minutes, "The length of the training in minutes", YEAR / 60)
+        if self.steps is not None:
+            whole(self.steps, "The length of the training in steps")
+        for name in ("batch", "groups", "pairs_per_input", "pool", "queries"):
+            whole(getattr(self, name), f"In a training {name}")
+        for name in ("muon_lr", "adam_lr", "lm_lr", "weight_decay", "rebalance"):
+            finite(getattr(self, name), f"In a training {name}")
+        for name in ("decay", "bos_share"):
+            finite(getattr(self, name), f"In a training {name}", most=1)
+        whole(self.evaluations, "In a training evaluations", 0)
+        check_epsilon(self.epsilon)
+        check_distance(self.distance)
+        check_seed(self.seed)
         if self.batch % self.groups or self.batch * self.pool % self.pairs_per_input:
             raise SettingError(f"A batch of {self.batch} pairs does not divide into {self.groups} groups: choose a multiple.")

@@ -32,6 +32,7 @@ from inversionview.decoder.whitening import fit_site
 from inversionview.errors import DivergenceError, MismatchError, SettingError
 from inversionview.inputs import Inputs
 from inversionview.locks import locked
+from inversionview.memory import check_bytes, check_memory
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
@@ -45,6 +46,8 @@ _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
 
 
+_COPIES = 4 * 4
+"""Bytes of a number that is trained: itself, its gradient, two moments of it."""
 _FEWEST = 256
 """Activations that a site's whitening is fitted to at least."""
 
@@ -288,6 +291,8 @@ def new_decoder(
     if size > _LARGE and "tokens" not in sizes:
         made["tokens"], made["shares"] = written_tokens(inputs)
     config = DecoderConfig(**{**made, **sizes})
+    if not config.base:
+        check_bytes(_COPIES * _numbers(config), f"A decoder of {config.layers:,} layers and width {config.width:,}")
     if config.base:
         from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
 
@@ -296,6 +301,12 @@ def new_decoder(
         decoder = Decoder(config)
     fit_whitening(decoder, source, seed)
     return decoder.to(model.device)
+
+
+def _numbers(config: DecoderConfig) -> int:
+    """Return about how many numbers of a decoder are trained: a layer has 12 · width², the rest is tables of vectors."""
+    tables = 2 * config.size + config.max_length * (config.pathway + 1)
+    return config.width * (12 * config.layers * config.width + tables)
 
 
 def begin_from(decoder: Decoder, start: str | Path) -> None:
@@ -359,6 +370,7 @@ def train(
         raise SettingError("Which activations tell something is said of a bank's: give the bank, too.")
     if bank is not None:
         bank.check(model, inputs)
+    check_memory(config.batch, "pairs in a batch", config.pool * (8 * model.shape.d_model + 32 * inputs.max_length))
     source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from inversionview.errors import AnswerError, BudgetError, EndpointError, InversionViewError, SettingError
 from inversionview.interpret.cache import AnswerCache
 from inversionview.interpret.prompts import Form, Prompt
+from inversionview.ranges import check_seconds, finite, whole
 
 Report = Callable[[int, int], None]
 """Called with how many requests are done, and of how many."""
@@ -54,6 +55,10 @@ class Estimate:
     answer_tokens: int
     cost: float | None
     """In the currency of the prices; ``None`` without prices."""
+
+
+_MOST_REQUESTS = 256
+"""In flight at once."""
 
 
 class Client:
@@ -92,10 +97,16 @@ class Client:
         named = model or os.environ.get("OPENAI_MODEL", "")
         if not named:
             raise SettingError("Name the language model with --llm or OPENAI_MODEL, or make statements without one: --no-llm.")
-        if concurrency < 1 or timeout <= 0 or retries < 0:
-            raise SettingError("Concurrency must be at least 1, the time-out positive, and retries not negative.")
-        if any(price is not None and price < 0 for price in (price_in, price_out)) or (budget is not None and budget < 1):
-            raise SettingError("Prices must not be negative, and the budget at least 1 token.")
+        whole(concurrency, "Concurrency", most=_MOST_REQUESTS)
+        check_seconds(timeout, "The time-out")
+        whole(retries, "The number of retries", 0)
+        if budget is not None:
+            whole(budget, "The budget of tokens")
+        for price in (price_in, price_out):
+            if price is not None:
+                finite(price, "A price")
+        if (price_in is None) != (price_out is None):
+            raise SettingError("What it costs follows from both prices: give the other one, too, or neither.")
         self.model, self.budget, self.prices = named, budget, (price_in, price_out)
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
         self.concurrency, self.retries, self.timeout, self.longest = concurrency, retries, timeout, longest

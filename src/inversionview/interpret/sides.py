@@ -17,8 +17,8 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import SettingError
 from inversionview.information import least, value
+from inversionview.ranges import finite
 from inversionview.sites import Site
 
 Rows = npt.NDArray[np.int64]
@@ -104,8 +104,7 @@ def sides(
         UnknownSiteError, UnknownPositionError: the bank does not hold them.
     """
     distances.check_epsilon(epsilon)
-    if gap < 1:
-        raise SettingError(f"The gap must be at least 1, so that outside begins outside, but is {gap:g}.")
+    finite(gap, "The gap, by which outside begins outside ε,", 1)
     every = _measured(bank, site, z, distance, at)
     for near, rows in zip(every, own, strict=True):
         mine = rows[rows < len(near)]

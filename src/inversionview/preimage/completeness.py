@@ -25,9 +25,11 @@ from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import nearest
+from inversionview.memory import check_memory
 from inversionview.preimage.core import Query
 from inversionview.preimage.sampled import Setting, trained_site
 from inversionview.probed import ProbedModel
+from inversionview.ranges import check_seed, whole
 
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
@@ -158,8 +160,12 @@ def completeness(
         UnknownSiteError: the decoder was not trained on a query's site.
     """
     distances.check_epsilon(epsilon)
-    if draws < 1 or not queries or not variants:
-        raise SettingError("Queries, variants and draws must be at least 1.")
+    if not queries or not variants:
+        raise SettingError("There must be a query and a variant to score it under.")
+    for setting in variants:
+        setting.check()
+    check_seed(seed)
+    check_memory(whole(draws, "The number of draws of the noise"), "draws", 4 * 8 * (len(queries[0].z) + decoder.config.size))
     quiet, noisy = [s for s in variants if not s.noise], [s for s in variants if s.noise]
     groups = [(quiet, 1)] * bool(quiet) + [([s], draws) for s in noisy]
     numbers = [trained_site(decoder, query.site) for query in queries]
@@ -170,7 +176,7 @@ def completeness(
     tree = PrefixTree.of(tokens, inputs.pad)
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):
-        noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed(1000 * seed + i))
+        noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed((1000 * seed + i) % 2**63))
         inside, own = measured[i] <= epsilon, is_query(tokens, query, inputs.pad)
         scores: list[Scores] = []
         for settings, some in groups:
@@ -242,9 +248,8 @@ def chosen_rows(inputs: Inputs, limit: int | None, seed: int) -> npt.NDArray[np.
     Raises:
         SettingError: the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise SettingError(f"The number of inputs must be at least 1, but is {limit}.")
-    if limit is None or limit >= len(inputs):
+    check_seed(seed)
+    if limit is None or whole(limit, "The number of inputs") >= len(inputs):
         return np.arange(len(inputs))
     return np.sort(np.random.default_rng((seed, 6)).choice(len(inputs), limit, replace=False))
 

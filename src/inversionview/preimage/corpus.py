@@ -13,13 +13,14 @@ from inversionview import distances
 from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import Hits, Proposals, search
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import SettingError, UnknownPositionError
+from inversionview.errors import UnknownPositionError
 from inversionview.information import bits
 from inversionview.measure import distance_to
 from inversionview.positions import Positions
 from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
+from inversionview.ranges import check_seed, whole
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
@@ -74,8 +75,10 @@ def corpus_preimage(
         UnknownSiteError, UnknownPositionError: the bank does not hold the site or position; without ``at`` the query's, too.
         BankError: the bank is damaged.
     """
-    if k < 0 or (count is not None and count < 1):
-        raise SettingError(f"k must not be negative and the count must be positive, but they are {k} and {count}.")
+    whole(k, "k", 0)
+    if count is not None:
+        whole(count, "The count of inputs")
+    check_seed(seed)
     notes = compared(bank, query, at)
     own = bank.rows_of(query.ids)
     made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}

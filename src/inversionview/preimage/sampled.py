@@ -15,12 +15,14 @@ from torch import Tensor
 from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
-from inversionview.errors import SettingError, UnknownSiteError, did_you_mean
+from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
 from inversionview.inputs import Ids
 from inversionview.measure import distance_to
+from inversionview.memory import check_memory
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
+from inversionview.ranges import check_seed, finite, positive, whole
 from inversionview.sites import Site
 
 Report = Callable[[float, str], None]
@@ -53,10 +55,10 @@ class Setting:
 
     def check(self) -> None:
         """Raise ``SettingError`` if a number is out of range."""
-        if self.temperature <= 0 or min(self.noise, self.damping) < 0 or not 0 <= self.rotation <= 2:
-            raise SettingError(
-                "Temperatures must be positive, noise and damping at least 0, and a rotation, 1 − cos, between 0 and 2."
-            )
+        positive(self.temperature, "A temperature")
+        finite(self.noise, "The noise")
+        finite(self.damping, "The damping")
+        finite(self.rotation, "A rotation, 1 − cos,", most=2)
 
 
 AUTO = tuple(Setting(t, n) for t, n in product((0.5, 1.0, 2.0, 4.0), (0.0, 0.05, 0.1)))
@@ -186,13 +188,19 @@ def sampled_preimage(
     Raises:
         SettingError: ε, the count or a setting is out of range.
         UnknownSiteError: the decoder was not trained on the site.
+        UnknownPositionError: no candidate has the fixed position.
     """
     distances.check_epsilon(epsilon)
     chosen = pool_named(settings) if isinstance(settings, str) else tuple(settings)
-    if count < 1 or each < 1 or not chosen:
-        raise SettingError("Counts must be positive, and there must be a way to draw candidates.")
+    if not chosen:
+        raise SettingError("There must be a way to draw candidates: give a setting, or a pool of them.")
     for setting in chosen:
         setting.check()
+    whole(count, "The count of samples")
+    whole(each, "The number of candidates of each setting")
+    check_seed(seed)
+    at_once = min(each * len(chosen), decoder.rows_at_once) * decoder.row_bytes
+    check_memory(each * len(chosen), "candidates", _bytes_each(decoder, query, chosen), at_once)
     read = _Reading(decoder, model, query, epsilon, distance, fixed)
     if found is not None:
         few = -(-_FIRST_LOOK // len(chosen))
@@ -200,6 +208,8 @@ def sampled_preimage(
         found(first.samples(torch.argsort(first.nearest, stable=True)[:count]))
     generator = torch.Generator().manual_seed(seed)
     measured = read.measured(chosen, each, generator, report and partial(_drawing, report))
+    if not len(measured.tokens):
+        raise UnknownPositionError(f"None of {each * len(chosen):,} candidates has the position to compare: choose another.")
     samples = measured.samples(choose(measured.nearest, epsilon, count, generator))
     within = measured.nearest <= epsilon
     inside = torch.repeat_interleave(measured.tokens, measured.times * within, dim=0).numpy()
@@ -207,6 +217,12 @@ def sampled_preimage(
         query, distance, epsilon, seed, samples, candidates=each * len(chosen), inside_count=len(inside),
         distinct=int(within.sum()), draws=inside,
     )  # fmt: skip
+
+
+def _bytes_each(decoder: Decoder, query: Query, settings: Sequence[Setting]) -> int:
+    """Return the memory of a candidate at the worst moment: its activations as they are changed, then its tokens, sorted."""
+    damped = decoder.config.size if any(s.damping for s in settings) else 0
+    return 4 * (8 * len(query.z) + 12 * decoder.config.max_length + 2 * damped) + 8 * 8 * decoder.config.max_length
 
 
 def pool_named(name: str) -> tuple[Setting, ...]:

@@ -17,9 +17,12 @@ from inversionview import distances
 from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
+from inversionview.memory import check_memory
 from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.samples import samples_of
 from inversionview.probed import ProbedModel
+from inversionview.ranges import whole
+from inversionview.walk.chains import KEPT_STEPS
 from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.walk.kernel import Kernel, StudyKernel, Target, keys_of
 from inversionview.walk.language import LanguageKernel
@@ -46,6 +49,8 @@ class Ground:
     """Tokens of the longest input, EOS included."""
     settings: Mapping[str, Any]
     """Of ``WalkSettings``, where others than its own suit better."""
+    chain_bytes: int = 0
+    """Memory that the model takes for each chain, beside its tokens."""
 
     def padded(self, rows: Sequence[Sequence[int]], pad: int) -> Ids:
         """Return rows of token ids, padded on the right; those that are too long are left out."""
@@ -73,10 +78,11 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
     Features: the length, the last token, and for each token of the query whether it occurs.
     """
     vocabulary, length = model.vocabulary, len(ids) - 1
-    lost = [i for i in options.get("keep", ()) if not 0 <= i < length]
-    if lost or longer < 0:
-        said = f"There is no token {lost[0]} that could be kept" if lost else f"A text cannot become {longer} tokens longer"
-        raise SettingError(f"{said}: the text has tokens 0 to {length - 1}, BOS being 0.")
+    whole(longer, "How many tokens longer or shorter a text may become", 0)
+    if lost := [i for i in options.get("keep", ()) if not 0 <= i < length]:
+        raise SettingError(
+            f"There is no token {lost[0]} that could be kept: the text has tokens 0 to {length - 1}, BOS being 0."
+        )
     kernel = LanguageKernel(model, target, (length - longer, length + longer), **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
@@ -86,7 +92,9 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
         return {"length": lengths, "last token": last, **{repr(name): (tokens == i).any(1) for i, name in names.items()}}
 
     settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
-    return Ground(kernel, features, kernel.longest + 1, settings)
+    keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
+    chances = 4 * 4 * model.shape.vocabulary
+    return Ground(kernel, features, kernel.longest + 1, settings, 2 * keys_values + chances)
 
 
 def walked_preimage(
@@ -123,8 +131,8 @@ def walked_preimage(
         InputError: the prior gives the query probability 0, or it lies outside ε.
     """
     distances.check_epsilon(epsilon)
-    if count < 1:
-        raise SettingError(f"The count of samples must be at least 1, but is {count}.")
+    whole(count, "The count of samples")
+    check_memory(settings.chains, "chains", ground.chain_bytes + 8 * ground.width * (2 * KEPT_STEPS + 32))
     rng = np.random.default_rng((settings.seed, 11))
     tokens = ground.padded([query.ids], model.vocabulary.pad)
     begin, beginnings = ground.kernel.begin(tokens), None

@@ -24,6 +24,7 @@ from inversionview.errors import DivergenceError, UnknownStudyError, did_you_mea
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids, Inputs
 from inversionview.locks import locked
+from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 from inversionview.storage import replacing
 from inversionview.studies import shipped_inputs
@@ -51,6 +52,9 @@ class Recipe:
     adam_lr: float = 3e-3
     weight_decay: float = 0.0
     decay: float = 0.95
+
+    def __post_init__(self) -> None:
+        whole(self.inputs, f"The number of inputs, in batches of {self.batch},", self.batch)
 
 
 def one_length_batches(inputs: Inputs, batch: int, seed: int) -> Iterator[Ids]:
@@ -86,7 +90,7 @@ def train_probed(
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils import logging
 
-    torch.manual_seed(seed)
+    torch.manual_seed(check_seed(seed))
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
     tokenizer = character_tokenizer(inputs.vocabulary)
     config = GPT2Config(

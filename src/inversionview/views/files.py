@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inversionview.errors import SettingError
+from inversionview.printable import cell
 from inversionview.storage import check_writable, replacing
 
 if TYPE_CHECKING:
@@ -49,12 +50,16 @@ def write_page(figure: Any, path: Path) -> None:
 
 
 def write_records(records: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV or Parquet."""
+    """Write rows as CSV or Parquet; what is text in a CSV is a ``cell``, no formula to a spreadsheet."""
     import pandas
 
-    frame = pandas.DataFrame(records)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            frame.to_parquet(temporary, index=False)
+            pandas.DataFrame(records).to_parquet(temporary, index=False)
         else:
-            frame.to_csv(temporary, index=False)
+            safe = [{cell(name): _safe(value) for name, value in record.items()} for record in records]
+            pandas.DataFrame(safe).to_csv(temporary, index=False)
+
+
+def _safe(value: Any) -> Any:
+    return cell(value) if isinstance(value, str) else value

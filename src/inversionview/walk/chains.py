@@ -18,6 +18,9 @@ from inversionview.inputs import Ids
 from inversionview.walk.kernel import Kernel, States, Trial
 from inversionview.walk.mix import Mix
 
+KEPT_STEPS = 400
+"""Steps whose states are kept, at most."""
+
 
 @dataclass
 class Tally:
@@ -104,7 +107,7 @@ class Chains:
         self.steps = 0
         self.record = Record()
 
-    def step(self, most: int = 400) -> Trial:
+    def step(self, most: int = KEPT_STEPS) -> Trial:
         """Make one step of every chain and one round of exchanges; return what was tried."""
         rung = self.rung[self.place]
         which = np.empty(len(rung), dtype=np.int64)

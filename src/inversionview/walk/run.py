@@ -14,6 +14,7 @@ from jaxtyping import Int
 from inversionview.errors import SettingError
 from inversionview.information import Bits
 from inversionview.inputs import Ids
+from inversionview.ranges import check_seconds, check_seed, positive, whole
 from inversionview.walk.chains import Chains, started
 from inversionview.walk.diagnostics import Mixing, mixing, splitting_bits
 from inversionview.walk.kernel import Kernel, States, Trial, as_trial
@@ -73,16 +74,20 @@ class WalkSettings:
         if self.seconds is None and self.steps is None and not self.until_mixed and self.bits_within is None:
             object.__setattr__(self, "seconds", _SECONDS)
             object.__setattr__(self, "patient", True)
-        if self.bits_within is not None and not (self.bits_within > 0 and self.exchange):
-            raise SettingError("bits_within must be positive, and goes with exchange: bits come from a ladder of ε.")
-        if (self.seconds is not None and not 0 < self.seconds < float("inf")) or (self.steps is not None and self.steps < 1):
-            raise SettingError(f"Seconds and steps of a walk must be positive, but are {self.seconds} and {self.steps}.")
+        if self.bits_within is not None:
+            positive(self.bits_within, "bits_within")
+            if not self.exchange:
+                raise SettingError("bits_within goes with exchange: bits come from a ladder of ε.")
+        if self.seconds is not None:
+            check_seconds(self.seconds, "The seconds of a walk")
+        if self.steps is not None:
+            whole(self.steps, "The steps of a walk")
         if self.chains < 2:
             raise SettingError(f"A walk needs at least 2 chains, but has {self.chains}.")
-        if self.population < 16:
-            raise SettingError(f"A ladder needs a population of at least 16 chains, but has {self.population}.")
-        if self.seed < 0:
-            raise SettingError(f"The seed must not be negative, but is {self.seed}.")
+        whole(self.chains, "The number of chains")
+        whole(self.population, "The population of a ladder", 16)
+        whole(self.warm, "The number of steps in which moves are learnt", 0)
+        check_seed(self.seed)
 
 
 @dataclass

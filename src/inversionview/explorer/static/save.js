@@ -46,7 +46,23 @@ export function csv({ sorted, reading, epsilon }) {
   return [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
 }
 
-const quoted = (value) => (/[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+/**
+ * A cell of CSV. Text that begins, after white space, with a sign by which spreadsheets know a formula and is no number gets an
+ * apostrophe before it, by which they know text; what cannot be seen is shown, as `printable.py` has it.
+ */
+export function cell(value) {
+  if (typeof value !== "string") return String(value);
+  const risky = /^\s*[=+\-@＝＋－＠]|^[\t\r\n]/u.test(value) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value.trim());
+  const plain = value.toWellFormed().replaceAll("\r\n", "\n").replace(HIDDEN, (c) => ({ "\n": "⏎", "\t": "⇥" })[c] ?? "·");
+  return risky ? `'${plain}` : plain;
+}
+
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
+function quoted(value) {
+  const text = cell(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
 
 async function pixels(blob, figure, scale = 2) {
   const image = new Image();
