@@ -173,7 +173,7 @@ class Loaded:
     def reference(self, tokens: Tensor) -> dict[Site, Tensor]:
         """Every activation ``[batch, pos, d_model]`` of a plain forward pass without padding."""
         found: dict[Site, Tensor] = {}
-        with contextmanager(self._reading)(found, (*tokens.shape, 32)), torch.no_grad():
+        with contextmanager(self._reading)(found, (*tokens.shape, -1)), torch.no_grad():
             self.plain(tokens)
         return found
 
