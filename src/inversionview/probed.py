@@ -6,9 +6,10 @@ import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,37 @@ from inversionview.errors import InputError, SettingError, WeightsError
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids
 from inversionview.sites import Site, find_site
+from inversionview.soundness import Soundness, soundness
 from inversionview.tokens import Vocabulary
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of weights, by the names that users give them."""
 
 
 def tokens_per_pass(device: torch.device, d_model: int = 0) -> int:
     """Return how many tokens to run at once where many inputs wait: on a CPU what stays in the cache runs fastest."""
     return min(6000, 2**20 // max(d_model, 1)) if device.type == "cpu" else 240_000
+
+
+def _joined(parts: Sequence[Int[Tensor, " row"]], found: Sequence[Tensor], dim: int) -> Tensor:
+    """Return what was found for parts of the rows, which lie along ``dim``, as one."""
+    out = found[0].new_empty(*found[0].shape[:dim], sum(map(len, parts)), *found[0].shape[dim + 1 :])
+    for rows, each in zip(parts, found, strict=True):
+        out.index_copy_(dim, rows.to(out.device), each)
+    return out
+
+
+def _vocabulary_of(folder: Path, instead: Vocabulary | None) -> Vocabulary:
+    """Return the tokenizer of a Hugging Face directory: its files as they are, or what ``AutoTokenizer`` makes of them."""
+    try:
+        return Vocabulary.from_folder(folder)
+    except WeightsError:
+        if instead is not None and not any(folder.glob("*tokenizer*")) and not (folder / "vocab.json").exists():
+            return instead
+        from inversionview.loading import load_tokenizer
+
+        return Vocabulary.from_transformers(load_tokenizer(str(folder)))
 
 
 @contextmanager
@@ -58,10 +84,13 @@ class ProbedModel:
         name: where it was loaded from.
         backend: what runs it.
         vocabulary: its tokenizer, special tokens resolved.
+        sound: what of it may be believed.
     """
 
     def __init__(self, backend: Backend, vocabulary: Vocabulary, name: str) -> None:
         self.backend, self.vocabulary, self.name = backend, vocabulary, name
+        vocabulary.embedded = backend.shape.vocabulary
+        self.sound = Soundness()
 
     @classmethod
     def from_pretrained(
@@ -71,17 +100,26 @@ class ProbedModel:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         trust_remote_code: bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> ProbedModel:
-        """Load any causal LM: a Hugging Face directory, a hub name, or a GGUF file.
+        """Load any causal LM: a Hugging Face directory, one of a LoRA adapter, a hub name, or a GGUF file.
+
+        Args:
+            name_or_path: what to load.
+            device: where the model shall run.
+            dtype: the weights' type.
+            trust_remote_code: run Python code that comes with the model.
+            vocabulary: its tokenizer, where none lies beside the weights.
 
         Raises:
-            WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
+            WeightsError: there is no such model, its files are truncated, foreign, or would run code; or what is read of it
+                would be wrong, see ``soundness``.
         """
         path = Path(name_or_path).expanduser()
-        if path.is_dir() and GPT2Backend.reads(path) and (path / "tokenizer.json").exists():
+        if path.is_dir() and GPT2Backend.reads(path):
             plain = GPT2Backend.from_folder(path, device, dtype)
             _check_finite(plain, name_or_path)
-            return cls(plain, Vocabulary.from_folder(path), str(name_or_path))
+            return cls(plain, _vocabulary_of(path, vocabulary), str(name_or_path))
         with _uncollected():
             from inversionview.bridge import BridgeBackend
 
@@ -92,9 +130,40 @@ class ProbedModel:
                 dtype=dtype,
                 gguf_file=path.name if gguf else None,
                 trust_remote_code=trust_remote_code,
+                tokenizer_lies_elsewhere=vocabulary is not None,
             )
+        if tokenizer is not None:
+            vocabulary = Vocabulary.from_transformers(tokenizer)
+        assert vocabulary is not None
         _check_finite(backend, name_or_path)
-        return cls(backend, Vocabulary.from_transformers(tokenizer), str(name_or_path))
+        made = cls(backend, vocabulary, str(name_or_path))
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Hold what is read of the model against what must hold of any; kinds of sites that fail are no longer offered.
+
+        Raises:
+            WeightsError: nothing can be read of it; see ``soundness``.
+        """
+        self.sound = soundness(self.backend, self.name)
+        self.backend.shape = replace(self.shape, lacking=frozenset(self.sound.lacking))
+
+    def _apart(self, tokens: Int[Tensor, "batch pos"]) -> list[Int[Tensor, " row"]]:
+        """Return the rows that may run together: of texts beyond the steady length, only those of one length."""
+        if self.shape.steady is None:
+            return [torch.arange(len(tokens))]
+        lengths = self.mask(tokens).sum(1)
+        lengths = lengths.where(lengths > self.shape.steady, 0)
+        return [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+
+    def _together(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Raise ``InputError`` where rows must run apart, for what cannot be done so."""
+        if len(self._apart(tokens)) > 1:
+            raise InputError(
+                f"Beyond {self.shape.steady} tokens the positions of {self.name} depend on the length of the whole text: give "
+                "texts of one length, or shorter ones."
+            )
 
     @property
     def shape(self) -> Shape:
@@ -167,9 +236,19 @@ class ProbedModel:
         mask = self.mask(tokens)
         if positions is None:
             positions = torch.arange(tokens.size(1)).expand(len(tokens), -1)
+        if len(parts := self._apart(tokens)) > 1:
+            return _joined(parts, [self.activations(tokens[rows], sites, positions[rows]) for rows in parts], 1)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         padded = None if bool(mask.all()) else mask.to(self.device)
-        return self.backend.activations(safe, padded, list(sites), positions.to(self.device))
+        z = self.backend.activations(safe, padded, list(sites), positions.to(self.device))
+        self._check_finite(z[:, mask.gather(1, positions.to(mask.device)).to(z.device)])
+        return z
+
+    def _check_finite(self, z: Tensor) -> None:
+        """Raise ``WeightsError`` where the precision of the weights does not reach for the activations."""
+        if z.dtype in (torch.float16, torch.bfloat16) and not bool(torch.isfinite(z).all()):
+            name = str(z.dtype).removeprefix("torch.")
+            raise WeightsError(f"Activations of {self.name} are not finite in {name}: load it in fp32 or bf16 (--dtype).")
 
     @torch.no_grad()
     def harvest(
@@ -197,6 +276,7 @@ class ProbedModel:
         out = torch.empty((n, k, width) if pick is not None else (len(sites), n, k, width))
         for rows, cut, at in self._passes(tokens, positions, len(sites) * width):
             z = self.backend.activations(cut, None, sites, at)
+            self._check_finite(z)
             if pick is None:
                 out[:, rows] = z.float().cpu()
             else:
@@ -226,14 +306,20 @@ class ProbedModel:
             made = [self.backend.w_o(0).new_empty(*at.shape, width) for width in widths]
             self.backend.read_into(made, cut, None, sites, at, maps)
             for all_rows, part in zip(out, made, strict=True):
+                self._check_finite(part)
                 all_rows[rows] = part.float().cpu()
         return out
 
     def _passes(
         self, tokens: Ids, positions: npt.NDArray[np.int64], numbers: int
     ) -> Iterator[tuple[Ids, Int[Tensor, "row pos"], Int[Tensor, "row k"]]]:
-        """Yield rows to run together, of like length, with their tokens and positions; a pass keeps ``numbers`` × k a row."""
-        needed = positions.max(1) + 1
+        """Yield rows to run together, of like length, with their tokens and positions; a pass keeps ``numbers`` × k a row.
+
+        They are cut behind the last position that is asked for, unless activations depend on the length of the whole text.
+        """
+        needed, steady = positions.max(1) + 1, self.shape.steady or tokens.shape[1]
+        lengths = (tokens != self.vocabulary.pad).sum(1)
+        needed = np.where(lengths > steady, lengths, needed)
         order, longest = np.argsort(needed, kind="stable"), int(needed.max())
         budget = min(
             tokens_per_pass(self.device, self.shape.d_model), 2**26 // (numbers * positions.shape[1]) * longest + longest
@@ -241,6 +327,8 @@ class ProbedModel:
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, budget // int(needed[order[start]]))]
+            first = needed[rows[0]]
+            rows = rows[needed[rows] <= (steady if first <= steady else first)]
             cut = torch.from_numpy(tokens[rows, : needed[rows].max()])
             at = torch.from_numpy(positions[rows]).to(self.device)
             yield rows, cut.masked_fill(~self.mask(cut), 0).to(self.device), at
@@ -272,6 +360,9 @@ class ProbedModel:
         self, tokens: Int[Tensor, "batch pos"], patches: Mapping[Site, Patch] | None = None
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """Return next-token logits, with the activations of some sites replaced (activation patching)."""
+        if len(parts := self._apart(tokens)) > 1:
+            own = [{site: patch.of(rows) for site, patch in (patches or {}).items()} for rows in parts]
+            return _joined(parts, [self.logits(tokens[rows], own[i]) for i, rows in enumerate(parts)], 0)
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.logits(safe, None if bool(mask.all()) else mask.to(self.device), patches)
@@ -279,6 +370,8 @@ class ProbedModel:
     @torch.no_grad()
     def attention(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Float[Tensor, "batch head query key"]:
         """Return the attention pattern of ``layer``."""
+        if len(parts := self._apart(tokens)) > 1:
+            return _joined(parts, [self.attention(tokens[rows], layer) for rows in parts], 0)
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.attention(safe, None if bool(mask.all()) else mask.to(self.device), layer)
@@ -288,10 +381,24 @@ class ProbedModel:
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "batch k"]
     ) -> Float[Tensor, "layer batch head k key"]:
         """Return the attention patterns of all layers at some query positions, from one forward pass."""
+        if len(parts := self._apart(tokens)) > 1:
+            return _joined(parts, [self.patterns(tokens[rows], positions[rows]) for rows in parts], 1)
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         padded = None if bool(mask.all()) else mask.to(self.device)
         return self.backend.patterns(safe, padded, positions.to(self.device))
+
+    @torch.no_grad()
+    def attention_outputs(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], positions: Int[Tensor, "batch k"]
+    ) -> Float[Tensor, "layer batch k d_model"]:
+        """Return what the attention of some layers gives at ``positions``: the sum of its heads and its bias."""
+        if len(parts := self._apart(tokens)) > 1:
+            return _joined(parts, [self.attention_outputs(tokens[rows], layers, positions[rows]) for rows in parts], 1)
+        mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        return self.backend.attention_outputs(safe, padded, layers, positions.to(self.device))
 
     @torch.no_grad()
     def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
@@ -308,6 +415,7 @@ class ProbedModel:
 
         A head's output is a term of that, so it is the gradient with respect to each head's output, too.
         """
+        self._together(tokens)
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.attention_gradients(safe, None if bool(mask.all()) else mask.to(self.device), loss)
@@ -342,6 +450,11 @@ class ProbedModel:
         length = tokens.size(1) + (0 if cache is None else cache.length)
         if length > self.shape.max_length:
             raise InputError(f"The sequences have {length} tokens, the model reads {self.shape.max_length}: shorten them.")
+        if self.shape.steady is not None and length > self.shape.steady:
+            raise InputError(
+                f"Beyond {self.shape.steady} tokens the positions of {self.name} depend on the length of the whole text, so a "
+                f"text of {length} cannot be gone on with: shorten it, or read it without a walk."
+            )
         safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
         return self.backend.extend(safe, cache, site, logits=logits, patches=patches)
 
@@ -362,6 +475,7 @@ class ProbedModel:
             UnknownSiteError: the model has no such site.
         """
         find_site(site, self.sites)
+        self._together(tokens)
         mask = self.mask(tokens)
         safe = tokens.masked_fill(~mask, 0).to(self.device)
         return self.backend.pull(safe, None if bool(mask.all()) else mask.to(self.device), site, loss)

@@ -24,7 +24,7 @@ from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.locks import locked
-from inversionview.probed import ProbedModel
+from inversionview.probed import PRECISIONS, Precision, ProbedModel
 from inversionview.records.texts import Report as Reader
 from inversionview.records.texts import read_texts
 from inversionview.sites import Site, expand, select
@@ -66,6 +66,11 @@ class Reading:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     """Of the probed model."""
+
+    @property
+    def precision(self) -> Precision:
+        """The name of ``dtype``."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
     def chosen(self, default: str | Sequence[str], model: ProbedModel) -> list[str]:
         """Return the sites to read, by their short names.
@@ -142,7 +147,8 @@ def _train_study(
         reading = replace(reading, heads=_named(Study(base.name, base.spec, base.model, out) if own else base))
     chosen = reading.chosen(base.spec.sites, base.model)
     site = base.spec.site if base.spec.site in chosen else chosen[0]
-    spec = base.spec.model_copy(update={"model": resolved(model or ""), "sites": chosen, "site": site})
+    changed: dict[str, Any] = {"model": resolved(model or ""), "dtype": reading.precision, "sites": chosen, "site": site}
+    spec = base.spec.model_copy(update=changed)
     stream = study in STREAMED if reading.stream is None else reading.stream
     if stream and study == "facts":
         raise SettingError("Decoders of facts are trained from a bank, where heads do not rest on BOS: leave out --stream.")
@@ -201,7 +207,8 @@ def _train_texts(
 ) -> Study:  # fmt: skip
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
-    spec = StudySpec(inputs="texts", model=resolved(model), sites=chosen, site=chosen[-1], distance="cosine")
+    begun: dict[str, Any] = {"inputs": "texts", "distance": "cosine", "model": resolved(model), "dtype": reading.precision}
+    spec = StudySpec(sites=chosen, site=chosen[-1], **begun)
     if (out / "study.json").exists():  # a run that goes on keeps its own
         spec = spec.model_copy(update=read_spec(out).model_dump(include={"distance", "epsilon", "epsilons"}))
     corpus, length = out / "corpus", min(max_length, probed.shape.max_length)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from inversionview.distances import Distance
 from inversionview.errors import UnknownStudyError, WeightsError
 from inversionview.integrity import KEY, changed, digests, file_digest, read_sealed, reason, sealed
+from inversionview.probed import Precision
 from inversionview.storage import write_json
 
 
@@ -24,6 +25,8 @@ class StudySpec(BaseModel):
     """Of the inputs, by name; see ``studies.language_inputs``."""
     model: str = ""
     """Path or hub name of the probed model; empty for the shipped one, of a language model's study for SmolLM2-135M."""
+    dtype: Precision = "fp32"
+    """Of the model's weights."""
     files: dict[str, str] = {}
     """Checksums of the model's files, by name, where it is a local one: a run is of the model that it was made with."""
     sites: list[str]

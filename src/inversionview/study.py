@@ -60,7 +60,7 @@ from inversionview.preimage.sampled import Found as Sampled
 from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
-from inversionview.probed import ProbedModel
+from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
@@ -79,6 +79,7 @@ from inversionview.studies import (
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
 from inversionview.studies.shipped import check_shipped
+from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
 from inversionview.walk.run import Report as Progress
@@ -1121,7 +1122,7 @@ def load(
     *,
     model: str | Path | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Study:
     """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
@@ -1131,7 +1132,7 @@ def load(
         model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
             model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
         device: where to run.
-        dtype: of the weights, where the model is not a shipped one.
+        dtype: of the weights; by default the run's, else float32.
         options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
             file of the user's own, of COUNTERFACT, or a folder of BEAR.
 
@@ -1144,7 +1145,7 @@ def load(
     if name is None:
         if model is None:
             raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
-        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype)
+        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32)
         every = [site.short for site in probed.sites]
         return Study(
             str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
@@ -1163,7 +1164,10 @@ def load(
     if spec.inputs in SHIPPED and not (model or spec.model):
         check_shipped(f"{spec.inputs}/model")
     own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
-    probed = ProbedModel.from_pretrained(model or spec.model or own or "", device=device, dtype=dtype)
+    shipped = Vocabulary.from_folder(shipped_path(spec.inputs, "model")) if spec.inputs in SHIPPED else None
+    probed = ProbedModel.from_pretrained(
+        model or spec.model or own or "", device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped
+    )
     if own is not None:
         probed.name = DEFAULT_MODEL if language else spec.inputs
     if spec.inputs in SHIPPED:

@@ -37,6 +37,8 @@ class Vocabulary:
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         shared = (bos, eos, unknown, getattr(tokenizer.model, "unk_token", None))
         self.pad: int = self.size if pad is None or pad in shared else self._id(pad)
+        self.embedded: int | None = None
+        """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
 
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
@@ -102,7 +104,14 @@ class Vocabulary:
             raise InputError(f"The text {_short(text)} holds no token but BOS and EOS: give an input to read.")
         if truncate is not None:
             body = body[: truncate - 2]
-        return [self.bos, *body, self.eos]
+        ids = [self.bos, *body, self.eos]
+        if self.embedded is not None and max(ids) >= self.embedded:
+            beyond = max(ids)
+            raise InputError(
+                f"The tokenizer's token {self.tokenizer.id_to_token(beyond)!r} has the id {beyond}, but the model embeds "
+                f"{self.embedded} tokens: leave it out of {_short(text)}, or give the model its own tokenizer."
+            )
+        return ids
 
     def _knows(self, character: str) -> bool:
         try:

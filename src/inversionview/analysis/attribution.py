@@ -8,7 +8,7 @@ contributions of everything that was added to the residual stream add up to the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from inversionview.backend import Norm
 from inversionview.errors import InputError, SettingError, UnknownPositionError
 from inversionview.information import clopper_pearson
 from inversionview.inputs import Ids, Inputs
@@ -69,20 +70,24 @@ def components(what: str, known: Sequence[Site]) -> list[Component]:
     return list(dict.fromkeys(found))
 
 
-class LastNorm:
-    """The model's last norm N(x) = r(x) · g ⊙ Cx + b, whichever class it is of; frozen at x it is v ↦ r(x) · g ⊙ Cv.
+class FrozenNorm:
+    """A norm N(x) = r(x) · g ⊙ Cx + b, whichever class it is of; frozen at x it is v ↦ r(x) · g ⊙ Cv.
 
     N is probed, not read. With u = (1, −1, 1, …), b is (N(u) + N(−u)) / 2. N centres (LayerNorm: C = I − 11ᵀ/d) where u + 1 is
     to it the same as u; otherwise C = I (RMSNorm, or no norm). The gain is g = (N(u) − N(−u)) / 2Cu, up to a factor that r
     takes up. At a residual x, r(x) is the least-squares fit of r · g ⊙ Cx to N(x) − b.
 
+    Args:
+        norm: N; a multiplication by a constant is one, too.
+        like: a vector of its width, on its device.
+
     Raises:
         SettingError: when it is frozen: N has not this form.
     """
 
-    def __init__(self, model: ProbedModel) -> None:
-        self.norm = model.backend.final_norm
-        u = torch.ones(model.shape.d_model, device=model.device)
+    def __init__(self, norm: Norm, like: Float[Tensor, " d_model"]) -> None:
+        self.norm = norm
+        u = torch.ones_like(like)
         u[1::2] = -1
         up, down, moved = self.norm(torch.stack([u, -u, u + 1])).float()
         self.bias: Float[Tensor, " d_model"] = (up + down) / 2
@@ -98,7 +103,8 @@ class LastNorm:
         r = (wanted * shape).sum(-1, keepdim=True) / (shape**2).sum(-1, keepdim=True).clamp(min=1e-30)
         if bool(((wanted - r * shape).norm(dim=-1) > _MISFIT * wanted.norm(dim=-1)).any()):
             raise SettingError(
-                "The model's last norm does not only scale, so it cannot be frozen: attribute without it (plain)."
+                "A norm of the model does not only scale, so it cannot be frozen: attribute without the last one (plain), or "
+                "the residual stream alone."
             )
         return r
 
@@ -107,12 +113,57 @@ class LastNorm:
         return r * self.gain * self._centred(v)
 
 
+def last_norm(model: ProbedModel) -> FrozenNorm:
+    """Return the model's last norm."""
+    return FrozenNorm(model.backend.final_norm, torch.empty(model.shape.d_model, device=model.device))
+
+
+class Entrances:
+    """What heads go through on their way into the residual stream, layer by layer.
+
+    Gemma 2 and 3 and OLMo 2 and 3 norm what the attention gives, all heads together; Granite scales it; elsewhere heads
+    enter as they are.
+
+    Args:
+        model: the probed model.
+        layers: whose heads will be asked for.
+    """
+
+    def __init__(self, model: ProbedModel, layers: Iterable[int]) -> None:
+        self.model, like = model, torch.empty(model.shape.d_model, device=model.device)
+        found = {layer: model.backend.entering(layer) for layer in sorted(set(layers))}
+        self.norms = {layer: FrozenNorm(norm, like) for layer, norm in found.items() if norm is not None}
+
+    def scales(self, tokens: Ids, positions: Ids) -> dict[int, Float[Tensor, "row 1"]]:
+        """Return by how much each layer's entrance scales what its attention gives at a position of each input."""
+        if not self.norms:
+            return {}
+        at = torch.from_numpy(positions)[:, None]
+        given = self.model.attention_outputs(torch.from_numpy(tokens), list(self.norms), at)[:, :, 0]
+        return {layer: norm.scale(own) for (layer, norm), own in zip(self.norms.items(), given, strict=True)}
+
+    def entered(
+        self, site: Site, v: Float[Tensor, "row d_model"], scales: Mapping[int, Float[Tensor, "row 1"]] | None = None
+    ) -> Float[Tensor, "row d_model"]:
+        """Return what a site adds to the residual stream; without ``scales`` up to a factor of each row."""
+        norm = self.norms.get(site.layer) if site.kind == "head" else None
+        if norm is None:
+            return v
+        return norm.frozen(v, torch.ones_like(v[:, :1]) if scales is None else scales[site.layer])
+
+
 class _Reading:
     """Components of inputs at one position each, and what they add to the logits."""
 
     def __init__(self, model: ProbedModel, what: Sequence[Component], folded: bool) -> None:
         self.model, self.what = model, what
-        self.norm = LastNorm(model) if folded else None
+        if not model.sound.adds_up and any(component.site.kind in ("head", "mlp") for component in what):
+            raise SettingError(
+                f"Heads and MLPs of {model.name} do not add up to its residual stream, which it norms between them: attribute "
+                "states of the stream, such as x0.post."
+            )
+        self.norm = last_norm(model) if folded else None
+        self.entrances = Entrances(model, [component.site.layer for component in what if component.site.kind == "head"])
         self.bias = model.backend.unembed(torch.zeros(1, model.shape.d_model, device=model.device)).float()
         last = Site(len(model.shape.heads) - 1, "post")
         self.sites = sorted({site for component in what for site in component.sites} | {last})
@@ -122,9 +173,11 @@ class _Reading:
         """Yield for each component its contribution to every token's logit, [rows, tokens of the vocabulary]."""
         z = self.model.harvest(tokens, self.sites, positions[:, None])[:, :, 0].to(self.model.device)
         r = None if self.norm is None else self.norm.scale(z[self.last])
+        scales = self.entrances.scales(tokens, positions)
         for component in self.what:
             v, *since = (z[self.sites.index(site)] for site in component.sites)
             v = v - since[0] if since else v
+            v = self.entrances.entered(component.site, v, scales)
             if self.norm is not None and r is not None:
                 v = self.norm.frozen(v, r)
             yield (self.model.backend.unembed(v).float() - self.bias)[:, : token_count(self.model)]
@@ -203,12 +256,13 @@ def attribute(
         folded: fold the last norm in, its scale frozen at this input: contributions are parts of the logits. Otherwise
             v @ W_U alone.
 
-    Where a model norms what its attention layer gives before adding it (Gemma 2 and 3, OLMo 2), a head's output is not
-    itself added to the residual stream; ``x0.mid-x0.pre`` is what the layer adds. A soft cap or scale that a model puts on its
-    logits at the very end (Gemma 2; Cohere, Granite, Falcon-H1) is left out.
+    Where a model norms or scales what its attention layer gives before adding it (Gemma 2 and 3, OLMo 2 and 3; Granite), that
+    is applied to the head's output, at the scale of this input: what is attributed is what enters the residual stream. A soft
+    cap or scale that a model puts on its logits at the very end (Gemma 2; Cohere, Granite, Falcon-H1) is left out.
 
     Raises:
-        UnknownSiteError, SettingError: as in ``components`` and ``check_k``; or the norm cannot be folded.
+        UnknownSiteError, SettingError: as in ``components`` and ``check_k``; a norm cannot be folded, or heads and MLPs do not
+            add up to the stream.
         UnknownPositionError: the input has no such position.
     """
     what_for, k = components(what, model.sites), check_k(k, token_count(model))

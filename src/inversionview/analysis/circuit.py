@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inversionview.analysis.attribution import Cases, LastNorm, answer_cases
+from inversionview.analysis.attribution import Cases, Entrances, answer_cases, last_norm
 from inversionview.analysis.features import Codes, codes_of, place_information
 from inversionview.analysis.heads import NamedHead
 from inversionview.analysis.places import Place, places
@@ -204,9 +204,11 @@ def _moves_io(place: Place, sign: int) -> npt.NDArray[np.bool_]:
     io = bank.inputs.answer_of(tokens, "IO")
     names = torch.from_numpy(np.union1d(io, _subjects(bank.inputs, tokens))).to(model.device)
     nothing, moves = model.backend.unembed(torch.zeros(1, model.shape.d_model, device=model.device)), list[Tensor]()
+    norm, entrances = last_norm(model), Entrances(model, [place.site.layer])
     for rows in np.array_split(np.arange(len(bank)), -(-len(bank) // _ROWS)):
         z = bank.activations(place.site, place.position, rows).to(model.device)
-        written = model.backend.unembed(LastNorm(model).frozen(z, torch.ones_like(z[:, :1]))) - nothing
+        v = entrances.entered(place.site, z)
+        written = model.backend.unembed(norm.frozen(v, torch.ones_like(v[:, :1]))) - nothing
         moves.append(names[(sign * written[:, names]).argmax(1)].cpu())
     moved: npt.NDArray[np.bool_] = torch.cat(moves).numpy() == io
     return moved

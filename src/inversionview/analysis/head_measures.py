@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview.analysis.attribution import LastNorm, token_count
+from inversionview.analysis.attribution import Entrances, last_norm, token_count
 from inversionview.analysis.patching import Activation, PatchedRuns
 from inversionview.contrasts import Pairs
 from inversionview.errors import InputError
@@ -133,12 +133,15 @@ def direct_effects(model: ProbedModel, prompts: Prompts) -> Direct:
     heads, width = heads_of(model), model.shape.d_model
     z = model.harvest(prompts.tokens, [*heads, last], prompts.at["END"][:, None])[:, :, 0].to(model.device)
     logits = model.backend.unembed(model.backend.final_norm(z[-1])).float()
-    norm, own = LastNorm(model), torch.from_numpy(prompts.names).to(model.device)
+    norm, own = last_norm(model), torch.from_numpy(prompts.names).to(model.device)
     bias = model.backend.unembed(z.new_zeros(1, width)).float()
     w_u = model.backend.unembed(torch.eye(width, device=model.device)).float() - bias
     direction = (w_u[:, own[:, 0]] - w_u[:, own[:, 1]]).T
     scale = norm.scale(z[-1])
-    effect = torch.stack([(norm.frozen(each, scale) * direction).sum(-1) for each in z[:-1]], dim=1)
+    entrances = Entrances(model, [head.layer for head in heads])
+    scales = entrances.scales(prompts.tokens, prompts.at["END"])
+    entered = (entrances.entered(head, each, scales) for head, each in zip(heads, z[:-1], strict=True))
+    effect = torch.stack([(norm.frozen(each, scale) * direction).sum(-1) for each in entered], dim=1)
     both = logits.gather(1, own)
     best = logits[:, own.unique()].amax(1)
     return Direct(
@@ -207,14 +210,14 @@ def copy_scores(
     names, one = np.unique(ids, return_index=True)
     x = model.harvest(prompts.tokens, [Site(0, "post")], where)[0].flatten(0, 1)[one].to(model.device)
     wanted = torch.from_numpy(names).to(model.device)[:, None]
-    norm = LastNorm(model)
+    norm, entrances = last_norm(model), Entrances(model, [head.layer for head in heads])
     bias = model.backend.unembed(torch.zeros(1, model.shape.d_model, device=model.device))
     out, written = np.zeros((len(heads), 2)), dict[int, Tensor]()
     for i, head in enumerate(heads):
         assert head.head is not None
         if head.layer not in written:
             written = {head.layer: model.attended(head.layer, x)}
-        v = written[head.layer][head.head].float()
+        v = entrances.entered(head, written[head.layer][head.head].float())
         logits = (model.backend.unembed(norm.frozen(v, torch.ones_like(v[:, :1]))) - bias)[:, : token_count(model)]
         own = logits.gather(1, wanted)
         for j, sign in enumerate((1, -1)):

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inversionview.analysis.attribution import Entrances
 from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel, tokens_per_pass
@@ -162,11 +163,14 @@ def retrieval_heads(
     sites = [site for site in model.sites if site.layer in set(chosen) and site.kind in ("pre", "head", "mid")]
     total = dict.fromkeys((site for site in sites if site.kind == "head"), 0.0)
     size = max(8, 2**25 // (len(sites) * model.shape.d_model))
+    entrances = Entrances(model, chosen)
     for done, rows in enumerate(_parts(np.arange(len(tokens)), size)):
         z = dict(zip(sites, model.harvest(tokens[rows], sites, positions[rows, None])[:, :, 0], strict=True))
+        scales = entrances.scales(tokens[rows], positions[rows])
         for layer in chosen:
             heads = [site for site in total if site.layer == layer]
-            parts = torch.stack([z[Site(layer, "pre")], *(z[head] for head in heads)])
+            entered = (entrances.entered(head, z[head].to(model.device), scales).cpu() for head in heads)
+            parts = torch.stack([z[Site(layer, "pre")], *entered])
             whole = z.get(Site(layer, "mid"), parts.sum(0))  # where attention and MLP are parallel there is no mid
             shares = proximity_shares(torch.cat([parts, (whole - parts.sum(0))[None]]), whole)
             for head, share in zip(heads, shares[1:].double().sum(1).tolist(), strict=False):

@@ -90,12 +90,12 @@ def precision_named(name: str) -> torch.dtype:
     Raises:
         SettingError: there is none of that name.
     """
-    import torch
+    from inversionview.probed import PRECISIONS
 
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name not in known:
-        raise SettingError(f"There is no precision {name!r}: choose fp32, bf16 or fp16.")
-    return known[name]
+    found = next((dtype for known, dtype in PRECISIONS.items() if known == name), None)
+    if found is None:
+        raise SettingError(f"There is no precision {name!r}: choose {', '.join(PRECISIONS)}.")
+    return found
 
 
 def loaded_study(study: str | None, model: str | None, device: str = "cpu", sites: Iterable[str | None] = ()) -> Study:

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from inversionview.bridge import load_causal_lm
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.model import Decoder, Pathway, Steps, TokenTable
 from inversionview.errors import MismatchError, SettingError, WeightsError
+from inversionview.loading import load_causal_lm
 from inversionview.ranges import whole
 from inversionview.tokens import Vocabulary
 

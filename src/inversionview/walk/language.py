@@ -68,7 +68,7 @@ class LanguageKernel:
         if not 0 <= beta < float("inf"):
             raise SettingError(f"β must be 0 or more, but is {beta}.")
         self.model, self.target, self.beta = model, target, beta
-        self.shortest, self.longest = max(2, lengths[0]), min(lengths[1], model.shape.max_length - 1)
+        self.shortest, self.longest = max(2, lengths[0]), min(lengths[1], (model.shape.steady or model.shape.max_length) - 1)
         self.kept = np.isin(np.arange(self.longest + 1), keep)
         self.free = np.flatnonzero(~self.kept[1 : self.longest]) + 1
         if not len(self.free):

@@ -1,0 +1,97 @@
+"""What single architectures need beside TransformerLens' adapters, and what only the model itself can tell of its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+_SHORT = 16
+"""Positions whose rotations are compared; no model scales them in so short a text."""
+
+
+def opened(hf_model: Any, architecture: str) -> Any:
+    """Return the ``TransformerBridge`` around a Hugging Face model, whose submodules become the bridge's.
+
+    Raises:
+        Exception: whatever TransformerLens raises where it has no adapter, or one that does not fit.
+    """
+    config = hf_model.config
+    regrouped = bool(getattr(config, "new_decoder_architecture", False)) and config.model_type == "falcon"
+    if regrouped:
+        config.multi_query = False  # means nothing in this architecture, but TransformerLens goes by it
+
+    def adapted(adapter: Any) -> None:
+        parts = adapter.component_mapping
+        if config.model_type == "opt" and hf_model.model.decoder.final_layer_norm is not None and "ln_final" not in parts:
+            parts["ln_final"] = NormalizationBridge(name="model.decoder.final_layer_norm", config=adapter.cfg)
+        if regrouped:
+            attention = parts["blocks"].submodules["attn"]
+            attention.split_qkv_matrix = _falcon_split(config)
+
+    return build_bridge_from_module(hf_model, architecture, hf_config=config, post_adapter_hook=adapted)
+
+
+def _falcon_split(config: Any) -> Callable[[Any], tuple[nn.Linear, nn.Linear, nn.Linear]]:
+    """Return what takes Falcon's fused matrix apart in its new architecture: group by group its queries, a key, a value."""
+    groups, each = config.num_kv_heads, config.num_attention_heads // config.num_kv_heads
+
+    def split(attention: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        fused = attention.query_key_value
+        weight = fused.weight.detach().unflatten(0, (groups, each + 2, -1))
+        bias = None if fused.bias is None else fused.bias.detach().unflatten(0, (groups, each + 2, -1))
+        parts = (slice(None, -2), slice(-2, -1), slice(-1, None))
+        queries, keys, values = (
+            _linear(weight[:, part].flatten(0, 2), None if bias is None else bias[:, part].flatten()) for part in parts
+        )
+        return queries, keys, values
+
+    return split
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.size(1), weight.size(0), bias=bias is not None, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear
+
+
+@torch.no_grad()
+def steady_length(hf_model: Any) -> int | None:
+    """Return up to which length of text the rotations of positions do not depend on that length; ``None``: up to any.
+
+    Phi-3 (longrope) and models with dynamic scaling choose their frequencies by the length of the whole text. The model's own
+    rotary embedding is asked: for a short text, for the longest, and where the answers differ, by bisection.
+    """
+    rotary = next((m for m in hf_model.modules() if type(m).__name__.endswith("RotaryEmbedding")), None)
+    longest = getattr(hf_model.config, "max_position_embeddings", None)
+    if rotary is None or longest is None:
+        return None
+    x = next(hf_model.parameters())
+
+    def rotations(length: int) -> Tensor:
+        return torch.stack(rotary(x, torch.arange(length, device=x.device)[None]))[:, :, :short]
+
+    short = min(_SHORT, longest)
+    try:
+        wanted = rotations(short)
+        low, high = short, longest + 1  # the same up to low, not known to be from high on
+        if torch.equal(rotations(longest), wanted):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if torch.equal(rotations(middle), wanted) else (low, middle)
+        rotations(short)  # leaves the frequencies of short texts
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # asked otherwise, as those with several kinds of layers: none scales by length
+        return None
+    return low
