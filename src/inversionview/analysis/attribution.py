@@ -195,7 +195,9 @@ def check_k(k: int | None, tokens: int) -> int:
         SettingError: there are not so many, or ``k`` is below 1.
     """
     k = max(1, min(30, tokens // 10)) if k is None else k
-    return whole(k, f"k, of the vocabulary's {tokens:,} tokens,", most=tokens)
+    if not 1 <= k <= tokens:
+        raise SettingError(f"k must be from 1 to the vocabulary's {tokens} tokens, but is {k}.")
+    return k
 
 
 # -- one input ---------------------------------------------------------------------------------------------------------
