@@ -91,6 +91,8 @@ INSTEAD = {
     ("interpret", option): f"addition {ADD} --site a0.0 --at = --llm nobody --base-url http://127.0.0.1:9/v1 --estimate"
     + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
     for option in ("--llm", "--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
+} | {
+    (command, "--index"): task.replace("--at = ", "") for command, task in BASE.items()
 }  # fmt: skip
 """Where an option goes with others than the command's small task."""
 
