@@ -28,7 +28,7 @@ from inversionview.runs import Reading, Watch, train_texts
 from inversionview.tokens import character_tokenizer
 
 TEXT, SITE = "ann has 7 figs", "x1.post"
-CONFIG = TrainConfig(minutes=None, steps=6, batch=32, pool=2, groups=2, evaluations=1, queries=2)
+CONFIG = TrainConfig(minutes=None, steps=4, batch=32, pool=2, groups=2, evaluations=1, queries=2)
 SAME, TOLD, OTHER, TRACEBACK = "same answer", "told", "another answer", "traceback"
 
 
@@ -49,7 +49,7 @@ def train(folder: Path, report: Callable[[float, dict[str, Any]], None] | None =
     return train_texts(
         str(folder / "model"), str(folder / "texts.txt"), folder / "run", CONFIG, watch=Watch(report),
         reading=Reading(sites="x1.post,a1.0", inputs=300), layers=1, heads=2, width=16, pathway=16, blocks=1, hidden=32,
-        rank=8, cells=2,
+        rank=4, cells=1,
     )  # fmt: skip
 
 

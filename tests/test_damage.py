@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -415,7 +416,7 @@ def test_bytes_of_a_checkpoint_never_end_in_a_traceback(checkpoint: Path, file: 
     """Nothing states what they were; what cannot be read is told in one sentence."""
     path, rng = checkpoint / file, np.random.default_rng(7)
     whole = path.read_bytes()
-    for _ in range(12):
+    for _ in range(6):
         flip(path, int(rng.integers(len(whole))), int(rng.integers(8)))
         said = ""
         try:
@@ -447,14 +448,11 @@ def test_a_damaged_installation_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("width", "kind"), [(8, "float16"), (7, "float16"), (64, "float16"), (3, "float32")])
-def test_the_checksum_of_a_vector_tells_every_changed_byte(width: int, kind: str) -> None:
+def test_the_checksum_of_a_vector_tells_every_flipped_bit(width: int, kind: str) -> None:
     rng = np.random.default_rng(width)
     x = rng.normal(size=(3, width)).astype(kind)
     plain = sums_of(x)
-    for at in range(x[1].nbytes):
-        for byte in range(256):
-            other = x.copy()
-            held = other[1].view(np.uint8)
-            same = held[at] == byte
-            held[at] = byte
-            assert ((sums_of(other) != plain) == [False, not same, False]).all()
+    for at, bit in product(range(x[1].nbytes), range(8)):
+        other = x.copy()
+        other[1].view(np.uint8)[at] ^= 1 << bit
+        assert ((sums_of(other) != plain) == [False, True, False]).all()

@@ -92,7 +92,7 @@ class GPT2Backend:
         """Return whether ``folder`` is a Hugging Face directory of a GPT-2 that this file runs faithfully."""
         try:
             config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(config, dict):
             return False

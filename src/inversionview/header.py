@@ -30,7 +30,7 @@ def sites_of(model: str | Path) -> list[Site] | None:
     path = Path(model).expanduser()
     try:
         found = _of_gguf(path) if path.suffix == ".gguf" else _of_config(path / "config.json")
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
     if found is None or not all(isinstance(number, int) and 0 < number <= _MOST for number in found):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import MismatchError, WeightsError
 from inversionview.information import divergence, shares
-from inversionview.integrity import file_digest, sealed, unsealed
+from inversionview.integrity import file_digest, read_sealed, sealed
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.ranges import check_seed, whole
@@ -106,8 +105,7 @@ def kept_truth(folder: Path) -> Truth | None:
     """
     path = folder / FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        found = TypeAdapter(Truth).validate_python(unsealed(json.loads(text)))
+        found = TypeAdapter(Truth).validate_python(read_sealed(path))
         return found if found.decoder == weights_of(folder) else None
     except FileNotFoundError:
         return None

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inversionview.integrity import sealed, unsealed
+from inversionview.integrity import read_sealed, sealed
 from inversionview.interpret.prompts import Prompt
 from inversionview.storage import write_json
 
@@ -40,10 +40,10 @@ class AnswerCache:
     def read(self, path: Path) -> dict[str, Any] | None:
         """Return what was kept; ``None`` where there is nothing, or nothing whole."""
         try:
-            kept = unsealed(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            kept = read_sealed(path)
+        except (OSError, ValueError):
             return None
-        return kept if "answer" in kept else None
+        return kept if isinstance(kept.get("answer"), dict) else None
 
     def write(self, path: Path, model: str, answer: dict[str, Any], tokens: int) -> None:
         """Keep an answer, whole or not at all.

@@ -7,11 +7,14 @@ circuit is that of GPT-2 small, which is known by its shape alone: so is a model
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
 from inversionview.backend import Shape
-from inversionview.integrity import sealed, unsealed
+from inversionview.integrity import read_sealed, sealed
 from inversionview.storage import replacing
 from inversionview.studies.shipped import FILES, check_shipped
 
@@ -56,7 +59,7 @@ def heads_cache(folder: Path | None, model: str, inputs: str) -> Path:
 def read_heads(path: Path, model: str, inputs: str) -> HeadTable | None:
     """Return a kept result; ``None`` where there is none, or it is damaged or of another model or other inputs."""
     try:
-        table = HeadTable.from_json(unsealed(json.loads(path.read_text(encoding="utf-8"))))
+        table = TypeAdapter(HeadTable).validate_python(asdict(HeadTable.from_json(read_sealed(path))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return table if (table.fingerprint, table.inputs) == (model, inputs) else None
