@@ -141,7 +141,7 @@ def bad(capsys: pytest.CaptureFixture[str], *arguments: str, says: str) -> None:
     ("arguments", "says"),
     [
         (("read", "adition", ADD), "addition"),
-        (("read", "addition", ADD, "--site", "a9.9"), "a1.3"),
+        (("read", "addition", ADD, "--site", "a9.9"), "layers 0, 1"),
         (("read", "addition", ADD, "--at", "Q"), "no position 'Q'"),
         (("read", "addition", "615+8é1=1476"), "é"),
         (("read", "addition", "615+861=1476615+861=1476"), "shorten"),

@@ -385,8 +385,8 @@ class Study:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
             if why := self.inputs.why_not(query.ids):
                 raise InputError(
-                    f"{query.text!r} is no input of {self.name}: {why}. A walk goes over the study's inputs: mend it, or name "
-                    "another prior (--prior uniform, or model)."
+                    f"{query.text!r} is no input of {self.name}: {why}. So it has probability 0 under the prior (study): mend "
+                    "it, or name another prior (model or uniform)."
                 )
             ground = study_ground(self.model, self.inputs, target)
         elif chosen in ("model", "uniform"):
