@@ -142,8 +142,8 @@ def killed(name: str, wanted: int, place: Path, rng: random.Random) -> tuple[int
     if code := ended(begun(work, whole)):
         return 0, 0, [f"{name}: exit code {code}: {whole.with_suffix('.log').read_text()[-500:]}"]
     took, reference = time.perf_counter() - since, content(whole)
-    kills, ends, wrong = 0, 0, []
-    while kills < wanted or folder.exists():
+    kills, ends, wrong, last = 0, 0, list[str](), False
+    while not last:  # the last time it is not killed: work is always held against the other once at least
         last = kills >= wanted
         aimed = not last and rng.random() < 0.5
         pid = begun(work, folder, nth=int(10 ** rng.uniform(0, 2.2)) if aimed else 0)
