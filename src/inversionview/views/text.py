@@ -175,7 +175,8 @@ def _decoder_note(preimage: Preimage) -> Text:
     if preimage.inside_count is None:
         return Text(f"{preimage.candidates:,} candidates were measured.", style="dim")
     line = _share(preimage.inside_count, preimage.candidates, "candidates of the decoder")
-    return line.append(f"; {preimage.distinct:,} of these are distinct.", style="not bold")
+    repeats = "" if preimage.distinct == preimage.inside_count else f"; {preimage.distinct:,} of these are distinct"
+    return line.append(f"{repeats}.", style="not bold")
 
 
 def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
@@ -197,7 +198,12 @@ def _common_block(told: Told) -> list[Text | Table]:
     parts: list[Text | Table] = []
     if told.features:
         counted = f"all {told.counted:,}" if told.counted == told.inside else f"{told.counted:,} of them"
-        parts.append(Text(f"Common inside ε ({f'{told.counted:,} draws' if told.source == 'walk' else counted}):"))
+        head = {
+            "decoder": f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
+            "walk": f"Common inside ε ({told.counted:,} draws):",
+            "corpus": f"Common inside ε ({counted}):",
+        }
+        parts.append(Text(head[told.source]))
         grid = Table.grid(padding=(0, 2))
         for one in told.telling[:COMMON]:
             grid.add_row(*_feature(one))
@@ -212,8 +218,10 @@ def _feature(one: Common) -> tuple[Text, ...]:
     if one.divergence is not None:
         bits = f"KL {one.divergence:.2f} bits (chance {one.chance:.2f})"
     value = Text(f"  {one.feature} = {visible(str(one.value))}", style=style)
-    mark = "" if one.trusted else "≠ " if one.divergence is not None else "? "
-    return value, Text(f"{mark}{interval(one.share, one.low, one.high)}", style=style), Text(bits, style=style)
+    share = interval(one.share, one.low, one.high)
+    if not one.trusted:
+        share = f"{'?' if one.divergence is None else '≠'} {one.share:.0%}".replace("%", " %")
+    return value, Text(share, style=style), Text(bits, style=style)
 
 
 def _bits(value: float | None, low: float | None, high: float | None) -> str:
