@@ -186,7 +186,16 @@ def test_it_begins_with_a_reading_of_a_shipped_study(live: Open, url: str) -> No
         samples = sorted(reading["preimage"]["samples"], key=lambda s: s["distance"])
         assert rows(page)[0][0] == f"{samples[0]['distance']:.3f}"
         assert rows(page)[0][1].replace("□", "") == "".join(samples[0]["tokens"])
-        expect(panel(page).locator(".inside")).to_contain_text(f"{sum(s['inside'] for s in samples)} of {len(samples)} rows")
+        found = reading["preimage"]["inside"]  # the exact source comes first
+        expect(panel(page).locator(".origin")).to_contain_text("corpus ·")
+        expect(panel(page).locator(".inside")).to_contain_text(f"{found} of {ROWS:,} inputs inside")
+        shown = sum(s["inside"] for s in samples)
+        expect(panel(page).locator(".choice")).to_contain_text(f"and the {len(samples) - shown} nearest outside")
+        told = dict(zip(reading["features"]["names"], reading["features"]["inside"]["features"], strict=True))["letter"]
+        letter = panel(page).locator(".feature", has=page.get_by_role("button", name="letter")).locator(".share")
+        expect(letter).to_contain_text(
+            re.compile(rf"^{100 * told['share']:.0f} % \[{100 * told['low']:.0f}–{100 * told['high']:.0f}\]$")
+        )
         page.get_by_label("Study").select_option("addition")
         title(page, "a0.0 at =")
         settled(page)
@@ -245,7 +254,7 @@ def test_an_input_typed_or_random(live: Open) -> None:
 
 
 def test_a_shorter_input_than_the_position(live: Open) -> None:
-    with live(expected=TURNED, study="counting", source="corpus", at="14") as page:
+    with live(expected=TURNED, study="counting", at="14") as page:
         title(page, "a1.0 at c")
         page.get_by_label("Input").fill("vvv|v:3")
         page.get_by_label("Input").press("Enter")
@@ -258,7 +267,7 @@ def test_a_shorter_input_than_the_position(live: Open) -> None:
 
 def test_sources(live: Open) -> None:
     with live(study="counting", seconds=1, count=60) as page:
-        for source in ("corpus", "walk", "all", "decoder"):
+        for source in ("decoder", "walk", "all", "corpus"):
             page.get_by_label("source").select_option(source)
             expect(panel(page).locator(".origin")).to_contain_text(f"{source} ·", timeout=60_000)
             settled(page)
@@ -279,7 +288,7 @@ def test_epsilon_moves_line_numbers_and_map(live: Open, url: str) -> None:
         epsilon = float(panel(page).get_by_label("ε", exact=True).input_value())
         assert epsilon > 0.1
         expect(panel(page).locator(".line-label")).to_have_text(f"ε = {epsilon:.3f}")
-        expect(inside).to_have_text(f"{sum(d <= epsilon for d in distances)} of {len(distances)} rows inside")
+        expect(inside).to_have_text(f"{sum(d <= epsilon for d in distances)} of the {len(distances)} rows shown inside")
         expect(page.locator(".map")).not_to_have_text(cells or "")
         settled(page)
         told = ask(url, "counting", "map", text=COUNT, epsilon=state(page)["epsilon"])
@@ -300,7 +309,7 @@ def test_epsilon_moves_line_numbers_and_map(live: Open, url: str) -> None:
 
 
 def test_settings_and_the_link(live: Open) -> None:
-    with live(study="counting") as page:
+    with live(study="counting", source="decoder") as page:
         default = rows(page)
         page.get_by_label("seed").fill("7")
         page.get_by_label("seed").press("Enter")

@@ -234,7 +234,7 @@ def test_in_jupyterlab(browser: Browser, lab: tuple[str, Path], preimage: iv.Pre
         page.wait_for_timeout(60)
         epsilon = (int(slider.input_value()) / 2000) ** 2 * most
         inside = sum(s.distance <= epsilon for s in preimage)
-        expect(panel.locator("output")).to_have_text(f"{inside} of 60 rows inside")
+        expect(panel.locator("output")).to_have_text(f"{inside} of the 60 rows shown inside")
         tops.append(line_top(panel))
     assert tops[1] < tops[0]
     assert tops[1] < tops[3]
