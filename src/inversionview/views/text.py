@@ -151,7 +151,8 @@ def preimage_table(preimage: Preimage) -> Group:
 def _share(inside: int, of: int, what: str) -> Text:
     """Return how many of all that was measured lie inside ε, and as a share."""
     share = 100 * inside / of if of else 0.0
-    said = f" ({share:#.2g} %)".replace(". %", " %") if 0 < inside < of else ""
+    said = f" ({share:.0f} %)" if share >= 10 else f" ({share:.2g} %)"
+    said = said if 0 < inside < of else ""
     return Text(f"{inside:,} of {of:,} {what} lie inside ε{said}", style="bold")
 
 
@@ -197,7 +198,8 @@ def _common_block(told: Told) -> list[Text | Table]:
     """Return what is common inside ε, with intervals, and what a reader must know of it."""
     parts: list[Text | Table] = []
     if told.features:
-        counted = f"all {told.counted:,}" if told.counted == told.inside else f"{told.counted:,} of them"
+        every = "the one" if told.inside == 1 else f"all {told.counted:,}"
+        counted = every if told.counted == told.inside else f"{told.counted:,} of them"
         head = {
             "decoder": f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
             "walk": f"Common inside ε ({told.counted:,} draws):",

@@ -84,6 +84,7 @@ function basis({ source, inside, counted, features }) {
   if (source === "decoder") return features.length ? "Samples near z, not draws; KL says how far off:" : "Samples near z, not draws: no shares are told.";
   if (!features.length) return "Nothing inside to tell of.";
   const [n, all] = [counted, inside].map(plainNumber);
+  if (inside === 1 && source === "corpus") return "As in the query, of the one inside ε:";
   const from = source === "walk" ? `${n} draws` : counted < inside ? `${n} of the ${all}` : `all ${n}`;
   return `As in the query, of ${from} inside ε:`;
 }
@@ -168,7 +169,7 @@ export function amount({ epsilon, inside, candidates, source }, now, k, rows) {
   if (now !== epsilon || inside === undefined || inside === null) return `${some} of the ${all} rows shown inside`;
   if (source === "walk") return `${every} members found inside`;
   const share = (100 * inside) / candidates;
-  const said = inside && inside < candidates ? ` (${share < 10 ? share.toPrecision(2) : Math.round(share)} %)` : "";
+  const said = inside && inside < candidates ? ` (${share < 10 ? Number(share.toPrecision(2)) : Math.round(share)} %)` : "";
   return `${every} of ${each} ${source === "decoder" ? "candidates" : "inputs"} inside${said}`;
 }
 
