@@ -144,7 +144,7 @@ def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
 
 @pytest.mark.parametrize(
     ("at", "position"),
-    [("=", 8), ("A1", 9), ("END", 12), (8, 8), ("8", 8), (-1, 13), ("-6", 8), ("+", 4), ("E", 13), ("B", 0), ("A4", 12)],
+    [("=", 8), ("A1", 9), ("END", 12), (8, 8), ("#8", 8), (-1, 13), ("-6", 8), ("+", 4), ("E", 13), ("B", 0), ("A4", 12)],
 )
 def test_positions(addition: iv.Study, at: str | int, position: int) -> None:
     assert addition.query(TEXT, at=at).position == position
@@ -164,11 +164,11 @@ def test_three_styles_name_one_site(addition: iv.Study, site: str) -> None:
         ("615+861=14761476", "=", "a0.0", errors.InputError, "18 tokens"),
         (TEXT, "A9", "a0.0", errors.UnknownPositionError, "Did you mean 'A4'|Did you mean 'A1'"),
         ("100+100=200", "A4", "a0.0", errors.UnknownPositionError, "A3"),
-        (TEXT, "99", "a0.0", errors.UnknownPositionError, "0 to 13"),
-        (TEXT, "-15", "a0.0", errors.UnknownPositionError, "0 to 13"),
-        (TEXT, "=", "a0.7", errors.UnknownSiteError, "a0.3"),
+        (TEXT, "99", "a0.0", errors.UnknownPositionError, "#0 to #13"),
+        (TEXT, "-15", "a0.0", errors.UnknownPositionError, "#0 to #13"),
+        (TEXT, "=", "a0.7", errors.UnknownSiteError, "heads 0–3"),
         (TEXT, "=", "x0.past", errors.UnknownSiteError, "Did you mean 'x0.post'"),
-        (TEXT, "=", "x9.post", errors.UnknownSiteError, "x1.post"),
+        (TEXT, "=", "x9.post", errors.UnknownSiteError, "layers 0, 1"),
     ],
 )
 def test_bad_queries(addition: iv.Study, text: str, at: str, site: str, error: type, says: str) -> None:

@@ -157,7 +157,7 @@ def _instead(site: Site, known: Sequence[Site], listing: str) -> str:
         return f"none of this kind is there, there are {listing}."
     layers = {s.layer for s in same}
     if site.layer not in layers:
-        what = {"head": "heads", "mlp": "MLPs (m0, …)"}.get(site.kind, f"x.{site.kind}")
+        what = {"head": "heads", "mlp": "MLPs (m0, …)"}.get(site.kind, f"x*.{site.kind}")
         return f"{what} are in {_ranges('layer', layers)}."
     return f"layer {site.layer} has {_ranges('head', {s.head or 0 for s in same if s.layer == site.layer})}."
 
