@@ -322,7 +322,7 @@ def test_json_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, addi
     rows = list(csv.DictReader(files[0].open(encoding="utf-8")))
     assert len(rows) == 12
     for row, (each, loss) in zip(rows, [(e, x) for e in value["sets"] for x in e["losses"]], strict=True):
-        assert row["activations"] == " ".join(each["activations"])
+        assert row["activations"] == "'" + " ".join(each["activations"])  # no formula
         assert row["target"] == loss["target"]
         for key in ("kl", "top_logit", "decrement", "relative"):
             got = [float(row[name]) for name in (key, f"{key}_low", f"{key}_high")]

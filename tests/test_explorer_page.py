@@ -390,9 +390,11 @@ def test_saved_cells_are_no_formulas(browser: Browser, tmp_path: Path) -> None:
     for sample, text in zip(value["preimage"]["samples"], texts, strict=True):
         sample["text"] = text
     page = exported.to_html([value], tmp_path / "page.html")
-    with opened(browser, page.as_uri()) as shown_page, shown_page.expect_download() as waited:
-        shown_page.get_by_label("Save as CSV").first.click()
-    table = list(csv.DictReader(io.StringIO(waited.value.path().read_text(encoding="utf-8"), newline="")))
+    with opened(browser, page.as_uri()) as shown_page:
+        with shown_page.expect_download() as waited:
+            shown_page.get_by_label("Save as CSV").first.click()
+        saved = waited.value.path().read_text(encoding="utf-8")
+    table = list(csv.DictReader(io.StringIO(saved, newline="")))
     assert [row["text"] for row in table] == [cell(text) for text in texts]
     assert [row["text"] for row in table] == [
         "'=1+1", "' +cmd|'/c calc'!A0", "'-2+3", "'@SUM(A1)", "'⇥=1", "'⏎@x", "'＝1", "-5", "+1e5", "a=b", "·[31m·x",

@@ -703,7 +703,7 @@ def test_an_answer_that_is_always_the_same(capsys: pytest.CaptureFixture[str], b
         (("counting", "--where", "count=10"), "None of the"),
         (("addition", "--threshold", "0"), "--threshold is a share"),
         (("addition", "--threshold", "1.5"), "--threshold is a share"),
-        (("addition", "--threshold", "nan"), "--threshold is a share"),
+        (("addition", "--threshold", "nan"), "--threshold must be a finite number"),
         (("addition", "--effect", "-0.1"), "--effect is a share"),
         (("addition", "--effect", "1"), "--effect is a share"),
         (("addition", "--attention", "2"), "--attention is a share"),
