@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from inversionview.backend import Patch
@@ -491,8 +492,9 @@ class _Trap:
 
 
 def test_pickled_code_is_not_run(gpt2: Path) -> None:
+    weights = load_file(gpt2 / "model.safetensors")
     (gpt2 / "model.safetensors").unlink()
-    torch.save({"transformer.wte.weight": _Trap(gpt2 / "mark")}, gpt2 / "pytorch_model.bin")
+    torch.save(weights | {"transformer.wte.weight": _Trap(gpt2 / "mark")}, gpt2 / "pytorch_model.bin")
     with pytest.raises(WeightsError, match=r"need code to be run: give them as model\.safetensors\.$"):
         BridgeBackend.from_pretrained(str(gpt2))
     assert not (gpt2 / "mark").exists()

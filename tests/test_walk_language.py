@@ -164,7 +164,7 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
     with pytest.raises(iv.InversionViewError, match="kept"):
         tiny.walk(query, steps=5, keep=range(5), longer=0)
     for keep in ([5], [-1], [99]):
-        with pytest.raises(iv.InversionViewError, match="no token"):
+        with pytest.raises(iv.InversionViewError, match="no (token|position)"):
             tiny.walk(query, steps=5, keep=keep)
     with pytest.raises(iv.InversionViewError, match="longer"):
         tiny.walk(query, steps=5, longer=-1)
@@ -226,7 +226,7 @@ def test_a_model_alone_reads_by_walking(folder: Path, capsys: pytest.CaptureFixt
         (["walk", "--model", "MODEL", "abc", "--prior", "study"], "without a corpus"),
         (["walk", "--model", "MODEL", "abc", "--prior", "mine"], "prior"),
         (["walk", "--model", "MODEL", "abc", "--beta", "-1"], "β"),
-        (["walk", "--model", "MODEL", "abc", "--keep", "two"], "index"),
+        (["walk", "--model", "MODEL", "abc", "--keep", "two"], "no position 'two'"),
         (["walk", "--model", "MODEL", "abc", "--keep", "1", "--exchange"], "exchange"),
         (["walk", "--model", "MODEL", "abcdabcdabcdabcd"], "tokens"),
         (["read", "--model", "MODEL", "abc", "--source", "decoder"], "decoder"),

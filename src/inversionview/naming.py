@@ -54,10 +54,9 @@ def _in_run(folder: Path) -> bool:
 
 
 def _near(folder: Path) -> str:
-    """Return which runs lie in a folder, beside it or in ``runs``."""
-    places = dict.fromkeys(path for path in (folder, folder.parent, Path("runs")))
-    found = [str(run) for run in dict.fromkeys(chain.from_iterable(map(_runs, places)))]
-    if not found:
+    """Return which runs lie in a folder, else beside it, else in ``runs``."""
+    found = next(filter(None, ([str(run) for run in _runs(place)] for place in (folder, folder.parent, Path("runs")))), None)
+    if found is None:
         return f" A run is made by `inversionview train`; studies are {', '.join(STUDIES)}."
     near = did_you_mean(str(folder), found) if len(found) > 1 else ""
     more = ", …" if len(found) > _MOST else ""

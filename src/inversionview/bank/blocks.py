@@ -6,6 +6,7 @@ slice a search reads few, here and there: these have a number each, so that not 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ def sums_of(x: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """
     whole = x.shape[1] * x.itemsize % 4 == 0
     words = np.ascontiguousarray(x).view(np.uint32 if whole else np.uint16).astype(np.uint32, copy=False)
-    factors = (mix(np.arange(words.shape[1], dtype=np.uint64)) | np.uint64(1)).astype(np.uint32)
-    found: npt.NDArray[np.uint32] = np.einsum("rw,w->r", words, factors)
+    found: npt.NDArray[np.uint32] = np.einsum("rw,w->r", words, _factors(words.shape[1]))
     return found
+
+
+@lru_cache
+def _factors(count: int) -> npt.NDArray[np.uint32]:
+    return (mix(np.arange(count, dtype=np.uint64)) | np.uint64(1)).astype(np.uint32)
 
 
 class Blocks:

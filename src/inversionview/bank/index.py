@@ -9,7 +9,7 @@ sketches lie sorted along the first direction, so that a query looks at a window
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ class Index(NamedTuple):
     """The largest coordinate."""
     present: int
     """How many rows have a vector at all; the others come last."""
+    check: Callable[[int, int], None] | None = None
+    """Raises unless the sketches from one row to before another are sound, and their ``order``; ``None``: they are."""
 
 
 def sketch(x: Float[Tensor, "rows d_model"], basis: Float[Tensor, "width d_model"]) -> Float[Tensor, "rows width"]:
@@ -75,7 +77,7 @@ def survivors(
         return
     wanted = sketch(queries, torch.from_numpy(index.basis)) / index.scale
     reach = radius / index.scale + SLACK
-    first, last = _blocks(index, (wanted[:, 0] - reach).numpy(), (wanted[:, 0] + reach).numpy())
+    first, last = _window(index, (wanted[:, 0] - reach).numpy(), (wanted[:, 0] + reach).numpy())
     step = int(last.max() - first.min()) if len(queries) < _FEW else 1  # few queries: their whole window at once
     lengths, limit = wanted.square().sum(1), reach.square()
     for block in range(int(first.min()), int(last.max()), max(step, 1)):
@@ -93,10 +95,26 @@ def survivors(
         yield active.numpy()[which], index.order[start + rows].astype(np.int64)
 
 
-def _blocks(
+def _window(
     index: Index, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return for each query the range of blocks whose first coordinates may lie in its window."""
+    """Return for each query the range of blocks whose first coordinates may lie in its window; these are checked.
+
+    And the block behind them: where first coordinates rise, one below the window and one above it, both sound, rule out all
+    that lie before and behind.
+    """
     edges = index.sketches[: index.present : BLOCK, 0].astype(np.float32)
+    first, last = _blocks(edges, low, high)
+    if index.check is not None:
+        rising = bool((edges[1:] >= edges[:-1]).all())  # else one is damaged: which, is seen when all are checked
+        start, stop = (int(first.min()), int(last.max()) + 1) if rising else (0, len(edges))
+        index.check(start * BLOCK, min(stop * BLOCK, index.present))
+    return first, last
+
+
+def _blocks(
+    edges: npt.NDArray[np.float32], low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return for each query the range of blocks, by their first coordinates."""
     first = np.maximum(np.searchsorted(edges, low, side="left") - 1, 0)
     return first, np.maximum(np.searchsorted(edges, high, side="right"), first)

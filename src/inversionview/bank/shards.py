@@ -55,7 +55,7 @@ class Shard:
             BankError: it is damaged, as of all methods.
         """
         name, number = self.manifest.slots[site]
-        return self._part(name, (number, position), stop)
+        return self._part(name, (number, position), slice(stop))
 
     def gathered(self, site: int, position: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return some rows of a slice, ``[len(rows), width]``, in memory; the others are not read as long as these are few."""
@@ -71,11 +71,16 @@ class Shard:
         return found
 
     def index(self, site: int, position: int) -> Index:
-        """Return the index of one slice."""
+        """Return the index of one slice; of its sketches and their order what a query looks at is checked then."""
         scale, present = self._part("scales", (site, position))
-        sketches, order, basis = (self._part(name, (site, position)) for name in ("sketches", "order", "basis"))
-        width = self.manifest.width(self.manifest.sites[site])
-        return Index(sketches, order, basis[:, :width], float(scale), int(present))
+        sketches, order = (self._file(name)[1][site, position] for name in ("sketches", "order"))
+        basis = self._part("basis", (site, position))[:, : self.manifest.width(self.manifest.sites[site])]
+
+        def check(start: int, stop: int) -> None:
+            for name in ("sketches", "order"):
+                self._part(name, (site, position), slice(start, stop))
+
+        return Index(sketches, order, basis, float(scale), int(present), check)
 
     def places(self, position: int) -> npt.NDArray[np.int32]:
         """Return the index of a named position in each row's tokens, ``[row]``; −1 where a row lacks it."""
@@ -117,11 +122,11 @@ class Shard:
     def _damaged(self, name: str, why: object) -> BankError:
         return _damaged(self._path(name), why)
 
-    def _part(self, name: str, where: tuple[int, ...], stop: int | None = None) -> npt.NDArray[Any]:
-        """Return a part of an array by its first indices, or the first ``stop`` items of that."""
+    def _part(self, name: str, where: tuple[int, ...], rows: slice = slice(None)) -> npt.NDArray[Any]:
+        """Return a part of an array by its first indices, or some items of that, one after the other."""
         data, array, offset = self._file(name)
-        part = array[where][:stop]
-        start = offset + sum(i * stride for i, stride in zip(where, array.strides, strict=False))
+        part = array[where][rows]
+        start = offset + sum(i * stride for i, stride in zip((*where, rows.start or 0), array.strides, strict=False))
         try:
             self._blocks[name].check(data, start, start + part.nbytes)
         except ValueError as error:

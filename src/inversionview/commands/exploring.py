@@ -146,6 +146,10 @@ def serve(
             if ready is not None:  # not here: a browser may stay in the foreground
                 threading.Thread(target=ready, daemon=True).start()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            application.state.queue.close(timeout=0.0)  # whoever waits is told so
+            await super().shutdown(sockets)
+
     application = create_app(openers, hosts=[host, listening.getsockname()[0]])
     try:
         Server(settings(application)).run([listening])

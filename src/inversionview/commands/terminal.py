@@ -25,6 +25,15 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See ``Console.print``; what cannot be written is forgotten, else it would stand before what is printed next."""
+        try:
+            super().print(*objects, **options)
+        except BaseException:
+            self.begin_capture()
+            self.end_capture()
+            raise
+
     def on_broken_pipe(self) -> None:
         """Let the error go on to where the program ends, in place of rich's own end."""
         raise BrokenPipeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -52,8 +53,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -69,7 +74,11 @@ class Guard:
         if answer is None and scope["method"] == "OPTIONS":
             answer = Response(status_code=204, headers={"Allow": METHODS})
         asked = "GET" if bodiless and not scope["path"].startswith(API) else scope["method"]  # a file's head is its GET's
-        await (answer or self.app)({**scope, "method": asked}, receive, guarded)
+        try:
+            await (answer or self.app)({**scope, "method": asked}, receive, guarded)
+        except asyncio.CancelledError:  # the server ends, and waits no longer for an answer
+            if not begun:
+                await _problem(503, "The server is shutting down.")(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return what is answered to a request that is turned away."""

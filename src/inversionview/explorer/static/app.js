@@ -609,12 +609,13 @@ class Explorer {
   // -- state in the address -----------------------------------------------------------------------------------------
 
   toHash() {
-    if (!this.whole) return;
+    const left = this.hash !== undefined && location.hash !== this.hash; // for another address, which follow() is yet to be told
+    if (!this.whole || left) return;
     const given = KEPT.filter((name) => this.state[name]).map((name) => [name, this.state[name]]);
-    this.hash = `#${new URLSearchParams(given)}`;
+    const hash = `#${new URLSearchParams(given)}`;
     const how = this.step && location.hash ? "pushState" : "replaceState";
-    if (location.hash !== this.hash) history[how](null, "", this.hash);
-    this.step = false;
+    if (location.hash !== hash) history[how](null, "", hash);
+    [this.hash, this.step] = [location.hash, false];
   }
 
   /** Follow an address that was typed, pasted or gone back to; the theme stays the reader's. */
