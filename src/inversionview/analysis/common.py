@@ -178,23 +178,25 @@ def _counted(
 
 
 def _bits(
-    agreeing: int, counted: int, share: tuple[float, float], prior: int, known: Background, most: float
+    agreeing: int, counted: int, share: tuple[float, float], prior: int, known: Background, most: tuple[float, float]
 ) -> tuple[float | None, float | None, float | None]:
     """Return the bits that a share means, with the interval that share and prior leave; none where the value is unknown."""
     if not agreeing or not prior:
         return None, None, None
     p = prior / known.size
     rarest, commonest = (p, p) if known.whole else wilson(prior, known.size)
-    low = min(log2(share[0] / commonest), most) if share[0] else -float("inf")
-    high = min(log2(share[1] / rarest), -log2(rarest), most)
-    value = log2((agreeing + p) / (counted + 1) / p)
+    low = min(log2(share[0] / commonest), most[0]) if share[0] else -float("inf")
+    high = min(log2(share[1] / rarest), -log2(rarest), most[1])
+    value = min(log2((agreeing + p) / (counted + 1) / p), most[0])
     return min(max(value, low), high), (None if low == -float("inf") else low), high
 
 
-def _ceiling(preimage: Preimage) -> float:
-    """Return the most bits that anything inside ε can tell: those of the reading, where a corpus knows them."""
+def _ceiling(preimage: Preimage) -> tuple[float, float]:
+    """Return the most bits that anything inside ε can tell, and the end of their interval: those of the reading, if known."""
     told = preimage.bits
-    return float("inf") if told is None or told.bounded or told.method != "corpus" else told.value
+    if told is None or told.bounded or told.high is None or told.method != "corpus":
+        return float("inf"), float("inf")
+    return told.value, told.high
 
 
 def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, walk: WalkReport) -> Told:
