@@ -120,6 +120,41 @@ def test_the_index_never_rules_out_what_lies_within(
     assert all(present[r] for _, r in pairs)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), byte=st.integers(0, 16 * 20_000 - 1), order=st.booleans(), value=st.integers(1, 255),
+    radius=st.floats(0, 3), queries=st.integers(1, 6),
+)  # fmt: skip
+def test_a_damaged_index_is_told_or_changes_nothing(
+    seed: int, byte: int, order: bool, value: int, radius: float, queries: int
+) -> None:
+    """Of a slice of five blocks, of which a search checks those that it looks at."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(20_000, 5, generator=generator) * torch.tensor([9.0, 1, 1, 1, 1])
+    sound = index.build(x, torch.ones(len(x), dtype=torch.bool))
+    wanted, radii = x[torch.randint(len(x), (queries,), generator=generator)], torch.full((queries,), radius)
+    sketches, numbers = sound.sketches.copy(), sound.order.copy()
+    bytes_of = (numbers if order else sketches).reshape(-1).view(np.uint8)
+    where = byte % len(bytes_of)
+    bytes_of[where] ^= value
+    row = where // (4 if order else 16)
+
+    def check(start: int, stop: int) -> None:
+        if start <= row < stop:
+            raise ValueError
+
+    damaged = sound._replace(sketches=sketches, order=numbers, check=check)
+
+    def found(asked: index.Index) -> set[tuple[int, int]]:
+        pairs = index.survivors(asked, wanted, radii)
+        return {(int(q), int(r)) for which, rows in pairs for q, r in zip(which, rows, strict=True)}
+
+    try:
+        assert found(damaged) == found(sound)
+    except ValueError:
+        return
+
+
 def test_the_index_rules_most_out(bank: ActivationBank, counting: iv.Study) -> None:
     query = counting.query(COUNT, at=":", site="a1.0")
     shard = bank.shards[0].index(bank.site_number("a1.0"), 1)

@@ -22,7 +22,6 @@ import psutil
 import pytest
 import schemathesis
 import scipy.stats
-import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as drawn
@@ -35,7 +34,7 @@ from inversionview.bank import places
 from inversionview.commands.exploring import bound
 from inversionview.explorer import banks, contract, service
 from inversionview.explorer.app import create_app
-from inversionview.explorer.connections import settings
+from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
@@ -74,7 +73,7 @@ class Served:
         app = create_app({name: lambda s=s: s for name, s in studies.items()}, queue=queue)
         self.socket = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}{API}"
-        self.server = uvicorn.Server(settings(app, **options))
+        self.server = Server(settings(app, **options), queue)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
 
     def __enter__(self) -> Served:
@@ -83,8 +82,11 @@ class Served:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.server.should_exit = True
+        self.end()
         self.thread.join(10)
+
+    def end(self) -> None:
+        self.server.should_exit = True
 
     def idle(self) -> bool:
         work = httpx.get(f"{self.url}/healthz").json()["queue"]

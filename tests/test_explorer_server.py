@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -232,6 +232,33 @@ def test_a_corpus_read_comes_before_twenty_walks_end(served: Served, clients: in
             assert answer.status_code == 200, number
         assert begun.running + begun.waiting >= 10
     assert served.wait(served.idle, 60)
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+def test_who_waits_when_it_ends_is_told(run: iv.Study, monkeypatch: pytest.MonkeyPatch, deaf: bool) -> None:
+    """One waits for what is under way, which may look up from its work or not, and one for what has not begun."""
+    held, begun = threading.Event(), threading.Event()
+
+    def bits_map(*_: object, report: Callable[..., None], **__: object) -> None:
+        begun.set()
+        while not held.wait(0.01):
+            if not deaf:
+                report(0.1)
+
+    monkeypatch.setattr("inversionview.explorer.service.bits_map", bits_map)
+    queue = WorkQueue()
+    with Served({"addition": run}, queue) as made, ExitStack() as stack:
+        request = f"GET {ONE}/map?text={PLUS} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        first = stack.enter_context(opened(made, request))
+        assert begun.wait(60)
+        second = stack.enter_context(opened(made, request))
+        assert made.wait(lambda: queue.waiting + queue.running >= 2, 60)
+        made.end()
+        answers = [connection.makefile("rb").read().decode() for connection in (first, second)]
+        held.set()
+    for answer in answers:
+        assert answer.startswith("HTTP/1.1 503")
+        assert json.loads(answer.rpartition("\r\n")[2])["detail"]
 
 
 # -- slow clients -----------------------------------------------------------------------------------------------------

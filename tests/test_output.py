@@ -54,6 +54,9 @@ def test_a_full_device_is_one_sentence(
     assert ended.value.code == 2
     assert len(err.splitlines()) == 1
     assert "No space left on device" in err
+    monkeypatch.undo()
+    main(["path", "addition", "model"])
+    assert len(capsys.readouterr().out.splitlines()) == 1  # nothing of the command before
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -164,7 +164,7 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
     with pytest.raises(iv.InversionViewError, match="kept"):
         tiny.walk(query, steps=5, keep=range(5), longer=0)
     for keep in ([5], [-1], [99]):
-        with pytest.raises(iv.InversionViewError, match="no (token|position)"):
+        with pytest.raises(iv.InversionViewError, match=r"no (token|position)"):
             tiny.walk(query, steps=5, keep=keep)
     with pytest.raises(iv.InversionViewError, match="longer"):
         tiny.walk(query, steps=5, longer=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
 import webbrowser
 from collections.abc import Callable
 from functools import partial
@@ -135,24 +134,12 @@ def serve(
     openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
-    import uvicorn
-
     from inversionview.explorer.app import create_app
-    from inversionview.explorer.connections import settings
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if ready is not None:  # not here: a browser may stay in the foreground
-                threading.Thread(target=ready, daemon=True).start()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            application.state.queue.close(timeout=0.0)  # whoever waits is told so
-            await super().shutdown(sockets)
+    from inversionview.explorer.connections import Server, settings
 
     application = create_app(openers, hosts=[host, listening.getsockname()[0]])
     try:
-        Server(settings(application)).run([listening])
+        Server(settings(application), application.state.queue, ready).run([listening])
     except KeyboardInterrupt:  # uvicorn ends first and then raises it again
         err.print("The explorer has ended.")
         sys.exit(INTERRUPTED)

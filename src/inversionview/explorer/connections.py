@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from inversionview.explorer.queue import WorkQueue
 
 HEAD = 10.0
 """Seconds in which the head of a request must have come, from the beginning of the connection or the end of the last answer."""
@@ -105,6 +110,31 @@ class Connection(H11Protocol):
             self._watch()
         else:
             self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which stops the work when it ends: whoever waits for some is told so.
+
+    Args:
+        config: as ``settings`` gives it.
+        queue: of the work.
+        ready: called once requests are answered, in a thread of its own.
+    """
+
+    def __init__(self, config: uvicorn.Config, queue: WorkQueue, ready: Callable[[], Any] | None = None) -> None:
+        super().__init__(config)
+        self._queue, self._ready = queue, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin."""
+        await super().startup(sockets)
+        if self._ready is not None:  # not here: a browser may stay in the foreground
+            threading.Thread(target=self._ready, daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._queue.close(timeout=0.0)
+        await super().shutdown(sockets)
 
 
 def settings(app: ASGIApp, **options: Any) -> uvicorn.Config:
