@@ -52,7 +52,7 @@ def terminal() -> None:
         console.print(study.preimage(study.query(text, at=at, site=site), count=12, fixed=at), "")
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 1000})
-        page.set_content(f"<body style='margin:0'>{console.export_svg(title='inversionview read')}")
+        page.set_content(f"<body style='margin:0'>{console.export_svg(title='inversionview read --source decoder')}")
         page.locator("svg").screenshot(path=ROOT / "docs" / "images" / "reading.png", omit_background=True)
     print("docs/images/reading.png")
 

@@ -110,6 +110,7 @@ def truth(
 
     Of a run with a decoder of its own the result is kept beside it, and readings tell it.
     """
+    from inversionview.distances import epsilon_text
     from inversionview.views.tables import truth_table
 
     loaded = loaded_study(study, model)
@@ -123,9 +124,10 @@ def truth(
     if kept is not None:
         err.print(f"Kept in {kept}: readings by this decoder tell it.", soft_wrap=True)
     if as_json:
-        print_json({"study": loaded.name, "inputs": len(searched), "sites": [asdict(row) for row in rows]})
+        within = {"epsilon": loaded.spec.epsilon, "distance": loaded.spec.distance}
+        print_json({"study": loaded.name, "inputs": len(searched), **within, "sites": [asdict(row) for row in rows]})
     else:
-        out.print(truth_table(rows))
+        out.print(truth_table(rows, epsilon_text(loaded.spec.epsilon, loaded.spec.distance)))
 
 
 @app.command(epilog="Example: `inversionview bits counting --epsilons 0.02,0.05,0.1,0.2,0.5`")

@@ -74,8 +74,8 @@ def curve_table(curves: Sequence[Curve]) -> Group:
     return Group(grid, Text(), Text(f"mean bits, {_BOUNDED}.", style="dim"))
 
 
-def truth_table(rows: Sequence[SiteTruth]) -> Group:
-    """Return for each site how the decoder compares with exact preimages; the features that differ most by name."""
+def truth_table(rows: Sequence[SiteTruth], within: str) -> Group:
+    """Return for each site how the decoder compares with exact preimages ``within``; the features that differ most by name."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "good ratio", "recall", "compared"):
         grid.add_column(title, justify="left" if title == "site" else "right", no_wrap=True)
@@ -86,8 +86,11 @@ def truth_table(rows: Sequence[SiteTruth]) -> Group:
         recall = "–" if row.recall is None else f"{row.recall:.3f}"
         ratio = f"{row.good_ratio:.3f}"
         grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said or "–")
-    note = "recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries with enough inputs "
-    return Group(grid, Text(note + "inside ε.", style="dim"))
+    note = (
+        f"inside: {within}; recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries with "
+        "enough inputs inside."
+    )
+    return Group(grid, Text(note, style="dim"))
 
 
 def agreement_table(result: Agreement) -> Group:
