@@ -18,7 +18,7 @@ import inversionview as iv
 from inversionview import memory
 from inversionview.cli import main
 from inversionview.errors import SettingError, StorageError
-from inversionview.memory import check_disk, check_memory
+from inversionview.memory import available, check_disk, check_memory
 from inversionview.preimage.sampled import Setting
 from inversionview.printable import cell, json_line, one_line, shown
 from inversionview.views.files import write_records
@@ -217,6 +217,19 @@ def test_the_library_refuses_too(addition: iv.Study, options: dict[str, object],
     query = addition.query(ADD, at="=", site="a0.0")
     with pytest.raises(iv.errors.InversionViewError, match=says):
         addition.preimage(query, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("most", "room"),
+    [("max", None), ("3000000", 3_000_000 - (2_500_000 - (2_000_000 - 400_000))), ("1000", 0), ("nonsense", None)],
+)
+def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str, room: int | None) -> None:
+    """What files take there, 2 MB of which 0.4 MB are shared memory, is free."""
+    whole = available()
+    for name, text in (("max", most), ("current", "2500000"), ("stat", "anon 500000\nfile 2000000\nshmem 400000\n")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr("inversionview.memory._CGROUP", tmp_path)
+    assert available() == room if room is not None else available() > whole / 2
 
 
 @pytest.mark.parametrize(

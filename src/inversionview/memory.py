@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +19,21 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available() -> int:
     """Return the bytes that this process can still take: what is free, within the limits of a shell and of a container."""
     free = [int(psutil.virtual_memory().available)]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        free.append(limit - int(psutil.Process().memory_info().vms))
-    with suppress(OSError, ValueError):  # no such limit
-        free.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
+    if psutil.LINUX:
+        process = psutil.Process()
+        limit = process.rlimit(psutil.RLIMIT_AS)[0]
+        if limit != psutil.RLIM_INFINITY:
+            free.append(limit - int(process.memory_info().vms))
+        with suppress(OSError, ValueError, KeyError):  # no such limit
+            free.append(_left_to_container())
     return max(0, min(free))
+
+
+def _left_to_container() -> int:
+    """Return the bytes up to a container's limit; what files take there, which is given up for others, is free."""
+    most, taken, listed = ((_CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+    stat = {name: int(value) for name, value in (line.split() for line in listed.strip().split("\n"))}
+    return int(most) - int(taken) + stat["file"] - stat["shmem"]
 
 
 def check_memory(count: int, what: str, each: int, besides: int = 0) -> int:
