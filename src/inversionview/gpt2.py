@@ -91,7 +91,7 @@ class GPT2Backend:
     def reads(folder: Path) -> bool:
         """Return whether ``folder`` is a Hugging Face directory of a GPT-2 that this file runs faithfully."""
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(config, dict):
@@ -117,7 +117,7 @@ class GPT2Backend:
             else:
                 path = folder / "pytorch_model.bin"
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-            return cls(json.loads((folder / "config.json").read_text()), weights, device, dtype)
+            return cls(json.loads((folder / "config.json").read_text(encoding="utf-8")), weights, device, dtype)
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
         except KeyError as error:

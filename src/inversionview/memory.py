@@ -24,7 +24,10 @@ def available() -> int:
     if limit != resource.RLIM_INFINITY:
         free.append(limit - int(psutil.Process().memory_info().vms))
     with suppress(OSError, ValueError):  # no such limit
-        free.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
+        free.append(
+            int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
+            - int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
+        )
     return max(0, min(free))
 
 
