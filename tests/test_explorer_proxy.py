@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -58,9 +58,10 @@ def proxied(port: int, host: str) -> Iterator[str]:
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.send_header(name, value)
             self.end_headers()
-            while part := answer.read1(65536):
-                self.wfile.write(part)
-                self.wfile.flush()
+            with suppress(OSError):  # who asked may have gone
+                while part := answer.read1(65536):
+                    self.wfile.write(part)
+                    self.wfile.flush()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

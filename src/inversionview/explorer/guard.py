@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -70,7 +71,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -87,7 +92,11 @@ class Guard:
         if answer is None and scope["method"] == "OPTIONS":
             answer = Response(status_code=204, headers={"Allow": METHODS})
         asked = "GET" if bodiless and not scope["path"].startswith(API) else scope["method"]  # a file's head is its GET's
-        await (answer or self.app)({**scope, "method": asked}, receive, guarded)
+        try:
+            await (answer or self.app)({**scope, "method": asked}, receive, guarded)
+        except asyncio.CancelledError:  # the server ends, and has waited for its answers long enough
+            if not begun:
+                await _problem(503, "The server is ending: start it again.")(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return what is answered to a request that is turned away."""
