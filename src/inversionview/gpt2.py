@@ -42,6 +42,10 @@ class _Block(NamedTuple):
 _NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # type: ignore[arg-type]
 
 
+ADAPTER = "adapter_config.json"
+"""By which a folder of PEFT is known: its weights are not those of the model alone."""
+
+
 class GPT2Backend:
     """GPT-2 with its sites laid open."""
 
@@ -98,6 +102,8 @@ class GPT2Backend:
             return False
         plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
         known = config.get("activation_function", "gelu_new") in _ACTIVATIONS
+        if (folder / ADAPTER).exists():
+            return False
         one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
         return config.get("model_type") == "gpt2" and plain and known and one_file
 
