@@ -128,7 +128,7 @@ class _Trial:
         self.texts = ids.remainder(self.shape.vocabulary).view(2, self.length)
         self.every = torch.arange(self.length, device=backend.device)[None]
         layers, sites = range(len(self.shape.heads)), self.shape.sites
-        self.last, self.middle = Site(layers[-1], "post"), len(layers) // 2
+        self.last, self.middle = Site(layers[-1], "post"), (len(layers) - 1) // 2
         self.z = dict(zip(sites, backend.activations(self.texts, None, sites, self.every.expand(2, -1)), strict=True))
         self.given = backend.attention_outputs(self.texts[:1], None, layers, self.every)
         (self.logits, self.others), self.patched = self._run()
