@@ -11,7 +11,7 @@ demo: $(READY)  ## three readings of each shipped study
 	$(BIN)/inversionview demo
 
 test: $(READY)  ## lint, types and all tests, those of the explorer in a browser
-	@command -v $(CHROMIUM) >/dev/null || { test "$$(id -u)" = 0 && apt-get install --yes --quiet chromium; } \
+	@command -v $(CHROMIUM) >/dev/null || { test "$$(id -u)" = 0 && apt-get install --yes --quiet -o DPkg::Lock::Timeout=600 chromium; } \
 		|| { echo "The explorer is tested in Chromium: install it (apt-get install chromium) or name it, make test CHROMIUM=…" >&2; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -57,7 +57,7 @@ def make_run(folder: Path) -> None:
     """Make a run that is trained to its end, with the checkpoint of its middle: what goes on from there ends in the same."""
     make_model(folder / "model")
     texts = [f"{name} has {n} {food}s" for name, food in (("ann", "fig"), ("bob", "nut"), ("cat", "pie")) for n in range(120)]
-    (folder / "texts.txt").write_text("\n".join(texts))
+    (folder / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
 
     def keep(done: float, row: dict[str, Any]) -> None:
         if row["step"] == 2:

@@ -140,7 +140,7 @@ def killed(name: str, wanted: int, place: Path, rng: random.Random) -> tuple[int
     whole, folder, work = place / f"{name}-whole", place / name, WORK[name]
     since = time.perf_counter()
     if code := ended(begun(work, whole)):
-        return 0, 0, [f"{name}: exit code {code}: {whole.with_suffix('.log').read_text()[-500:]}"]
+        return 0, 0, [f"{name}: exit code {code}: {whole.with_suffix('.log').read_text(encoding='utf-8')[-500:]}"]
     took, reference = time.perf_counter() - since, content(whole)
     kills, ends, wrong, last = 0, 0, list[str](), False
     while not last:  # the last time it is not killed: work is always held against the other once at least
@@ -154,7 +154,8 @@ def killed(name: str, wanted: int, place: Path, rng: random.Random) -> tuple[int
         code = ended(pid)
         kills += code == -signal.SIGKILL
         if code not in (0, -signal.SIGKILL):
-            return kills, ends, [*wrong, f"{name}: exit code {code}: {folder.with_suffix('.log').read_text()[-500:]}"]
+            said = folder.with_suffix(".log").read_text(encoding="utf-8")
+            return kills, ends, [*wrong, f"{name}: exit code {code}: {said[-500:]}"]
         if code == 0:
             ends += 1
             wrong += [

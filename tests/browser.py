@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+PATIENCE = 60_000
+"""Milliseconds until what does not come is told: the machine may have other work, such as these tests in another clone."""
+expect.set_options(timeout=PATIENCE)
 WATCH = """
 window.seen = [];
 document.addEventListener("securitypolicyviolation", (e) => window.seen.push(`policy: ${e.violatedDirective} ${e.blockedURI}`));
@@ -39,6 +42,7 @@ def opened(browser: Browser, address: str, *, offline: bool = True, expected: st
     ``expected``: a pattern of what may be said on the console all the same.
     """
     context = browser.new_context(offline=offline, accept_downloads=True, **options)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text))

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+ENCODINGS = ["ascii", "cp1252", "utf-8"]
+"""Of the output; the small tasks themselves write ASCII."""
 SEEDS = [str(2**63 - 1), "-1", str(2**64), "nan", "x", ""]
 NUMBERS = ["nan", "inf", "0", "-1", "1000000000", str(2**64), "x", ""]
 WORDS = ["x", "-1", "", ","]
@@ -234,12 +236,13 @@ def prepared(folder: Path) -> dict[str, str]:
             "PROMPTS": str(folder / "prompts.jsonl")}  # fmt: skip
 
 
-def run(argv: list[str], seconds: int) -> dict[str, Any]:
-    """Run a command in this process and return its exit code, output, errors and seconds."""
+def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:
+    """Run a command in this process, its output of an encoding; return its exit code, output, errors and seconds."""
 
     from inversionview import cli
 
-    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+    code = 0
 
     def ring(*_: Any) -> None:
         raise TooLong
@@ -257,10 +260,11 @@ def run(argv: list[str], seconds: int) -> dict[str, Any]:
             stderr.write(traceback.format_exc())
         finally:
             signal.alarm(0)
+    said = [stream.buffer.getvalue().decode(encoding) for stream in (stdout, stderr)]  # type: ignore[attr-defined]
     return {
         "code": code,
-        "out": stdout.getvalue()[-300:],
-        "err": stderr.getvalue()[-1500:],
+        "out": said[0][-300:],
+        "err": said[1][-1500:],
         "seconds": round(time.perf_counter() - began, 3),
     }
 
@@ -278,7 +282,8 @@ def main(seconds: int = 120) -> None:
             here = folder / str(i)
             here.mkdir()
             os.chdir(here)
-            done = run([means.get(word, word) for word in case.words], seconds)
+            encoding = ENCODINGS[bool(case.option) and i % len(ENCODINGS)]
+            done = run([means.get(word, word) for word in case.words], seconds, encoding)
             print(json.dumps({"command": case.command, "option": case.option, "value": case.value, **done}), flush=True)
             os.chdir(folder)
             shutil.rmtree(here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import inversionview
@@ -61,7 +62,7 @@ def modules() -> dict[str, Path]:
 def imported(path: Path) -> set[str]:
     """Modules of the package that a file imports when it is itself imported (not those inside functions)."""
     names = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inversionview"):
             inner = (node.module or "").removeprefix("inversionview").removeprefix(".")
             names |= {inner} if inner and inner not in PACKAGES else {f"{inner}.{a.name}".strip(".") for a in node.names}
@@ -90,3 +91,21 @@ def test_every_file_opens_with_what_it_is_for() -> None:
 def test_rooms_are_in_the_document() -> None:
     text = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
     assert [name for name in ORDER if f"`{name.split('.')[-1]}" not in text and f"`{name.split('.')[0]}/" not in text] == []
+
+
+def test_text_files_are_utf8_whatever_the_locale() -> None:
+    """Every call that opens a file as text, by whichever name, says so; modes with a ``b`` are no text."""
+    reads = {"open", "read_text", "write_text", "fdopen", "NamedTemporaryFile", "TextIOWrapper"}
+    silent = []
+    for path in (*ROOT.rglob("*.py"), *(ROOT.parents[1] / "benchmarks").glob("*.py"), *(ROOT.parents[1] / "docs").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            modes = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
+            binary = any(isinstance(mode, str) and re.fullmatch("[rwax+]*b[rwax+]*", mode) for mode in modes)
+            said = any(k.arg == "encoding" for k in node.keywords)
+            if name in reads and owner not in ("os", "webbrowser", "ActivationBank") and not binary and not said:
+                silent.append(f"{path.name}:{node.lineno}")
+    assert silent == []

@@ -145,6 +145,17 @@ ARCHITECTURES = {
     "cohere": Architecture("Cohere", {**SIZES, **GROUPED, "logit_scale": 0.25}, mid=None),
     "starcoder2": Architecture("Starcoder2", {**SIZES, **GROUPED, "sliding_window": 4, "use_bias": True}),
     "gpt_bigcode": Architecture("GPTBigCode", {**GPT2_SIZES, "multi_query": True}, "transformer.h", "attn.c_proj", "ln_2"),
+    "cohere2": Architecture("Cohere2", {**SIZES, **GROUPED, "sliding_window": 4, "logit_scale": 0.25}, mid=None),
+    "glm4": Architecture("Glm4", {**SIZES, **GROUPED, "head_dim": 8}, mid="post_attention_layernorm", mlp="post_mlp_layernorm"),
+    "exaone4": Architecture(
+        "Exaone4", {**SIZES, **GROUPED, "sliding_window": 4, "sliding_window_pattern": 2}, mid="mlp",
+        mlp="post_feedforward_layernorm",
+    ),
+    "granitemoe": Architecture(
+        "GraniteMoe", {**SIZES, **GROUPED, **_EXPERTS, "num_local_experts": 4, "residual_multiplier": 0.3},
+        mlp="block_sparse_moe", scale=0.3,
+    ),
+    "olmoe": Architecture("Olmoe", {**SIZES, **_EXPERTS, "num_experts": 4}),
     "smollm3": Architecture("SmolLM3", {**SIZES, **GROUPED}),
     "gpt_oss": Architecture("GptOss", {**SIZES, **OWN_HEAD, **_EXPERTS, "num_local_experts": 4, "sliding_window": 4}),
 }  # fmt: skip
@@ -374,7 +385,8 @@ def test_own_values_patch_nothing(loaded: Loaded) -> None:
     own = loaded.backend.activations(tokens, None, sites, everywhere(tokens))
     patches = {site: Patch(everywhere(tokens), z) for site, z in zip(sites, own, strict=True)}
     logits = loaded.backend.logits(tokens, None)
-    assert_near(loaded.backend.logits(tokens, None, patches), logits)
+    for each in (patches, *({site: patch} for site, patch in patches.items())):  # a later one alone would hide an earlier
+        assert_near(loaded.backend.logits(tokens, None, each), logits)
     assert torch.equal(loaded.backend.logits(tokens, None), logits)
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.panel import Panel
+from rich.table import Table
 
 import inversionview as iv
 from inversionview import memory
 from inversionview.cli import main
+from inversionview.commands.shared import bar, err, out, print_json
+from inversionview.commands.terminal import prepare
 from inversionview.errors import SettingError, StorageError
 from inversionview.memory import available, check_disk, check_memory
 from inversionview.preimage.sampled import Setting
@@ -85,10 +92,107 @@ def test_a_process_of_its_own(target: str, code: int) -> None:
     assert len(done.stderr.splitlines()) == (code == 2)
 
 
-def test_an_encoding_without_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-m", "inversionview.cli", "read", "--help"]
-    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+# that every command does is tried in test_nonsense.py, whose outputs are of these encodings
+
+
+class Narrow(io.TextIOWrapper):
+    """A terminal of an encoding."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def text(self) -> str:
+        value: bytes = self.buffer.getvalue()  # type: ignore[attr-defined]
+        return value.decode(self.encoding)
+
+
+@contextmanager
+def narrowed(encoding: str) -> Iterator[tuple[Narrow, Narrow]]:
+    """Let output and errors go to terminals of an encoding, which are given."""
+    with pytest.MonkeyPatch.context() as patch:
+        streams = Narrow(encoding), Narrow(encoding)
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        prepare()
+        yield streams
+
+
+def ascii_of(text: str) -> str:
+    stream = Narrow("ascii")
+    stream.reconfigure(errors="substituted")
+    stream.write(text)
+    return stream.text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "utf-8"])
+def test_json_is_json_in_any_encoding(encoding: str) -> None:
+    value = {"text": "é ε − 数 😀 \U000e0001 \u202e \ud83d ⟨e7⟩", "é": [1.5, None]}
+    with narrowed(encoding) as (stdout, _):
+        print_json(value)
+    assert json.loads(stdout.text) == value
+    assert stdout.text.count("\n") == 1
+
+
+@settings(max_examples=100)
+@given(st.text())
+def test_what_an_encoding_lacks_is_substituted(text: str) -> None:
+    assert ascii_of(text.encode("ascii", "ignore").decode()) == text.encode("ascii", "ignore").decode()
+    assert ascii_of(text).isascii()
+    assert len(ascii_of(text)) >= len(text)
+
+
+def test_signs_of_its_own_stay_readable() -> None:
+    assert ascii_of("D ≤ ε = 0.1 … −2 × 3 – →") == "D <= eps = 0.1 ... -2 x 3 - ->"
+    assert ascii_of("数é😀") == "\\u6570\\xe9\\U0001f600"  # which one is to be known from the other
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_bars_and_tables(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(err, "_force_terminal", True)
+    table = Table("ε", "D − 1")
+    table.add_row("数", "≤ 2")
+    with narrowed(encoding) as (stdout, stderr):
+        with bar("reading ε", 3) as advance:
+            advance(2, "2 × 数")
+        out.print(Panel(table, title="→"))
+    assert "reading eps" in stderr.text
+    assert "\\u6570" in stdout.text
+    assert "->" in stdout.text
+    assert "<= 2" in stdout.text
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_arguments_and_names_are_utf8_in_the_locale_c(tmp_path: Path) -> None:
+    """Python itself takes them for ASCII there. What is written stays ASCII, and the exit code its own."""
+    folder = tmp_path / "modèle ε"
+    folder.mkdir()
+    (folder / "study.json").write_text('{"inputs": "addition", "model": "数"}', encoding="utf-8")
+    without = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+
+    def said(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "inversionview.cli", *words]
+        done = subprocess.run(command, capture_output=True, check=False, env={**without, **C_LOCALE})
+        return done.returncode, (done.stdout + done.stderr).decode("ascii")
+
+    code, sentence = said("path", str(folder), "model")
+    assert (code, len(sentence.splitlines())) == (2, 1)
+    assert "mod\\xe8le eps/study.json is damaged" in sentence  # found, and shown as what it is
+    code, text = said("walk", "addition", "--help")
+    assert (code, "Usage" in text) == (0, True)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_of_another_encoding(encoding: str) -> None:
+    command = [sys.executable, "-m", "inversionview.cli", "sites", "--help"]
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")
+    assert "Usage" in done.stdout.decode(encoding)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         server = subprocess.Popen(command, env={**kept, "HOME": str(home)}, stdout=log, stderr=log, cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(f"{address}/api", timeout=5).close()

@@ -7,7 +7,7 @@ checkpoints such as the shipped studies'; and ``bridge.py``, TransformerLens' ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.errors import SettingError
-from inversionview.sites import Kind, Site, all_sites
+from inversionview.sites import Kind, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
 """What vectors become on their way."""
@@ -39,15 +39,21 @@ class Shape:
     """Longest input in tokens."""
     parallel: bool = False
     """Attention and MLP read the same residual stream, so ``x.mid`` does not exist."""
-    lacking: frozenset[Kind] = frozenset()
-    """Kinds of sites that are not what they should be in this model, and so are not offered; see ``soundness``."""
+    lacking: Mapping[Kind, str] = field(default_factory=dict, hash=False)
+    """Kinds of sites that are not what they should be in this model and so are not offered, and why; see ``soundness``."""
     steady: int | None = None
     """In longer texts than so many tokens, activations depend on how long the whole text is; ``None``: in none."""
 
     @property
-    def sites(self) -> list[Site]:
+    def sites(self) -> Sites:
         """Every site, in the order of computation."""
-        return [site for site in all_sites(self.heads, parallel=self.parallel) if site.kind not in self.lacking]
+        return Sites(all_sites(self.heads, parallel=self.parallel), self.withheld)
+
+    @property
+    def withheld(self) -> dict[Kind, str]:
+        """Kinds of sites that are not offered, and why."""
+        parallel: dict[Kind, str] = {"mid": "attention and MLP of this model read the same residual stream"}
+        return {**self.lacking, **(parallel if self.parallel else {})}
 
 
 @dataclass(frozen=True)

@@ -363,8 +363,10 @@ class BridgeBackend:
             for point, hook in hooks:
                 point.add_hook(hook)
             with torch.set_grad_enabled(grad):  # not inference_mode: decoders are trained on these activations
-                cached = {"use_cache": False} if past is None else {"past_key_values": past}
-                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), **cached)
+                more: dict[str, Any] = {"use_cache": False} if past is None else {"past_key_values": past}
+                if mask is not None and self.shape.steady is not None:  # else padding would count as length
+                    more["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), **more)
             return out
         finally:
             for point, _ in hooks:

@@ -30,7 +30,7 @@ from inversionview.commands import exporting as exporting
 # isort: on
 from inversionview.commands.mistakes import sentence
 from inversionview.commands.shared import INTERRUPTED, app, err
-from inversionview.commands.terminal import closed, drop, fail, prepare
+from inversionview.commands.terminal import begin_in_utf8, closed, drop, fail, prepare
 from inversionview.errors import InversionViewError, LeftOut
 from inversionview.memory import out_of_memory
 from inversionview.printable import shown
@@ -41,6 +41,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one sentence on stderr and exit code 2, an interruption one and 130."""
+    if arguments is None:
+        begin_in_utf8()
     prepare()
     warnings.showwarning = _warn
     try:

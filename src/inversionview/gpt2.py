@@ -42,6 +42,10 @@ class _Block(NamedTuple):
 _NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # type: ignore[arg-type]
 
 
+ADAPTER = "adapter_config.json"
+"""By which a folder of PEFT is known: its weights are not those of the model alone."""
+
+
 class GPT2Backend:
     """GPT-2 with its sites laid open."""
 
@@ -91,13 +95,15 @@ class GPT2Backend:
     def reads(folder: Path) -> bool:
         """Return whether ``folder`` is a Hugging Face directory of a GPT-2 that this file runs faithfully."""
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(config, dict):
             return False
         plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
         known = config.get("activation_function", "gelu_new") in _ACTIVATIONS
+        if (folder / ADAPTER).exists():
+            return False
         one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
         return config.get("model_type") == "gpt2" and plain and known and one_file
 
@@ -117,7 +123,7 @@ class GPT2Backend:
             else:
                 path = folder / "pytorch_model.bin"
                 weights = torch.load(path, map_location="cpu", weights_only=True)
-            return cls(json.loads((folder / "config.json").read_text()), weights, device, dtype)
+            return cls(json.loads((folder / "config.json").read_text(encoding="utf-8")), weights, device, dtype)
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
         except KeyError as error:

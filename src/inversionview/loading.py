@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from inversionview.errors import WeightsError
 from inversionview.gguf_reading import quick_gguf
+from inversionview.gpt2 import ADAPTER
 
 
 def load_causal_lm(
@@ -52,7 +53,7 @@ def load_causal_lm(
         name_or_path, gguf_file = str(Path(name_or_path).parent), Path(name_or_path).name
     where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
     _check_path(where)
-    base = _adapted(Path(name_or_path))
+    base = adapted_model(Path(name_or_path))
     _check_size(Path(name_or_path if base is None else base), trust_remote_code)
     options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
     try:
@@ -103,13 +104,13 @@ def load_tokenizer(name_or_path: str, base: str | None = None, **options: Any) -
 # -- adapters ---------------------------------------------------------------------------------------------------------
 
 
-def _adapted(folder: Path) -> str | None:
+def adapted_model(folder: Path) -> str | None:
     """Return the model that a folder of PEFT adapts; ``None`` where it is no such folder.
 
     Raises:
         WeightsError: it does not say which model, or PEFT is not installed.
     """
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER
     if not path.is_file():
         return None
     try:

@@ -41,7 +41,7 @@ def locked(path: Path, what: Path | str) -> Iterator[None]:
     try:
         if first:
             now = datetime.now().isoformat(" ", "seconds")
-            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}), encoding="utf-8")
         yield
     finally:
         if first:
@@ -61,7 +61,7 @@ def clear(folder: Path) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text(encoding="utf-8"))
         return f"Process {int(held['pid'])} on {held['host']}, begun {held['since']},"
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or has just ended
         return "Another process"

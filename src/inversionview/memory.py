@@ -31,7 +31,7 @@ def available() -> int:
 
 def _left_to_container() -> int:
     """Return the bytes up to a container's limit; what files take there, which is given up for others, is free."""
-    most, taken, listed = ((_CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+    most, taken, listed = ((_CGROUP / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current", "stat"))
     stat = {name: int(value) for name, value in (line.split() for line in listed.strip().split("\n"))}
     return int(most) - int(taken) + stat["file"] - stat["shmem"]
 

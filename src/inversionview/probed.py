@@ -19,10 +19,10 @@ from torch import Tensor
 
 from inversionview.backend import Backend, Extended, KeysValues, LogitLoss, Loss, Patch, Shape
 from inversionview.errors import InputError, SettingError, WeightsError
-from inversionview.gpt2 import GPT2Backend
+from inversionview.gpt2 import ADAPTER, GPT2Backend
 from inversionview.inputs import Ids
-from inversionview.sites import Site, find_site
-from inversionview.soundness import Soundness, soundness
+from inversionview.sites import Site, Sites, find_site
+from inversionview.soundness import Soundness, soundness_of
 from inversionview.tokens import Vocabulary
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,6 +53,22 @@ def _vocabulary_of(folder: Path, instead: Vocabulary | None) -> Vocabulary:
         from inversionview.loading import load_tokenizer
 
         return Vocabulary.from_transformers(load_tokenizer(str(folder)))
+
+
+def files_of(name: str) -> list[Path]:
+    """Return the files of a model on disk, those of the one that an adapter is for as well; none of a model of the hub."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        return []
+    own = [each for each in path.iterdir() if each.is_file()]
+    if not (path / ADAPTER).is_file():
+        return own
+    from inversionview.loading import adapted_model
+
+    base = files_of(adapted_model(path) or "")
+    return own + base if base else []
 
 
 @contextmanager
@@ -119,7 +135,9 @@ class ProbedModel:
         if path.is_dir() and GPT2Backend.reads(path):
             plain = GPT2Backend.from_folder(path, device, dtype)
             _check_finite(plain, name_or_path)
-            return cls(plain, _vocabulary_of(path, vocabulary), str(name_or_path))
+            read = cls(plain, _vocabulary_of(path, vocabulary), str(name_or_path))
+            read.check()
+            return read
         with _uncollected():
             from inversionview.bridge import BridgeBackend
 
@@ -146,8 +164,8 @@ class ProbedModel:
         Raises:
             WeightsError: nothing can be read of it; see ``soundness``.
         """
-        self.sound = soundness(self.backend, self.name)
-        self.backend.shape = replace(self.shape, lacking=frozenset(self.sound.lacking))
+        self.sound = soundness_of(self.backend, self.name, files_of(self.name))
+        self.backend.shape = replace(self.shape, lacking=self.sound.lacking)
 
     def _apart(self, tokens: Int[Tensor, "batch pos"]) -> list[Int[Tensor, " row"]]:
         """Return the rows that may run together: of texts beyond the steady length, only those of one length."""
@@ -171,7 +189,7 @@ class ProbedModel:
         return self.backend.shape
 
     @property
-    def sites(self) -> list[Site]:
+    def sites(self) -> Sites:
         """Every site of the model, in the order of computation."""
         return self.backend.shape.sites
 
@@ -450,13 +468,17 @@ class ProbedModel:
         length = tokens.size(1) + (0 if cache is None else cache.length)
         if length > self.shape.max_length:
             raise InputError(f"The sequences have {length} tokens, the model reads {self.shape.max_length}: shorten them.")
+        self.check_steady(length)
+        safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
+        return self.backend.extend(safe, cache, site, logits=logits, patches=patches)
+
+    def check_steady(self, length: int) -> None:
+        """Raise ``InputError`` unless a text of so many tokens can be gone on with, as walks do."""
         if self.shape.steady is not None and length > self.shape.steady:
             raise InputError(
                 f"Beyond {self.shape.steady} tokens the positions of {self.name} depend on the length of the whole text, so a "
                 f"text of {length} cannot be gone on with: shorten it, or read it without a walk."
             )
-        safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
-        return self.backend.extend(safe, cache, site, logits=logits, patches=patches)
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], site: Site, loss: Loss

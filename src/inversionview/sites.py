@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,8 @@ _STYLES: tuple[tuple[str, Kind | None], ...] = (
 )
 FAMILIES: dict[Kind, str] = {"pre": "residual", "mid": "residual", "post": "residual", "head": "head", "mlp": "mlp"}
 """What a kind of site belongs to; sites of one family have a default ε in common."""
+KINDS: dict[Kind, str] = {"pre": "x*.pre", "mid": "x*.mid", "post": "x*.post", "head": "a*.*", "mlp": "m*"}
+"""Patterns that mean all sites of a kind."""
 _EMBEDDING_LATEX = {"embed": "E_{token}", "pos_embed": "E_{position}"}
 
 
@@ -131,6 +133,19 @@ def all_sites(heads: Sequence[int], *, parallel: bool = False) -> list[Site]:
     return sites
 
 
+class Sites(list[Site]):
+    """A model's sites.
+
+    Args:
+        sites: to choose from.
+        withheld: kinds of sites that are not offered, and why, as the end of a sentence.
+    """
+
+    def __init__(self, sites: Iterable[Site], withheld: Mapping[Kind, str]) -> None:
+        super().__init__(site for site in sites if site.kind not in withheld)
+        self.withheld = withheld
+
+
 def find_site(name: str | Site, known: Sequence[Site]) -> Site:
     """Return the site of that name, if it is one of ``known``.
 
@@ -143,11 +158,24 @@ def find_site(name: str | Site, known: Sequence[Site]) -> Site:
     except UnknownSiteError:
         site = None
     if site is None or site not in known:
+        _check_offered(short, known)
         names = [s.short for s in known]
         listing = ", ".join(names) if len(names) <= 24 else ", ".join(names[:12]) + f", … ({len(names)} sites)"
         said = f"there are {listing}.{did_you_mean(short, names)}" if site is None else _instead(site, known, listing)
         raise UnknownSiteError(f"There is no site {short!r}; {said}")
     return site
+
+
+def _check_offered(name: str, known: Sequence[Site]) -> None:
+    """Raise ``UnknownSiteError`` with the reason where a name or pattern means a kind of sites that is not offered."""
+    try:
+        site = Site.parse(name.replace("*", "0"))
+    except UnknownSiteError:
+        return
+    name, kind = name if "*" in name else site.short, site.kind
+    if isinstance(known, Sites) and kind in known.withheld:
+        there = next((site.short for site in reversed(known) if FAMILIES.get(site.kind) == FAMILIES.get(kind)), known[-1].short)
+        raise UnknownSiteError(f"{name} is not offered: {known.withheld[kind]}; choose another site, such as {there}.")
 
 
 def _instead(site: Site, known: Sequence[Site], listing: str) -> str:

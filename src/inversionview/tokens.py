@@ -147,7 +147,7 @@ class Vocabulary:
         """
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_text())
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             if not isinstance(config, dict):
                 raise ValueError("tokenizer_config.json is not an object")
         except Exception as error:  # tokenizers raises bare Exception

@@ -35,6 +35,10 @@ def explore(
     host: Annotated[
         str, typer.Option(help="Address to listen at; others than 127.0.0.1 open it to the network.")
     ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name by which a proxy calls it; may be given several times."),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the browser.")] = False,
     model: Annotated[
         str | None, typer.Option("--model", help="With one RUN: another checkpoint for it; alone: any causal LM besides.")
@@ -43,12 +47,13 @@ def explore(
 ) -> None:
     """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
     check_installed()
+    others = allowed(allow_host or [])
     openers = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
     first = f"#{urlencode({'study': list(openers)[-1]})}" if runs or model else ""
     address = shown(host, listening) + first
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
-    serve(openers, listening, host, None if no_browser else partial(webbrowser.open, address))
+    serve(openers, listening, host, others, None if no_browser else partial(webbrowser.open, address))
 
 
 def check_installed() -> None:
@@ -56,6 +61,23 @@ def check_installed() -> None:
     for name in ("fastapi", "uvicorn"):
         if find_spec(name) is None:
             raise SettingError(f"{name} is not installed: pip install 'inversionview[explore]'.")
+
+
+def allowed(names: list[str]) -> list[str]:
+    """Return names of hosts as requests hold them.
+
+    Raises:
+        SettingError: one is no name of a single host.
+    """
+    from inversionview.explorer.guard import host_name
+
+    found = [host_name(name) for name in names]
+    if None in found:
+        raise SettingError(
+            f"--allow-host {names[found.index(None)]!r} is no name of one host: give that alone, as in hub.example.org, "
+            "without https://, port, path or *."
+        )
+    return [name for name in found if name is not None]
 
 
 def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[str, Callable[[], Study]]:
@@ -131,13 +153,20 @@ def shown(host: str, listening: socket.socket) -> str:
 
 
 def serve(
-    openers: dict[str, Callable[[], Study]], listening: socket.socket, host: str, ready: Callable[[], Any] | None
+    openers: dict[str, Callable[[], Study]],
+    listening: socket.socket,
+    host: str,
+    proxies: list[str],
+    ready: Callable[[], Any] | None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
     from inversionview.explorer.app import create_app
     from inversionview.explorer.connections import Server, settings
 
-    application = create_app(openers, hosts=[host, listening.getsockname()[0]])
+    def foreign(name: str) -> None:
+        err.print(f"Turned away a request for {name}: if that is your proxy, start with --allow-host {name}.", soft_wrap=True)
+
+    application = create_app(openers, hosts=[host, listening.getsockname()[0]], proxies=proxies, foreign=foreign)
     try:
         Server(settings(application), application.state.queue, ready).run([listening])
     except KeyboardInterrupt:  # uvicorn ends first and then raises it again

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from inversionview.errors import SettingError
+from inversionview.sites import KINDS
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query
@@ -281,7 +282,8 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
-        print_json({"sites": listing, "positions": loaded.position_names, **within})
+        withheld = loaded.model.shape.withheld
+        print_json({"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within})
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "TransformerLens", "LaTeX"):
@@ -289,6 +291,8 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
     for s in loaded.sites:
         table.add_row(s.short, s.hook, s.latex)
     out.print(table)
+    for kind, why in loaded.model.shape.withheld.items():
+        out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
     out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
     out.print(_thresholds(loaded))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -139,8 +140,13 @@ def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | N
 
 
 def print_json(value: Any) -> None:
-    """Print a line of JSON on stdout."""
-    sys.stdout.write(json_line(value) + "\n")
+    """Print a line of JSON on stdout; what its encoding lacks is escaped as JSON escapes."""
+    line = json_line(value)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(value)
+    sys.stdout.write(line + "\n")
 
 
 def print_line(value: object) -> None:

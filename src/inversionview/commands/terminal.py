@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterable
@@ -15,6 +16,17 @@ from inversionview.printable import one_line, shown
 
 CLOSED = 141
 """Exit code where the reader of the output has gone, as of a program that SIGPIPE ended: 128 + 13."""
+
+
+_PLAIN = {
+    "ε": "eps", "β": "beta", "η": "eta", "θ": "theta", "λ": "lambda", "π": "pi", "τ": "tau", "φ": "phi", "Δ": "Delta",
+    "Σ": "sum", "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "→": "->", "↔": "<->", "↦": "->", "∣": "|",
+    "‖": "||", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "±": "+-", "∞": "inf", "½": "1/2", "√": "sqrt", "∝": "~",
+    "∈": " in ", "₁": "1", "₂": "2", "ₙ": "n", "²": "^2", "³": "^3", "⁵": "^5", "⁶": "^6", "’": "'", "─": "-", "█": "#",
+    "⟨": "<", "⟩": ">", "⟦": "[", "⟧": "]", "␣": "_", "⏎": "\\n", "⇥": "\\t", "⊙": "*", "′": "'",
+    "■": "#", "□": "o", "\u0302": "hat", "ẑ": "zhat", "∂": "d", "▾": "v", "△": "^",
+}  # fmt: skip
+"""What stands for signs of the program's own in an encoding without them."""
 
 
 class SafeConsole(Console):
@@ -39,14 +51,34 @@ class SafeConsole(Console):
         raise BrokenPipeError
 
 
+def substituted(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that an encoding lacks: plain signs, else escapes such as ``\\u0647``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    plain = (_PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in lacking)
+    return "".join(plain), error.end
+
+
+def begin_in_utf8() -> None:
+    """Begin the program again where Python takes arguments and names of files for ASCII, as in the locale C: they are UTF-8.
+
+    The output keeps the encoding that it has.
+    """
+    if sys.getfilesystemencoding() == "ascii":
+        os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", None) or "ascii")
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def prepare() -> None:
-    """Let what no encoding of the output can hold be written as an escape, and an output that is not there take anything."""
+    """Let what the encoding of the output lacks be ``substituted``, and an output that is not there take anything."""
+    codecs.register_error("substituted", substituted)
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="substituted")
 
 
 def fail(sentence: str, code: int = 2) -> NoReturn:

@@ -60,7 +60,7 @@ def save_checkpoint(folder: Path, progress: Progress, model: Decoder, optimizers
         temporary.mkdir()
         save_file(state, temporary / "state.safetensors")
         content = sealed({**asdict(progress), _DIGEST: file_digest(temporary / "state.safetensors")})
-        (temporary / "progress.json").write_text(json.dumps(content, indent=1))
+        (temporary / "progress.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def load_checkpoint(

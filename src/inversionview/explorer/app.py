@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
@@ -14,17 +13,20 @@ from starlette.staticfiles import StaticFiles
 
 import inversionview
 from inversionview.explorer import problems, service
-from inversionview.explorer.guard import LOCAL, Guard
+from inversionview.explorer.guard import LOCAL, STATIC, Guard
 from inversionview.explorer.queue import BusyError, Task, WorkQueue
 from inversionview.explorer.routes import API, Explorer
 from inversionview.explorer.shelf import Shelf
 from inversionview.study import Study
 
-STATIC = Path(__file__).parent / "static"
-
 
 def create_app(
-    openers: Mapping[str, Callable[[], Study]], *, hosts: Iterable[str] = (), queue: WorkQueue | None = None
+    openers: Mapping[str, Callable[[], Study]],
+    *,
+    hosts: Iterable[str] = (),
+    proxies: Iterable[str] = (),
+    queue: WorkQueue | None = None,
+    foreign: Callable[[str], None] = lambda name: None,
 ) -> FastAPI:
     """Return the explorer as an ASGI application.
 
@@ -32,6 +34,8 @@ def create_app(
         openers: for each study, under the name that addresses call it, what opens it.
         hosts: names by which the server may be called, besides those of this machine.
         queue: of the work; by default a new one, closed at the end.
+        proxies: names of proxies before it, as ``guard.host_name`` gives them.
+        foreign: is told, once each, by which other names the server was called.
     """
     shelf, work = Shelf(openers), queue or WorkQueue()
 
@@ -57,7 +61,7 @@ def create_app(
     problems.handle(app)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
-    app.add_middleware(Guard, hosts=[*LOCAL, *hosts])
+    app.add_middleware(Guard, hosts=[*LOCAL, *hosts], proxies=proxies, foreign=foreign)
     return app
 
 

@@ -75,11 +75,15 @@ class Events:
             yield event
 
 
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Kept by nobody, nor held back by a proxy until there is more."""
+
+
 class EventStream(StreamingResponse):
     """A response of events; when it ends, however it does, ``end`` is called."""
 
     def __init__(self, events: Events, end: Callable[[], None]) -> None:
-        super().__init__(aiter(events), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(aiter(events), media_type="text/event-stream", headers=_HEADERS)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -77,6 +77,7 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
 
     Features: the length, the last token, and for each token of the query whether it occurs.
     """
+    model.check_steady(len(ids))
     vocabulary, length = model.vocabulary, len(ids) - 1
     whole(longer, "How many tokens longer or shorter a text may become", 0)
     if lost := [i for i in options.get("keep", ()) if not 0 <= i < length]:

@@ -126,7 +126,7 @@ def train_probed(
     with replacing(out) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        (temporary / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+        (temporary / "training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 

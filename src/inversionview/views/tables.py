@@ -87,8 +87,8 @@ def truth_table(rows: Sequence[SiteTruth], within: str) -> Group:
         ratio = f"{row.good_ratio:.3f}"
         grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said or "–")
     note = (
-        f"inside: {within}; recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries with "
-        "enough inputs inside."
+        f"inside: {within}; recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries "
+        "with enough inputs inside."
     )
     return Group(grid, Text(note, style="dim"))
 

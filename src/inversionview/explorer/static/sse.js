@@ -39,9 +39,9 @@ export class Lost extends Error {
 }
 
 export class Api {
-  /** `base`: the address of the server, empty for the page's own. */
+  /** `base`: the address of the server, empty for where the page itself lies, which may be below a proxy's path. */
   constructor(base = "") {
-    this.base = `${base.replace(/\/$/, "")}/api/v1`;
+    this.base = `${base.replace(/\/?$/, base && "/")}api/v1`;
     this.client = Math.random().toString(36).slice(2);
   }
 
