@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,11 @@ def _total(total: Total) -> str:
     return at_least(total.least, 1).replace(" ", "") if total.bounded else f"{total.bits.value:.1f}"
 
 
-def _title(table: FeatureTable) -> str:
+def _title(table: FeatureTable) -> tuple[str, str]:
+    """Return two lines, which a narrow figure has room for."""
     which = f" where {', '.join(table.where)}" if table.where else ""
     bounded = "; ≥: hardly any other input inside" if any(t.bounded for t in table.totals) else ""
-    return f"{table.study}: bits about each feature{which} ({epsilon_text(table.epsilon, table.distance)}{bounded})"
+    return f"{table.study}: bits about each feature{which}", f"{epsilon_text(table.epsilon, table.distance)}{bounded}"
 
 
 def feature_figure(table: FeatureTable) -> Figure:
@@ -88,7 +90,7 @@ def feature_figure(table: FeatureTable) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.02, aspect=40, pad=0.015)
     bar.set_label("share of the feature's entropy", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(_title(table), fontsize=10)
+    figure.suptitle("\n".join(_title(table)), fontsize=10, parse_math=False)
     return figure
 
 
@@ -117,7 +119,7 @@ def feature_page(table: FeatureTable) -> Any:
         figure.add_trace(heat, row=number, col=1)
         figure.update_yaxes(autorange="reversed", row=number, col=1)
     figure.update_layout(
-        title=_title(table), height=height, width=max(720, 60 * len(features) + 240),
+        title="<br>".join(map(html.escape, _title(table))), height=height, width=max(720, 60 * len(features) + 240),
         plot_bgcolor="#e8e8e8", font={"size": 12},
     )  # fmt: skip
     return figure
