@@ -73,7 +73,7 @@ def test_a_run_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: P
         (("ablate", "counting"), "No activation is named: write for instance --at '::a1.0'"),
         (("patch", "addition", "--at", "query"), "such as '=:a0.0'"),
         (("ablate", "addition", "--at", "query:a0.0", "--limit", "20"), "name another (F1, F2, F3, +, S1, S2, S3, =, A1"),
-        (("read", "addition", ADD, "--site", "x7.post"), "x.post are in layers 0, 1."),
+        (("read", "addition", ADD, "--site", "x7.post"), "x*.post are in layers 0, 1."),
         (("read", "addition", ADD, "--site", "a1.9"), "layer 1 has heads 0–3."),
     ],
 )
@@ -87,8 +87,8 @@ DEEP = all_sites([9] * 30)
 @pytest.mark.parametrize(
     ("site", "says"),
     [
-        ("x35.post", "x.post are in layers 0–29."),
-        ("blocks.30.hook_resid_mid", "x.mid are in layers 0–29."),
+        ("x35.post", r"x\*\.post are in layers 0–29."),
+        ("blocks.30.hook_resid_mid", r"x\*\.mid are in layers 0–29."),
         ("a30.0", "heads are in layers 0–29."),
         ("a29.9", "layer 29 has heads 0–8."),
         ("m99", r"MLPs \(m0, …\) are in layers 0–29."),
@@ -134,4 +134,4 @@ def test_a_site_of_a_language_model_is_refused_before_it_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "x.post are in layers 0–29" in done.stderr
+    assert "x*.post are in layers 0–29" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversionview.errors import InversionViewError, UnknownSiteError
-from inversionview.sites import Site, all_sites, expand, find_site
+from inversionview.sites import Site, Sites, all_sites, expand, find_site
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -122,7 +123,7 @@ def test_any_text_is_a_site_or_a_typed_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("x0.pst", "x0.post"), ("a0.2", "a0."), ("X1.MID", "x1.mid"), ("x1.middle", "x1.mid")],
+    [("x0.pst", "x0.post"), ("a0,1", "a0."), ("X1.MID", "x1.mid"), ("x1.middle", "x1.mid")],
 )
 def test_an_unknown_name_lists_what_exists_and_suggests_the_nearest(wrong: str, near: str) -> None:
     known = all_sites([2, 2])
@@ -135,6 +136,23 @@ def test_an_unknown_name_lists_what_exists_and_suggests_the_nearest(wrong: str, 
         assert f"Did you mean '{near}" in message
 
 
+def test_a_kind_that_is_not_offered_is_said_with_the_reason() -> None:
+    known = Sites(all_sites([2, 2]), {"mid": "it is another's"})
+    assert list(known) == [site for site in all_sites([2, 2]) if site.kind != "mid"]
+    for wrong, name in (
+        ("x1.mid", "x1.mid"),
+        ("blocks.1.hook_resid_mid", "x1.mid"),
+        ("x*.mid", "x*.mid"),
+        (Site(7, "mid"), "x7.mid"),
+    ):
+        for ask in (find_site, expand):
+            if ask is find_site or isinstance(wrong, str):
+                with pytest.raises(UnknownSiteError, match=rf"^{re.escape(name)} is not offered: it is another's; choose "):
+                    ask(wrong, known)
+    with pytest.raises(UnknownSiteError, match="Did you mean"):
+        find_site("x1.middle", known)
+
+
 def test_a_site_that_another_model_has_is_unknown() -> None:
     known = all_sites([2])
     for missing in (Site(1, "pre"), "x1.pre", "blocks.0.attn.hook_result[2]", Site(0, "head", 2)):
@@ -144,7 +162,7 @@ def test_a_site_that_another_model_has_is_unknown() -> None:
 
 def test_the_list_of_a_large_models_sites_is_cut() -> None:
     with pytest.raises(UnknownSiteError, match="576 sites") as caught:  # 36 layers × (12 heads + 4)
-        find_site("x99.post", all_sites([12] * 36))
+        find_site("x9.pst", all_sites([12] * 36))
     assert len(str(caught.value)) < 400
 
 

@@ -88,7 +88,9 @@ def test_a_kind_that_is_read_wrongly_is_not_offered(backend: Backend, kind: Kind
 def test_a_kind_that_is_written_wrongly_is_not_offered(backend: Backend, kind: Kind) -> None:
     if kind not in {site.kind for site in backend.shape.sites}:
         return
-    found = soundness(writes_wrongly(backend, kind, lambda p: Patch(p.positions, p.values + torch.linspace(0, 1, 32), p.rows)), "it")
+    found = soundness(
+        writes_wrongly(backend, kind, lambda p: Patch(p.positions, p.values + torch.linspace(0, 1, 32), p.rows)), "it"
+    )
     assert list(found.lacking) == [kind]
 
 
