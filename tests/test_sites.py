@@ -123,7 +123,7 @@ def test_any_text_is_a_site_or_a_typed_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("x0.pst", "x0.post"), ("a0,1", "a0."), ("X1.MID", "x1.mid"), ("x1.middle", "x1.mid")],
+    [("x0.pst", "x0.post"), ("a0.1x", "a0."), ("X1.MID", "x1.mid"), ("x1.middle", "x1.mid")],
 )
 def test_an_unknown_name_lists_what_exists_and_suggests_the_nearest(wrong: str, near: str) -> None:
     known = all_sites([2, 2])
