@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversionview.errors import InversionViewError, UnknownSiteError
-from inversionview.sites import Site, all_sites, expand, find_site
+from inversionview.sites import Site, Sites, all_sites, expand, find_site
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -133,6 +134,23 @@ def test_an_unknown_name_lists_what_exists_and_suggests_the_nearest(wrong: str, 
         assert wrong in message
         assert all(site.short in message for site in known)
         assert f"Did you mean '{near}" in message
+
+
+def test_a_kind_that_is_not_offered_is_said_with_the_reason() -> None:
+    known = Sites(all_sites([2, 2]), {"mid": "it is another's"})
+    assert list(known) == [site for site in all_sites([2, 2]) if site.kind != "mid"]
+    for wrong, name in (
+        ("x1.mid", "x1.mid"),
+        ("blocks.1.hook_resid_mid", "x1.mid"),
+        ("x*.mid", "x*.mid"),
+        (Site(7, "mid"), "x7.mid"),
+    ):
+        for ask in (find_site, expand):
+            if ask is find_site or isinstance(wrong, str):
+                with pytest.raises(UnknownSiteError, match=rf"^{re.escape(name)} is not offered: it is another's; choose "):
+                    ask(wrong, known)
+    with pytest.raises(UnknownSiteError, match="Did you mean"):
+        find_site("x1.middle", known)
 
 
 def test_a_site_that_another_model_has_is_unknown() -> None:
