@@ -241,6 +241,8 @@ def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, 
 
 def _answer(text: str, vocabulary: Vocabulary) -> int:
     """Return the token that an answer is, as it goes on after its text: a space before it counts."""
+    if not text:
+        raise InputError("The answer is empty: write the token that is expected next.")
     ids = vocabulary.continued(text)
     if len(ids) != 1 or ids[0] == vocabulary.pad:
         raise InputError(f"The answer {text!r} is {len(ids)} tokens, but must be one: name another, or its first token.")

@@ -1,7 +1,7 @@
 """What a single token stands for: text, or bytes that are only part of a character; and the label that it is shown by.
 
-A tokenizer writes its tokens in an alphabet of its own: ``Ġsat`` and ``▁sat`` are " sat", ``çĮ«`` are the bytes of 猫, ``<0xE7>``
-is one byte. Its decoder says how these are read, and is followed here for one token at a time, spaces kept.
+A tokenizer writes its tokens in an alphabet of its own: ``Ġsat`` and ``▁sat`` are " sat", ``çĮ«`` are the bytes of 猫, and
+``<0xE7>`` is one byte. Its decoder says how these are read, and is followed here for one token at a time, spaces kept.
 """
 
 from __future__ import annotations
@@ -50,11 +50,19 @@ def parts_of(component: Component | None) -> list[Component]:
     return [component] if inner is None else [step for each in inner for step in parts_of(each)]
 
 
+_PARTING = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit"}
+"""Pre-tokenizers after which no token holds a space."""
+
+
 def own_decoder(tokenizer: Tokenizer) -> Any:
-    """Return a tokenizer's decoder or, where it has none, the one that undoes how it writes spaces and bytes."""
+    """Return a tokenizer's decoder or, where it has none, the one that undoes how it writes spaces and bytes.
+
+    ``None`` where tokens are words that are joined by spaces.
+    """
     if tokenizer.decoder is not None:
         return tokenizer.decoder
-    for step in parts_of(described(tokenizer.pre_tokenizer)):
+    before = parts_of(described(tokenizer.pre_tokenizer))
+    for step in before:
         if step["type"] == "ByteLevel":
             return decoders.ByteLevel()
         if step["type"] == "Metaspace":
@@ -63,7 +71,8 @@ def own_decoder(tokenizer: Tokenizer) -> Any:
     if any(step["type"] == "Replace" and step["content"] == "▁" for step in steps):
         first = [decoders.Strip(" ", 1, 0)] if any(step["type"] == "Prepend" for step in steps) else []
         return decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *first])
-    return None
+    parted = any(step["type"] in _PARTING or step.get("behavior") == "Removed" for step in before)
+    return None if parted else decoders.Fuse()
 
 
 def label(content: str | bytes) -> str:
@@ -92,8 +101,10 @@ class Pieces:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._steps = parts_of(described(tokenizer.decoder))
-        self._added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self._steps = parts_of(described(tokenizer.decoder)) or [{"type": "Words"}]
+        added = tokenizer.get_added_tokens_decoder().items()
+        self._added = {number: token.content for number, token in added}
+        self._special = {number for number, token in added if token.special}
         self.bytewise = [step["type"] for step in self._steps] == ["ByteLevel"]
         """Every token is bytes, and a text is theirs joined."""
         self._falls_back = any(step["type"] == "ByteFallback" for step in self._steps)
@@ -103,7 +114,7 @@ class Pieces:
         content: str | bytes = self._added.get(number) or self.tokenizer.id_to_token(number) or ""
         for step in self._steps:
             if isinstance(content, str):
-                content = _undone(content, step, number in self._added)
+                content = _undone(content, step, number in self._added, number in self._special)
         return content
 
     def text(self, numbers: Iterable[int]) -> str:
@@ -115,21 +126,27 @@ class Pieces:
     def labels(self) -> list[str]:
         """A printable label of each token, no two alike, ``[size]``.
 
-        ``label`` gives different contents different labels. Single bytes of SentencePiece's are always in ⟨⟩, so that ⟨41⟩ is
-        told from A; where two tokens have the same content still, the later carries its id: ``the⟨#41⟩``.
+        ``label`` gives different contents different labels. Single bytes of SentencePiece's are in ⟨⟩ (but for line breaks and
+        the like), so that ⟨41⟩ is told from A; where two tokens have the same content still, the later carries its id, as in
+        ``the⟨#41⟩``.
         """
         out, taken = [], set()
         for number in range(self.tokenizer.get_vocab_size(with_added_tokens=True)):
             content = self.content(number)
-            one = in_hex(content) if isinstance(content, bytes) and self._falls_back else label(content)
+            bare = self._falls_back and isinstance(content, bytes) and not self._is_sign(content)
+            one = in_hex(content) if bare and isinstance(content, bytes) else label(content)
             if one in taken or (not one and self.tokenizer.id_to_token(number) is None):
                 one = f"{one}⟨#{number}⟩"
             taken.add(one)
             out.append(one)
         return out
 
+    def _is_sign(self, byte: bytes) -> bool:
+        """Return whether a byte is a line break or the like, which no token has as its text."""
+        return chr(byte[0]) in _SIGNS and self.tokenizer.token_to_id(chr(byte[0])) is None
 
-def _undone(text: str, step: Component, added: bool) -> str | bytes:
+
+def _undone(text: str, step: Component, added: bool, special: bool) -> str | bytes:
     """Return what one step of a decoder makes of one token, in the middle of others."""
     kind = step["type"]
     if kind == "ByteLevel" and not added:
@@ -141,6 +158,10 @@ def _undone(text: str, step: Component, added: bool) -> str | bytes:
         return text.replace(step["replacement"], " ")
     if kind == "BPEDecoder" and step["suffix"] and text.endswith(step["suffix"]):
         return text[: -len(step["suffix"])] + " "
+    if kind == "Words" and not special:
+        return f" {text}"
+    if kind == "WordPiece" and not special:
+        return text.removeprefix(step["prefix"]) if text.startswith(step["prefix"]) else f" {text}"
     if kind == "Replace" and "String" in step["pattern"]:
         return text.replace(step["pattern"]["String"], step["content"])
     return text

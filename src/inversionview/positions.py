@@ -26,8 +26,9 @@ _SHOWN = 40
 class Positions:
     """What the names of positions mean in the inputs of one study.
 
-    An int or ``"#8"`` is an index, the first of all tokens being 0; −1 is the last token of the text, which EOS is not part of, −2
-    the one before. So is a number as text where no token is called so. A token must occur exactly once. A study's own name goes before a token.
+    An int or ``"#8"`` is an index, the first of all tokens being 0; −1 is the last token of the text, which EOS is not part of,
+    −2 the one before. So is a number as text where no token is called so. A token must occur exactly once. A study's own name
+    goes before a token.
     """
 
     def __init__(self, named: Named, vocabulary: Vocabulary) -> None:

@@ -142,9 +142,10 @@ class Study:
             raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.unread != (self.model.vocabulary.bos is None):
+            trained, run = ("without", "with") if decoder.config.unread else ("with", "without")
             raise MismatchError(
-                f"The decoder in {path} was trained on texts with{'out' if decoder.config.unread else ''} a BOS, but {self.name} "
-                f"runs them with{'' if decoder.config.unread else 'out'} one: train one with `inversionview train`."
+                f"The decoder in {path} was trained on texts {trained} a BOS, but {self.name} runs them {run} one: train one "
+                "with `inversionview train`."
             )
         if decoder.config.fingerprint != self.model.fingerprint:
             raise MismatchError(

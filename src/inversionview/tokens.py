@@ -47,6 +47,7 @@ class Vocabulary:
         before, after = _frame(tokenizer)
         if not before and not after and bos is not None and (adds_bos is not False or bos == eos):
             before = (self._id(bos),)
+        self.named_bos = bos is not None
         self.front: tuple[int, ...] = before
         """What stands before a text: BOS, or nothing; of few tokenizers more."""
         named = [self._id(token) for token in (eos, bos) if token is not None] + [*after[:1], *before[:1]]
@@ -234,7 +235,10 @@ class Vocabulary:
     @property
     def run_as(self) -> str | None:
         """Return the sentence that says so where texts are run without a BOS; ``None`` where they have one."""
-        return None if self.front else "Texts are run without a BOS: the tokenizer names none, or says that it adds none."
+        if self.front:
+            return None
+        why = "says that it adds none" if self.named_bos else "names none"
+        return f"Texts are run without a BOS: the model's tokenizer {why}."
 
     @classmethod
     def from_folder(cls, folder: Path) -> Vocabulary:

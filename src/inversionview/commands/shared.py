@@ -51,12 +51,12 @@ TextArg = Annotated[str, typer.Argument(help="The input whose activation is read
 AtOpt = Annotated[
     str | None,
     typer.Option(
-        help="A token, a named position (A1, END, query) or an index as '#8'; the first token, mostly BOS, is #0, the text's last -1."
+        help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's last."
     ),
 ]
 IndexOpt = Annotated[
     int | None,
-    typer.Option("--index", help="In place of --at: an index; the first token, mostly BOS, is 0, the text's last -1."),
+    typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]

@@ -242,8 +242,10 @@ def _notes(
     if run.interrupted:
         notes.append("Interrupted: what was found until then.")
     if query.position == 0:
-        which = "the first token, which stays" if bare else "BOS, which every input has"
-        notes.append(f"The position is {which}: all are inside, the activation tells nothing (0 bits).")
+        notes.append(
+            "The position is the first token, which a walk keeps: all are inside, whatever it encodes." if bare
+            else "The position is BOS, which every input has: all are inside, the activation tells nothing (0 bits)."
+        )  # fmt: skip
     if not run.pool.members and run.pool.measured:
         refused = next((s for s in samples if not s.inside), None)
         nearest = "" if refused is None else f"; the nearest refused is at D = {refused.distance:.3f}"

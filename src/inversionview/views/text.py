@@ -98,11 +98,14 @@ ATTENDED, LEAST_ATTENDED = 6, 0.05
 """How many tokens are named that a head attends to, and with which weight at least."""
 
 
-def attention_line(tokens: Sequence[str], attention: Sequence[float], ends: Sequence[str]) -> str:
-    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest."""
+def attention_line(tokens: Sequence[str], attention: Sequence[float], ends: Sequence[str] | None = None) -> str:
+    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest.
+
+    ``ends``, as for ``marked``, are by default the first token and the last.
+    """
     order = sorted(range(len(tokens)), key=lambda i: -attention[i])
     named = [i for i in order[:ATTENDED] if attention[i] >= LEAST_ATTENDED]
-    parts = [f"'{_brief(tokens, i, ends) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
+    parts = [f"'{_brief(tokens, i, ends or tokens) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
     rest = sum(attention) - sum(attention[i] for i in named)
     if not named:
         return f"attends to no token with {LEAST_ATTENDED} or more"
