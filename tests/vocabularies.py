@@ -61,7 +61,7 @@ def metaspace(scheme: str) -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=130, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
+    made.train_from_iterator(CORPUS[:3] * 20, trainer)
     return made
 
 
