@@ -171,11 +171,10 @@ def test_an_answer_with_a_space_is_another_than_one_without(kind: str) -> None:
     vocabulary = VOCABULARIES[kind]
     both = [one for one in vocabulary.tokens if one.isalpha() and f" {one}" in vocabulary.tokens]
     found = {one: (vocabulary.single(f" {one}"), vocabulary.single(one)) for one in both}
-    assert len(both) > 2
-    for word, (spaced, bare) in found.items():
-        assert spaced is not None
-        assert bare is not None
-        assert vocabulary.strings([spaced, bare]) == [f" {word}", word]
+    whole = {word: (spaced, bare) for word, (spaced, bare) in found.items() if spaced is not None and bare is not None}
+    assert len(whole) > 2  # a unigram model may write a word in two although it has it in one
+    for word, numbers in whole.items():
+        assert vocabulary.strings(numbers) == [f" {word}", word]
     assert vocabulary.single(f" {both[0]} {both[0]}") is None
 
 
