@@ -109,8 +109,6 @@ class Vocabulary:
         Raises:
             InputError: the text is empty, or holds a character that the vocabulary lacks.
         """
-        if not text.strip():
-            raise InputError("The text is empty: give the input whose activation you want to read.")
         try:
             ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
@@ -134,6 +132,8 @@ class Vocabulary:
 
     def _framed(self, text: str, ids: list[int], truncate: int | None) -> list[int]:
         """Return the ids of a text in its frame."""
+        if not text.strip():
+            raise InputError("The text is empty: give the input whose activation you want to read.")
         frame = len(self.front) + 1
         if truncate is not None and truncate <= frame:
             raise InputError(
