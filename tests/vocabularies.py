@@ -17,13 +17,15 @@ CORPUS = [
 ] * 20  # fmt: skip
 
 
-def byte_level(specials: tuple[str, ...] = ("<|endoftext|>",), extra: tuple[str, ...] = ()) -> Tokenizer:
+def byte_level(
+    specials: tuple[str, ...] = ("<|endoftext|>",), extra: tuple[str, ...] = (), corpus: list[str] = CORPUS, size: int = 420
+) -> Tokenizer:
     """A byte-level BPE, as GPT-2's, Llama 3's and Qwen's; ``extra`` are further tokens, in its own alphabet."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(corpus, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocabulary = {token: i for i, token in enumerate([*specials, *extra, *model["vocab"]])}
     made = Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in model["merges"]]))
