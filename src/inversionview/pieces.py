@@ -35,6 +35,13 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
+@lru_cache(maxsize=1)
+def _to_latin() -> dict[int, str]:
+    """Return for ``str.translate`` the Latin-1 character of each byte; what stands for none becomes no Latin-1 at all."""
+    known = byte_alphabet()
+    return dict.fromkeys(range(256), "\uffff") | {ord(c): chr(b) for c, b in known.items()}
+
+
 def described(part: Any) -> Component | None:
     """Return a component of a tokenizer, such as its decoder, as JSON; ``None`` where it has none."""
     return None if part is None else json.loads(part.__getstate__())
@@ -150,8 +157,10 @@ def _undone(text: str, step: Component, added: bool, special: bool) -> str | byt
     """Return what one step of a decoder makes of one token, in the middle of others."""
     kind = step["type"]
     if kind == "ByteLevel" and not added:
-        known = byte_alphabet()
-        return bytes([known[c] for c in text]) if all(c in known for c in text) else text.encode()
+        try:
+            return text.translate(_to_latin()).encode("latin-1")
+        except UnicodeEncodeError:  # not in that alphabet
+            return text.encode()
     if kind == "ByteFallback" and (byte := _BYTE.fullmatch(text)):
         return bytes.fromhex(byte[1])
     if kind == "Metaspace":

@@ -290,9 +290,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _adds_bos(tokenizer: Any) -> bool | None:
-    """Return what the configuration of a Hugging Face tokenizer says of BOS: transformers itself may have dropped it."""
-    if "add_bos_token" in (kept := getattr(tokenizer, "init_kwargs", {})):
-        return bool(kept["add_bos_token"])
+    """Return what the configuration of a Hugging Face tokenizer says of BOS: transformers itself may have dropped it.
+
+    GGUF files name a BOS of every model, and nearly all say that it is not added: believed where it is the padding, too.
+    """
     name = str(getattr(tokenizer, "name_or_path", "") or "")
     try:
         folder = Path(name)
@@ -303,7 +304,9 @@ def _adds_bos(tokenizer: Any) -> bool | None:
             folder = Path(cached).parent if isinstance(cached, str) else folder
         said = _config(folder).get("add_bos_token") if name else None
     except (OSError, ValueError):  # no such file, or the name of no repository
-        return None
+        said = None
+    padding = tokenizer.bos_token == tokenizer.pad_token
+    said = said if said is not None or not padding else getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")
     return said if isinstance(said, bool) else None
 
 
