@@ -17,6 +17,9 @@ from inversionview.errors import InputError, WeightsError
 from inversionview.pieces import Pieces, described, own_decoder, parts_of
 
 
+_EMPTY = "The text is empty: give the input whose activation you want to read."
+
+
 class Vocabulary:
     """A tokenizer with its special tokens resolved, and what a text is run with.
 
@@ -117,6 +120,8 @@ class Vocabulary:
 
     def _explained(self, text: str) -> InputError:
         """Return the error that says why a text cannot be encoded."""
+        if not text.strip():
+            return InputError(_EMPTY)
         if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
             return InputError(f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out.")
         lacking = next((c for c in text if not self._knows(c)), text)
@@ -133,7 +138,7 @@ class Vocabulary:
     def _framed(self, text: str, ids: list[int], truncate: int | None) -> list[int]:
         """Return the ids of a text in its frame."""
         if not text.strip():
-            raise InputError("The text is empty: give the input whose activation you want to read.")
+            raise InputError(_EMPTY)
         frame = len(self.front) + 1
         if truncate is not None and truncate <= frame:
             raise InputError(
