@@ -16,7 +16,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from inversionview.errors import InputError, WeightsError
 from inversionview.pieces import Pieces, described, own_decoder, parts_of
 
-
 _EMPTY = "The text is empty: give the input whose activation you want to read."
 
 
