@@ -222,7 +222,7 @@ def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, 
         name = names[number] if names else f"Pair {number + 1}"
         try:
             original, contrast = encode(pair.original), encode(pair.contrast)
-            answers = tuple(_answer(answer, positions.vocabulary) for answer in (pair.answer, pair.contrast_answer))
+            answers = _answer(pair.answer, positions.vocabulary), _answer(pair.contrast_answer, positions.vocabulary)
             at = positions.one(original, pair.at), positions.one(contrast, pair.at)
         except InversionViewError as error:
             raise type(error)(f"{name}: {error}") from error

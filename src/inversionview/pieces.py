@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
 from tokenizers import Tokenizer, decoders
 
-Component = Mapping[str, Any]
+Component = dict[str, Any]
 """A part of a tokenizer as its JSON describes it."""
 
 _SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}

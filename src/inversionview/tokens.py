@@ -197,7 +197,9 @@ class Vocabulary:
         whole = json.loads(self.tokenizer.to_str())
         for step in parts_of(whole["pre_tokenizer"]):
             if _prefixes(step):
-                step |= {"prepend_scheme": "never"} if step["type"] == "Metaspace" else {"add_prefix_space": False}
+                step["prepend_scheme" if step["type"] == "Metaspace" else "add_prefix_space"] = (
+                    "never" if step["type"] == "Metaspace" else False
+                )
         kept = [step for step in parts_of(whole["normalizer"]) if step["type"] != "Prepend"]
         whole["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
         return Tokenizer.from_str(json.dumps(whole))

@@ -117,13 +117,9 @@ class LanguageKernel:
         parts = [self._run(part, None, 0, np.zeros((len(part), 0)))[1:] for part in _split(tokens, rows)]
         per_token, log_p = (np.concatenate(part) for part in zip(*parts, strict=True))
         distance, position = self._nearest(tokens, per_token)
-        odd, begun = (
-            np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens),
-            len(self.given),
-        )
-        odd[:, :begun] = tokens[:, :begun] != self.given
-        odd = odd.any(1)
-        return States(tokens.copy(), distance, position, np.where(odd, -np.inf, self._log_prior(tokens, log_p)))
+        odd = np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens)
+        odd[:, : len(self.given)] = tokens[:, : len(self.given)] != self.given
+        return States(tokens.copy(), distance, position, np.where(odd.any(1), -np.inf, self._log_prior(tokens, log_p)))
 
     def _log_prior(self, tokens: Ids, log_p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return log p(x)^β, that of the lengths left out; all texts of a length alike where β is 0."""
