@@ -11,7 +11,7 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
-    "sites", "distances", "tokens",
+    "sites", "distances", "pieces", "tokens",
     "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",
     "architectures", "bridge", "soundness", "probed", "measure",

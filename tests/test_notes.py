@@ -34,7 +34,7 @@ COUNT = "vvzccvczvvvzvcvc|v:8"
 )
 def test_a_text_outside_the_study_is_told(request: pytest.FixtureRequest, study: str, text: str, why: str) -> None:
     loaded: iv.Study = request.getfixturevalue(study)
-    query = loaded.query(text, at=-2, site=loaded.spec.site)
+    query = loaded.query(text, at=-1, site=loaded.spec.site)
     made = loaded.preimage(query, count=2, each=4)
     assert any("is no input of" in note for note in made.notes)
     with pytest.raises(InputError, match=why):

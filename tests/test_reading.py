@@ -144,7 +144,7 @@ def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
 
 @pytest.mark.parametrize(
     ("at", "position"),
-    [("=", 8), ("A1", 9), ("END", 12), (8, 8), ("#8", 8), (-1, 13), ("-6", 8), ("+", 4), ("E", 13), ("B", 0), ("A4", 12)],
+    [("=", 8), ("A1", 9), ("END", 12), (8, 8), ("#8", 8), (-1, 12), ("-5", 8), ("+", 4), ("E", 13), ("B", 0), ("A4", 12)],
 )
 def test_positions(addition: iv.Study, at: str | int, position: int) -> None:
     assert addition.query(TEXT, at=at).position == position

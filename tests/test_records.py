@@ -592,9 +592,9 @@ def test_the_position_of_a_pair_is_a_name_or_an_index(tmp_path: Path) -> None:
 
 def test_an_index_and_a_token_mean_the_same_position_of_a_pair(tmp_path: Path, addition: Study) -> None:
     pair = {"original": "615+861=", "contrast": "115+261=", "answer": "1", "contrast_answer": "3"}
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps({**pair, "at": at}) + "\n" for at in ("=", 8, -2)))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({**pair, "at": at}) + "\n" for at in ("=", 8, -1)))
     pairs = addition.pairs(tmp_path / "p.jsonl")
-    assert pairs.read.tolist() == pairs.contrast_read.tolist() == [8, 8, 8]  # BOS is 0, EOS the last
+    assert pairs.read.tolist() == pairs.contrast_read.tolist() == [8, 8, 8]  # BOS is 0, EOS is not counted
 
 
 def test_prompts_and_words_in_every_form(tmp_path: Path, model: Path) -> None:

@@ -34,12 +34,12 @@ def words_tokenizer(fourth: str = "[UNK]", **special: str | None) -> PreTrainedT
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE without merges, whose only special token is an EOS, as GPT-2's."""
+    """A byte-level BPE without merges, whose only special token is BOS and EOS, as GPT-2's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate([*alphabet, "<|end|>"])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>")
 
 
 # -- the character tokenizer -------------------------------------------------------------------------------------------
@@ -171,18 +171,12 @@ def test_padding_of_its_own_is_kept() -> None:
     assert vocabulary.encode("the dog") == [4, 0, 3, 5]
 
 
-@pytest.mark.parametrize(("special", "number"), [({"eos_token": "</s>"}, 5), ({"bos_token": "<s>"}, 4)])
-def test_where_one_of_bos_and_eos_is_missing_the_other_takes_its_part(special: dict[str, str], number: int) -> None:
-    vocabulary = Vocabulary.from_transformers(words_tokenizer(**special))
-    assert (vocabulary.bos, vocabulary.eos) == (number, number)
-    assert vocabulary.encode("the cat") == [number, 0, 1, number]
+def test_where_eos_is_missing_bos_takes_its_part() -> None:
+    vocabulary = Vocabulary.from_transformers(words_tokenizer(bos_token="<s>"))
+    assert (vocabulary.bos, vocabulary.eos) == (4, 4)
+    assert vocabulary.encode("the cat") == [4, 0, 1, 4]
     with pytest.raises(InputError):
-        vocabulary.encode(" ".join([next(iter(special.values()))] * 2))
-
-
-def test_a_tokenizer_without_bos_and_eos_is_refused() -> None:
-    with pytest.raises(WeightsError, match="bos_token"):
-        Vocabulary.from_transformers(words_tokenizer())
+        vocabulary.encode("<s> <s>")
 
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: bool(text.strip())))

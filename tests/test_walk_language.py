@@ -163,8 +163,10 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
     assert len({sample.tokens[1] for sample in preimage}) > 1
     with pytest.raises(iv.InversionViewError, match="kept"):
         tiny.walk(query, steps=5, keep=range(5), longer=0)
-    for keep in ([5], [-1], [99]):
-        with pytest.raises(iv.InversionViewError, match=r"no (token|position)"):
+    kept = tiny.walk(query, epsilon=2.0, steps=30, keep=[-1], longer=0, seed=1)  # the last of the text, EOS not counted
+    assert all(sample.tokens[4] == "d" for sample in kept)
+    for keep in ([5], [-6], [99]):
+        with pytest.raises(iv.InversionViewError, match=r"no token|no position"):
             tiny.walk(query, steps=5, keep=keep)
     with pytest.raises(iv.InversionViewError, match="longer"):
         tiny.walk(query, steps=5, longer=-1)
@@ -226,7 +228,7 @@ def test_a_model_alone_reads_by_walking(folder: Path, capsys: pytest.CaptureFixt
         (["walk", "--model", "MODEL", "abc", "--prior", "study"], "without a corpus"),
         (["walk", "--model", "MODEL", "abc", "--prior", "mine"], "prior"),
         (["walk", "--model", "MODEL", "abc", "--beta", "-1"], "β"),
-        (["walk", "--model", "MODEL", "abc", "--keep", "two"], "no position 'two'"),
+        (["walk", "--model", "MODEL", "abc", "--keep", "two"], "indices"),
         (["walk", "--model", "MODEL", "abc", "--keep", "1", "--exchange"], "exchange"),
         (["walk", "--model", "MODEL", "abcdabcdabcdabcd"], "tokens"),
         (["read", "--model", "MODEL", "abc", "--source", "decoder"], "decoder"),

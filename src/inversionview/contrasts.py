@@ -21,11 +21,12 @@ from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
 from inversionview.ranges import check_seed, whole
 from inversionview.records.reading import Record, read
+from inversionview.tokens import Vocabulary
 
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
 Encode = Callable[[str], list[int]]
-"""Gives the ids of a text between BOS and EOS."""
+"""Gives the ids of a text in its frame."""
 ROUNDS = 200
 """An input is changed at random so often before it is left out."""
 _SOON = 20
@@ -208,7 +209,7 @@ def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, 
 
     Args:
         pairs: what to encode.
-        encode: from a text to its ids, BOS and EOS included.
+        encode: from a text to its ids in their frame.
         positions: finds each pair's ``at``.
         names: what to call each pair in an error; by default its number.
 
@@ -221,7 +222,7 @@ def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, 
         name = names[number] if names else f"Pair {number + 1}"
         try:
             original, contrast = encode(pair.original), encode(pair.contrast)
-            answers = _answer(pair.answer, encode), _answer(pair.contrast_answer, encode)
+            answers = _answer(pair.answer, positions.vocabulary), _answer(pair.contrast_answer, positions.vocabulary)
             at = positions.one(original, pair.at), positions.one(contrast, pair.at)
         except InversionViewError as error:
             raise type(error)(f"{name}: {error}") from error
@@ -238,9 +239,12 @@ def text_pairs(pairs: Iterable[TextPair], encode: Encode, positions: Positions, 
     return Pairs(both[0], both[1], numbers[:, 0], numbers[:, 1], numbers[:, 2:])
 
 
-def _answer(text: str, encode: Encode) -> int:
-    ids = encode(text)[1:-1]
-    if len(ids) != 1:
+def _answer(text: str, vocabulary: Vocabulary) -> int:
+    """Return the token that an answer is, as it goes on after its text: a space before it counts."""
+    if not text:
+        raise InputError("The answer is empty: write the token that is expected next.")
+    ids = vocabulary.continued(text)
+    if len(ids) != 1 or ids[0] == vocabulary.pad:
         raise InputError(f"The answer {text!r} is {len(ids)} tokens, but must be one: name another, or its first token.")
     return ids[0]
 

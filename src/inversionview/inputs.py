@@ -8,6 +8,7 @@ positions a decoder is trained on, and what the value of a feature is.
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -277,12 +278,28 @@ def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
             continue
         if int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):
             raise ValueError("an input is empty")
-        if int(ids.min()) < 0 or vocabulary.tokenizer.id_to_token(min(int(ids.max()), 2**31)) is None:
+        most = int(ids.max())
+        if int(ids.min()) < 0 or (most != vocabulary.eos and vocabulary.tokenizer.id_to_token(min(most, 2**31)) is None):
             raise ValueError("it holds tokens that the vocabulary does not")
         longest = max(longest, int(lengths.max()))
     if not longest:
         raise ValueError("there is no input")
     return longest
+
+
+def begun_before(run: Path, vocabulary: Vocabulary) -> bool:
+    """Return whether a run is of a version that put a BOS before texts of which the tokenizer has none, so that it stays."""
+    if vocabulary.front or vocabulary.former is None:
+        return False
+    try:
+        if (run / "corpus").is_dir():
+            from datasets import Dataset
+
+            rows = Dataset.load_from_disk(str(run / "corpus"))[:8]["tokens"]
+            return all(row[0] == vocabulary.former for row in rows)
+        return "unread" not in json.loads((run / "decoder" / "config.json").read_text(encoding="utf-8"))
+    except Exception:  # what is damaged is told where it is read
+        return False
 
 
 class TextInputs(Inputs):

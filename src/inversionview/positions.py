@@ -26,8 +26,9 @@ _SHOWN = 40
 class Positions:
     """What the names of positions mean in the inputs of one study.
 
-    An int or ``"#8"`` is an index, BOS being 0, negative ones from the end; so is a number as text where no token is called so.
-    A token must occur exactly once. A study's own name goes before a token.
+    An int or ``"#8"`` is an index, the first of all tokens being 0; −1 is the last token of the text, which EOS is not part of,
+    −2 the one before. So is a number as text where no token is called so. A token must occur exactly once. A study's own name
+    goes before a token.
     """
 
     def __init__(self, named: Named, vocabulary: Vocabulary) -> None:
@@ -72,7 +73,7 @@ class Positions:
         place, number = self.one(ids, at), as_number(at)
         if isinstance(at, str) and at in self.names(ids):
             return partial(self.many, at=at)
-        if number is not None and place == number % len(ids):
+        if number is not None and place == self._indices(np.array([list(ids)]), number)[0]:
             return partial(self._indices, number=number)
         return partial(self._tokens, text=str(at))
 
@@ -92,9 +93,13 @@ class Positions:
         return index
 
     def _indices(self, tokens: Ids, number: int) -> Ids:
+        """Return an index in each row, negative ones from the end of its text; −1 where it has none."""
         length = (tokens != self.vocabulary.pad).sum(1)
-        number = max(-(2**31), min(2**31, number))
-        return np.where((-length <= number) & (number < length), number % np.maximum(length, 1), -1)
+        if number >= 0:
+            return np.where(number < length, min(number, 2**31), -1)
+        last = tokens[np.arange(len(tokens)), np.maximum(length - 1, 0)]
+        found = length - ((last == self.vocabulary.eos) & (length > 1)) + max(number, -(2**31))
+        return np.where(found >= 0, found, -1)
 
     def _tokens(self, tokens: Ids, text: str) -> Ids:
         called = self._called(tokens, text)
@@ -104,7 +109,7 @@ class Positions:
         """Return which tokens are that text, with or without spaces around, ``[rows, pos]``."""
         real = tokens != self.vocabulary.pad
         present = np.unique(tokens[real])
-        same = [text in (s, s.strip()) for s in self.vocabulary.strings(present.tolist())]
+        same = [text in self.vocabulary.called(number) for number in present.tolist()]
         return np.isin(tokens, present[same]) & real
 
     def names(self, ids: Sequence[int]) -> dict[str, int]:
@@ -115,20 +120,19 @@ class Positions:
     def _refuse(self, ids: Sequence[int], number: int) -> None:
         """Raise the error that says how either meaning of a number is written."""
         strings = self.vocabulary.strings(ids)
-        places = self._places(strings, str(number))
+        places = self._places(ids, str(number))
         raise UnknownPositionError(
             f"'{number}' could mean two positions: write '#{number}' for the token at index {number}, which is "
             f"{strings[number]!r}; the token '{number}' stands at {', '.join(map(str, places))}: {_written(places)}."
         )
 
-    @staticmethod
-    def _places(strings: Sequence[str], text: str) -> list[int]:
-        return [i for i, s in enumerate(strings) if text in (s, s.strip())]
+    def _places(self, ids: Sequence[int], text: str) -> list[int]:
+        return [i for i, number in enumerate(ids) if text in self.vocabulary.called(number)]
 
     def _explain(self, ids: Sequence[int], at: str | int) -> None:
         """Raise the error that says why ``at`` is no position of this input."""
         strings = self.vocabulary.strings(ids)
-        if places := self._places(strings, str(at)) if not is_index(at) else []:
+        if places := self._places(ids, str(at)) if not is_index(at) else []:
             raise UnknownPositionError(
                 f"The token {at!r} occurs at positions {', '.join(map(str, places))}: write {_written(places)}."
             )

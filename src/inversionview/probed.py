@@ -205,7 +205,7 @@ class ProbedModel:
 
         v = self.vocabulary
         names = {"bos_token": v.bos, "eos_token": v.eos, "pad_token": v.pad if v.pad < v.size else v.eos}
-        tokens = {name: v.tokenizer.id_to_token(number) for name, number in names.items()}
+        tokens = {name: None if number is None else v.tokenizer.id_to_token(number) for name, number in names.items()}
         return PreTrainedTokenizerFast(tokenizer_object=v.tokenizer, **tokens)
 
     @cached_property
@@ -218,21 +218,23 @@ class ProbedModel:
         return digest.hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of ``text`` with BOS and EOS.
+        """Return the token ids of ``text`` in its frame; see ``Vocabulary``.
 
         Raises:
             InputError: the text is empty, cannot be encoded, or is longer than the model reads.
         """
         ids = self.vocabulary.encode(text)
         if len(ids) > self.shape.max_length:
+            frame = "BOS and EOS" if self.vocabulary.front else "EOS"
             raise InputError(
-                f"The text has {len(ids)} tokens with BOS and EOS, the model reads {self.shape.max_length}: shorten it."
+                f"The text has {len(ids)} tokens with {frame}, the model reads {self.shape.max_length}: shorten it."
             )
         return ids
 
     def mask(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Return which tokens are real, not padding."""
-        return tokens != self.vocabulary.pad
+        """Return which tokens the model sees: all but padding, and EOS where that is no token of the tokenizer."""
+        seen = tokens != self.vocabulary.pad
+        return seen if self.vocabulary.ended else seen & (tokens != self.vocabulary.eos)
 
     def candidates(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Return where D may be reached: all but padding and EOS (Huang et al. 2024, section 2.2). BOS may."""

@@ -43,7 +43,7 @@ from inversionview.errors import (
     WeightsError,
 )
 from inversionview.filters import feature_names, parse_filters
-from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.inputs import Ids, Inputs, TextInputs, begun_before
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
@@ -141,6 +141,12 @@ class Study:
             )
             raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
+        if decoder.config.unread != (self.model.vocabulary.bos is None):
+            trained, run = ("without", "with") if decoder.config.unread else ("with", "without")
+            raise MismatchError(
+                f"The decoder in {path} was trained on texts {trained} a BOS, but {self.name} runs them {run} one: train one "
+                "with `inversionview train`."
+            )
         if decoder.config.fingerprint != self.model.fingerprint:
             raise MismatchError(
                 f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {self.model.name}"
@@ -215,7 +221,8 @@ class Study:
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
 
-        An int or ``"#8"`` is an index, BOS being 0, and so is ``"8"`` where no token is called so; a token must occur once.
+        An int or ``"#8"`` is an index, the first token being 0 and −1 the last of the text, and so is ``"8"`` where no token is
+        called so; a token must occur once.
 
         Raises:
             UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
@@ -237,8 +244,8 @@ class Study:
 
         Args:
             text: an input, without or with BOS and EOS.
-            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, BOS being 0, negative
-                from the end.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
+                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted.
             site: any of the three name styles of ``Site``.
 
         Raises:
@@ -261,7 +268,8 @@ class Study:
         if where.kind == "head":  # what stands behind the position is never computed
             pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
             attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
-        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention)
+        bos = self.model.vocabulary.bos is not None
+        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention, bos)
 
     def preimage(
         self,
@@ -1175,6 +1183,8 @@ def load(
     spec = spec.model_copy(
         update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)}
     )
+    if run is not None and begun_before(run, probed.vocabulary):
+        probed.vocabulary.begin(probed.vocabulary.former or 0)
     study = Study(text, spec, probed, run)
     if language:
         longest = study.inputs.max_length  # what does not do for this model is told now

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with BOS and EOS always present and a padding id that no real token shares.
+"""Text to token ids and back, framed as the model's own tokenizer frames it, with a padding id that no real token shares.
 
 Works on the Rust ``tokenizers`` object directly, so that reading a shipped study need not import transformers.
 """
@@ -14,31 +14,68 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from inversionview.errors import InputError, WeightsError
+from inversionview.pieces import Pieces, described, own_decoder, parts_of
+
+_EMPTY = "The text is empty: give the input whose activation you want to read."
 
 
 class Vocabulary:
-    """A tokenizer with its special tokens resolved.
+    """A tokenizer with its special tokens resolved, and what a text is run with.
 
-    Where a model has no BOS its EOS takes that part; where it has no padding token of its own (or pads with EOS, or with the
-    token for unknown words), ``pad`` is one past the model's vocabulary, an id that only masks ever see.
+    **Before the text** stands what the tokenizer itself puts there (the post-processor of Llama's adds ``<s>``). Where it puts
+    no special token anywhere but names a BOS, that BOS, as TransformerLens has it (GPT-2's ``<|endoftext|>``); unless its
+    ``tokenizer_config.json`` says ``"add_bos_token": false`` and BOS is not EOS too, the token that stood between documents in
+    training. Where it names none (Qwen's), nothing: ``bos`` is ``None``, and the text's first token is the first of all.
+
+    **After the text** stands EOS, which marks its end for decoders and is never read. Where the tokenizer names none, BOS, its
+    padding or another special token takes that part; where it has none of these, ``eos`` is an id that the model never sees.
+
+    Where it has no padding token of its own (or pads with EOS, or with the token for unknown words), ``pad`` is one past the
+    vocabulary, an id that only masks ever see.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None, unknown: str | None = None
-    ) -> None:
+        self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None, unknown: str | None = None,
+        *, adds_bos: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Resolve the special tokens of ``tokenizer``; ``adds_bos``: what its configuration says of BOS, if anything."""
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        ends = [token for token in (bos, eos) if token is not None]
-        if not ends:
-            raise WeightsError("The tokenizer names neither a BOS nor an EOS token: set bos_token in its configuration.")
-        self.bos: int = self._id(ends[0])
-        self.eos: int = self._id(ends[-1])
+        if tokenizer.decoder is None and (own := own_decoder(tokenizer)) is not None:
+            self.tokenizer.decoder = own
+        self.pieces = Pieces(tokenizer)
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        shared = (bos, eos, unknown, getattr(tokenizer.model, "unk_token", None))
-        self.pad: int = self.size if pad is None or pad in shared else self._id(pad)
+        before, after = _frame(tokenizer)
+        if not before and not after and bos is not None and (adds_bos is not False or bos == eos):
+            before = (self._id(bos),)
+        self.named_bos = bos is not None
+        self.front: tuple[int, ...] = before
+        """What stands before a text: BOS, or nothing; of few tokenizers more."""
+        named = [self._id(token) for token in (eos, bos) if token is not None] + [*after[:1], *before[:1]]
+        self.former: int | None = None if not (bos or eos) else self._id(bos or eos or "")
+        """What earlier versions put before every text, whatever the tokenizer does."""
+        unknowns = {unknown, getattr(tokenizer.model, "unk_token", None)}
+        self.eos: int = named[0] if named else self._end(pad, unknowns)
+        own_pad = None if pad is None or pad in unknowns else self._id(pad)
+        beyond = max(self.size, self.eos + 1)
+        self.pad: int = beyond if own_pad is None or own_pad in {self.eos, *named} else own_pad
         self.embedded: int | None = None
         """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
+
+    @property
+    def bos(self) -> int | None:
+        """The first token of every input; ``None`` where inputs begin with their text."""
+        return self.front[0] if self.front else None
+
+    def begin(self, number: int) -> None:
+        """Put a token before every text, as a run of an earlier version did; its inputs have it."""
+        self.front = (number,)
+
+    @property
+    def ended(self) -> bool:
+        """Whether EOS is a token of the tokenizer; else it is an id that the model never sees."""
+        return self.eos < self.size
 
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
@@ -46,43 +83,48 @@ class Vocabulary:
             raise WeightsError(f"The tokenizer's special token {token!r} is not in its vocabulary.")
         return int(number)
 
-    @cached_property
+    def _end(self, pad: str | None, unknowns: set[Any]) -> int:
+        """Return what marks the end of a text where neither BOS nor EOS is named: special, but not for unknown words."""
+        if pad is not None and pad not in unknowns:
+            return self._id(pad)
+        added = sorted(self.tokenizer.get_added_tokens_decoder().items())
+        return next((i for i, token in added if token.special and token.content not in unknowns), self.size)
+
+    @property
     def tokens(self) -> list[str]:
-        """The text of every token, ``[size]``, as the tokenizer prints it."""
-        return [self._text(number) for number in range(self.size)]
+        """The label of every token, ``[size]``; see ``strings``."""
+        return self.pieces.labels
 
     @cached_property
     def special(self) -> frozenset[int]:
-        """Ids that are no text: BOS, EOS, padding and the tokenizer's other special tokens."""
+        """Ids that are no text: what frames it, padding and the tokenizer's other special tokens."""
         added = self.tokenizer.get_added_tokens_decoder().items()
-        return frozenset({self.bos, self.eos, self.pad, *(number for number, token in added if token.special)})
-
-    def _text(self, number: int) -> str:
-        text = self.tokenizer.decode([number], skip_special_tokens=False)
-        return text if text and "�" not in text else (self.tokenizer.id_to_token(number) or "")
+        return frozenset({*self.front, self.eos, self.pad, *(number for number, token in added if token.special)})
 
     def encode(self, text: str, truncate: int | None = None) -> list[int]:
-        """Return the ids of ``text`` between BOS and EOS; a BOS or EOS that the text itself carries is not doubled.
+        """Return the ids of ``text`` in its frame, ``[*front, …, eos]``; what of that the text itself carries is not doubled.
 
         Args:
             text: what to encode.
-            truncate: at most this many tokens, BOS and EOS counted; ``None`` for all.
+            truncate: at most this many tokens, the frame counted; ``None`` for all.
 
         Raises:
             InputError: the text is empty, or holds a character that the vocabulary lacks.
         """
-        if not text.strip():
-            raise InputError("The text is empty: give the input whose activation you want to read.")
         try:
             ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
-            if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
-                raise InputError(
-                    f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out."
-                ) from error
-            lacking = next((c for c in text if not self._knows(c)), text)
-            raise InputError(f"The tokenizer cannot encode {lacking!r} in {_short(text)}: its vocabulary lacks it.") from error
+            raise self._explained(text) from error
         return self._framed(text, ids, truncate)
+
+    def _explained(self, text: str) -> InputError:
+        """Return the error that says why a text cannot be encoded."""
+        if not text.strip():
+            return InputError(_EMPTY)
+        if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
+            return InputError(f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out.")
+        lacking = next((c for c in text if not self._knows(c)), text)
+        return InputError(f"The tokenizer cannot encode {lacking!r} in {_short(text)}: its vocabulary lacks it.")
 
     def encode_many(self, texts: Sequence[str], truncate: int | None = None) -> list[list[int] | InputError]:
         """Return what ``encode`` gives of each text, or the error that it raises; of many texts in parallel."""
@@ -93,25 +135,38 @@ class Vocabulary:
         return [_or_error(self._framed, text, ids, truncate) for text, ids in zip(texts, found, strict=True)]
 
     def _framed(self, text: str, ids: list[int], truncate: int | None) -> list[int]:
-        """Return the ids of a text between BOS and EOS."""
-        if truncate is not None and truncate < 3:
-            raise InputError(f"A text must be allowed at least 3 tokens with BOS and EOS, but is cut at {truncate}.")
+        """Return the ids of a text in its frame."""
+        if not text.strip():
+            raise InputError(_EMPTY)
+        frame = len(self.front) + 1
+        if truncate is not None and truncate <= frame:
+            raise InputError(
+                f"A text must be allowed at least {frame + 1} tokens, {frame} of them its frame, but is cut at {truncate}."
+            )
         if self.pad in ids:
             raise InputError(f"The text {_short(text)} holds the padding token: leave it out.")
-        body = ids[int(ids[:1] == [self.bos]) :]
-        body = body[: len(body) - int(body[-1:] == [self.eos])]
+        body = self._bare(ids)
         if not body:
             raise InputError(f"The text {_short(text)} holds no token but BOS and EOS: give an input to read.")
         if truncate is not None:
-            body = body[: truncate - 2]
-        ids = [self.bos, *body, self.eos]
-        if self.embedded is not None and max(ids) >= self.embedded:
+            body = body[: truncate - frame]
+        ids = [*self.front, *body]
+        self._check_embedded(text, [*ids, self.eos] if self.ended else ids)
+        return [*ids, self.eos]
+
+    def _check_embedded(self, text: str, ids: Sequence[int]) -> None:
+        if self.embedded is not None and max(ids, default=0) >= self.embedded:
             beyond = max(ids)
             raise InputError(
                 f"The tokenizer's token {self.tokenizer.id_to_token(beyond)!r} has the id {beyond}, but the model embeds "
                 f"{self.embedded} tokens: leave it out of {_short(text)}, or give the model its own tokenizer."
             )
-        return ids
+
+    def _bare(self, ids: Sequence[int]) -> list[int]:
+        """Return ids without the frame, where they have it."""
+        begun = len(self.front) if tuple(ids[: len(self.front)]) == self.front else 0
+        body = list(ids[begun:])
+        return body[: len(body) - int(body[-1:] == [self.eos])]
 
     def _knows(self, character: str) -> bool:
         try:
@@ -120,36 +175,89 @@ class Vocabulary:
             return False
         return True
 
-    def single(self, text: str) -> int | None:
-        """Return the token that a text is, ``None`` where it is none, several, or one that stands for no text."""
+    def continued(self, text: str) -> list[int]:
+        """Return the ids of a text that goes on after another: spaces count, and none is put before it.
+
+        Raises:
+            InputError: it holds a character that the vocabulary lacks, or a token that the model does.
+        """
         try:
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception:  # tokenizers raises bare Exception where there is no token for the unknown
+            ids = list(self._unprefixed.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
+            raise self._explained(text) from error
+        self._check_embedded(text, ids)
+        return ids
+
+    @cached_property
+    def _unprefixed(self) -> Tokenizer:
+        """The same tokenizer, but it puts no space before a text."""
+        steps = [*parts_of(described(self.tokenizer.normalizer)), *parts_of(described(self.tokenizer.pre_tokenizer))]
+        if not any(step["type"] == "Prepend" or _prefixes(step) for step in steps):
+            return self.tokenizer
+        whole = json.loads(self.tokenizer.to_str())
+        for step in parts_of(whole["pre_tokenizer"]):
+            if _prefixes(step):
+                step["prepend_scheme" if step["type"] == "Metaspace" else "add_prefix_space"] = (
+                    "never" if step["type"] == "Metaspace" else False
+                )
+        kept = [step for step in parts_of(whole["normalizer"]) if step["type"] != "Prepend"]
+        whole["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+        return Tokenizer.from_str(json.dumps(whole))
+
+    def single(self, text: str) -> int | None:
+        """Return the token that a text is as it goes on after another, so that ``" Mary"`` is told from ``"Mary"``.
+
+        ``None`` where it is none, several, or one that stands for no text.
+        """
+        try:
+            ids = self.continued(text)
+        except InputError:
             return None
         return ids[0] if len(ids) == 1 and ids[0] not in self.special else None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids`` without special tokens."""
-        special = {self.bos, self.eos, self.pad}
-        text: str = self.tokenizer.decode([i for i in ids if i not in special], skip_special_tokens=False)
+        """Return the text of ``ids`` without its frame and padding, decoded as a whole: split characters are joined."""
+        body = [i for i in self._bare([i for i in ids if i != self.pad]) if i < self.size]
+        text: str = self.pieces.text(body) if self.pieces.bytewise else self.tokenizer.decode(body, skip_special_tokens=False)
         return text
 
     def strings(self, ids: Sequence[int]) -> list[str]:
-        """Return each id's own text, special tokens as the tokenizer prints them."""
-        return [self._text(i) for i in ids]
+        """Return each id's label: its text with its spaces, printable, another for every token; see ``Pieces.labels``."""
+        return [self._label(i) for i in ids]
+
+    def _label(self, number: int) -> str:
+        if number < self.size:
+            return self.pieces.labels[number]
+        return "⟨EOS⟩" if number == self.eos else f"⟨#{number}⟩"
+
+    def called(self, number: int) -> frozenset[str]:
+        """Return what a token may be called: its label or its text, with the spaces around it or without."""
+        content = self.pieces.content(number)
+        text = content if isinstance(content, str) else content.decode("utf-8", "ignore")
+        whole = isinstance(content, str) or text.encode() == content
+        names = {self._label(number), *([text] if whole else [])}
+        return frozenset(names | {name.strip() for name in names})
+
+    @property
+    def run_as(self) -> str | None:
+        """Return the sentence that says so where texts are run without a BOS; ``None`` where they have one."""
+        if self.front:
+            return None
+        why = "says that it adds none" if self.named_bos else "names none"
+        return f"Texts are run without a BOS: the model's tokenizer {why}."
 
     @classmethod
     def from_folder(cls, folder: Path) -> Vocabulary:
         """Read ``tokenizer.json`` and ``tokenizer_config.json`` of a Hugging Face directory.
 
         Raises:
-            WeightsError: the files are missing or not a tokenizer.
+            WeightsError: the files are missing or not a tokenizer, or do not say what BOS is.
         """
         try:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError("tokenizer_config.json is not an object")
+            config = _config(folder)
+            if "bos_token" not in config:
+                raise ValueError("it does not say what its BOS is: set bos_token in tokenizer_config.json")
         except Exception as error:  # tokenizers raises bare Exception
             raise WeightsError(f"{folder} holds no readable tokenizer ({error}).") from error
 
@@ -157,7 +265,10 @@ class Vocabulary:
             value: Any = config.get(key)
             return value.get("content") if isinstance(value, dict) else value
 
-        return cls(tokenizer, name("bos_token"), name("eos_token"), name("pad_token"), name("unk_token"))
+        return cls(
+            tokenizer, name("bos_token"), name("eos_token"), name("pad_token"), name("unk_token"),
+            adds_bos=config.get("add_bos_token"),
+        )  # fmt: skip
 
     @classmethod
     def from_transformers(cls, tokenizer: Any) -> Vocabulary:
@@ -170,7 +281,62 @@ class Vocabulary:
         if backend is None:
             raise WeightsError(f"{type(tokenizer).__name__} is not a fast tokenizer: a tokenizer.json is needed.")
         copy = Tokenizer.from_str(backend.to_str())
-        return cls(copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+        return cls(
+            copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token,
+            adds_bos=_adds_bos(tokenizer),
+        )  # fmt: skip
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return a folder's ``tokenizer_config.json``; raise ``ValueError`` or ``OSError`` where there is none."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("tokenizer_config.json is not an object")
+    return config
+
+
+def _adds_bos(tokenizer: Any) -> bool | None:
+    """Return what the configuration of a Hugging Face tokenizer says of BOS: transformers itself may have dropped it.
+
+    GGUF files name a BOS of every model, and nearly all say that it is not added: believed where it is the padding, too.
+    """
+    name = str(getattr(tokenizer, "name_or_path", "") or "")
+    try:
+        folder = Path(name)
+        if name and not folder.is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(name, "tokenizer_config.json")
+            folder = Path(cached).parent if isinstance(cached, str) else folder
+        said = _config(folder).get("add_bos_token") if name else None
+    except (OSError, ValueError):  # no such file, or the name of no repository
+        said = None
+    padding = tokenizer.bos_token == tokenizer.pad_token
+    said = said if said is not None or not padding else getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")
+    return said if isinstance(said, bool) else None
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what a tokenizer's own post-processor puts before a text and after it."""
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    for step in parts_of(described(tokenizer.post_processor)):
+        if step["type"] in ("RobertaProcessing", "BertProcessing"):
+            before, after = (step["cls"][1], *before), (*after, step["sep"][1])
+        if step["type"] == "TemplateProcessing":
+            ids = [step["special_tokens"][part["SpecialToken"]["id"]]["ids"] if "SpecialToken" in part else None
+                   for part in step["single"]]  # fmt: skip
+            text = ids.index(None)
+            before = (*(i for some in ids[:text] for i in some or ()), *before)
+            after = (*after, *(i for some in ids[text:] for i in some or ()))
+    return before, after
+
+
+def _prefixes(step: Any) -> bool:
+    """Return whether a pre-tokenizer puts a space before a text."""
+    if step["type"] == "Metaspace":
+        return bool(step.get("prepend_scheme", "always") != "never")
+    return bool(step["type"] == "ByteLevel" and step["add_prefix_space"])
 
 
 def _short(text: str) -> str:

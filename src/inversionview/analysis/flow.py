@@ -248,6 +248,7 @@ class Looks:
             each = torch.arange(len(rows))[:, None, None]
             mine = pattern[each, :, at[:, :, None], at[:, None, :]].sum(0)  # [query, key, head]
             bos = pattern[each[:, 0], :, at, torch.zeros_like(at)].sum(0)  # [query, head]
+            bos *= int(model.vocabulary.bos is not None)
             total[:, :, :-1] += mine.permute(2, 0, 1).numpy()
             total[:, :, -1] += (len(rows) - mine.sum(1) - bos).T.numpy()
         return total / len(tokens)

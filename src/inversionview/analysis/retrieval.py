@@ -189,9 +189,11 @@ def bos_attention(
 ) -> Float[np.ndarray, "head row k"]:
     """Return how much each head attends to BOS from some positions of each input, by one pass over them.
 
+    Where inputs have no BOS, their first token takes its part: heads rest there.
+
     Args:
         model: the probed model.
-        tokens: padded on the right, BOS first, ``[row, pos]``.
+        tokens: padded on the right, ``[row, pos]``.
         heads: which.
         positions: ``[row, k]``; without it all, values at padding meaning nothing.
 

@@ -283,7 +283,8 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
         withheld = loaded.model.shape.withheld
-        print_json({"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within})
+        run_as = {} if (said := loaded.model.vocabulary.run_as) is None else {"note": said}
+        print_json({"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within, **run_as})
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "TransformerLens", "LaTeX"):
@@ -295,6 +296,8 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
         out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
     out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
     out.print(_thresholds(loaded))
+    if (said := loaded.model.vocabulary.run_as) is not None:
+        out.print(said)
 
 
 def _thresholds(study: Study) -> str:

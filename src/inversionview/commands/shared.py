@@ -51,9 +51,14 @@ ModelOpt = Annotated[
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[
     str | None,
-    typer.Option(help="A token, a named position (A1, END, query) or an index as '#8'; BOS is #0, the last token -1."),
+    typer.Option(
+        help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's last."
+    ),
 ]
-IndexOpt = Annotated[int | None, typer.Option("--index", help="In place of --at: an index; BOS is 0, the last token -1.")]
+IndexOpt = Annotated[
+    int | None,
+    typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
+]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]

@@ -38,8 +38,9 @@ class DecoderConfig:
     vocabulary: int
     """Token ids run below this (the probed model's, and one more where padding has no id of its own)."""
     max_length: int
-    """Longest input in tokens, BOS and EOS included."""
+    """Longest sequence in tokens, BOS and EOS included."""
     bos: int
+    """What its sequences begin with."""
     eos: int
     pad: int
     fingerprint: str = ""
@@ -74,6 +75,8 @@ class DecoderConfig:
     """What of that LM is trained: nothing, adapters of low rank, or all of it."""
     lora: int = 16
     """Rank of these adapters (Hu et al. 2021)."""
+    unread: bool = False
+    """The probed model's inputs have no BOS: that of the decoder's sequences is its own, and no input has it."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
 
@@ -100,6 +103,11 @@ class DecoderConfig:
     def _tokens_in_order(self) -> bool:
         ascending = all(a < b for a, b in pairwise(self.tokens)) and self.tokens[0] >= 0
         return ascending and self.tokens[-1] < self.vocabulary and {self.bos, self.eos} <= set(self.tokens)
+
+    @property
+    def input_length(self) -> int:
+        """Longest input in tokens, as the probed model reads it."""
+        return self.max_length - int(self.unread)
 
     @property
     def size(self) -> int:

@@ -186,6 +186,10 @@ class Decoder(nn.Module, PyTorchModelHubMixin, library_name="inversionview", tag
         if isinstance(module, Decoder):
             nn.init.zeros_(self.lm_head.weight)
 
+    def begun(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch own_pos"]:
+        """Return inputs as the decoder's sequences: with its BOS in front, where inputs have none."""
+        return F.pad(tokens, (1, 0), value=self.config.bos) if self.config.unread else tokens
+
     def embed(self, tokens: Int[Tensor, "batch pos"], start: int = 0) -> Float[Tensor, "batch new width"]:
         """Return the embeddings of ``tokens[:, start:]`` (the earlier ones count as occurrences)."""
         new = tokens[:, start:]

@@ -70,12 +70,17 @@ class Source(Protocol):
         ...
 
     def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
-        """Return the activations of some pairs, ``[pair, d_model]``; ``rows`` count within ``drawn``."""
+        """Return the activations of some pairs, ``[pair, d_model]``; ``rows`` count within ``drawn``; see ``nothing``."""
         ...
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
         """Yield every site's activations at ``positions`` ``[row, k]``, ``[row·k, d_model]``."""
         ...
+
+
+def nothing(inputs: Inputs) -> int:
+    """Return the position whose activation tells nothing of an input: BOS, or −1 where there is none, for which 0 stands."""
+    return -1 if inputs.bos is None else 0
 
 
 class Stream:
@@ -97,7 +102,8 @@ class Stream:
         distinct, first, count = np.unique(rows[order], return_index=True, return_counts=True)
         slots = np.arange(count.max())[None].clip(max=count[:, None] - 1) + first[:, None]  # a row's pairs, its last repeated
         at, pick = positions[order][slots], sites[order][slots]
-        z = self.model.harvest(drawn.tokens[distinct], self.sites, at, pick=pick)  # (row, k, d_model)
+        z = self.model.harvest(drawn.tokens[distinct], self.sites, at.clip(min=0), pick=pick)  # (row, k, d_model)
+        z[torch.from_numpy(at < 0)] = 0.0
         out = torch.empty(len(rows), z.size(-1))
         out[torch.from_numpy(order)] = z[torch.from_numpy(np.arange(count.max()) < count[:, None])]
         return out
@@ -105,7 +111,9 @@ class Stream:
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
         """See ``Source.of_sites``; eight sites share a forward pass."""
         for first in range(0, len(self.sites), 8):
-            yield from self.model.harvest(drawn.tokens, self.sites[first : first + 8], positions).flatten(1, 2).cpu()
+            z = self.model.harvest(drawn.tokens, self.sites[first : first + 8], positions.clip(min=0))
+            z[:, torch.from_numpy(positions < 0)] = 0.0
+            yield from z.flatten(1, 2).cpu()
 
 
 class Banked:
@@ -152,7 +160,7 @@ class Banked:
         named = self.inputs.named_positions(drawn.tokens)
         at = np.stack([named[name] for name in self.positions], axis=1)[rows]
         place = (at == positions[:, None]).argmax(1)
-        place[positions == 0] = len(self.positions)
+        place[positions == nothing(self.inputs)] = len(self.positions)
         out = torch.empty(len(rows), self.bank.manifest.d_model)
         order = np.lexsort((rows, place, sites))
         key = (sites * (len(self.positions) + 1) + place)[order]
@@ -173,7 +181,12 @@ class Banked:
 
     @cached_property
     def _bos(self) -> Tensor:
-        """The activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same."""
+        """The activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same.
+
+        Where inputs have no BOS it is 0.
+        """
+        if self.inputs.bos is None:
+            return torch.zeros(len(self.sites), self.bank.manifest.d_model)
         bos = torch.tensor([[self.inputs.bos]])
         return self.bank.model.activations(bos, self.sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0].float().cpu()
 
@@ -214,11 +227,12 @@ def pick_pairs(
     count: int,
     bos_share: float,
     weights: npt.NDArray[np.float64],
+    nothing: int = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return for each row ``count`` positions to train on and a site for each, ``[rows, count]`` both.
 
     A pair's probability is ∝ ``weights[site, place]`` at the ``allowed`` positions, ``[row, pos]`` or ``[row, pos, site]``,
-    without replacement while a row has pairs left; with probability ``bos_share`` its position becomes BOS.
+    without replacement while a row has pairs left; with probability ``bos_share`` its position becomes ``nothing``, BOS.
     """
     allowed = np.broadcast_to(allowed if allowed.ndim == 3 else allowed[:, :, None], (*places.shape, len(weights)))
     odds = weights.T[places] * allowed  # (row, position, site)
@@ -228,8 +242,8 @@ def pick_pairs(
     available = np.clip(allowed.sum((1, 2)), 1, most)[:, None]
     chosen = np.take_along_axis(first, np.arange(count)[None] % available, axis=1)
     positions, drawn = np.divmod(chosen, len(weights))
-    positions[rng.random(positions.shape) < bos_share] = 0
-    positions[~allowed.any((1, 2))] = 0
+    positions[rng.random(positions.shape) < bos_share] = nothing
+    positions[~allowed.any((1, 2))] = nothing
     return positions, drawn
 
 
@@ -244,7 +258,8 @@ def pool_of_batches(
     rng = np.random.default_rng((config.seed, 1, number))
     drawn = source.draw(config.pool * config.batch // per_input, (config.seed, 2, number))
     places = source.inputs.places(drawn.tokens)
-    positions, sites = (x.ravel() for x in pick_pairs(places, drawn.allowed, rng, per_input, config.bos_share, weights))
+    picked = pick_pairs(places, drawn.allowed, rng, per_input, config.bos_share, weights, nothing(source.inputs))
+    positions, sites = (x.ravel() for x in picked)
     rows = np.repeat(np.arange(len(drawn.tokens)), per_input)
     lengths = source.inputs.lengths(drawn.tokens)[rows]
     order = rng.permutation(len(rows))
@@ -259,4 +274,5 @@ def pool_of_batches(
             Group(torch.from_numpy(drawn.tokens[rows[pairs], :length]), v, torch.from_numpy(sites[pairs]))
             for pairs, v, length in zip(share, values, lengths[whole].max(1), strict=True)
         ]
-        yield Batch(parted, int((lengths[whole] - 1).sum()))
+        given = int(source.inputs.bos is not None)  # BOS is not predicted
+        yield Batch(parted, int((lengths[whole] - given).sum()))

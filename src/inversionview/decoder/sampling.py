@@ -27,8 +27,8 @@ def sample(
     less: Float[Tensor, "batch vocabulary"] | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[float], None] | None = None,
-) -> Int[Tensor, "batch max_length"]:
-    """Draw one input per row of ``z``, BOS first, padded after EOS.
+) -> Int[Tensor, "batch input_length"]:
+    """Draw one input per row of ``z``, as the probed model reads it, padded after EOS.
 
     One token a step with cached keys and values; rows that are finished leave the batch. A row that reaches the longest
     length without EOS ends there. The padding id is never drawn, nor BOS after the first place. ``less`` is taken off the
@@ -51,7 +51,7 @@ def sample(
         )
         for i, part in enumerate(parts)
     ]
-    return torch.cat(drawn)
+    return torch.cat(drawn)[:, int(decoder.config.unread) :]
 
 
 def _share(report: Callable[[float], None], part: int, parts: int, share: float) -> None:
@@ -83,6 +83,8 @@ def _written(
             logits = logits - less[live]
         logits = logits / heat
         logits[:, config.banned] = -torch.inf
+        if config.unread and place == 1:  # an input is never empty
+            logits[:, config.place(config.eos)] = -torch.inf
         noise = torch.empty_like(logits).exponential_(generator=generator)
         drawn = (logits.softmax(-1) / noise).argmax(-1)  # the exponential race draws from the softmax
         own, out[live, place] = torch.cat([own, drawn[:, None]], dim=1), decoder.own.back(drawn)
@@ -111,7 +113,7 @@ def token_log_probs(
     z: Float[Tensor, "batch d_model"],
     site: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch pos"]:
-    """Return log p_θ(token ∣ earlier tokens, z) of every token; 0 at BOS, which is given, and at padding.
+    """Return log p_θ(token ∣ earlier tokens, z) of every token; 0 at a BOS, which is given, and at padding.
 
     A token that the decoder does not write has −∞.
     """
@@ -127,6 +129,7 @@ def log_probs_at(
     temperatures: Sequence[float],
 ) -> Float[Tensor, "temperature batch pos"]:
     """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided."""
+    tokens = decoder.begun(tokens)
     own = decoder.own(tokens)
     weight, bias = decoder.head()
     scores = torch.zeros(len(temperatures), *tokens.shape, device=tokens.device)
@@ -138,4 +141,5 @@ def log_probs_at(
             log_p = (logits / heat).log_softmax(-1)
             scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
     check_numbers(~scores.isnan())
-    return scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)
+    scores = scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)
+    return scores[..., int(decoder.config.unread) :]

@@ -26,7 +26,17 @@ from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metri
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
 from inversionview.decoder.model import Decoder
-from inversionview.decoder.pairs import Banked, Batch, Group, Source, Stream, pick_pairs, pool_of_batches, written_tokens
+from inversionview.decoder.pairs import (
+    Banked,
+    Batch,
+    Group,
+    Source,
+    Stream,
+    nothing,
+    pick_pairs,
+    pool_of_batches,
+    written_tokens,
+)
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.whitening import fit_site
 from inversionview.errors import DivergenceError, MismatchError, SettingError
@@ -57,19 +67,20 @@ def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
     drawn = source.draw(4096, (seed, 0, 1))
     places, alike = source.inputs.places(drawn.tokens), np.ones((1, source.inputs.place_count))
     allowed = np.any(drawn.allowed, axis=2) if drawn.allowed.ndim == 3 else drawn.allowed
-    positions, _ = pick_pairs(places, allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike)
+    positions, _ = pick_pairs(places, allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike, nothing(source.inputs))
     for number, z in enumerate(source.of_sites(drawn, positions)):
         if drawn.allowed.ndim == 3:
-            told = torch.from_numpy(np.take_along_axis(drawn.allowed[:, :, number], positions, axis=1).ravel())
+            told = torch.from_numpy(np.take_along_axis(drawn.allowed[:, :, number], positions.clip(min=0), axis=1).ravel())
             z = z[told] if int(told.sum()) >= _FEWEST else z
         fit_site(decoder.pathway, number, z.float().cpu(), seed)
 
 
-def loss_of(decoder: torch.nn.Module, own: Callable[[Tensor], Tensor], batch: Group, pad: int) -> Tensor:
-    """Return the summed cross entropy of the next token over BOS … EOS, in nats; ``own`` gives the decoder's ids."""
-    ids = own(batch.tokens)
-    target = ids.masked_fill(batch.tokens == pad, -1)[:, 1:]
-    loss: Tensor = decoder(ids[:, :-1].clamp(min=0), batch.z, batch.site, target)
+def loss_of(wrapped: torch.nn.Module, decoder: Decoder, batch: Group) -> Tensor:
+    """Return the summed cross entropy of the next token over BOS … EOS, in nats; ``wrapped`` is what runs ``decoder``."""
+    tokens = decoder.begun(batch.tokens)
+    ids = decoder.own(tokens)
+    target = ids.masked_fill(tokens == decoder.config.pad, -1)[:, 1:]
+    loss: Tensor = wrapped(ids[:, :-1].clamp(min=0), batch.z, batch.site, target)
     return loss
 
 
@@ -237,7 +248,7 @@ def step(
         here = Group(*(t.to(device, non_blocking=True) for t in part))
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with accelerator.autocast():
-                loss = loss_of(wrapped, decoder.own, here, decoder.config.pad)
+                loss = loss_of(wrapped, decoder, here)
             # gradients are averaged over processes, the loss is a mean over the tokens of all
             accelerator.backward(loss * (accelerator.num_processes / batch.predicted))
         total += loss.item()
@@ -281,16 +292,22 @@ def new_decoder(
         SettingError: it does not suit.
     """
     vocabulary, inputs = model.vocabulary, source.inputs
-    size = max(model.shape.vocabulary, vocabulary.size)
+    unread = vocabulary.bos is None
+    size = max(model.shape.vocabulary, vocabulary.size, vocabulary.eos + 1)
     torch.manual_seed(seed)
     made: dict[str, Any] = {
         "sites": tuple(site.short for site in source.sites), "positions": source.positions, "d_model": model.shape.d_model,
-        "vocabulary": size, "max_length": inputs.max_length, "bos": vocabulary.bos, "eos": vocabulary.eos,
-        "pad": vocabulary.pad, "fingerprint": model.fingerprint, "model": model.name,
+        "vocabulary": size, "max_length": inputs.max_length + int(unread), "bos": vocabulary.eos if unread else vocabulary.bos,
+        "eos": vocabulary.eos, "pad": vocabulary.pad, "unread": unread, "fingerprint": model.fingerprint, "model": model.name,
     }  # fmt: skip
     if size > _LARGE and "tokens" not in sizes:
         made["tokens"], made["shares"] = written_tokens(inputs)
     config = DecoderConfig(**{**made, **sizes})
+    if config.base and not vocabulary.ended:
+        raise SettingError(
+            f"The tokenizer of {model.name} names no token that ends a text, so no causal LM can be its decoder: leave out "
+            "--decoder-from."
+        )
     if not config.base:
         check_bytes(_COPIES * _numbers(config), f"A decoder of {config.layers:,} layers and width {config.width:,}")
     if config.base:

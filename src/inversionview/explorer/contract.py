@@ -46,8 +46,11 @@ class Place(Model):
     """An input and a position in it."""
 
     text: str
-    tokens: list[str] = Field(description="BOS and EOS included.")
+    tokens: list[str] = Field(
+        description="Labels: text with its spaces, or bytes, ⟨e7⟩; BOS, where there is one, and EOS included."
+    )
     ids: list[int]
+    bos: bool = Field(default=True, description="The first token is BOS, not the first of the text.")
     position: int = Field(ge=0, description="Index into the tokens.")
     names: dict[str, int] = Field(description="Named positions of this input.")
 
@@ -61,6 +64,7 @@ class Asked(Model):
     site: str
     model: str
     attention: list[float] | None = Field(default=None, description="Weight of each token, where the site is a head.")
+    bos: bool = Field(default=True, description="The first token is BOS, not the first of the text.")
 
 
 class Sample(Model):

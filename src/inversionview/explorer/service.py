@@ -135,7 +135,7 @@ def _first_text(study: Study) -> str:
     try:
         study.model.encode(_BARE_TEXT)
     except InputError:  # a vocabulary of its own
-        return "".join([vocabulary.tokens[i] for i in range(vocabulary.size) if i not in vocabulary.special][:8])
+        return vocabulary.decode([i for i in range(vocabulary.size) if i not in vocabulary.special][:8])
     return _BARE_TEXT
 
 
@@ -165,7 +165,7 @@ def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
     vocabulary = study.model.vocabulary
     return contract.Place(
         text=vocabulary.decode(ids), tokens=vocabulary.strings(ids), ids=list(ids), position=position,
-        names=study.positions.names(ids),
+        names=study.positions.names(ids), bos=vocabulary.bos is not None,
     )  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def reading(study: Study | None, preimage: Preimage, id: str | None = None, part
     query = preimage.query
     names = {} if study is None else study.positions.names(query.ids)
     tokens, ids = list(query.tokens), list(query.ids)
-    place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names)
+    place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos)
     return contract.Reading(
         version=1,
         study=id or (query.model if study is None else identifier(study)),

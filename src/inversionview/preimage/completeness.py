@@ -173,7 +173,7 @@ def completeness(
     tokens = inputs.tokens(rows)
     step = _steps(report, len(rows), 1 + len(groups) * len(queries))
     measured = nearest(model, tokens, [(q.z, q.site) for q in queries], distance, next(step)("distances")).numpy()
-    tree = PrefixTree.of(tokens, inputs.pad)
+    tree = PrefixTree.of(decoder.begun(torch.from_numpy(tokens)).numpy(), inputs.pad)
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):
         noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed((1000 * seed + i) % 2**63))
@@ -212,7 +212,8 @@ def pilot_floors(
     input inside stays exact if that is above the floor; else it is a lower bound.
     """
     some = tokens[generator.permutation(len(tokens))[:_PILOT]]
-    log_p = log_probs(decoder, PrefixTree.of(some, pad), z, site, temperatures=temperatures)
+    tree = PrefixTree.of(decoder.begun(torch.from_numpy(some)).numpy(), pad)
+    log_p = log_probs(decoder, tree, z, site, temperatures=temperatures)
     return [float(floor) for floor in log_p.quantile(0.9, dim=1)]
 
 

@@ -26,23 +26,30 @@ class Query:
 
     text: str
     ids: tuple[int, ...]
-    """Token ids, BOS and EOS included."""
+    """Token ids, BOS (where texts are run with one) and EOS included."""
     tokens: tuple[str, ...]
-    """The same as text, as the tokenizer prints them."""
+    """The same as labels: text with its spaces, or bytes that are part of a character, ``⟨e7⟩``."""
     position: int
-    """Index into ``tokens``; BOS is 0."""
+    """Index into ``tokens``."""
     site: Site
     model: str
     z: Float[Tensor, " d_model"] = field(repr=False)
     """The query activation."""
     attention: tuple[float, ...] | None = field(default=None, repr=False)
     """How much the site's head attends from ``position`` to each token; 0 behind it. ``None`` where the site is no head."""
+    bos: bool = True
+    """The first token is BOS, which every input has, and not the first of the text."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The labels of BOS, empty where there is none, and of EOS."""
+        return self.tokens[0] if self.bos else "", self.tokens[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Return where the activation was read, as plain JSON values."""
         where = {"text": self.text, "tokens": list(self.tokens), "position": self.position}
         attention = {} if self.attention is None else {"attention": list(self.attention)}
-        return {**where, "site": self.site.short, "model": self.model, **attention}
+        return {**where, "site": self.site.short, "model": self.model, **attention, **({} if self.bos else {"bos": False})}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Sample:
     """One distinct input, run through the probed model and measured."""
 
     tokens: tuple[str, ...]
-    """BOS and EOS included, no padding."""
+    """Labels as the query's, BOS and EOS included, no padding."""
     text: str
     distance: float
     """D(z_q, x)."""

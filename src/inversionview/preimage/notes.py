@@ -82,7 +82,8 @@ def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None)
         raise UnknownPositionError(_elsewhere(bank, query, names))
     row = bank.tokens(np.arange(1))[0]
     one = row[row != bank.inputs.pad].tolist()
-    if at is None and set(range(1, len(one) - int(one[-1] == bank.inputs.eos))) <= _places(bank.inputs, one, names):
+    first, last = int(bank.inputs.bos is not None), len(one) - int(one[-1] == bank.inputs.eos)
+    if at is None and set(range(first, last)) <= _places(bank.inputs, one, names):
         return []
     rest = "" if at is not None else ", which the bank holds, not at all positions"
     return [f"Compared at {listed(names)} only{rest}."]
@@ -97,7 +98,7 @@ def _places(inputs: Inputs, ids: Sequence[int], names: Sequence[str]) -> set[int
 def _elsewhere(bank: ActivationBank, query: Query, names: Sequence[str]) -> str:
     """Return the sentence for a position that a bank does not hold."""
     held = f"The bank holds {listed(names)} alone, and {place(query)} is another place"
-    if query.position == 0:
+    if query.position == 0 and bank.inputs.bos is not None:
         return f"{held}: BOS, which every input has, so it tells nothing (0 bits); read --at {names[0]}."
     named = bank.inputs.named_positions(np.array([query.ids]))
     own = next((name for name, index in named.items() if index[0] == query.position and name != "END"), None)

@@ -86,10 +86,10 @@ def draw(
     each: int,
     generator: torch.Generator,
     report: Callable[[float], None] | None = None,
-) -> Int[Tensor, "candidate max_length"]:
+) -> Int[Tensor, "candidate input_length"]:
     """Draw ``each`` candidates under every setting, those with damping last."""
     plain, damped = [s for s in settings if not s.damping], [s for s in settings if s.damping]
-    drawn, done = torch.empty(0, decoder.config.max_length, dtype=torch.long), 0
+    drawn, done = torch.empty(0, decoder.config.input_length, dtype=torch.long), 0
     for some in (plain, damped):
         if some:
             excess = _excess(decoder, drawn) if some is damped else None
@@ -106,7 +106,7 @@ def _part(report: Callable[[float], None], start: float, length: float, share: f
 def _candidates(
     decoder: Decoder, z: Float[Tensor, " d_model"], site: int, settings: Sequence[Setting], each: int,
     generator: torch.Generator, excess: Float[Tensor, " vocabulary"] | None, report: Callable[[float], None] | None,
-) -> Int[Tensor, "candidate max_length"]:  # fmt: skip
+) -> Int[Tensor, "candidate input_length"]:  # fmt: skip
     device = decoder.device
     changed = perturbed(z.float().cpu(), settings, each, generator)
     heat = torch.tensor([s.temperature for s in settings]).repeat_interleave(each)
@@ -304,9 +304,15 @@ def trained_site(decoder: Decoder, site: Site) -> int:
 def effects(
     decoder: Decoder, model: ProbedModel, tokens: Int[Tensor, "shown pos"], query: Query, site: int
 ) -> Float[Tensor, "shown pos"]:
-    """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS."""
-    bos = torch.tensor([[decoder.config.bos]])
-    z_bos = model.activations(bos, [query.site], torch.zeros(1, 1, dtype=torch.long))[0, 0]
+    """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS.
+
+    Where inputs have no BOS, 0 takes the part of z_BOS, as it did in training.
+    """
+    if decoder.config.unread:
+        z_bos = torch.zeros(1, len(query.z))
+    else:
+        bos = torch.tensor([[decoder.config.bos]])
+        z_bos = model.activations(bos, [query.site], torch.zeros(1, 1, dtype=torch.long))[0, 0]
     device = decoder.device
     where = torch.full((len(tokens),), site, device=device)
     with_z, without = (

@@ -36,6 +36,7 @@ Prior = Literal["study", "model", "uniform"]
 """The inputs' own distribution, the model's, or the same for every token sequence."""
 
 _MOST_STARTS = 1000
+_GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Ground:
     """Of ``WalkSettings``, where others than its own suit better."""
     chain_bytes: int = 0
     """Memory that the model takes for each chain, beside its tokens."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of it."""
 
     def padded(self, rows: Sequence[Sequence[int]], pad: int) -> Ids:
         """Return rows of token ids, padded on the right; those that are too long are left out."""
@@ -81,10 +84,8 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
     vocabulary, length = model.vocabulary, len(ids) - 1
     whole(longer, "How many tokens longer or shorter a text may become", 0)
     if lost := [i for i in options.get("keep", ()) if not 0 <= i < length]:
-        raise SettingError(
-            f"There is no token {lost[0]} that could be kept: the text has tokens 0 to {length - 1}, BOS being 0."
-        )
-    kernel = LanguageKernel(model, target, (length - longer, length + longer), **options)
+        raise SettingError(f"There is no token {lost[0]} that could be kept: the input has tokens 0 to {length - 1}.")
+    kernel = LanguageKernel(model, target, (length - longer, length + longer), given=vocabulary.front or ids[:1], **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
@@ -95,7 +96,8 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
     settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
     chances = 4 * 4 * model.shape.vocabulary
-    return Ground(kernel, features, kernel.longest + 1, settings, 2 * keys_values + chances)
+    notes = () if vocabulary.front else (_GIVEN,)
+    return Ground(kernel, features, kernel.longest + 1, settings, 2 * keys_values + chances, notes)
 
 
 def walked_preimage(
@@ -159,7 +161,7 @@ def walked_preimage(
     shown = _shown(run.pool, draws, tokens, count, rng)
     samples = measured(model, target, *shown, epsilon=epsilon)
     bits = run.bits()
-    walk = _report(run, run.mixing(), len(draws), query, prior, samples)
+    walk = _report(run, run.mixing(), len(draws), query, prior, samples, ground.notes)
     return Preimage(
         query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits,
         inside_count=walk.members, distinct=walk.members, draws=draws, walk=walk,
@@ -202,6 +204,7 @@ def _report(
     query: Query,
     prior: str,
     samples: tuple[Sample, ...],
+    notes: tuple[str, ...],
 ) -> WalkReport:
     chains, seconds = run.chains, run.seconds
     r_hats = [f.r_hat for f in features]
@@ -227,18 +230,23 @@ def _report(
         ess=min((f.ess for f in features), default=0.0),
         forgotten=None if not known or None in known else max(k for k in known if k is not None),
         features=features,
-        notes=tuple(_notes(run, features, draws, query, samples)),
+        notes=(*notes, *_notes(run, features, draws, query, samples, bool(notes))),
         interrupted=run.interrupted,
     )
 
 
-def _notes(run: Walk, features: tuple[Mixing, ...], draws: int, query: Query, samples: tuple[Sample, ...]) -> list[str]:
-    """Return what a reader must know."""
+def _notes(
+    run: Walk, features: tuple[Mixing, ...], draws: int, query: Query, samples: tuple[Sample, ...], bare: bool
+) -> list[str]:
+    """Return what a reader must know; ``bare``: the inputs begin with their text, not with BOS."""
     notes = []
     if run.interrupted:
         notes.append("Interrupted: what was found until then.")
     if query.position == 0:
-        notes.append("The position is BOS, which every input has: all are inside, the activation tells nothing (0 bits).")
+        notes.append(
+            "The position is the first token, which a walk keeps: all are inside, whatever it encodes." if bare
+            else "The position is BOS, which every input has: all are inside, the activation tells nothing (0 bits)."
+        )  # fmt: skip
     if not run.pool.members and run.pool.measured:
         refused = next((s for s in samples if not s.inside), None)
         nearest = "" if refused is None else f"; the nearest refused is at D = {refused.distance:.3f}"

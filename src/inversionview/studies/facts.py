@@ -118,9 +118,8 @@ class FactsInputs(Inputs):
         grown = bool(whole) and (whole[:length] != ids or len(whole) == length)
         if not within or grown or {self.pad, self.bos, self.eos} & set(ids):
             return None
-        assert self.bos is not None
-        assert self.eos is not None
-        return _Row((self.bos, *ids, self.eos), within[-1] + 1, whole[length] if whole else -1)
+        front = self.tokenizer.front
+        return _Row((*front, *ids, self.tokenizer.eos), within[-1] + len(front), whole[length] if whole else -1)
 
     def _attributes(self, statements: Sequence[Statement]) -> dict[str, npt.NDArray[Any]]:
         """Return what is known of each subject, ``[subject + 1]`` with NONE last: what the file says and relations ask."""
@@ -172,7 +171,8 @@ class FactsInputs(Inputs):
         found = _Found(row, *(np.where(row >= 0, column[row], -1) for column in (self._subject, self._template, self._at)))
         ends = self._ends(tokens)
         for i in np.flatnonzero(row < 0):
-            found.subject[i], found.template[i], found.at[i] = self._read(tuple(tokens[i, 1 : ends[i] + 1].tolist()))
+            begun = len(self.tokenizer.front)
+            found.subject[i], found.template[i], found.at[i] = self._read(tuple(tokens[i, begun : ends[i] + 1].tolist()))
         return found
 
     @lru_cache(maxsize=2**16)  # noqa: B019  inputs live as long as their study

@@ -34,7 +34,7 @@ def marked(
         tokens: of an input.
         position: where D is reached.
         effect: of each token, in [−1, 1]; see ``colour``.
-        ends: tokens that begin with BOS and end with EOS, as a query's: these two are named so where their own names are long.
+        ends: the labels of BOS and EOS, as of a query: these two are named so where their own names are long.
     """
     text = Text()
     for i, token in enumerate(tokens):
@@ -63,7 +63,7 @@ _BRIEF = 3
 
 
 def _brief(tokens: Sequence[str], i: int, ends: Sequence[str]) -> str | None:
-    """Return the short name of BOS, with which every input begins, and of EOS, with which a whole one ends."""
+    """Return the short name of BOS, with which inputs begin, and of EOS, with which a whole one ends."""
     if len(tokens[i]) <= _BRIEF:
         return None
     if i == 0:
@@ -85,12 +85,12 @@ def effect_legend() -> Text:
 
 def query_line(query: Query) -> Table:
     """Return what names the query: its text with the position marked, and the site; a head's attention below."""
-    line = marked(query.tokens, query.position, ends=query.tokens)
+    line = marked(query.tokens, query.position, ends=query.ends)
     line.append(f"   site {query.site.short}, position {query.position}", style="dim")
     table = Table.grid(padding=(0, 1))  # what does not fit goes on below the text, not below the word "query"
     table.add_row(Text("query", style="dim"), line)
     if query.attention is not None:
-        table.add_row("", Text(attention_line(query.tokens, query.attention), style="dim"))
+        table.add_row("", Text(attention_line(query.tokens, query.attention, query.ends), style="dim"))
     return table
 
 
@@ -98,11 +98,14 @@ ATTENDED, LEAST_ATTENDED = 6, 0.05
 """How many tokens are named that a head attends to, and with which weight at least."""
 
 
-def attention_line(tokens: Sequence[str], attention: Sequence[float]) -> str:
-    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest."""
+def attention_line(tokens: Sequence[str], attention: Sequence[float], ends: Sequence[str] | None = None) -> str:
+    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest.
+
+    ``ends``, as for ``marked``, are by default the first token and the last.
+    """
     order = sorted(range(len(tokens)), key=lambda i: -attention[i])
     named = [i for i in order[:ATTENDED] if attention[i] >= LEAST_ATTENDED]
-    parts = [f"'{_brief(tokens, i, tokens) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
+    parts = [f"'{_brief(tokens, i, ends or tokens) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
     rest = sum(attention) - sum(attention[i] for i in named)
     if not named:
         return f"attends to no token with {LEAST_ATTENDED} or more"
@@ -129,7 +132,7 @@ def preimage_table(preimage: Preimage) -> Group:
     table.add_column("sample" if preimage.source == "decoder" else "input")
     blank = [""] if repeated else []
     for sample in shown.inside:
-        _row(table, sample, repeated, preimage.query.tokens)
+        _row(table, sample, repeated, preimage.query.ends)
     line = Text(f"──────── ε, {preimage.distance} ────────", style="red")
     table.add_row(
         Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold red"),
@@ -137,7 +140,7 @@ def preimage_table(preimage: Preimage) -> Group:
         line,
     )
     for sample in shown.outside:
-        _row(table, sample, repeated, preimage.query.tokens)
+        _row(table, sample, repeated, preimage.query.ends)
     if preimage.walk is not None:
         legend = _walk_note(preimage, preimage.walk, preimage.bits)
     else:

@@ -1,7 +1,8 @@
 """The kernel for sequences of a language model: any tokens, under the model's own p(x)^β.
 
 The prior is p(x₁ … xₙ)^β of the model, special tokens left out: for β = 1 uniform over lengths, as it is for β = 0, where all
-texts of a length are alike.
+texts of a length are alike. The first token, nearly always BOS, is given: no model predicts it. Where texts are run without
+a BOS it is the query's own, and stays.
 
 In one step all chains edit at the same position t, drawn by lot whatever the states are; so what comes before t need not be run
 again, its keys and values are kept.
@@ -45,6 +46,7 @@ class LanguageKernel:
         model: the probed model, whose own distribution is the prior.
         target: what D is measured against.
         lengths: the fewest and the most tokens of an input, BOS counted and EOS not.
+        given: the tokens that every input begins with, by default what stands before a text (BOS).
         beta: the prior is p(x)^β.
         keep: positions of tokens that stay.
         guided: add the move that follows the gradient of D.
@@ -61,6 +63,7 @@ class LanguageKernel:
         target: Target,
         lengths: tuple[int, int],
         *,
+        given: Sequence[int] = (),
         beta: float = 1.0,
         keep: Sequence[int] = (),
         guided: bool = False,
@@ -68,11 +71,17 @@ class LanguageKernel:
         if not 0 <= beta < float("inf"):
             raise SettingError(f"β must be 0 or more, but is {beta}.")
         self.model, self.target, self.beta = model, target, beta
-        self.shortest, self.longest = max(2, lengths[0]), min(lengths[1], (model.shape.steady or model.shape.max_length) - 1)
+        self.given = np.array(list(given) or model.vocabulary.front, dtype=np.int64)
+        least = len(model.vocabulary.front) + 1
+        self.shortest, self.longest = (
+            max(least, lengths[0]),
+            min(lengths[1], (model.shape.steady or model.shape.max_length) - 1),
+        )
         self.kept = np.isin(np.arange(self.longest + 1), keep)
-        self.free = np.flatnonzero(~self.kept[1 : self.longest]) + 1
+        begun = len(self.given)
+        self.free = np.flatnonzero(~self.kept[begun : self.longest]) + begun
         if not len(self.free):
-            raise SettingError("Every token is kept: leave some to change.")
+            raise SettingError("Every token is kept: leave some to change, or give a longer text.")
         chances = 1 / (self.longest - self.free + _OVERHEAD)
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
@@ -108,8 +117,9 @@ class LanguageKernel:
         parts = [self._run(part, None, 0, np.zeros((len(part), 0)))[1:] for part in _split(tokens, rows)]
         per_token, log_p = (np.concatenate(part) for part in zip(*parts, strict=True))
         distance, position = self._nearest(tokens, per_token)
-        odd = (np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens))[:, 1:].any(1)
-        return States(tokens.copy(), distance, position, np.where(odd, -np.inf, self._log_prior(tokens, log_p)))
+        odd = np.isin(tokens, np.flatnonzero(np.isinf(self._banned.cpu().numpy()))) & self._inside(tokens)
+        odd[:, : len(self.given)] = tokens[:, : len(self.given)] != self.given
+        return States(tokens.copy(), distance, position, np.where(odd.any(1), -np.inf, self._log_prior(tokens, log_p)))
 
     def _log_prior(self, tokens: Ids, log_p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return log p(x)^β, that of the lengths left out; all texts of a length alike where β is 0."""
@@ -127,9 +137,10 @@ class LanguageKernel:
             raise SettingError("With --keep, or β other than 0 and 1, no text can be drawn at once: walk without --exchange.")
         v, ends = self.model.vocabulary, rng.integers(self.shortest, self.longest + 1, size=count)
         tokens = np.full((count, self.longest + 1), v.pad, dtype=np.int64)
-        tokens[:, 0], cache = v.bos, None
-        for t in range(1, self.longest):
-            out = self._extend(tokens[:, t - 1 : t], cache, logits=bool(self.beta)) if self.beta else None
+        tokens[:, : len(self.given)], cache = self.given, None
+        for t in range(len(self.given), self.longest):
+            new = tokens[:, 0 if cache is None else t - 1 : t]
+            out = self._extend(new, cache, logits=bool(self.beta)) if self.beta else None
             cache = None if out is None else out.cache
             tokens[:, t] = _draw(self._log_probs(out, count), rng)
         cells = np.arange(self.longest + 1)
@@ -233,6 +244,7 @@ class LanguageKernel:
             scores = out.logits[:, :-1].float().add_(self._banned)
             each = scores.gather(-1, later[..., None])[..., 0] - scores.logsumexp(-1)
             log_p[:, t + 1 :] = np.where(self._inside(tokens)[:, t + 1 :], each.cpu().double().numpy(), 0.0)
+            log_p[:, : len(self.given)] = 0.0
         return out, per_token, log_p
 
     def _extend(self, tokens: Ids, cache: KeysValues | None, logits: bool) -> Extended:

@@ -539,6 +539,7 @@ class Explorer {
       site,
       model: this.info.model,
       attention,
+      bos: place.bos,
     };
     const known = before?.study === this.state.study && before?.place.text === place.text ? before.features : null;
     const unknown = { names: this.info.features, query: {}, prior: {}, entropy: {} };

@@ -36,7 +36,7 @@ export function say(node, text) {
  * A token as plain text with what cannot be seen made visible, for titles and labels. A space before what is seen is a space,
  * as it is before most words of a language model; any other is a dot.
  */
-export const visible = (token) => token.toWellFormed().replace(UNSEEN, (c) => SHOWN[c] ?? "□");
+export const visible = (token) => token.toWellFormed().replace(UNSEEN, sign);
 
 /** The same as nodes, the stand-ins marked, so that a space is told from the dot that shows it. */
 export function printed(token) {
@@ -44,13 +44,19 @@ export function printed(token) {
   const marks = token.toWellFormed().match(UNSEEN) ?? [];
   const nodes = parts.flatMap((part, i) => [
     part || null,
-    i < marks.length ? el("span.m", {}, SHOWN[marks[i]] ?? "□") : null,
+    i < marks.length ? el("span.m", {}, sign(marks[i])) : null,
   ]);
   return token ? nodes : [el("span.m", {}, "∅")];
 }
 
-const UNSEEN = /(?<= ) | (?= |$|[\p{Cc}\p{Zl}\p{Zp}])|[\p{Cc}\p{Zl}\p{Zp}]|(?!\u200d)\p{Cf}/gu;
+/** Signs of what is not seen, which labels of tokens have already: of breaks, and of bytes that are part of a character. */
+const SIGNS = /[⏎⇥␍]|⟨[0-9a-f ]+⟩/u;
+const UNSEEN = new RegExp(
+  `(?<= ) | (?= |$|[\\p{Cc}\\p{Zl}\\p{Zp}⏎⇥␍])|[\\p{Cc}\\p{Zl}\\p{Zp}]|(?!\\u200d)\\p{Cf}|${SIGNS.source}`,
+  "gu",
+);
 const SHOWN = { " ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍" };
+const sign = (mark) => SHOWN[mark] ?? (SIGNS.test(mark) ? mark : "□");
 
 export const number = (value) => value.toLocaleString("en-US");
 /** A number with so many digits after the point, and a true minus. */

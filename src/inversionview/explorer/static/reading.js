@@ -7,7 +7,7 @@ import { effects } from "./legend.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
 import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, ranked } from "./stats.js";
-import { positionName, queryLine } from "./tokens.js";
+import { edgesOf, positionName, queryLine } from "./tokens.js";
 
 export class Panel {
   /** `onEpsilon(ε, panel)` when ε is moved here; `actions`: buttons as `{label: run}`. */
@@ -189,7 +189,7 @@ export class Panel {
     this.common.set(features);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
-    this.rows.set(this.sorted, features?.names ?? [], epsilon, reading.preimage.query.tokens);
+    this.rows.set(this.sorted, features?.names ?? [], epsilon, edgesOf(reading.preimage.query));
     this.element.classList.toggle("repeated", this.rows.repeated);
     say(this.choice, chosen(reading.preimage));
     const best = features && this.sorted.length ? this.commonAt(epsilon).entries[0].index : null;

@@ -3,7 +3,7 @@
 import { colour, distance, el, svg, threshold, visible } from "./dom.js";
 import { bitsOf, shareOf } from "./common.js";
 import { insideCount } from "./stats.js";
-import { briefly, positionName, windowed } from "./tokens.js";
+import { briefly, edgesOf, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
 const [PAPER, STEP, CHAR, SIZE, LETTERS] = [560, 18, 7.4, 12.3, 62];
@@ -101,7 +101,7 @@ function drawn(panel) {
     y += STEP;
   }
   if (sorted.some(({ sample }) => sample.effect)) y = drawnEffects(parts, ink, y + 4);
-  y = drawnLine(parts, ink, y + 6, query, query.tokens, "query");
+  y = drawnLine(parts, ink, y + 6, query, edgesOf(query), "query");
   const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
     if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
@@ -111,7 +111,7 @@ function drawn(panel) {
       ink,
       y,
       sample,
-      query.tokens,
+      edgesOf(query),
       distance(sample.distance),
       values[panel.rows.beside],
       i >= k,

@@ -7,8 +7,8 @@ const FITS = 96;
 const [BRIEF, PARENTHESES, ELLIPSES] = [3, 2, 2];
 
 /**
- * How tokens are named in short: every input begins with BOS and ends with EOS, here `edges`' own; `null` for all others, and
- * where a name is no longer than that.
+ * How tokens are named in short: inputs begin with BOS and end with EOS, here `edges`' own; `null` for all others, and where a
+ * name is no longer than that.
  */
 export function briefly(tokens, edges = tokens) {
   const name = (text, i) => {
@@ -18,6 +18,9 @@ export function briefly(tokens, edges = tokens) {
   };
   return tokens.map(name);
 }
+
+/** What `briefly` takes as edges of a query or a place: its tokens, the first of which may be no BOS. */
+export const edgesOf = ({ tokens, bos }) => (bos === false ? ["", ...tokens.slice(1)] : tokens);
 
 /** Shade a token: orange where the activation made it likelier, light blue where less likely; `legend.js` says so. */
 function shade(node, effect) {
@@ -78,8 +81,18 @@ export function spelled(sample, edges) {
   });
 }
 
-/** A token's exact text, in quotes. */
-const exact = (text) => JSON.stringify(text);
+/** A token's label, in quotes; of one that holds part of a character its bytes, too. */
+const exact = (text) => [JSON.stringify(text), bytes(text)].filter(Boolean).join(", ");
+
+/** The bytes of a token that is shown by some of them, ⟨e7 8c⟩, as a title says them; empty for any other. */
+function bytes(text) {
+  const parts = text.split(/⟨((?:[0-9a-f]{2} ?)+)⟩/);
+  if (parts.length === 1) return "";
+  const plain = (part) => part.replace(/[⏎⇥␍]/g, (c) => ({ "⏎": "\n", "⇥": "\t", "␍": "\r" })[c]);
+  const hex = (part) => Array.from(new TextEncoder().encode(plain(part)), (b) => b.toString(16).padStart(2, "0")).join(" ");
+  return `bytes ${parts.map((part, i) => (i % 2 ? part : hex(part))).filter(Boolean).join(" ")}`;
+}
+
 const short = (value) => (value === null || value === undefined ? "\u00a0" : value.toFixed(2).replace(/^0/, ""));
 
 /** What a token's title says. */
@@ -92,7 +105,7 @@ export function told(sample, i) {
 
 /** The query on one line, with attention as underlines. */
 export const queryLine = (query, fits) =>
-  fitted(query, query.tokens, fits, (node, i) => {
+  fitted(query, edgesOf(query), fits, (node, i) => {
     node.title = exact(query.tokens[i]);
     attend(node, query.attention?.[i]);
   });
@@ -107,9 +120,10 @@ function attend(node, weight) {
 /** All tokens of the query as large type: buttons where `choose` is given, else text; `marks` are positions read. */
 export function queryTokens(place, { choose, marks = [], attention, site } = {}) {
   const names = Object.fromEntries(Object.entries(place.names ?? {}).map(([name, i]) => [i, name]));
-  const briefs = briefly(place.tokens);
+  const briefs = briefly(place.tokens, edgesOf(place));
   const nodes = place.tokens.map((text, i) => {
-    const said = `position ${i}${names[i] ? `, ${names[i]}` : ""}: ${visible(text) || "empty"}`;
+    const shown = [visible(text) || "empty", bytes(text)].filter(Boolean).join(", ");
+    const said = `position ${i}${names[i] ? `, ${names[i]}` : ""}: ${shown}`;
     const pressed = String(i === place.position);
     const node = choose
       ? el("button.q", {
