@@ -28,7 +28,7 @@ from inversionview.integrity import digest, read_sealed, sealed
 from inversionview.sites import Kind, Site
 from inversionview.storage import write_json
 
-_LENGTH = 6
+_LENGTH = 4
 """Tokens of a text that is run, at most; its first half is run alone, too."""
 _SAME_DIRECTION = 0.95
 """Cosine of the last state, normed and unembedded, with the logits: these may be scaled or softly capped on top."""
