@@ -60,7 +60,7 @@ def test_read_json_is_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_options_reach_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(
-        capsys, "read", "addition", ADD, "--at", "-6", "--site", "blocks.0.attn.hook_result[0]", "--json", "--count", "7",
+        capsys, "read", "addition", ADD, "--at", "-5", "--site", "blocks.0.attn.hook_result[0]", "--json", "--count", "7",
         "--epsilon", "0.2", "--distance", "cosine", "--temperature", "1", "--temperature", "2", "--candidates", "9",
         "--fixed", "=",
     )  # fmt: skip

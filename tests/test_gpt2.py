@@ -397,8 +397,9 @@ def test_distances_are_reached_anywhere_but_at_eos_and_padding(model: ProbedMode
 
 def test_bos_is_a_candidate_where_it_is_also_eos(copied: Path) -> None:
     path = copied / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in config.items() if key != "bos_token"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bos_token": "E"}))
+    tokenizer = json.loads((copied / "tokenizer.json").read_text())
+    (copied / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
     both = ProbedModel.from_pretrained(copied)
     assert both.vocabulary.bos == both.vocabulary.eos == EOS
     tokens = torch.tensor([[EOS, 0, 1, EOS, PAD], [EOS, 2, EOS, PAD, PAD]])
