@@ -589,7 +589,7 @@ def test_a_page_does_not_wait_for_a_study_that_loads(live: Open, deep_url: str) 
 
 def shown(text: str) -> str:
     text = LONE.sub("·", text).translate({ord("\n"): "⏎", ord("\t"): "⇥"})
-    return text.replace("\u202e", "⟨e2 80 ae⟩")
+    return text.replace("\u202e", "⟨e2 80 ae⟩").replace("\u200d", "⟨e2 80 8d⟩")
 
 
 def test_hostile_tokens_are_text(live: Open, hostile_model: Path) -> None:
