@@ -31,7 +31,7 @@ SEEDS = [str(2**63 - 1), "-1", str(2**64), "nan", "x", ""]
 NUMBERS = ["nan", "inf", "0", "-1", "1000000000", str(2**64), "x", ""]
 WORDS = ["x", "-1", "", ","]
 PATHS = ["-1", ""]
-EVERYTHING = [*dict.fromkeys([*NUMBERS, *WORDS, "-inf", "1e9", str(2**63 - 1), "1,nan"])]
+EVERYTHING = [*dict.fromkeys([*NUMBERS, *WORDS, "-inf", "1e9", "1e300", str(2**63 - 1), "1,nan"])]
 ADD, COUNT = "615+861=1476", "vvzccvczvvvzvcvc|v:8"
 BASE = {
     "read": f"addition {ADD} --at = --site a0.0 --temperature 1 --candidates 2 --count 2",

@@ -79,6 +79,27 @@ def copy(banked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copytree(banked, tmp_path / "bank"))
 
 
+@pytest.mark.parametrize("damage", ["no manifest", "a file", "a loop"])
+def test_a_run_whose_own_bank_is_broken_is_not_answered_from_another(
+    addition: iv.Study, banked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """The user's cache has a sound one."""
+    addition.keep(tmp_path)
+    own = tmp_path / "bank"
+    if damage == "no manifest":
+        shutil.copytree(banked, own)
+        (own / "manifest.json").unlink()
+    elif damage == "a file":
+        own.write_text("")
+    else:
+        own.symlink_to(own)
+    for command in (["search", str(tmp_path), "615+861=1476"], ["bank", str(tmp_path), "--check"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 2
+        assert str(own) in capsys.readouterr().err
+
+
 def asked(study: iv.Study, folder: Path, site: str = "x0.post") -> list[list[int]]:
     """Which rows lie near some inputs: first one, for which all is read, then so many that the index is looked at."""
     queries = [study.query(f"{n}15+861={n * 100 + 876}", at="=", site=site) for n in range(1, 7)]

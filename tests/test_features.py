@@ -303,6 +303,8 @@ def test_bad_features(bank: ActivationBank) -> None:
         codes_of(bank, None, pattern(r"(?P<plus>\+)"))
     with pytest.raises(errors.SettingError, match="'letter' is '' in every input"):
         codes_of(bank, None, pattern("(?P<letter>[a-z])"))
+    with pytest.raises(errors.SettingError, match="a feature 'A1' already: call yours something else"):
+        codes_of(bank, None, pattern(r"(?P<A1>\d)"))
     with pytest.raises(errors.SettingError, match="not a regular expression"):
         pattern("(")
     with pytest.raises(errors.SettingError, match="named group"):

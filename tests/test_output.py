@@ -323,6 +323,18 @@ def test_the_library_refuses_too(addition: iv.Study, options: dict[str, object],
         addition.preimage(query, **options)  # type: ignore[arg-type]
 
 
+def test_a_terminal_of_no_width(capfd: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "inversionview.cli", "sites", "addition"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "0"})
+    assert "x1.post" in done.stdout
+
+
+def test_a_cell_stays_one_whatever_separates(tmp_path: Path) -> None:
+    """Spreadsheets of some countries separate by semicolons."""
+    write_records([{"text": "x;=HYPERLINK(1)", "n": 3}], tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8") == '"text","n"\n"x;=HYPERLINK(1)",3\n'
+
+
 @pytest.mark.parametrize(
     ("most", "room"),
     [("max", None), ("3000000", 3_000_000 - (2_500_000 - (2_000_000 - 400_000))), ("1000", 0), ("nonsense", None)],

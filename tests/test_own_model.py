@@ -17,8 +17,11 @@ import torch
 
 import inversionview as iv
 from inversionview import errors
+from inversionview.analysis.common import told
+from inversionview.analysis.places import bits_curve
 from inversionview.cli import main
 from inversionview.explorer.service import study_info
+from inversionview.information import wilson
 from inversionview.runs import Reading, read_texts, train_texts
 from inversionview.sites import find_site
 from tests.conftest import WORDS, sentences
@@ -100,6 +103,29 @@ def test_a_bank_of_ends_is_not_asked_for_other_places(run: Path, tmp_path: Path)
     end = study.search(study.query("ann has 5 figs", site="x0.post"), bank=bank, count=3)
     assert end.notes[0] == "Compared at END only, which the bank holds, not at all positions."
     assert all(sample.tokens[sample.position] == "s" for sample in end)
+
+
+def test_a_corpus_of_texts_is_a_sample_even_where_a_bank_holds_all_of_it(run: Path, tmp_path: Path) -> None:
+    """No other text inside is a bound, and a share of few inside has the interval of a sample (Wilson)."""
+    study = iv.load(run)
+    bank = study.build_bank(tmp_path, rows=len(study.inputs))
+    text = study.model.vocabulary.decode(study.inputs.tokens(np.arange(1))[0].tolist())
+    found = study.search(study.query(text, site="x0.post"), bank=bank, epsilon=1e-6, count=3)
+    assert found.bits is not None
+    assert found.bits.bounded
+    (curve,) = bits_curve(bank, [1e-6], sites="x0.post", distance="cosine", queries=5)
+    assert curve.least[0] < curve.bits[0].value
+    wide = study.search(study.query(text, site="x0.post"), bank=bank, epsilon=0.05, count=3)
+    features = told(study.inputs, wide)
+    assert features is not None
+    assert features.features
+    for one in features.features:
+        assert (one.low, one.high) == pytest.approx(wilson(one.agreeing, features.counted))
+
+
+def test_a_bank_of_a_run_holds_all_its_texts_unless_fewer_are_asked_for(run: Path, tmp_path: Path) -> None:
+    main(["bank", str(run), "--out", str(tmp_path)])
+    assert len(iv.load(tmp_path).bank()) == 60 * len(WORDS)
 
 
 def test_texts_are_kept_as_arrow_without_empty_lines(run: Path) -> None:

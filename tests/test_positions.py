@@ -92,10 +92,29 @@ def test_a_search_compares_at_indices_too(addition: iv.Study) -> None:
         addition.search(query, fixed="#0")
 
 
-def test_of_many_inputs_a_number_is_the_index(addition: iv.Study) -> None:
-    tokens = addition.inputs.tokens(np.arange(5000))
-    assert (addition.positions.many(tokens, "8") == 8).all()
-    assert (addition.positions.many(tokens, "#8") == 8).all()
+def test_of_many_inputs_a_number_is_the_index_unless_a_token_too(addition: iv.Study) -> None:
+    tokens = addition.inputs.tokens(np.arange(50))
+    named = r"'8' is a token of \d+ of these 50 inputs and an index: write '#8' for the index"
+    with pytest.raises(UnknownPositionError, match=named):
+        addition.positions.many(tokens, "8")
+    for at in ("#8", 8, "12"):  # no token is called 12
+        assert (addition.positions.many(tokens, at) == int(str(at).strip("#"))).all()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ablate", "addition", "--at", "8:a0.0", "--limit", "20"), ("patch", "addition", "--at", "8:a0.0", "--limit", "2"),
+        ("patch", "addition", "--position", "8", "--limit", "2"), ("complete", "addition", "--queries", "1", "--at", "8"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_number_that_could_be_either_is_refused_in_sets_of_inputs(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(list(command))
+    assert "write '#8'" in capsys.readouterr().err
 
 
 def test_pairs_of_texts(addition: iv.Study) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from inversionview.errors import SettingError
 
 Distance = Literal["euclidean", "cosine"]
+MOST_EPSILON = 1e6
+"""No threshold is larger: cosine distances end at 2, and single precision far above."""
 
 
 def euclidean(query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
@@ -80,8 +82,10 @@ def check_epsilon(epsilon: float) -> float:
     """Return ``epsilon`` if it can be a threshold.
 
     Raises:
-        SettingError: it is not a positive number.
+        SettingError: it is not a positive number, or beyond ``MOST_EPSILON``.
     """
     if not 0 < epsilon < float("inf"):
         raise SettingError(f"ε must be a positive number, but is {epsilon}: the paper uses 0.1.")
+    if epsilon > MOST_EPSILON:
+        raise SettingError(f"ε must be at most {MOST_EPSILON:,.0f}, but is {epsilon:.3g}: the paper uses 0.1.")
     return epsilon

@@ -54,8 +54,8 @@ class Inputs(ABC):
     max_length: int
     """Longest row in tokens, BOS and EOS included."""
     test_share: float = 0.25
-    sampled: bool = False
-    """The corpus is a sample of the inputs that there could be: a preimage in it is one of a preimage."""
+    sampled: bool = True
+    """The corpus is a sample of the inputs that there could be: a preimage in it is one of a preimage. Not where it is all."""
     redrawn: bool = False
     """Rows have a free part that another salt draws anew, so the corpus has no end."""
 

@@ -54,10 +54,10 @@ class Positions:
     def many(self, tokens: Ids, at: str | int) -> Ids:
         """Return the index of ``at`` in each row, ``[rows]``; −1 where it has none, or the token more than one.
 
-        Of many rows a number is the index, unless it is a token that each of them has once.
+        A number is the index, unless it is a token too.
 
         Raises:
-            UnknownPositionError: it is such a token, and an index too.
+            UnknownPositionError: it is, somewhere else than at the index.
         """
         named, length = self.named(tokens), (tokens != self.vocabulary.pad).sum(1)
         there = named[at] if isinstance(at, str) and at in named else np.full(len(tokens), -1)
@@ -83,12 +83,13 @@ class Positions:
         index = np.full(len(tokens), -1) if number is None else self._indices(tokens, number)
         if is_index(at):
             return index
-        found = self._tokens(tokens, str(at))
         if number is None or not (index >= 0).any():
-            return found
-        if (found >= 0).all() and (found != index).any():
+            return self._tokens(tokens, str(at))
+        elsewhere = self._called(tokens, str(at)) & (np.arange(tokens.shape[1]) != index[:, None])
+        if elsewhere.any():
             raise UnknownPositionError(
-                f"'{number}' is a token of each of these inputs and an index: write '#{number}' for the index."
+                f"'{number}' is a token of {int(elsewhere.any(1).sum()):,} of these {len(tokens):,} inputs and an index: write "
+                f"'#{number}' for the index."
             )
         return index
 

@@ -867,7 +867,7 @@ class Study:
         given = None if folder is None else Path(folder)
         own = given or (self.folder / "bank" if self.folder else Path())
         inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
-        kept = [inner] if given is not None or (own / "manifest.json").exists() else places.kept(self.model, self.inputs)
+        kept = [inner] if given is not None or (self.folder and places.begun(own)) else places.kept(self.model, self.inputs)
         if not kept:
             raise BankError(f"{self.name} has no bank yet: build one with `inversionview bank`.")
         return places.check(kept[0], self.model, self.inputs, report)

@@ -185,7 +185,10 @@ def codes_of(
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for start in range(0, len(bank), 2**16):
         tokens = bank.tokens(np.arange(start, min(start + 2**16, len(bank))))
-        for name, values in {**bank.inputs.features(tokens), **_own_features(bank, tokens, extra or {})}.items():
+        own = bank.inputs.features(tokens)
+        if taken := own.keys() & (extra or {}).keys():
+            raise SettingError(f"There is a feature {min(taken)!r} already: call yours something else.")
+        for name, values in {**own, **_own_features(bank, tokens, extra or {})}.items():
             parts.setdefault(name, []).append(values)
     asked = [] if names is None else [*names, *(extra or {})]
     for name in asked:

@@ -35,6 +35,16 @@ def kept(model: ProbedModel, inputs: Inputs) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def begun(folder: Path) -> bool:
+    """Return whether there is a bank in a folder, whatever its state: something lies there, or stands in its place."""
+    try:
+        return any(not path.name.startswith(".") for path in folder.iterdir())
+    except FileNotFoundError:
+        return folder.is_symlink()
+    except OSError:
+        return True
+
+
 def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Report | None = None) -> ActivationBank:
     """Read a bank whole, and return it if all of it is as it was written.
 
@@ -60,7 +70,7 @@ def find(model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = ()) -> Ac
         BankError, MismatchError: one of ``folders`` holds a bank that is damaged, unfinished or another model's.
     """
     for folder in folders:
-        if (folder / "manifest.json").exists():
+        if begun(folder):
             return ActivationBank.open(folder, model, inputs)
     for path in kept(model, inputs):
         try:

@@ -192,7 +192,9 @@ def train_probed_command(
 )
 def bank(
     study: StudyArg,
-    inputs: Annotated[int, typer.Option(min=1, help="Inputs of the corpus to harvest.")] = 200_000,
+    inputs: Annotated[
+        int | None, typer.Option(min=1, help="Inputs of the corpus to harvest; by default 200,000, or all if they are fewer.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
     ] = None,
@@ -220,9 +222,10 @@ def bank(
         out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
         return
     options = given(sites=sites, positions=listed(positions))
+    rows = inputs or min(200_000, loaded.inputs.corpus_size or 200_000)
     with bar("harvesting", 1000) as advance:
         made = loaded.build_bank(
-            None if to is None else to / "bank", rows=inputs, precision=precision, rank=rank, world=world,
+            None if to is None else to / "bank", rows=rows, precision=precision, rank=rank, world=world,
             report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"), **options,
         )  # fmt: skip
     if to is not None:

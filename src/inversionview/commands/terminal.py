@@ -32,6 +32,11 @@ _PLAIN = {
 class SafeConsole(Console):
     """A console whose text is ``shown``: only what rich itself writes can move the cursor or change colours."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.width < 1:  # COLUMNS=0: it would print nothing
+            self.width = 80
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See ``Console.render``; what has no control codes of rich's own is plain text, and is filtered."""
         for segment in super().render(renderable, options):

@@ -41,6 +41,7 @@ class AdditionInputs(Inputs):
     bos, eos, pad = TOKENS.index("B"), TOKENS.index("E"), TOKENS.index("P")
     vocabulary = TOKENS
     max_length = 14
+    sampled = False
 
     def __len__(self) -> int:
         return 900 * 900

@@ -67,7 +67,6 @@ class FactsInputs(Inputs):
     changes = FIELDS
     default_changes = ("subject",)
     default_positions = ("SUBJ", "END")
-    sampled = True
     known: npt.NDArray[np.bool_] | None = None
 
     def __init__(self, vocabulary: Vocabulary, facts: str | Path | None = None) -> None:

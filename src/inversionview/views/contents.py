@@ -11,6 +11,7 @@ from rich.text import Text
 
 from inversionview.analysis.attributes import CARRIES, ContentTable, HeadContent, Told
 from inversionview.errors import SettingError
+from inversionview.printable import one_line
 from inversionview.storage import check_writable, replacing
 
 _TITLES = (
@@ -39,14 +40,15 @@ def content_table(table: ContentTable) -> Group:
 def markdown(table: ContentTable) -> str:
     """Return the table in Markdown, with a line of what it was measured on."""
     lines = [" | ".join(("", *_TITLES, "")).strip(), "|".join(("", *["---"] * len(_TITLES), ""))]
-    lines += ["| " + " | ".join(_cells(head)) + " |" for head in table.heads]
+    lines += ["| " + " | ".join(each.replace("|", "\\|") for each in _cells(head)) + " |" for head in table.heads]
     return "\n".join([*lines, "", _note(table), ""])
 
 
 def _note(table: ContentTable) -> str:
     return (
-        f"{table.model}: {table.prompts:,} prompts, of whose facts it knows {table.known:.0%}; ε = {table.epsilon:g}, "
-        f"{table.distance}, up to {table.queries} queries a head, seed {table.seed}. share: of the L1 proximity. works: share "
+        f"{one_line(table.model)}: {table.prompts:,} prompts, of whose facts it knows {table.known:.0%}; "
+        f"ε = {table.epsilon:g}, {table.distance}, up to {table.queries} queries a head, seed {table.seed}. share: of the L1 "
+        "proximity. works: share "
         "of all prompts (of those that ask for nothing) on which the head attends less than 0.6 to BOS; only these count for "
         "it. asked / not: share of an attribute's H where the relation asks for it and where not, the mean over attributes "
         "with 10 queries of each kind. –: too few queries, or a share below 10 %; below zero: its "
@@ -69,8 +71,9 @@ def _cells(content: HeadContent) -> Iterator[str]:
 
 def _named(told: Told | None) -> str:
     """Return a feature with its bits; nothing where the head hardly tells of it."""
-    carried = told is not None and told.share >= CARRIES
-    return f"{told.feature} {min(told.bits.value, told.entropy):.2f} ({_share(told)})" if told is not None and carried else "–"
+    if told is None or told.share < CARRIES:
+        return "–"
+    return f"{one_line(told.feature)} {min(told.bits.value, told.entropy):.2f} ({_share(told)})"
 
 
 def _share(told: Told | None) -> str:

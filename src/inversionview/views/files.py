@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def write_page(figure: Any, path: Path) -> None:
 
 
 def write_records(records: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV or Parquet; what is text in a CSV is a ``cell``, no formula to a spreadsheet."""
+    """Write rows as CSV or Parquet; text in a CSV is a ``cell``, no formula to a spreadsheet, in quotes whatever separates."""
     import pandas
 
     with replacing(path) as temporary:
@@ -58,7 +59,7 @@ def write_records(records: list[dict[str, Any]], path: Path) -> None:
             pandas.DataFrame(records).to_parquet(temporary, index=False)
         else:
             safe = [{cell(name): _safe(value) for name, value in record.items()} for record in records]
-            pandas.DataFrame(safe).to_csv(temporary, index=False)
+            pandas.DataFrame(safe).to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _safe(value: Any) -> Any:

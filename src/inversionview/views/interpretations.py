@@ -19,6 +19,7 @@ from inversionview.information import Mean
 from inversionview.interpret.interpretation import Interpretation, Interpretations, QueryReading
 from inversionview.interpret.scoring import Score
 from inversionview.interpret.statements import bits_told
+from inversionview.printable import one_line, shown
 from inversionview.storage import replacing, write_json
 from inversionview.views.files import check_formats, write_records
 from inversionview.views.text import at_least
@@ -187,12 +188,12 @@ def markdown(made: Interpretations) -> str:
 
 def _plain(text: str) -> str:
     """Return text in which Markdown and HTML mean nothing."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", one_line(text))
 
 
 def _code(text: str) -> str:
     """Return text as code in a table's cell: bars escaped, in a fence longer than any run of backticks in it."""
-    line = " ".join(text.split())
+    line = one_line(text)
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if "`" in line else ""
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
@@ -287,4 +288,4 @@ def _html_input(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
+    return html.escape(shown(text))
