@@ -125,7 +125,7 @@ def test_a_corpus_of_texts_is_a_sample_even_where_a_bank_holds_all_of_it(run: Pa
 
 def test_a_bank_of_a_run_holds_all_its_texts_unless_fewer_are_asked_for(run: Path, tmp_path: Path) -> None:
     main(["bank", str(run), "--out", str(tmp_path)])
-    assert len(iv.load(tmp_path).bank()) == 60 * len(WORDS)
+    assert len(iv.load(run).bank(tmp_path)) == 60 * len(WORDS)
 
 
 def test_texts_are_kept_as_arrow_without_empty_lines(run: Path) -> None:

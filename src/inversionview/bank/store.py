@@ -386,13 +386,9 @@ def read_manifest(folder: Path) -> Manifest:
         BankError: there is none, it is damaged, or of an earlier version.
     """
     path = folder / "manifest.json"
-    if not path.exists() and not folder.is_dir():
-        raise BankError(f"There is no bank in {folder}: build one with `inversionview bank`.")
     if not path.is_file():
-        raise BankError(
-            f"{path} is missing or no file, so nothing is known of a bank there: delete {folder} and build it again with "
-            "`inversionview bank`."
-        )
+        left = ", for it holds no manifest.json: delete what is left there, and" if folder.is_dir() else ":"
+        raise BankError(f"There is no bank in {folder}{left} build one with `inversionview bank`.")
     try:
         held = read_sealed(path)
         if held.get("format") in (1, 2):
