@@ -38,6 +38,7 @@ from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
+from inversionview.studies import shipped_path
 from tests.language import deep_llama
 from tests.test_cli import bad, run
 
@@ -745,6 +746,47 @@ def test_mistakes_of_explore(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     (tmp_path / "study.json").write_text("{")
     bad(capsys, "explore", str(tmp_path), "--no-browser", says="damaged")
     bad(capsys, "explore", "counting", "addition", "--model", "gpt2", says="at most one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "opens", "others"),
+    [
+        ((), None, []),
+        (("counting",), "counting", []),
+        (("addition",), "addition", []),
+        (("{tmp}/b", "counting"), "counting", ["b"]),
+        (("counting", "{tmp}/b"), "b", ["b"]),
+        (("{tmp}/b", "addition", "counting", "addition"), "addition", ["b"]),
+        (("{tmp}/b", "{tmp}/b"), "b", ["b"]),
+        (("{tmp}/b", "{tmp}/c/../b/", "{tmp}/c/b"), "b-2", ["b", "b-2"]),
+        (("{tmp}/c/b", "{tmp}/b", "{tmp}/c/b"), "b", ["b", "b-2"]),
+        (("{tmp}/ioi", "ioi"), "ioi", ["ioi-2", "ioi"]),
+        (("ioi", "{tmp}/ioi"), "ioi-2", ["ioi", "ioi-2"]),
+        (("counting", "--model", "{shipped}/model"), "counting", []),
+        (("--model", "{shipped}/model"), "model", ["model"]),
+    ],
+)
+def test_explore_opens_the_study_that_was_named_last_and_has_each_once(
+    arguments: tuple[str, ...], opens: str | None, others: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    served: list[str] = []
+
+    def created(openers: dict[str, Callable[[], iv.Study]], **options: Any) -> Any:
+        served.extend(openers)
+        return create_app(openers, **options)
+
+    monkeypatch.setattr("inversionview.explorer.app.create_app", created)
+    monkeypatch.setattr(Server, "run", lambda *_: None)
+    for run_of in ("b", "c/b", "ioi"):
+        write_spec(tmp_path / run_of, SPECS["counting"])
+    places = {"tmp": str(tmp_path), "shipped": str(shipped_path("counting", "model").parent)}
+    code, out, _ = run(capsys, "explore", "--no-browser", "--port", "0", *(word.format(**places) for word in arguments))
+    assert code == 0
+    address = re.search(r"http://127\.0\.0\.1:\d+/(\S*)", out)
+    assert address is not None
+    assert address[1] == ("" if opens is None else f"#study={opens}")
+    assert served == ["counting", "addition", *others]
 
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])

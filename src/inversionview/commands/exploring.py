@@ -16,14 +16,11 @@ from urllib.parse import urlencode
 import typer
 
 from inversionview.commands.shared import INTERRUPTED, DeviceOpt, app, device_named, err, out
-from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+from inversionview.errors import SettingError
+from inversionview.naming import SHIPPED, STUDIES, check_study
 
 if TYPE_CHECKING:
     from inversionview.study import Study
-
-_SHIPPED = ("counting", "addition")
-_STUDIES = (*_SHIPPED, "ioi", "facts")
-"""As in ``studies``, which takes long to import."""
 
 
 @app.command(epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`")
@@ -48,10 +45,9 @@ def explore(
     """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
     check_installed()
     others = allowed(allow_host or [])
-    openers = studies_to_serve(runs or [], model, device)
+    openers, last = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
-    first = f"#{urlencode({'study': list(openers)[-1]})}" if runs or model else ""
-    address = shown(host, listening) + first
+    address = shown(host, listening) + ("" if last is None else f"#{urlencode({'study': last})}")
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     serve(openers, listening, host, others, None if no_browser else partial(webbrowser.open, address))
 
@@ -80,8 +76,10 @@ def allowed(names: list[str]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[str, Callable[[], Study]]:
-    """Return what opens each study, by the name that addresses call it: the shipped ones, runs, and a model alone.
+def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[dict[str, Callable[[], Study]], str | None]:
+    """Return what opens each study, by the name that addresses call it, and the name of the one that was named last.
+
+    They are the shipped ones, runs, each once however often it is named, and a model alone.
 
     Raises:
         UnknownStudyError: there is no such run.
@@ -89,42 +87,41 @@ def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[st
     """
     from inversionview.study import load
 
-    if model is not None and len(runs) > 1:
+    named = [(_place(run), run) for run in runs]
+    if model is not None and len(dict(named)) > 1:
         raise SettingError("--model is another checkpoint for one run, or a model alone: give at most one run with it.")
     opener = partial(load, device=device_named(device))
-    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in _SHIPPED}
-    for run in runs:
-        name = _name(run, openers)
-        openers[name] = partial(opener, _checked(run), model=model)
-    if model is not None and not runs:
-        openers[_name(model, openers)] = partial(opener, None, model=model)
-    return openers
+    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in SHIPPED}
+    taken = {*SHIPPED, *(place for place, _ in named if isinstance(place, str))}
+    called = {place: place if isinstance(place, str) else _name(place, taken) for place in dict(named)}
+    for place, run in named:
+        openers[called[place]] = partial(opener, str(Path(run).expanduser()), model=model)
+    last = called[named[-1][0]] if named else None
+    if model is not None and not named:
+        last = _name(Path(model).expanduser().resolve(), taken)
+        openers[last] = partial(opener, None, model=model)
+    return openers, last
 
 
-def _checked(run: str) -> str:
+def _place(run: str) -> str | Path:
     """Return a study's name or the folder of a run, if there is one that can be read."""
     from inversionview.spec import read_spec
 
-    folder = Path(run).expanduser()
-    if run in _STUDIES:
+    if run in STUDIES:
         return run
-    if not (folder / "study.json").is_file():
-        raise UnknownStudyError(
-            f"There is no study {run!r} and no run in that folder; there are {', '.join(_STUDIES)}."
-            + did_you_mean(run, _STUDIES)
-        )
+    check_study(run)
+    folder = Path(run).expanduser()
     read_spec(folder)
-    return str(folder)
+    return folder.resolve()
 
 
-def _name(path: str, taken: dict[str, Any]) -> str:
-    """Return what addresses call a run: the last part of its path, made to differ from others."""
-    if path in _STUDIES:
-        return path
-    name, number = Path(path).expanduser().resolve().name or "run", 2
+def _name(path: Path, taken: set[str]) -> str:
+    """Return what addresses call a run, and take it: the last part of its path, made to differ from others."""
+    name, number = path.name or "run", 2
     unique = name
     while unique in taken:
         unique, number = f"{name}-{number}", number + 1
+    taken.add(unique)
     return unique
 
 
