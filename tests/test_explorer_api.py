@@ -789,19 +789,35 @@ def test_explore_opens_the_study_that_was_named_last_and_has_each_once(
     assert served == ["counting", "addition", *others]
 
 
-@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
+def explorer(*ignoring: signal.Signals) -> tuple[subprocess.Popen[str], str]:
+    """Begin an explorer, as a script's ``… &`` does where signals are ignored; return it and its address."""
     command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"},
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignoring],
+    )  # fmt: skip
     assert process.stdout is not None
     url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
     assert url is not None
-    answer = httpx.get(f"{url[0]}api/v1/studies", timeout=60)
+    return process, url[0]
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_explore_says_that_it_has_ended_where_the_signal_was_ignored(interrupt: signal.Signals) -> None:
+    process, url = explorer(signal.SIGINT, signal.SIGTERM)
+    assert httpx.get(url, timeout=60).status_code == 200
+    process.send_signal(interrupt)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "The explorer has ended.\n")
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
+    process, url = explorer()
+    answer = httpx.get(f"{url}api/v1/studies", timeout=60)
     assert [study["id"] for study in answer.json()["studies"]] == ["counting", "addition"]
     with httpx.stream(
-        "GET", f"{url[0]}api/v1/studies/addition/read", params={"text": ADD, "source": "walk", "seconds": 50},
+        "GET", f"{url}api/v1/studies/addition/read", params={"text": ADD, "source": "walk", "seconds": 50},
         headers={"Accept": "text/event-stream"}, timeout=20,
     ) as stream:  # fmt: skip
         assert next(stream.iter_lines()) == "event: place"

@@ -164,8 +164,11 @@ def serve(
         err.print(f"Turned away a request for {name}: if that is your proxy, start with --allow-host {name}.", soft_wrap=True)
 
     application = create_app(openers, hosts=[host, listening.getsockname()[0]], proxies=proxies, foreign=foreign)
+    server = Server(settings(application), application.state.queue, ready)
     try:
-        Server(settings(application), application.state.queue, ready).run([listening])
-    except KeyboardInterrupt:  # uvicorn ends first and then raises it again
+        server.run([listening])
+    except KeyboardInterrupt:  # uvicorn ends first and then raises the signal again
+        server.signalled = True
+    if server.signalled:  # which it cannot raise again where whoever began this had it ignored
         err.print("The explorer has ended.")
         sys.exit(INTERRUPTED)

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import h11
@@ -124,6 +125,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, queue: WorkQueue, ready: Callable[[], Any] | None = None) -> None:
         super().__init__(config)
         self._queue, self._ready = queue, ready
+        self.signalled = False
+        """A signal has ended it, or is about to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End."""
+        self.signalled = True
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin."""
