@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 
 import typer
 
-from inversionview.commands.shared import INTERRUPTED, DeviceOpt, app, device_named, err, out
+from inversionview.commands.shared import DeviceOpt, app, device_named, err, out
 from inversionview.errors import SettingError
+from inversionview.interruption import INTERRUPTED
 from inversionview.naming import SHIPPED, STUDIES, check_study
 
 if TYPE_CHECKING:

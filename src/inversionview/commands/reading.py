@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from inversionview.errors import SettingError
+from inversionview.interruption import INTERRUPTED
 from inversionview.sites import KINDS
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
-    INTERRUPTED,
     AtOpt,
     BankOpt,
     BareStudyArg,

@@ -35,8 +35,6 @@ app = CheckedTyper(
 )
 out = SafeConsole(highlight=False, markup=False)
 err = SafeConsole(stderr=True, highlight=False, markup=False)
-INTERRUPTED = 130
-"""The exit code after Ctrl-C or SIGTERM."""
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
