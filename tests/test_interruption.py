@@ -90,7 +90,7 @@ def test_an_interrupt_while_loading(
     out, err = capsys.readouterr()
     lines = err.strip().splitlines()
     assert len(lines) == 1
-    assert lines == [KEPT if command in RESUMED else "The explorer has ended." if command == "explore" else "Interrupted."]
+    assert lines == [KEPT if command in RESUMED else "Interrupted."]
     assert not any(tmp_path.iterdir())
     assert out == "" or command == "explore"
     assert {number: signal.getsignal(number) for number in before} == before
@@ -108,6 +108,32 @@ def test_an_interrupt_in_the_middle_leaves_nothing_half_written(
     assert capsys.readouterr().err.strip().splitlines()[-1] == said
     left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     assert left == {"train": ["run/study.json"], "bank": ["run/bank/manifest.json"]}.get(command, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("search", ("counting", COUNT), KEPT),  # which builds a bank, and goes on with that
+        ("bank", ("counting", "--inputs", "300", "--out", "{tmp}/run"), KEPT),
+        ("bank", ("counting", "--out", "{tmp}/run", "--check"), "Interrupted."),
+        ("search", ("counting", COUNT, "--bank", "{tmp}/run"), "Interrupted."),
+        ("interpret", ("counting", "--bank", "{tmp}/run", "--llm", "x", "--base-url", "http://127.0.0.1:9"), KEPT),
+        ("interpret", ("counting", "--bank", "{tmp}/run", "--no-llm"), "Interrupted."),
+    ],
+)
+def test_only_what_goes_on_is_said_to(
+    command: str, arguments: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if says != KEPT or command == "interpret":
+        main(["bank", "counting", "--inputs", "300", "--out", str(tmp_path / "run")])
+    for owner, name in ((ProbedModel, "harvest_compact"), (study.Study, "interpret"), (study.Study, "search")):
+        monkeypatch.setattr(owner, name, at_first(signal.SIGTERM, getattr(owner, name)))
+    monkeypatch.setattr(study.Study, "check_bank", at_first(signal.SIGTERM, study.Study.check_bank))
+    capsys.readouterr()
+    assert interrupted(command, arguments, tmp_path) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == says
 
 
 @pytest.mark.parametrize(

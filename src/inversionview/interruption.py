@@ -64,12 +64,12 @@ def working() -> Iterator[None]:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """What is interrupted within goes on where it stood when the same command is given again."""
+def resumable(so: bool = True) -> Iterator[None]:
+    """What is interrupted within goes on where it stood when the same command is given again; unless ``so`` is false."""
     global _resumes
-    _resumes = True
+    before, _resumes = _resumes, so
     yield
-    _resumes = False  # not where an interruption ends it: that is told yet
+    _resumes = before  # not where an interruption ends it: that is told yet
 
 
 def _install() -> dict[int, object]:

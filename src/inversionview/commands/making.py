@@ -29,6 +29,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import InputError, SettingError
+from inversionview.interruption import resumable
 from inversionview.naming import STUDIES, check_study
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
     "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
+@resumable()
 def train(
     context: typer.Context,
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
@@ -190,6 +192,7 @@ def train_probed_command(
     "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`; "
     "is it still as it was written? `inversionview bank counting --check`"
 )
+@resumable()
 def bank(
     study: StudyArg,
     inputs: Annotated[int, typer.Option(min=1, help="Inputs of the corpus to harvest.")] = 200_000,
@@ -211,9 +214,10 @@ def bank(
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
-    loaded = loaded_study(study, model, device, [sites])
+    with resumable(not check):
+        loaded = loaded_study(study, model, device, [sites])
     if check:
-        with bar("checking", 1000) as advance:
+        with resumable(False), bar("checking", 1000) as advance:
             sound = loaded.check_bank(
                 to, report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs")
             )

@@ -15,6 +15,7 @@ import typer
 from inversionview.commands.checked import CheckedTyper, unused
 from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
+from inversionview.interruption import resumable
 from inversionview.naming import LANGUAGE, STUDIES, check_study
 from inversionview.printable import json_line, shown
 from inversionview.ranges import check_seed
@@ -212,7 +213,7 @@ def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = Fa
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
     """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
-    with bar("harvesting", 1000) as advance:
+    with resumable(), bar("harvesting", 1000) as advance:
 
         def begin(path: Path, rows: int) -> None:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
