@@ -802,12 +802,20 @@ def explorer(*ignoring: signal.Signals) -> tuple[subprocess.Popen[str], str]:
     return process, url[0]
 
 
-@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_explore_says_that_it_has_ended_where_the_signal_was_ignored(interrupt: signal.Signals) -> None:
-    process, url = explorer(signal.SIGINT, signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("ignored", "survived", "ends"),
+    [((signal.SIGINT, signal.SIGHUP), [signal.SIGHUP], signal.SIGINT), ((signal.SIGTERM,), [], signal.SIGHUP)],
+)
+def test_explore_says_that_it_has_ended_whatever_was_ignored_and_nohup_is_heeded(
+    ignored: tuple[signal.Signals, ...], survived: list[signal.Signals], ends: signal.Signals
+) -> None:
+    process, url = explorer(*ignored)
+    for number in survived:
+        assert httpx.get(url, timeout=60).status_code == 200
+        process.send_signal(number)
     assert httpx.get(url, timeout=60).status_code == 200
-    process.send_signal(interrupt)
-    _, err = process.communicate(timeout=20)
+    process.send_signal(ends)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "The explorer has ended.\n")
 
 

@@ -157,7 +157,7 @@ def serve(
     proxies: list[str],
     ready: Callable[[], Any] | None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP, then exit with 130; ``ready`` is called once requests are answered."""
     from inversionview.explorer.app import create_app
     from inversionview.explorer.connections import Server, settings
 

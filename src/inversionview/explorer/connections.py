@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, cast
 
@@ -132,6 +134,19 @@ class Server(uvicorn.Server):
         """End."""
         self.signalled = True
         super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Listen to SIGHUP as well, which a terminal sends that closes, unless it is ignored."""
+        number = getattr(signal, "SIGHUP", None)
+        aside = number is None or threading.current_thread() is not threading.main_thread()
+        before = None if aside else signal.getsignal(number)
+        with super().capture_signals():
+            if before not in (None, signal.SIG_IGN):
+                signal.signal(number, self.handle_exit)
+            yield
+            if before not in (None, signal.SIG_IGN):  # not later: uvicorn raises again what has come
+                signal.signal(number, before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin."""
