@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 import typer
 
 from inversionview.commands.shared import DeviceOpt, app, device_named, err, out
-from inversionview.errors import SettingError
+from inversionview.errors import SettingError, WeightsError
 from inversionview.interruption import INTERRUPTED
-from inversionview.naming import SHIPPED, STUDIES, check_study
+from inversionview.naming import SHIPPED, STUDIES, check_model_name, check_study
 
 if TYPE_CHECKING:
     from inversionview.study import Study
@@ -84,11 +84,14 @@ def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[d
 
     Raises:
         UnknownStudyError: there is no such run.
-        SettingError: a model is given with several runs.
+        SettingError: a model is given with several runs, or a study in its place.
+        WeightsError: there is no such model.
     """
+    named = [(_place(run), run) for run in runs]
+    if model is not None:
+        _check_model(model)
     from inversionview.study import load
 
-    named = [(_place(run), run) for run in runs]
     if model is not None and len(dict(named)) > 1:
         raise SettingError("--model is another checkpoint for one run, or a model alone: give at most one run with it.")
     opener = partial(load, device=device_named(device))
@@ -114,6 +117,23 @@ def _place(run: str) -> str | Path:
     folder = Path(run).expanduser()
     read_spec(folder)
     return folder.resolve()
+
+
+def _check_model(model: str) -> None:
+    """Say what is known to be wrong with a model; that it is to come from the hub, where nothing is known."""
+    check_model_name(model)
+    if Path(model).expanduser().exists():
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"There is no directory {model}, it was not downloaded before, and the hub is not to be asked (HF_HUB_OFFLINE): "
+            "give a Hugging Face directory or a .gguf file."
+        )
+    err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
 
 
 def _name(path: Path, taken: set[str]) -> str:

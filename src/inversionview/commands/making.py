@@ -30,7 +30,7 @@ from inversionview.commands.shared import (
 )
 from inversionview.errors import InputError, SettingError
 from inversionview.interruption import resumable
-from inversionview.naming import STUDIES, check_study
+from inversionview.naming import STUDIES, check_model_name, check_study
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -110,6 +110,9 @@ def train(
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     if study is not None and study not in STUDIES:
         check_study(study)
+    for name in (model, base):
+        if name is not None:
+            check_model_name(name)
     check_sites_of(study if study in STUDIES else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts

@@ -16,7 +16,7 @@ from inversionview.commands.checked import CheckedTyper, unused
 from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
 from inversionview.interruption import resumable
-from inversionview.naming import LANGUAGE, STUDIES, check_study
+from inversionview.naming import LANGUAGE, STUDIES, check_model_name, check_study
 from inversionview.printable import json_line, shown
 from inversionview.ranges import check_seed
 
@@ -107,8 +107,8 @@ def loaded_study(study: str | None, model: str | None, device: str = "cpu", site
     """Return a shipped study, a run or a model alone; mistakes in their names and in sites are told before it is loaded."""
     if study is not None:
         check_study(study)
-    if model in STUDIES or (model is not None and (Path(model) / "study.json").is_file()):
-        raise SettingError(f"{model} is a study, no model: give it as STUDY, and a model by --model.")
+    if model is not None:
+        check_model_name(model)
     from inversionview.study import load
 
     check_sites_of(study, model, sites)
