@@ -10,6 +10,7 @@ import inversionview
 
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
+    "interruption",
     "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
     "sites", "distances", "pieces", "tokens",
     "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import inversionview as iv
 from inversionview.cli import main
+from inversionview.spec import SPECS, write_spec
+from inversionview.studies import shipped_path
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"
@@ -103,6 +105,41 @@ def test_path_leads_to_hugging_face_folders(capsys: pytest.CaptureFixture[str], 
     folder = Path(out.strip())
     assert (folder / "config.json").is_file()
     assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+
+
+@pytest.mark.parametrize("holds", [(), ("bank",), ("checkpoints",), ("bank", "checkpoints")])
+@pytest.mark.parametrize("study", ["addition", "ioi", "texts"])
+def test_path_of_a_decoder_is_that_which_is_read_with(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, study: str, holds: tuple[str, ...]
+) -> None:
+    spec = SPECS[study] if study in SPECS else SPECS["ioi"].model_copy(update={"inputs": study})
+    write_spec(tmp_path / "b", spec)
+    for part in holds:
+        (tmp_path / "b" / part).mkdir()
+    if study == "addition" and holds == ("bank",):
+        assert Path(run(capsys, "path", str(tmp_path / "b"), "decoder")[1].strip()) == shipped_path("addition", "decoder")
+    else:
+        bad(capsys, "path", str(tmp_path / "b"), "decoder", says="b has no trained decoder in ")
+    shutil.copytree(shipped_path("addition", "decoder"), tmp_path / "b" / "decoder")
+    assert Path(run(capsys, "path", str(tmp_path / "b"), "decoder")[1].strip()) == tmp_path / "b" / "decoder"
+
+
+@pytest.mark.parametrize("holds", [(), ("checkpoints",)])
+def test_path_and_evaluate_say_the_same_where_there_is_no_decoder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, holds: tuple[str, ...]
+) -> None:
+    write_spec(tmp_path / "b", SPECS["addition"])
+    for part in holds:
+        (tmp_path / "b" / part).mkdir()
+    said = [run(capsys, *words) for words in (("path", str(tmp_path / "b"), "decoder"), ("evaluate", str(tmp_path / "b")))]
+    assert said[0] == said[1]
+    assert said[0][0] == 2
+    assert "has no trained decoder in" in said[0][2]
+
+
+@pytest.mark.parametrize("study", ["ioi", "facts"])
+def test_no_decoder_comes_with_a_language_model_s_study(capsys: pytest.CaptureFixture[str], study: str) -> None:
+    bad(capsys, "path", study, "decoder", says=f"No decoder comes with {study}: train one, `inversionview train {study} --out")
 
 
 def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,7 @@ from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.inputs import TextInputs
 from inversionview.spec import SPECS, StudySpec, write_spec
+from inversionview.studies import shipped_path
 from tests.language import deep_llama
 from tests.test_cli import bad, run
 
@@ -747,19 +748,84 @@ def test_mistakes_of_explore(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     bad(capsys, "explore", "counting", "addition", "--model", "gpt2", says="at most one")
 
 
-@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "opens", "others"),
+    [
+        ((), None, []),
+        (("counting",), "counting", []),
+        (("addition",), "addition", []),
+        (("{tmp}/b", "counting"), "counting", ["b"]),
+        (("counting", "{tmp}/b"), "b", ["b"]),
+        (("{tmp}/b", "addition", "counting", "addition"), "addition", ["b"]),
+        (("{tmp}/b", "{tmp}/b"), "b", ["b"]),
+        (("{tmp}/b", "{tmp}/c/../b/", "{tmp}/c/b"), "b-2", ["b", "b-2"]),
+        (("{tmp}/c/b", "{tmp}/b", "{tmp}/c/b"), "b", ["b", "b-2"]),
+        (("{tmp}/ioi", "ioi"), "ioi", ["ioi-2", "ioi"]),
+        (("ioi", "{tmp}/ioi"), "ioi-2", ["ioi", "ioi-2"]),
+        (("counting", "--model", "{shipped}/model"), "counting", []),
+        (("--model", "{shipped}/model"), "model", ["model"]),
+    ],
+)
+def test_explore_opens_the_study_that_was_named_last_and_has_each_once(
+    arguments: tuple[str, ...], opens: str | None, others: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    served: list[str] = []
+
+    def created(openers: dict[str, Callable[[], iv.Study]], **options: Any) -> Any:
+        served.extend(openers)
+        return create_app(openers, **options)
+
+    monkeypatch.setattr("inversionview.explorer.app.create_app", created)
+    monkeypatch.setattr(Server, "run", lambda *_: None)
+    for run_of in ("b", "c/b", "ioi"):
+        write_spec(tmp_path / run_of, SPECS["counting"])
+    places = {"tmp": str(tmp_path), "shipped": str(shipped_path("counting", "model").parent)}
+    code, out, _ = run(capsys, "explore", "--no-browser", "--port", "0", *(word.format(**places) for word in arguments))
+    assert code == 0
+    address = re.search(r"http://127\.0\.0\.1:\d+/(\S*)", out)
+    assert address is not None
+    assert address[1] == ("" if opens is None else f"#study={opens}")
+    assert served == ["counting", "addition", *others]
+
+
+def explorer(*ignoring: signal.Signals) -> tuple[subprocess.Popen[str], str]:
+    """Begin an explorer, as a script's ``… &`` does where signals are ignored; return it and its address."""
     command = [sys.executable, "-m", "inversionview.cli", "explore", "--no-browser", "--port", "0"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"},
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignoring],
+    )  # fmt: skip
     assert process.stdout is not None
     url = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
     assert url is not None
-    answer = httpx.get(f"{url[0]}api/v1/studies", timeout=60)
+    return process, url[0]
+
+
+@pytest.mark.parametrize(
+    ("ignored", "survived", "ends"),
+    [((signal.SIGINT, signal.SIGHUP), [signal.SIGHUP], signal.SIGINT), ((signal.SIGTERM,), [], signal.SIGHUP)],
+)
+def test_explore_says_that_it_has_ended_whatever_was_ignored_and_nohup_is_heeded(
+    ignored: tuple[signal.Signals, ...], survived: list[signal.Signals], ends: signal.Signals
+) -> None:
+    process, url = explorer(*ignored)
+    for number in survived:
+        assert httpx.get(url, timeout=60).status_code == 200
+        process.send_signal(number)
+    assert httpx.get(url, timeout=60).status_code == 200
+    process.send_signal(ends)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "The explorer has ended.\n")
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_explore_serves_until_it_is_interrupted(interrupt: signal.Signals) -> None:
+    process, url = explorer()
+    answer = httpx.get(f"{url}api/v1/studies", timeout=60)
     assert [study["id"] for study in answer.json()["studies"]] == ["counting", "addition"]
     with httpx.stream(
-        "GET", f"{url[0]}api/v1/studies/addition/read", params={"text": ADD, "source": "walk", "seconds": 50},
+        "GET", f"{url}api/v1/studies/addition/read", params={"text": ADD, "source": "walk", "seconds": 50},
         headers={"Accept": "text/event-stream"}, timeout=20,
     ) as stream:  # fmt: skip
         assert next(stream.iter_lines()) == "event: place"

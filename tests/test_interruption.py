@@ -48,7 +48,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "explore": ("--no-browser", "--port", "0"),
 }
 """Every command that may take long, with what it is given."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHORT = {"sites", "path", "demo"}
+RESUMED = {"train", "bank"}
+KEPT = "Interrupted: what was checkpointed stands, and the same command goes on from there."
 
 
 def interrupted(command: str, arguments: tuple[str, ...], tmp_path: Path) -> int:
@@ -75,19 +78,19 @@ def test_no_command_is_forgotten() -> None:
     assert names == set(COMMANDS) | SHORT
 
 
-@pytest.mark.parametrize("raised", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("raised", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_interrupt_while_loading(
     command: str, raised: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module, name in ((study, "load"), (runs, "load"), (probing, "shipped_inputs"), (explorer, "create_app")):
         monkeypatch.setattr(module, name, at_first(raised, lambda *_, **__: None))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     assert interrupted(command, COMMANDS[command], tmp_path) == 130
     out, err = capsys.readouterr()
     lines = err.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("Interrupted: ") or command == "explore"
+    assert lines == [KEPT if command in RESUMED else "Interrupted."]
     assert not any(tmp_path.iterdir())
     assert out == "" or command == "explore"
     assert {number: signal.getsignal(number) for number in before} == before
@@ -101,9 +104,36 @@ def test_an_interrupt_in_the_middle_leaves_nothing_half_written(
     monkeypatch.setattr(ProbedModel, "harvest_compact", at_first(signal.SIGTERM, ProbedModel.harvest_compact))
     monkeypatch.setattr("inversionview.decoder.evaluation.sample", at_first(signal.SIGTERM, evaluation.sample))
     assert interrupted(command, COMMANDS[command], tmp_path) == 130
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("Interrupted: ")
+    said = KEPT if command in RESUMED else "Interrupted."
+    assert capsys.readouterr().err.strip().splitlines()[-1] == said
     left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     assert left == {"train": ["run/study.json"], "bank": ["run/bank/manifest.json"]}.get(command, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("search", ("counting", COUNT), KEPT),  # which builds a bank, and goes on with that
+        ("bank", ("counting", "--inputs", "300", "--out", "{tmp}/run"), KEPT),
+        ("bank", ("counting", "--out", "{tmp}/run", "--check"), "Interrupted."),
+        ("search", ("counting", COUNT, "--bank", "{tmp}/run"), "Interrupted."),
+        ("interpret", ("counting", "--bank", "{tmp}/run", "--llm", "x", "--base-url", "http://127.0.0.1:9"), KEPT),
+        ("interpret", ("counting", "--bank", "{tmp}/run", "--no-llm"), "Interrupted."),
+    ],
+)
+def test_only_what_goes_on_is_said_to(
+    command: str, arguments: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if says != KEPT or command == "interpret":
+        main(["bank", "counting", "--inputs", "300", "--out", str(tmp_path / "run")])
+    for owner, name in ((ProbedModel, "harvest_compact"), (study.Study, "interpret"), (study.Study, "search")):
+        monkeypatch.setattr(owner, name, at_first(signal.SIGTERM, getattr(owner, name)))
+    monkeypatch.setattr(study.Study, "check_bank", at_first(signal.SIGTERM, study.Study.check_bank))
+    capsys.readouterr()
+    assert interrupted(command, arguments, tmp_path) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == says
 
 
 @pytest.mark.parametrize(
@@ -122,7 +152,8 @@ def test_a_walk_that_is_interrupted_shows_what_it_found_but_is_no_success(
     monkeypatch.setattr(Walk, "_take", at_first(signal.SIGINT, Walk._take, nth=5))
     assert interrupted(command, ("counting", *arguments), tmp_path) == 130
     out, err = capsys.readouterr()
-    assert err.strip().splitlines()[-1].startswith("Interrupted: ")
+    told = {"agree": "Interrupted.", "export": "Interrupted: the page shows what was found until then."}
+    assert err.strip().splitlines()[-1].startswith(told.get(command, "Interrupted"))
     if command == "export":
         assert "a1.0" in out
         assert "x0.post" not in out, "the second walk must not begin"
@@ -152,7 +183,8 @@ cli.main([])
     [
         ("SIGINT", "SIGINT", ("", "")),
         ("SIGTERM", "SIGTERM", ("", "")),
-        ("SIGINT", "SIGTERM", ("went on\n", "Interrupted: ")),  # a launcher's own word after Ctrl-C
+        ("SIGINT", "SIGTERM", ("went on\n", "Interrupted.")),  # a launcher's own word after Ctrl-C
+        ("SIGHUP", "SIGHUP", ("went on\n", "Interrupted.")),  # of the terminal and of the shell in it
     ],
 )
 def test_a_second_interrupt_ends_at_once(first: str, second: str, says: tuple[str, str]) -> None:
@@ -166,15 +198,92 @@ def test_a_second_interrupt_ends_at_once(first: str, second: str, says: tuple[st
     assert bool(done.stderr) == bool(says[1])
 
 
-def test_an_interrupt_that_a_shell_ignores_stays_ignored() -> None:
-    code = """
+@pytest.mark.parametrize("raised", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupt_that_a_shell_or_nohup_ignores_stays_ignored(raised: signal.Signals) -> None:
+    code = f"""
 import signal
 from inversionview import cli
-cli.app = lambda **_: signal.raise_signal(signal.SIGINT)
+cli.app = lambda **_: signal.raise_signal({int(raised)})
 cli.main([])
 """
     ignoring = subprocess.run(
-        [sys.executable, "-c", code], check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        [sys.executable, "-c", code], check=False, preexec_fn=lambda: signal.signal(raised, signal.SIG_IGN),
         env={**os.environ},
     )  # fmt: skip
     assert ignoring.returncode == 0
+
+
+BEGINNING = """
+import runpy, signal, sys
+number, module, way = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            signal.raise_signal(number)
+
+sys.meta_path.insert(0, Finder())
+if way == "module":
+    sys.argv[1:] = ["sites", "counting"]
+    runpy.run_module("inversionview.cli", run_name="__main__", alter_sys=True)
+elif way == "script":
+    sys.argv = ["/usr/local/bin/inversionview", "sites", "counting"]
+    from inversionview.cli import main
+    main()
+else:
+    from inversionview.cli import main
+    main(["sites", "counting"])
+"""
+
+
+def begun(code: str, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS],
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "module", "way"),
+    [
+        (signal.SIGINT, "typer", "module"),
+        (signal.SIGTERM, "typer", "script"),
+        (signal.SIGHUP, "inversionview.commands.exporting", "text"),
+        (signal.SIGINT, "inversionview.printable", "script"),
+        (signal.SIGINT, "inversionview.study", "module"),
+        (signal.SIGTERM, "torch", "text"),
+    ],
+)
+def test_an_interrupt_while_importing(raised: signal.Signals, module: str, way: str) -> None:
+    assert begun(BEGINNING, str(int(raised)), module, way) == (130, "", "Interrupted.\n")
+
+
+def work(body: str) -> str:
+    """Return a program whose command does this."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    return f"import signal, sys\nfrom inversionview import cli\ndef work(**_):\n{lines}cli.app = work\ncli.main([])"
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_within_an_exec_ends_with_130_and_not_by_the_signal(kind: str) -> None:
+    """As every dataclass has one: Python would then end by SIGINT."""
+    assert begun(work(f"exec('signal.raise_signal(signal.{kind})')")) == (130, "", "Interrupted.\n")
+
+
+def test_an_interrupt_of_which_a_library_makes_another_error() -> None:
+    body = "try:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    raise RuntimeError('no') from None"
+    assert begun(work(body)) == (130, "", "Interrupted.\n")
+
+
+def test_an_interrupt_at_the_end() -> None:
+    """The command is done, and the interpreter about to end."""
+    code = "import atexit, signal, sys\nsys.argv[0] = 'inversionview'\nfrom inversionview import cli\n"
+    code += "atexit.register(lambda: signal.raise_signal(signal.SIGINT))\ncli.app = lambda **_: print('done')\ncli.main()"
+    assert begun(code) == (130, "done\n", "Interrupted.\n")
+
+
+def test_who_only_imports_the_command_line_keeps_what_it_does_at_a_signal() -> None:
+    code = "import signal, sys\nsys.argv[0] = 'mine.py'\nnow = lambda: [signal.getsignal(n) for n in (1, 2, 15)]\n"
+    code += "before = now()\nfrom inversionview import cli\nassert now() == before\ncli.app = lambda **_: None\n"
+    assert begun(code + "cli.main([])\nassert now() == before") == (0, "", "")

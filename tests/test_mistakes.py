@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from inversionview.cli import main
+from inversionview.commands.shared import app
 from inversionview.errors import UnknownSiteError
 from inversionview.header import sites_of
 from inversionview.sites import Site, all_sites, expand, find_site
@@ -40,8 +42,55 @@ def test_a_gguf_file_in_place_of_a_study(capsys: pytest.CaptureFixture[str], tmp
     assert f"is a model, no study: give it by --model {path}" in said(capsys, "read", str(path), "hello")
 
 
-def test_a_study_in_place_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "addition is a study, no model" in said(capsys, "read", "--model", "addition", ADD)
+def commands_with_a_model() -> dict[str, list[str]]:
+    """Every command that has --model, with what it is given so that nothing else is wrong with it."""
+    group = typer.main.get_command(app)
+    names = [name for name, each in group.commands.items() if any("--model" in p.opts for p in each.params)]  # type: ignore[attr-defined]
+    special = {
+        "train": ["--texts", "plain.txt", "--out", "nowhere"], "explore": ["--no-browser", "--port", "0"], "recall": [],
+        "export": [ADD], "dla": [ADD], "read": [ADD], "walk": [ADD], "sites": [],
+        "patch": ["addition", "--at", "=:a0.0"], "ablate": ["addition", "--at", "=:a0.0"], "heads": ["ioi"],
+        "interpret": ["addition", "--no-llm"],
+    }  # fmt: skip
+    words = {name: [ADD] for name in ("search", "threshold", "agree")}
+    return {name: special.get(name, ["addition", *words.get(name, [])]) for name in names}
+
+
+@pytest.mark.parametrize("command", commands_with_a_model())
+def test_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    """It is told at once: the hub is not asked."""
+    rest = commands_with_a_model()[command]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.json").write_text("{}")
+    for study in ("counting", "ioi", str(tmp_path / "run")):
+        assert f"{study} is a study, no model" in said(capsys, command, *rest, "--model", study)
+    missing = str(tmp_path / "nowhere")
+    assert f"There is no model at {missing}" in said(capsys, command, *rest, "--model", missing)
+    (tmp_path / "empty").mkdir()
+    assert "There is no model in the folder" in said(capsys, command, *rest, "--model", str(tmp_path / "empty"))
+    assert "'no such model' is no name of a model" in said(capsys, command, *rest, "--model", "no such model")
+
+
+def test_a_study_in_place_of_the_model_of_a_decoder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "counting is a study, no model" in said(capsys, "train", "ioi", "--decoder-from", "counting", "--out", "nowhere")
+
+
+def test_explore_tells_that_a_model_is_not_at_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "There is no directory nope-nope" in said(capsys, "explore", "--no-browser", "--port", "0", "--model", "nope-nope")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("inversionview.explorer.connections.Server.run", lambda *_: None)
+    main(["explore", "--no-browser", "--port", "0", "--model", "nope-nope"])
+    captured = capsys.readouterr()
+    assert captured.err == "There is no directory nope-nope: it is looked for on the hub when it is first opened.\n"
+    assert "#study=nope-nope" in captured.out
+
+
+def test_explore_says_of_a_run_what_every_command_says(
+    capsys: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    for wrong in ("addtion", str(tmp_path / "nowhere"), str(tmp_path), str(own_model), str(tmp_path / "m.gguf")):
+        assert said(capsys, "explore", wrong, "--no-browser", "--port", "0") == said(capsys, "evaluate", wrong)
 
 
 @pytest.mark.parametrize("command", ["sites", "bank", "evaluate"])

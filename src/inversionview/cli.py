@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import TextIO
+from inversionview import interruption
 
-import typer
-from typer.exceptions import TyperException
+with interruption.importing(__name__):  # what takes long
+    import os
+    import sys
+    import warnings
+    from typing import TextIO
 
-# isort: off
-from inversionview.commands import reading as reading  # in the order in which --help lists them
-from inversionview.commands import making as making
-from inversionview.commands import telling as telling
-from inversionview.commands import intervening as intervening
-from inversionview.commands import attributing as attributing
-from inversionview.commands import heading as heading
-from inversionview.commands import recalling as recalling
-from inversionview.commands import interpreting as interpreting
-from inversionview.commands import exploring as exploring
-from inversionview.commands import exporting as exporting
+    import typer
+    from typer.exceptions import TyperException
 
-# isort: on
-from inversionview.commands.mistakes import sentence
-from inversionview.commands.shared import INTERRUPTED, app, err
-from inversionview.commands.terminal import begin_in_utf8, closed, drop, fail, prepare
-from inversionview.errors import InversionViewError, LeftOut
-from inversionview.memory import out_of_memory
-from inversionview.printable import shown
+    # isort: off
+    from inversionview.commands import reading as reading  # in the order in which --help lists them
+    from inversionview.commands import making as making
+    from inversionview.commands import telling as telling
+    from inversionview.commands import intervening as intervening
+    from inversionview.commands import attributing as attributing
+    from inversionview.commands import heading as heading
+    from inversionview.commands import recalling as recalling
+    from inversionview.commands import interpreting as interpreting
+    from inversionview.commands import exploring as exploring
+    from inversionview.commands import exporting as exporting
+
+    # isort: on
+    from inversionview.commands.mistakes import sentence
+    from inversionview.commands.shared import app, err
+    from inversionview.commands.terminal import begin_in_utf8, closed, drop, fail, prepare
+    from inversionview.errors import InversionViewError, LeftOut
+    from inversionview.memory import out_of_memory
+    from inversionview.printable import shown
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -46,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     prepare()
     warnings.showwarning = _warn
     try:
-        with _interruptible():
-            if app(args=arguments, standalone_mode=False) == INTERRUPTED:  # how typer reports Ctrl-C
+        with interruption.working():
+            if app(args=arguments, standalone_mode=False) == interruption.INTERRUPTED:  # how typer reports Ctrl-C
                 raise KeyboardInterrupt
             sys.stdout.flush()
     except InversionViewError as error:
@@ -58,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         said = getattr(error, "format_message", error.__str__)()
         _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted: what was checkpointed stands, and the same command goes on from there.", INTERRUPTED)
+        _fail(interruption.sentence(), interruption.INTERRUPTED)
     except BrokenPipeError:
         closed()
     except SystemExit as error:
@@ -89,31 +87,6 @@ def _warn(
 
 def _fail(sentence: str, code: int = 2) -> None:
     fail(sentence, code)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` at the first SIGINT or SIGTERM; at a second of either kind the process ends at once."""
-    seen = set()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if number in seen:
-            os._exit(INTERRUPTED)
-        seen.add(number)
-        if len(seen) == 1:  # on Ctrl-C a launcher of several processes sends them SIGTERM as well
-            raise KeyboardInterrupt
-
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in handlers.items():
-        if handler is not signal.SIG_IGN:  # as a shell sets it for what runs behind it
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

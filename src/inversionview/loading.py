@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from inversionview.errors import WeightsError
 from inversionview.gguf_reading import quick_gguf
 from inversionview.gpt2 import ADAPTER
+from inversionview.naming import check_model_path
 
 
 def load_causal_lm(
@@ -158,9 +159,7 @@ def _merged(model: Any, folder: Path) -> Any:
 def _check_path(where: str) -> None:
     """Refuse what can only be a path and does not exist, before the hub is asked for it."""
     path = Path(where)
-    local = where.startswith(("/", ".")) or where.count("/") > 1 or where.endswith(".gguf")
-    if not path.exists() and (local or ("/" in where and path.parent.exists())):
-        raise WeightsError(f"There is no model at {where}: give a Hugging Face directory, a .gguf file or a hub name.")
+    check_model_path(where)
     split = re.search(r"-\d{5}-of-(\d{5})\.gguf$", where)
     if split and int(split[1]) > 1:
         raise WeightsError(

@@ -1,12 +1,13 @@
-"""What was given as STUDY: a shipped study, the folder of a run, or a mistake, told before anything is loaded."""
+"""What was given as STUDY or by --model: a study, a run, a model, or a mistake, told before anything is loaded."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from inversionview.errors import UnknownStudyError, did_you_mean
+from inversionview.errors import SettingError, UnknownStudyError, WeightsError, did_you_mean
 
 SHIPPED = ("counting", "addition")
 LANGUAGE = ("ioi", "facts")
@@ -22,6 +23,32 @@ def check_study(name: str | Path) -> None:
     text, folder = str(name), Path(name).expanduser()
     if text not in STUDIES and not (folder / "study.json").is_file():
         raise UnknownStudyError(_sentence(text, folder))
+
+
+def check_model_name(name: str) -> None:
+    """Say what is wrong with a name of a model, as far as that is known without asking the hub.
+
+    Raises:
+        SettingError: it is a study's, or a run's.
+        WeightsError: it is no hub name, and nothing lies there; or a folder without a model.
+    """
+    path = Path(name).expanduser()
+    if name in STUDIES or (path / "study.json").is_file():
+        raise SettingError(f"{name} is a study, no model: give it as STUDY, and a model by --model.")
+    check_model_path(str(path))
+    if not path.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise WeightsError(f"{name!r} is no name of a model: give a Hugging Face directory, a .gguf file or a hub name.")
+    known = ("config.json", "adapter_config.json")
+    if path.is_dir() and not any((path / file).is_file() for file in known) and not any(path.glob("*.gguf")):
+        raise WeightsError(f"There is no model in the folder {name}, for it holds no config.json: name the folder that does.")
+
+
+def check_model_path(where: str) -> None:
+    """Raise ``WeightsError`` at what can only be a path, and does not exist."""
+    path = Path(where)
+    local = where.startswith(("/", ".")) or where.count("/") > 1 or where.endswith(".gguf")
+    if not path.exists() and (local or ("/" in where and path.parent.exists())):
+        raise WeightsError(f"There is no model at {where}: give a Hugging Face directory, a .gguf file or a hub name.")
 
 
 def is_model(path: Path) -> bool:

@@ -15,15 +15,13 @@ from urllib.parse import urlencode
 
 import typer
 
-from inversionview.commands.shared import INTERRUPTED, DeviceOpt, app, device_named, err, out
-from inversionview.errors import SettingError, UnknownStudyError, did_you_mean
+from inversionview.commands.shared import DeviceOpt, app, device_named, err, out
+from inversionview.errors import SettingError, WeightsError
+from inversionview.interruption import INTERRUPTED
+from inversionview.naming import SHIPPED, STUDIES, check_model_name, check_study
 
 if TYPE_CHECKING:
     from inversionview.study import Study
-
-_SHIPPED = ("counting", "addition")
-_STUDIES = (*_SHIPPED, "ioi", "facts")
-"""As in ``studies``, which takes long to import."""
 
 
 @app.command(epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`")
@@ -48,10 +46,9 @@ def explore(
     """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
     check_installed()
     others = allowed(allow_host or [])
-    openers = studies_to_serve(runs or [], model, device)
+    openers, last = studies_to_serve(runs or [], model, device)
     listening = bound(host, port)
-    first = f"#{urlencode({'study': list(openers)[-1]})}" if runs or model else ""
-    address = shown(host, listening) + first
+    address = shown(host, listening) + ("" if last is None else f"#{urlencode({'study': last})}")
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     serve(openers, listening, host, others, None if no_browser else partial(webbrowser.open, address))
 
@@ -80,51 +77,72 @@ def allowed(names: list[str]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def studies_to_serve(runs: list[str], model: str | None, device: str) -> dict[str, Callable[[], Study]]:
-    """Return what opens each study, by the name that addresses call it: the shipped ones, runs, and a model alone.
+def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[dict[str, Callable[[], Study]], str | None]:
+    """Return what opens each study, by the name that addresses call it, and the name of the one that was named last.
+
+    They are the shipped ones, runs, each once however often it is named, and a model alone.
 
     Raises:
         UnknownStudyError: there is no such run.
-        SettingError: a model is given with several runs.
+        SettingError: a model is given with several runs, or a study in its place.
+        WeightsError: there is no such model.
     """
+    named = [(_place(run), run) for run in runs]
+    if model is not None:
+        _check_model(model)
     from inversionview.study import load
 
-    if model is not None and len(runs) > 1:
+    if model is not None and len(dict(named)) > 1:
         raise SettingError("--model is another checkpoint for one run, or a model alone: give at most one run with it.")
     opener = partial(load, device=device_named(device))
-    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in _SHIPPED}
-    for run in runs:
-        name = _name(run, openers)
-        openers[name] = partial(opener, _checked(run), model=model)
-    if model is not None and not runs:
-        openers[_name(model, openers)] = partial(opener, None, model=model)
-    return openers
+    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in SHIPPED}
+    taken = {*SHIPPED, *(place for place, _ in named if isinstance(place, str))}
+    called = {place: place if isinstance(place, str) else _name(place, taken) for place in dict(named)}
+    for place, run in named:
+        openers[called[place]] = partial(opener, str(Path(run).expanduser()), model=model)
+    last = called[named[-1][0]] if named else None
+    if model is not None and not named:
+        last = _name(Path(model).expanduser().resolve(), taken)
+        openers[last] = partial(opener, None, model=model)
+    return openers, last
 
 
-def _checked(run: str) -> str:
+def _place(run: str) -> str | Path:
     """Return a study's name or the folder of a run, if there is one that can be read."""
     from inversionview.spec import read_spec
 
-    folder = Path(run).expanduser()
-    if run in _STUDIES:
+    if run in STUDIES:
         return run
-    if not (folder / "study.json").is_file():
-        raise UnknownStudyError(
-            f"There is no study {run!r} and no run in that folder; there are {', '.join(_STUDIES)}."
-            + did_you_mean(run, _STUDIES)
-        )
+    check_study(run)
+    folder = Path(run).expanduser()
     read_spec(folder)
-    return str(folder)
+    return folder.resolve()
 
 
-def _name(path: str, taken: dict[str, Any]) -> str:
-    """Return what addresses call a run: the last part of its path, made to differ from others."""
-    if path in _STUDIES:
-        return path
-    name, number = Path(path).expanduser().resolve().name or "run", 2
+def _check_model(model: str) -> None:
+    """Say what is known to be wrong with a model; that it is to come from the hub, where nothing is known."""
+    check_model_name(model)
+    if Path(model).expanduser().exists():
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"There is no directory {model}, it was not downloaded before, and the hub is not to be asked (HF_HUB_OFFLINE): "
+            "give a Hugging Face directory or a .gguf file."
+        )
+    err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
+
+
+def _name(path: Path, taken: set[str]) -> str:
+    """Return what addresses call a run, and take it: the last part of its path, made to differ from others."""
+    name, number = path.name or "run", 2
     unique = name
     while unique in taken:
         unique, number = f"{name}-{number}", number + 1
+    taken.add(unique)
     return unique
 
 
@@ -159,7 +177,7 @@ def serve(
     proxies: list[str],
     ready: Callable[[], Any] | None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, then exit with 130; ``ready`` is called once requests are answered."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP, then exit with 130; ``ready`` is called once requests are answered."""
     from inversionview.explorer.app import create_app
     from inversionview.explorer.connections import Server, settings
 
@@ -167,8 +185,11 @@ def serve(
         err.print(f"Turned away a request for {name}: if that is your proxy, start with --allow-host {name}.", soft_wrap=True)
 
     application = create_app(openers, hosts=[host, listening.getsockname()[0]], proxies=proxies, foreign=foreign)
+    server = Server(settings(application), application.state.queue, ready)
     try:
-        Server(settings(application), application.state.queue, ready).run([listening])
-    except KeyboardInterrupt:  # uvicorn ends first and then raises it again
+        server.run([listening])
+    except KeyboardInterrupt:  # uvicorn ends first and then raises the signal again
+        server.signalled = True
+    if server.signalled:  # which it cannot raise again where whoever began this had it ignored
         err.print("The explorer has ended.")
         sys.exit(INTERRUPTED)

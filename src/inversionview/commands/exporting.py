@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inversionview.commands.shared import (
-    INTERRUPTED,
     BareStudyArg,
     BareTextArg,
     DeviceOpt,
@@ -32,6 +31,7 @@ from inversionview.commands.shared import (
 )
 from inversionview.errors import SettingError
 from inversionview.explorer.page import MOST, to_html
+from inversionview.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Preimage, Query

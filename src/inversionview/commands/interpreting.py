@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import SettingError
+from inversionview.interruption import resumable
 
 if TYPE_CHECKING:
     from inversionview.interpret.client import Client, Estimate
@@ -115,7 +117,8 @@ def interpret(
     searched = bank_to_search(loaded, bank)
     seen: list[Estimate] = []
     try:
-        with bar("interpreting", 1000, quiet=as_json) as advance:
+        answers = nullcontext() if client is None else resumable()  # which are kept as they come
+        with answers, bar("interpreting", 1000, quiet=as_json) as advance:
             made = loaded.interpret(
                 texts or queries, sites, positions, client=client, bank=searched, epsilon=epsilon, fixed=fixed, gap=gap,
                 seed=seed, confirm=_confirm(seen, estimate),

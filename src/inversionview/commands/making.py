@@ -29,7 +29,8 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import InputError, SettingError
-from inversionview.naming import STUDIES, check_study
+from inversionview.interruption import resumable
+from inversionview.naming import STUDIES, check_model_name, check_study
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
     "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
 )
+@resumable()
 def train(
     context: typer.Context,
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
@@ -108,6 +110,9 @@ def train(
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
     if study is not None and study not in STUDIES:
         check_study(study)
+    for name in (model, base):
+        if name is not None:
+            check_model_name(name)
     check_sites_of(study if study in STUDIES else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
@@ -190,6 +195,7 @@ def train_probed_command(
     "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`; "
     "is it still as it was written? `inversionview bank counting --check`"
 )
+@resumable()
 def bank(
     study: StudyArg,
     inputs: Annotated[
@@ -213,9 +219,10 @@ def bank(
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
-    loaded = loaded_study(study, model, device, [sites])
+    with resumable(not check):
+        loaded = loaded_study(study, model, device, [sites])
     if check:
-        with bar("checking", 1000) as advance:
+        with resumable(False), bar("checking", 1000) as advance:
             sound = loaded.check_bank(
                 to, report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs")
             )

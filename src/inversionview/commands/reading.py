@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from inversionview.errors import SettingError
+from inversionview.interruption import INTERRUPTED
 from inversionview.sites import KINDS
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 from inversionview.commands.checked import unused
 from inversionview.commands.shared import (
-    INTERRUPTED,
     AtOpt,
     BankOpt,
     BareStudyArg,
@@ -316,25 +316,18 @@ def _thresholds(study: Study) -> str:
 
 @app.command(epilog="Example: `inversionview path addition decoder`")
 def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
-    """Print where a study's probed model or decoder lies."""
+    """Print where a study's probed model lies, or the decoder that it is read with."""
     from inversionview.naming import check_study
-    from inversionview.studies import LANGUAGE, SHIPPED, default_model, shipped_path
+    from inversionview.spec import SPECS, read_spec
+    from inversionview.studies import LANGUAGE, STUDIES, decoder_folder, default_model, shipped_path
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
-    if study in SHIPPED:
-        print_line(shipped_path(study, part))  # type: ignore[arg-type]
-        return
-    if study in LANGUAGE and part == "model":
-        print_line(default_model())
-        return
-    from inversionview.spec import read_spec
-
-    folder = Path(study)
     check_study(study)
-    spec = read_spec(folder)
+    run = None if study in STUDIES else Path(study).expanduser()
+    spec = SPECS[study] if run is None else read_spec(run)
     if part == "decoder":
-        print_line((folder / "decoder").resolve())
+        print_line(decoder_folder(study, spec.inputs, run).resolve())
     else:
         print_line(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
 

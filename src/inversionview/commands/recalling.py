@@ -25,6 +25,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import SettingError
+from inversionview.naming import check_model_name, check_study
 
 
 @app.command(
@@ -59,6 +60,9 @@ def recall(
         unused(context, "a run is made with --keep and no more", *names)
     check_markdown(to)
     check([epsilon], distance)
+    check_study(study)
+    if model is not None:
+        check_model_name(model)
     loaded = load(study, model=model, device=device_named(device), **given(facts=facts))
     inputs = facts_of(loaded)
     if keep is not None:

@@ -15,7 +15,8 @@ import typer
 from inversionview.commands.checked import CheckedTyper, unused
 from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
-from inversionview.naming import LANGUAGE, STUDIES, check_study
+from inversionview.interruption import resumable
+from inversionview.naming import LANGUAGE, STUDIES, check_model_name, check_study
 from inversionview.printable import json_line, shown
 from inversionview.ranges import check_seed
 
@@ -35,8 +36,6 @@ app = CheckedTyper(
 )
 out = SafeConsole(highlight=False, markup=False)
 err = SafeConsole(stderr=True, highlight=False, markup=False)
-INTERRUPTED = 130
-"""The exit code after Ctrl-C or SIGTERM."""
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
@@ -108,8 +107,8 @@ def loaded_study(study: str | None, model: str | None, device: str = "cpu", site
     """Return a shipped study, a run or a model alone; mistakes in their names and in sites are told before it is loaded."""
     if study is not None:
         check_study(study)
-    if model in STUDIES or (model is not None and (Path(model) / "study.json").is_file()):
-        raise SettingError(f"{model} is a study, no model: give it as STUDY, and a model by --model.")
+    if model is not None:
+        check_model_name(model)
     from inversionview.study import load
 
     check_sites_of(study, model, sites)
@@ -214,7 +213,7 @@ def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = Fa
 
 def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
     """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
-    with bar("harvesting", 1000) as advance:
+    with resumable(), bar("harvesting", 1000) as advance:
 
         def begin(path: Path, rows: int) -> None:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, cast
 
 import h11
@@ -124,6 +127,26 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, queue: WorkQueue, ready: Callable[[], Any] | None = None) -> None:
         super().__init__(config)
         self._queue, self._ready = queue, ready
+        self.signalled = False
+        """A signal has ended it, or is about to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End."""
+        self.signalled = True
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Listen to SIGHUP as well, which a terminal sends that closes, unless it is ignored."""
+        number = getattr(signal, "SIGHUP", None)
+        aside = number is None or threading.current_thread() is not threading.main_thread()
+        before = None if aside else signal.getsignal(number)
+        with super().capture_signals():
+            if before not in (None, signal.SIG_IGN):
+                signal.signal(number, self.handle_exit)
+            yield
+            if before not in (None, signal.SIG_IGN):  # not later: uvicorn raises again what has come
+                signal.signal(number, before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin."""

@@ -17,6 +17,7 @@ from inversionview.inputs import Inputs
 from inversionview.naming import LANGUAGE as LANGUAGE
 from inversionview.naming import SHIPPED as SHIPPED
 from inversionview.naming import STUDIES as STUDIES
+from inversionview.storage import recover
 from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.counting import CountingInputs
 from inversionview.studies.facts import FactsInputs
@@ -64,6 +65,35 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def shipped_path(study: str, part: Literal["model", "decoder"]) -> Path:
     """Return the folder of a study's probed model or decoder in the package."""
     return Path(__file__).parent / "files" / study / part
+
+
+def decoder_folder(name: str, inputs: str, run: Path | None) -> Path:
+    """Return where the decoder lies that a study or run reads with.
+
+    A run of a shipped study with a bank but no training reads with the shipped one.
+
+    Args:
+        name: of the study, or the run's folder as it was given.
+        inputs: which the study has, as ``StudySpec.inputs``.
+        run: its folder.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    path = Path(__file__).parent / "files" / inputs / "decoder"
+    if run is not None:
+        recover(run / "decoder")
+        begun = any((run / part).exists() for part in ("decoder", "checkpoints"))
+        banked = inputs in STUDIES and (run / "bank").exists()
+        path = path if banked and not begun else run / "decoder"
+    if not (path / "config.json").exists():
+        missing = (
+            f"{name} has no trained decoder in {path}: run `inversionview train` to its end first"
+            if run is not None
+            else f"No decoder comes with {name}: train one, `inversionview train {name} --out RUN`, and read RUN"
+        )
+        raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
+    return path
 
 
 def default_model() -> Path:
