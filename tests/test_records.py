@@ -192,6 +192,47 @@ def test_text_with_brackets_is_text(tmp_path: Path) -> None:
     assert list(read_texts(tmp_path / "t.txt")) == lines
 
 
+ANSWERS = {
+    "record of tokens": {"doc_id": 1, "tokens": ["tok0", "tok1"], "body": "The cat sat."},
+    "tokens alone": {"tokens": ["tok0", "tok1"]},
+    "pandas, split": {"columns": ["text"], "index": [0, 1], "data": [["The cat"], ["The dog"]]},
+    "labels": {"labels": ["pos", "neg"], "data": {"a": "The cat"}},
+    "errors": {"errors": ["x failed"], "data": [], "n": 3},
+    "data of a record": {"body": "The cat sat.", "data": ["tok0", "tok1"]},
+    "entities of a record": {"body": "Paris is big.", "entities": [{"text": "Paris"}]},
+    "items of a record": {"body": "Paris is big.", "items": [{"text": "Paris"}]},
+    "two lists": {"texts": ["The cat"], "notes": ["none"]},
+    "two lists of objects": {"train": [{"text": "a"}], "test": [{"text": "b"}]},
+    "lists in an object": {"version": 1, "data": {"train": [{"text": "a"}]}},
+}
+
+
+@pytest.mark.parametrize("value", ANSWERS.values(), ids=ANSWERS)
+def test_a_list_in_a_record_is_not_taken_for_the_texts(tmp_path: Path, value: dict[str, Any]) -> None:
+    for name, content in (("t.json", json.dumps(value, indent=1)), ("t.jsonl", json.dumps(value) + "\n")):
+        (tmp_path / name).write_text(content)
+        for reader, field in ((read_texts, "text"), (read_words, "name")):
+            fields = ", ".join(value)
+            with pytest.raises(InputError, match=rf"Line 1 of .*{name} has no field '{field}', .*: fields are {fields}: write"):
+                list(reader(tmp_path / name, field))
+
+
+@pytest.mark.parametrize("around", [{}, {"version": "1.0", "n": 2}, {"license": "CC0", "tags": [], "note": None}])
+def test_a_list_that_is_called_so_is_the_texts(tmp_path: Path, around: dict[str, Any]) -> None:
+    path = tmp_path / "t.json"
+    for name in ("texts", "data", "records", "sentences"):
+        for content in (TEXTS, ROWS):
+            path.write_text(json.dumps({**around, name: content}))
+            assert list(read_texts(path)) == TEXTS
+    for whole in ({"reviews": ROWS, **around}, {"columns": ["text"], "schema": {"a": "b"}, "data": ROWS, "status": "ok"}):
+        path.write_text(json.dumps(whole))
+        assert list(read_texts(path)) == TEXTS
+    path.write_text(json.dumps({**around, "names": ["Mary", "John"]}))
+    assert read_words(path, "name") == ["Mary", "John"]
+    with pytest.raises(InputError, match="has no field 'text'"):
+        list(read_texts(path))
+
+
 # -- lines, values, rows -----------------------------------------------------------------------------------------------
 
 ENDS = "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"

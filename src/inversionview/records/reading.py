@@ -25,6 +25,12 @@ _FORMS: dict[str, Form] = {
     ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "columns",
     ".arrow": "columns", ".feather": "columns",
 }  # fmt: skip
+_AROUND = {"data", "rows", "records", "texts", "documents", "sentences", "examples", "samples", "instances", "items", "entries"}
+"""What a list of records is called in an object around it."""
+_ABOUT = {"version", "description", "license", "licence", "source", "url", "homepage", "citation", "author", "date", "created"}
+"""What tells of such a list: no record has its text there."""
+_SHOWN = 10
+"""So many fields are named in an error."""
 _OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
 _ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
 
@@ -147,20 +153,50 @@ def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Pla
 def _unwrapped(found: Iterator[tuple[Place, Any]], name: str, field: str | None) -> Iterator[tuple[Place, Any]]:
     """Yield records; where all there is is an object around a list of them, those in the list."""
     first = list(islice(found, 2))
-    inner = _inner(first[0][1], field) if len(first) == 1 else None
+    inner = _inner(first[0], field) if len(first) == 1 else None
     if inner is not None:
         yield from ((Place(name, "record", number), value) for number, value in enumerate(inner, 1))
     else:
         yield from chain(first, found)
 
 
-def _inner(value: Any, field: str | None) -> list[Any] | None:
-    """Return the list that an object stands around; ``None`` where it has the field itself, no list or several."""
-    if not isinstance(value, dict) or field in value:
+def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
+    """Return the list of records that an object stands around; ``None`` where it is a record itself, or holds no list.
+
+    A list of strings is one of texts only where it is called so: a record may well hold its tokens or labels in one.
+
+    Raises:
+        InputError: which of its lists is meant, or whether one is, is not clear; its fields are named.
+    """
+    place, value = only
+    if not isinstance(value, dict) or (field is not None and field in value):
         return None
-    wanted = dict if field is None else (dict, str)
-    lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], wanted)]
-    return lists[0] if len(lists) == 1 else None
+    lists = {name: each for name, each in value.items() if isinstance(each, list) and each}
+    if field is None:
+        objects = [each for each in lists.values() if isinstance(each[0], dict)]
+        return objects[0] if len(objects) == 1 else None
+    objects = {name: each for name, each in lists.items() if isinstance(each[0], dict)}
+    likely = objects or {name: each for name, each in lists.items() if isinstance(each[0], str)}
+    if len(likely) == 1:
+        ((name, found),) = likely.items()
+        called = name.lower() in _AROUND | {f"{field}s".lower()}
+        if not _others(value, name, strictly=not (called and objects)) and (called or objects):
+            return found
+    if not lists and not any(isinstance(each, dict) for each in value.values()):
+        return None
+    some = ", ".join(list(value)[:_SHOWN]) + (", …" if len(value) > _SHOWN else "")
+    raise InputError(
+        f"Line {place.number} of {place.source} has no field {field!r}, and which of its fields holds the records is not clear: fields are {some}: write the "
+        "list of them alone, as [{…}, {…}], or an object a line."
+    )
+
+
+def _others(value: dict[str, Any], name: str, strictly: bool) -> bool:
+    """Say whether a record may be meant, not the list of that name: there is text beside it; strictly, any that tells a thing."""
+    rest = [each for other, each in value.items() if other != name and each and other.lower() not in _ABOUT]
+    if strictly:
+        return any(isinstance(each, str | list | dict) for each in rest)
+    return any(isinstance(each, str) and " " in each.strip() for each in rest)
 
 
 def _check_text(stream: Stream) -> None:
