@@ -178,6 +178,15 @@ def test_another_field(tmp_path: Path) -> None:
         ("h.txt", json.dumps(30_000 * [ROWS[0]], indent=1)),
         ("i.txt", json.dumps({"text": 2_000_000 * "a"})),
         ("j.txt.gz", LINES),
+        ("k.txt", "{}\n" + LINES),
+        ("l.txt", '# a comment\n{"text": "a"}\n{"text": "b"}\n'),
+        ("m.txt", "// a comment\n" + LINES),
+        ("n.txt", LINES + '{"text": "c'),
+        ("o.txt", LINES[9:]),
+        ("p.txt", '{"text": "a"}\n{"text": "c\n{"text": "b"}\n'),
+        ("q.txt", '"The cat"\n"sat on"\n'),
+        ("r.txt", "".join(json.dumps(text) + "\n" for text in TEXTS) + '"cut'),
+        ("s.md", '["a", "b"]\n["c"]\n'),
     ],
 )
 def test_json_is_never_taken_for_text(tmp_path: Path, name: str, content: str) -> None:
@@ -190,6 +199,41 @@ def test_text_with_brackets_is_text(tmp_path: Path) -> None:
     lines = ["[1] Smith et al.", '{"a": 1} is an object.', "{", '"Hello."', "[chorus]", "[]"]
     (tmp_path / "t.txt").write_text("\n".join(lines))
     assert list(read_texts(tmp_path / "t.txt")) == lines
+
+
+def test_a_table_is_never_taken_for_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    for mark, name in ((",", "csv"), (";", "csv"), ("\t", "tsv")):
+        for content in (f"text{mark}label\nhello{mark}2\nfoo{mark}1\n", f'n{mark}Text\r\n1{mark}"a{mark}\nb"\r\n'):
+            path.write_text(content)
+            with pytest.raises(InputError, match=rf"t\.txt holds a table with the column 'text', not text: name it \.{name}\."):
+                list(read_texts(path))
+    path.write_text("n,name\n1,Mary\n")
+    with pytest.raises(InputError, match="with the column 'name'"):
+        read_words(path, "name")
+    (tmp_path / "t.TAB").write_text("text\tn\nhello, you\t2\n")
+    assert list(read_texts(tmp_path / "t.TAB")) == ["hello, you"]
+
+
+def test_texts_with_commas_are_texts(tmp_path: Path) -> None:
+    for lines in (["text, and more", "The cat, the dog, and I"], ["Hello, world", "Yes, sir"], ["text", "a, b"]):
+        (tmp_path / "t.txt").write_text("\n".join(lines))
+        assert list(read_texts(tmp_path / "t.txt")) == lines
+
+
+def test_names_are_one_a_line(tmp_path: Path) -> None:
+    for rows in ("Mary,F,7065\nAnna,F,2604\n", "Mary, John, Anna\n", "Mary\t3\nJohn\t2\n", "Mary;F\n"):
+        (tmp_path / "yob.txt").write_text(rows)
+        with pytest.raises(
+            InputError, match=r"yob\.txt holds rows of a table, such as 'Mary.*, not one name a line: write one"
+        ):
+            read_words(tmp_path / "yob.txt", "name")
+    (tmp_path / "q.txt").write_text('"Mary"\n"John"\n')
+    with pytest.raises(InputError, match=r"q\.txt holds JSON, not text: give it a name that ends in \.jsonl"):
+        read_words(tmp_path / "q.txt", "name")
+    for words in ([",", ";"], ["Mary", "John, Anna"]):
+        (tmp_path / "w.txt").write_text("\n".join(words))
+        assert read_words(tmp_path / "w.txt", "word") == words
 
 
 ANSWERS = {

@@ -7,14 +7,14 @@ the hub. What cannot be read is an ``InputError`` that names the file and the li
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from inversionview.errors import InputError
-from inversionview.records.streams import BLOCK, PACKINGS, Stream, opened
+from inversionview.records.streams import PACKINGS, Stream, opened
+from inversionview.records.syntax import check_text
 from inversionview.records.tables import ARROW, ARROW_STREAM, PARQUET, Rows, columnar, comma_separated, is_saved, saved
 from inversionview.records.values import values
 
@@ -22,8 +22,8 @@ Form = Literal["text", "json", "csv", "tsv", "columns"]
 LIMIT = 2_000_000
 """Records of a data set on the hub, at most."""
 _FORMS: dict[str, Form] = {
-    ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "columns",
-    ".arrow": "columns", ".feather": "columns",
+    ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "columns", ".arrow": "columns", ".feather": "columns",
 }  # fmt: skip
 _AROUND = {"data", "rows", "records", "texts", "documents", "sentences", "examples", "samples", "instances", "items", "entries"}
 """What a list of records is called in an object around it."""
@@ -31,8 +31,6 @@ _ABOUT = {"version", "description", "license", "licence", "source", "url", "home
 """What tells of such a list: no record has its text there."""
 _SHOWN = 10
 """So many fields are named in an error."""
-_OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
-_ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
 
 
 class Place(NamedTuple):
@@ -141,7 +139,7 @@ def _numbered(path: Path, batches: Iterator[tuple[float, Rows]]) -> Iterator[Rec
 def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Place, Any]]:
     name = str(stream.path)
     if form == "text":
-        _check_text(stream)
+        check_text(stream, field)
         yield from ((Place(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
     elif form == "json":
         found = ((Place(name, "line", line), value) for line, value in values(stream.characters(), name))
@@ -186,47 +184,17 @@ def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
         return None
     some = ", ".join(list(value)[:_SHOWN]) + (", …" if len(value) > _SHOWN else "")
     raise InputError(
-        f"Line {place.number} of {place.source} has no field {field!r}, and which of its fields holds the records is not clear: fields are {some}: write the "
-        "list of them alone, as [{…}, {…}], or an object a line."
+        f"Line {place.number} of {place.source} has no field {field!r}, and which of its fields holds the records is unclear: "
+        f"fields are {some}: write the list of them alone, as [{{…}}, {{…}}], or an object a line."
     )
 
 
 def _others(value: dict[str, Any], name: str, strictly: bool) -> bool:
-    """Say whether a record may be meant, not the list of that name: there is text beside it; strictly, any that tells a thing."""
+    """Say whether a record may be meant, not the list of that name: there is text beside it; strictly, any list too."""
     rest = [each for other, each in value.items() if other != name and each and other.lower() not in _ABOUT]
     if strictly:
         return any(isinstance(each, str | list | dict) for each in rest)
     return any(isinstance(each, str) and " " in each.strip() for each in rest)
-
-
-def _check_text(stream: Stream) -> None:
-    """Refuse JSON under the name of a text, by the first lines: its syntax is no text."""
-    head = next(stream.characters(), "")
-    *lines, last = head.split("\n")
-    if len(stream.head) < BLOCK or not lines:
-        lines.append(last)
-    some = [line for line in lines if line.strip()][:100]
-    if some and (all(map(_is_object, some)) or _is_document(head, some[0])):
-        raise InputError(
-            f"{stream.path} holds JSON, not text: give it a name that ends in .jsonl or .json, and its fields are read."
-        )
-
-
-def _is_object(line: str) -> bool:
-    if _OBJECT.match(line) is None:
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return len(line) >= BLOCK // 8  # cut in its midst
-
-
-def _is_document(head: str, first: str) -> bool:
-    """Say whether a text is one JSON value over several lines, or an array."""
-    try:
-        return isinstance(json.loads(head), dict | list)
-    except (ValueError, RecursionError):
-        return bool(_ARRAY.match(head)) or (first.strip() == "{" and bool(_OBJECT.match(head)))
 
 
 def _check_characters(place: Place, value: Any) -> None:

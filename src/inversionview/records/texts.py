@@ -9,6 +9,7 @@ from typing import Any
 
 from inversionview.errors import InputError, LeftOut
 from inversionview.records.reading import Place, Record, hub, is_saved, located, named_form, read
+from inversionview.records.syntax import are_rows
 
 FIELD = "text"
 Report = Callable[[float, int], None]
@@ -79,6 +80,11 @@ def read_words(path: Path, field: str) -> list[Text]:
         word = (_text(record, field, "call the one with the words {field}") or "").strip()
         if word:
             found.append(Text.at(word, record.place))
+    if named_form(path) in (None, "text") and are_rows(found):
+        raise InputError(
+            f"{path} holds rows of a table, such as {found[0]!r}, not one {field} a line: write one a line, or name the file "
+            f".csv and begin it with the names of its columns, one of them {field}."
+        )
     return found
 
 
