@@ -149,6 +149,62 @@ def test_datasets_that_were_saved(tmp_path: Path) -> None:
         assert list(read_texts(tmp_path / "holed")) == ["a", "b"]
 
 
+def test_every_file_of_a_folder_is_read_as_it_is_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    wanted = []
+    for name in sorted(FORMS):
+        (folder / name).write_bytes(FORMS[name])
+        wanted += list(read_texts(folder / name))
+    found = list(read_texts(folder))
+    assert found == wanted
+    assert len(found) == len(FORMS) * len(TEXTS)
+    assert str(found[0].place) == f"{folder / min(FORMS)}, record 1"
+    for name in ("train.txt", "test.txt", "extra/valid.txt"):
+        (tmp_path / "splits" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "splits" / name).write_text(f"\ufeff{name} a\u2028b\n", encoding="utf-8")
+    datasets.Dataset(table().slice(0, 2)).save_to_disk(tmp_path / "splits" / "saved")
+    told: list[float] = []
+    texts = list(read_texts(tmp_path / "splits", report=lambda share, _: told.append(share)))
+    assert texts == ["extra/valid.txt a\u2028b", *TEXTS[:2], "test.txt a\u2028b", "train.txt a\u2028b"]
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path: Path) -> None:
+    for name in ("README.md", "LICENSE", "dataset_infos.json", ".a.txt", "in/.b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match="holds no file with texts"):
+        list(read_texts(tmp_path))
+    (tmp_path / "b.csv").write_text("text,n\nNone,1\nNA,2\n,3\n")
+    with pytest.warns(LeftOut) as said:
+        assert list(read_texts(tmp_path)) == ["None", "NA"]
+    assert [str(warning.message) for warning in said] == [
+        f"5 of the files in {tmp_path} are not read as texts: .a.txt, LICENSE, README.md, dataset_infos.json, in/.b.txt.",
+        f"1 of 3 records of {tmp_path} has an empty text: left out.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"body": "x"}\n', r"Line 1 of .*z\.jsonl has no field 'text': fields are body: give --field body"),
+        (b'{"text": "x"}\n{"text": 3}\n', r"'text' of line 2 of .*z\.jsonl is a number"),
+        (b'{"text": "x"}\n{"text": "\xe9"}\n', r"z\.jsonl cannot be read: line 2 is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_is_told_by_file_and_line(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "z.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        list(read_texts(tmp_path))
+    (tmp_path / "z.jsonl").rename(tmp_path / "z.txt")
+    if content.isascii():
+        with pytest.raises(InputError, match=r"z\.txt holds JSON, not text"):
+            list(read_texts(tmp_path))
+
+
 def test_another_field(tmp_path: Path) -> None:
     rows = [{"label": 1, "sentence": text} for text in TEXTS]
     forms: dict[str, Callable[[Path], object]] = {

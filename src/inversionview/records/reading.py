@@ -85,7 +85,7 @@ def read(source: str | Path, *, field: str | None = None, bare: Form = "json") -
 
 
 def hub(name: str, field: str) -> Iterator[Record]:
-    """Yield the records of a data set on the hub, or of a folder of files that ``datasets`` can load: its train split.
+    """Yield the records of a data set on the hub: its train split.
 
     Raises:
         InputError: it cannot be reached or read.

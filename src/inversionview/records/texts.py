@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from inversionview.records.syntax import are_rows
 FIELD = "text"
 Report = Callable[[float, int], None]
 """Called with the share of the source that has been read, and how many texts that gave."""
+_ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
+"""Files of a folder that tell of the others."""
 _SHOWN = 10
-"""So many fields are named in an error."""
+"""So many fields, or files, are named."""
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
 
 
@@ -37,13 +40,14 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
     """Yield the texts of a file, a folder or a data set on the hub.
 
     Args:
-        source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved; or
-            the name of a data set on the hub, of which the train split is read.
+        source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved, or
+            of files, all of which are read; or the name of a data set on the hub, of which the train split is read.
         field: where a record has its text, by default ``text``.
         report: told how far reading is.
 
     Warns:
-        LeftOut: records have no text, or an empty one; once, at the end.
+        LeftOut: records have no text, or an empty one; once, at the end. Files of a folder are passed over: hidden ones, and
+            those that tell of the others, such as README and LICENSE.
 
     Raises:
         InputError: the source is missing, damaged or of another form, or a record has no such field, or no text there.
@@ -53,7 +57,7 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
         if report is not None and number % 1000 == 1:
             report(record.share, count)
         if field is not None and isinstance(record.value, str):
-            raise InputError(f"{source} holds texts, not records with a field {field!r}: leave out the field.")
+            raise InputError(f"{record.place.source} holds texts, not records with a field {field!r}: leave out the field.")
         text = _text(record, field or FIELD, "give --field {likely}")
         if text is None:
             nulls += 1
@@ -97,13 +101,47 @@ def _records(source: str, field: str | None) -> Iterator[Record]:
     path = located(source)
     if path.exists() and (not path.is_dir() or is_saved(path)):
         yield from read(source, field=field or FIELD, bare="text")
-    elif named_form(source) is not None or (source.startswith((".", "/", "~")) and not path.is_dir()):
+    elif path.is_dir():
+        yield from _folder(path, field or FIELD)
+    elif named_form(source) is not None or source.startswith((".", "/", "~")):
         raise InputError(
-            f"There is no file {source}: give a text, JSON, CSV or Parquet file, a folder that `datasets` saved, or the name "
-            "of a dataset on the hub."
+            f"There is no file {source}: give a text, JSON, CSV or Parquet file, a folder of such files or one that "
+            "`datasets` saved, or the name of a dataset on the hub."
         )
     else:
         yield from hub(source, field or FIELD)
+
+
+def _folder(path: Path, field: str) -> Iterator[Record]:
+    """Yield the records of all files in a folder and the folders in it, in the order of their names."""
+    files, others = _files(path)
+    if not files:
+        raise InputError(f"{path} cannot be read: it is a folder, and holds no file with texts.")
+    if others:
+        some = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+        left_out(f"{len(others)} of the files in {path} {'is' if len(others) == 1 else 'are'} not read as texts: {some}.")
+    for number, file in enumerate(files):
+        for record in read(file, field=field, bare="text"):
+            yield record._replace(share=(number + record.share) / len(files))
+
+
+def _files(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the files and saved data sets in a folder, and the names of what is passed over."""
+    files: list[Path] = []
+    others: list[str] = []
+    try:
+        for each in sorted(path.iterdir(), key=lambda each: each.name):
+            if each.name.startswith(".") or _ABOUT_OTHERS.fullmatch(each.name):
+                others.append(each.name)
+            elif each.is_dir() and not is_saved(each):
+                inner = _files(each)
+                files += inner[0]
+                others += [f"{each.name}/{name}" for name in inner[1]]
+            else:
+                files.append(each)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    return files, others
 
 
 def _text(record: Record, field: str, way_out: str) -> str | None:
