@@ -32,6 +32,7 @@ from inversionview.contrasts import TextPair, read_pairs
 from inversionview.errors import InputError, InversionViewError, LeftOut
 from inversionview.inputs import TextInputs
 from inversionview.records.reading import read
+from inversionview.records.streams import BLOCK
 from inversionview.records.texts import read_texts, read_words
 from inversionview.records.values import values
 from inversionview.studies.statements import read_statements
@@ -337,7 +338,9 @@ def test_a_list_that_is_called_so_is_the_texts(tmp_path: Path, around: dict[str,
 
 ENDS = "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
 """What ``str.splitlines`` cuts at, and a line of a file does not end at."""
-any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\0") | st.sampled_from(ENDS), max_size=12)
+any_text = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\n\0\ufeff") | st.sampled_from(ENDS), max_size=12
+)
 
 
 @quick
@@ -390,6 +393,23 @@ def test_rows_are_those_of_csv(tmp_path: Path, rows: list[tuple[str, str]], deli
     with path.open(encoding="utf-8", newline="") as file:
         wanted = list(csv.DictReader(file, delimiter=delimiter))
     assert [record.value for record in read(path)] == wanted == [{"a": a, "b": b} for a, b in rows]
+
+
+@quick
+@given(st.lists(st.lists(any_text, min_size=1, max_size=3), min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-16-le"]))
+def test_marks_of_files_that_were_joined_are_no_characters(tmp_path: Path, files: list[list[str]], encoding: str) -> None:
+    joined = "".join("\ufeff" + "".join(f"{line}.\n" for line in lines) for lines in files)
+    (tmp_path / "t.txt").write_bytes(joined.encode(encoding))
+    assert [record.value for record in read(tmp_path / "t.txt", bare="text")] == [f"{x}." for lines in files for x in lines]
+    joined = "".join("\ufeff" + "".join(json.dumps({"text": line}) + "\r\n" for line in lines) for lines in files)
+    (tmp_path / "t.jsonl").write_bytes(joined.encode(encoding))
+    assert [record.value for record in read(tmp_path / "t.jsonl")] == [{"text": x} for lines in files for x in lines]
+
+
+def test_a_mark_where_the_file_is_read_in_two_pieces(tmp_path: Path) -> None:
+    for size in range(BLOCK - 4, BLOCK + 2):
+        (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf" + (size - 1) * b"a" + "\n\ufeff\ufeffdef\ufeffg\n".encode())
+        assert list(read_texts(tmp_path / "t.txt")) == [(size - 1) * "a", "def\ufeffg"]
 
 
 # -- what is wrong -----------------------------------------------------------------------------------------------------
@@ -515,6 +535,29 @@ def test_damage_is_told_by_an_error_of_the_project(tmp_path: Path, name: str, ch
         said = complaint(reader, tmp_path / name)
         assert name in said
         assert "\n" not in said
+
+
+@pytest.mark.filterwarnings("ignore::inversionview.errors.LeftOut")
+def test_sources_without_records_are_told_as_such(tmp_path: Path) -> None:
+    """No reader but gives nothing, or says in a sentence that there is nothing."""
+    nothing = pa.table({"text": pa.array([], pa.string())})
+    for name in ("t.txt", "t.json", "t.jsonl", "t.csv", "t.tsv", "t.parquet", "t.arrow", "t.feather", "t.txt.gz", "bare"):
+        (tmp_path / name).write_bytes(b"")
+    for name, content in (("a.json", b"[]"), ("h.csv", b"text\n"), ("b.txt", b"\n \n"), ("b.jsonl", b"\n\n")):
+        (tmp_path / name).write_bytes(content)
+    pq.write_table(nothing, tmp_path / "rows.parquet")
+    pyarrow.feather.write_feather(nothing, tmp_path / "rows.feather")
+    datasets.Dataset(nothing).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": datasets.Dataset(nothing)}).save_to_disk(tmp_path / "splits")
+    some = datasets.DatasetDict({"train": datasets.Dataset(table()), "test": datasets.Dataset(nothing)})
+    some.save_to_disk(tmp_path.parent / f"{tmp_path.name}_some")
+    assert list(read_texts(tmp_path.parent / f"{tmp_path.name}_some")) == TEXTS
+    for path in sorted(tmp_path.iterdir()):
+        assert list(read_texts(path)) == []
+        assert read_words(path, "name") == []
+        with pytest.raises(InputError, match=rf"{path.name} holds no statement"):
+            read_statements(path)
+        assert read_pairs(path) == ([], [])
 
 
 # -- texts become a corpus ---------------------------------------------------------------------------------------------
@@ -795,6 +838,24 @@ def test_facts_in_every_form_and_of_every_set(tmp_path: Path) -> None:
     for stem, rows in (("own", FACTS), ("counterfact", counterfact), ("known_1000", known)):
         for path in written(tmp_path, stem, rows):
             assert {(s.text, s.subject, s.object) for s in read_statements(path)} == wanted
+
+
+def test_empty_cells_of_facts_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(
+        "prompt,subject,relation,object,attributes\n{} is,Beats,,,\n{} is in,Oslo,country,Norway,\n"
+    )
+    (tmp_path / "f.jsonl").write_text('{"prompt": "{} is", "subject": "Beats", "relation": "", "object": ""}')
+    without = [("Beats is", "–", "")]
+    found = [[(s.text, s.relation, s.object) for s in read_statements(tmp_path / name)] for name in ("f.csv", "f.jsonl")]
+    assert found == [[*without, ("Oslo is in", "country", "Norway")], without]
+    for row, says in (
+        ("{} is,Beats,owner,", "both given or both left out"),
+        (",Beats,,", "lacks 'prompt'"),
+        ("{} is,,,", "lacks"),
+    ):
+        (tmp_path / "f.csv").write_text(f"prompt,subject,relation,object\n{row}\n")
+        with pytest.raises(InputError, match=rf"f\.csv, line 2 is no fact \(.*{says}"):
+            read_statements(tmp_path / "f.csv")
 
 
 def test_a_relation_of_bear_whose_file_is_missing_is_named_and_the_others_load(tmp_path: Path) -> None:

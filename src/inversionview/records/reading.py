@@ -75,8 +75,9 @@ def read(source: str | Path, *, field: str | None = None, bare: Form = "json") -
         return
     with opened(path) as stream:
         form = _form(stream, bare)
-        if form == "columns":
+        if form == "columns" and stream.head:
             yield from _numbered(path, columnar(stream, field))
+        if form == "columns":
             return
         for place, value in _parsed(stream, form, field):
             if field is None and form == "json":

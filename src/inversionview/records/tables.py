@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,18 +101,28 @@ def saved(folder: Path, column: str | None = None) -> Iterator[tuple[float, Rows
     import datasets
 
     with _readable(folder):
-        found = datasets.load_from_disk(str(folder))
-        if isinstance(found, datasets.DatasetDict):
-            name = "train" if "train" in found else next(iter(found)) if len(found) == 1 else None
-            if name is None:
-                raise InputError(
-                    f"{folder} has the splits {', '.join(found)}: give one of them, as in {folder / next(iter(found))}."
-                )
-            found = found[name]
+        chosen = _split(folder)
+        if json.loads((chosen / "state.json").read_text(encoding="utf-8"))["_data_files"] == []:
+            return  # it has no rows, which `load_from_disk` fails of
+        found = datasets.load_from_disk(str(chosen))
+        if not len(found):
+            return
         done = 0
         for table in found.with_format("arrow").iter(batch_size=_ROWS):
             yield done / len(found), _rows(table, column)
             done += table.num_rows
+
+
+def _split(folder: Path) -> Path:
+    """Return the folder of a data set, or of the one of its splits that is read."""
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return folder
+    splits = json.loads(index.read_text(encoding="utf-8"))["splits"]
+    name = "train" if "train" in splits else splits[0] if len(splits) == 1 else None
+    if name is None:
+        raise InputError(f"{folder} has the splits {', '.join(splits)}: give one of them, as in {folder / splits[0]}.")
+    return folder / name
 
 
 def is_saved(folder: Path) -> bool:
@@ -133,6 +144,6 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError) as error:
         said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise InputError(f"{path} cannot be read ({said}): it is damaged, or of a form that is not known here.") from error

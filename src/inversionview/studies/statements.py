@@ -161,7 +161,7 @@ def _statement(record: Any) -> Statement:
         return Statement(asked["prompt"], asked["subject"], asked["relation_id"], asked["target_true"]["str"].strip())
     if "template" in record and "attribute" in record:
         return Statement(record["template"], record["subject"], record["relation_id"], record["attribute"].strip())
-    given = {name: value for name, value in record.items() if value is not None}  # a table has a cell in every row
+    given = {name: value for name, value in record.items() if value not in (None, "")}  # a table has a cell in every row
     unknown = [name for name in given if name not in ("prompt", "subject", "relation", "object", "attributes")]
     if unknown:
         raise ValueError(f"there is no field {unknown[0]!r}")
