@@ -412,6 +412,58 @@ def test_a_mark_where_the_file_is_read_in_two_pieces(tmp_path: Path) -> None:
         assert list(read_texts(tmp_path / "t.txt")) == [(size - 1) * "a", "def\ufeffg"]
 
 
+@pytest.mark.parametrize(
+    ("content", "field", "wanted"),
+    [
+        ("id, text\n1, hello\n2, you\n", "text", ["hello", "you"]),
+        ('id, text\n1, "hello, you"\n', "text", ["hello, you"]),
+        ("id,text\n1, hello\n", "text", [" hello"]),
+        ("sep=;\ntext;l\nhello, you;2\n", "text", ["hello, you"]),
+        ('\ufeffsep=;\r\ntext\r\n"a; b"\r\n', "text", ["a; b"]),
+        ("sep=\t\ntext\tl\nhello, you\t2\n", "text", ["hello, you"]),
+        ("sep=|\ntext|l\nhello, you|2\n", "text", ["hello, you"]),
+        ('id;"text, full";l\n1;"a, b";2\n', "text, full", ["a, b"]),
+        ("id;text;note, more\n1;hello;2\n", "text", ["hello"]),
+        ("id;text;note, more\n1;hello;c, d\n", "text", ["hello"]),
+        ('text,"x;y;z"\na,"p;q;r"\n', "text", ["a"]),
+        ('text,n\n"a; b",1\n"c; d",2\n', "text", ["a; b", "c; d"]),
+        ("text,n;m\na;b;c,1\nd,2\n", "text", ["a;b;c", "d"]),
+        ("\n\ntext;n\na, b;1\n", "text", ["a, b"]),
+        ('text\n"Hello, world"\nfoo; bar\n', "text", ["Hello, world", "foo; bar"]),
+        ("text\tn\nhello, you\t2\n", "text", ["hello, you"]),
+    ],
+)
+def test_what_separates_the_cells_of_a_csv(tmp_path: Path, content: str, field: str, wanted: list[str]) -> None:
+    (tmp_path / "t.csv").write_bytes(content.encode())
+    assert list(read_texts(tmp_path / "t.csv", field)) == wanted
+
+
+def test_lines_of_a_csv_are_counted_from_its_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('sep=;\n\ntext;n\n"a\nb";1\nc;2;3\n')
+    with pytest.raises(InputError, match=r"line 6 has 3 of the first row's 2 fields: quote those that hold ';'"):
+        list(read_texts(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        (['He said "hi" there\t1', '"Hi", he said\t2'], ['He said "hi" there', '"Hi", he said']),
+        (['"Hi he said\t2', "foo\t3"], ['"Hi he said', "foo"]),
+        (['"Hi" he said\t"x"', '"foo"\t3'], ['"Hi" he said', "foo"]),
+        (['"a\nb"\t1', '"c\n\n""d""\t"\t2', 'e"\t3'], ["a\nb", 'c\n\n"d"\t', 'e"']),
+        (['"\t1', "x\t2", '"" y\t3'], ['"', "x", '"" y']),
+        (['"I\t1', *20_000 * ["x\t2"], '"y z\t3'], ['"I', *20_000 * ["x"], '"y z']),
+    ],
+)
+def test_quotation_marks_at_the_head_of_a_cell_with_tabs(tmp_path: Path, rows: list[str], wanted: list[str]) -> None:
+    for end in ("\n", "\r\n"):
+        (tmp_path / "t.tsv").write_bytes(end.join(["text\tn", *rows]).encode())
+        assert list(read_texts(tmp_path / "t.tsv")) == wanted
+    (tmp_path / "t.tsv").write_text("text\tn\n" + "\n".join([*rows, "one", ""]))
+    with pytest.raises(InputError, match=rf"line {2 + sum(row.count(chr(10)) + 1 for row in rows)} has 1 of the first"):
+        list(read_texts(tmp_path / "t.tsv"))
+
+
 # -- what is wrong -----------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +486,21 @@ def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, value: Any, ki
     if not isinstance(value, dict):
         with pytest.raises(InputError, match=rf"Line 1 of .*t\.json is {kind}, not a text"):
             list(read_texts(tmp_path / "t.json"))
+
+
+def test_which_value_of_a_line_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    for content, where in (
+        (["a", None, 3], r"Line 1 \(value 3\) of .*t\.json is a number"),
+        ([*ROWS, {"text": 3}], r"'text' of line 1 \(value 41\) of .*t\.json is a number"),
+        ([*ROWS, {"body": "a"}], r"Line 1 \(value 41\) of .*t\.json has no field 'text'"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=where):
+            list(read_texts(path))
+    path.write_text(json.dumps([PAIRS[0], {}]))
+    with pytest.raises(InputError, match=r"t\.json, line 1 \(value 2\) is no pair: it lacks 'original'"):
+        read_pairs(path)
 
 
 def test_numbers_and_bytes_of_a_table_are_refused(tmp_path: Path) -> None:
@@ -774,6 +841,35 @@ def test_the_position_of_a_pair_is_a_name_or_an_index(tmp_path: Path) -> None:
             read_pairs(path)
 
 
+def test_the_position_of_a_pair_in_a_table_with_gaps(tmp_path: Path) -> None:
+    """pandas writes whole numbers with gaps as fractions, and its index as a column."""
+    for at, wanted in (([5.0, float("nan")], [5, "END"]), ([5, None], [5, "END"]), (["cat", ""], ["cat", "END"])):
+        columns = {name: [text, text] for name, text in PAIRS[0].items()}
+        pq.write_table(pa.table({**columns, "at": at, "__index_level_0__": [3, 4]}), tmp_path / "p.parquet")
+        assert read_pairs(tmp_path / "p.parquet")[0] == [TextPair(**PAIRS[0], at=each) for each in wanted]
+    (tmp_path / "p.jsonl").write_text(json.dumps({**PAIRS[0], "at": -1.0}))
+    assert read_pairs(tmp_path / "p.jsonl")[0][0].at == -1
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({**PAIRS[0], "id": 1}, "there is no field 'id'"),
+        ({**PAIRS[0], "At": 1}, "there is no field 'At'"),
+        ({**PAIRS[0], "answer": 2}, "'answer' is a number, not a text"),
+        ({**PAIRS[0], "contrast": None}, "'contrast' is null, not a text"),
+        ({"original": "x"}, "it lacks 'contrast'"),
+        (["a", "b"], "it is a list, not an object"),
+        ({**PAIRS[0], "at": 5.5}, "'at' is a number"),
+        ({**PAIRS[0], "at": float("inf")}, "'at' is a number"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_named(tmp_path: Path, value: Any, says: str) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(PAIRS[0]) + "\n" + json.dumps(value))
+    with pytest.raises(InputError, match=rf"p\.jsonl, line 2 is no pair: {says}: write"):
+        read_pairs(tmp_path / "p.jsonl")
+
+
 def test_an_index_and_a_token_mean_the_same_position_of_a_pair(tmp_path: Path, addition: Study) -> None:
     pair = {"original": "615+861=", "contrast": "115+261=", "answer": "1", "contrast_answer": "3"}
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({**pair, "at": at}) + "\n" for at in ("=", 8, -1)))
@@ -856,6 +952,28 @@ def test_empty_cells_of_facts_are_left_out(tmp_path: Path) -> None:
         (tmp_path / "f.csv").write_text(f"prompt,subject,relation,object\n{row}\n")
         with pytest.raises(InputError, match=rf"f\.csv, line 2 is no fact \(.*{says}"):
             read_statements(tmp_path / "f.csv")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({**FACTS[0], "object": 3}, "'object' is a number, not a text"),
+        ({**FACTS[0], "id": 3}, "there is no field 'id'"),
+        ({**FACTS[0], "attributes": "x"}, "'attributes' is a text, not an object"),
+        ({**FACTS[0], "attributes": {"a": 3}}, "'a' is a number, not a text"),
+        ({**FACTS[0], "prompt": ["{}"]}, "'prompt' is a list, not a text"),
+        ({"template": "{} is", "subject": "A", "relation_id": "P1", "attribute": None}, "'attribute' is null, not a text"),
+        ({"template": "{} is", "subject": "A", "attribute": "B"}, "it lacks 'relation_id'"),
+        ({"requested_rewrite": None}, "'requested_rewrite' is null, not an object"),
+        ({"requested_rewrite": {"prompt": "{}", "subject": "A", "relation_id": "P", "target_true": "B"}}, "'target_true' is a"),
+        ("a", "it is a text, not an object"),
+        (None, "it is null, not an object"),
+    ],
+)
+def test_what_is_wrong_with_a_fact_is_named(tmp_path: Path, value: Any, says: str) -> None:
+    (tmp_path / "f.jsonl").write_text(json.dumps(FACTS[0]) + "\n" + json.dumps(value))
+    with pytest.raises(InputError, match=rf"f\.jsonl, line 2 is no fact \({says}"):
+        read_statements(tmp_path / "f.jsonl")
 
 
 def test_a_relation_of_bear_whose_file_is_missing_is_named_and_the_others_load(tmp_path: Path) -> None:

@@ -41,9 +41,16 @@ class Place(NamedTuple):
     """``line`` or ``record``."""
     number: int
     """From 1."""
+    value: int = 0
+    """Which value of the file it is, from 1, where another stands before it on the same line."""
+
+    @property
+    def within(self) -> str:
+        """Where in its source: line 3, or line 1 (value 7)."""
+        return f"{self.unit} {self.number}" + (f" (value {self.value})" if self.value else "")
 
     def __str__(self) -> str:
-        return f"{self.source}, {self.unit} {self.number}"
+        return f"{self.source}, {self.within}"
 
 
 class Record(NamedTuple):
@@ -143,10 +150,16 @@ def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Pla
         check_text(stream, field)
         yield from ((Place(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
     elif form == "json":
-        found = ((Place(name, "line", line), value) for line, value in values(stream.characters(), name))
-        yield from _unwrapped(found, name, field)
+        yield from _unwrapped(_placed(values(stream.characters(), name), name), name, field)
     else:
         yield from ((Place(name, "line", line), row) for line, row in comma_separated(stream, tabs=form == "tsv"))
+
+
+def _placed(found: Iterator[tuple[int, Any]], name: str) -> Iterator[tuple[Place, Any]]:
+    before = 0
+    for number, (line, value) in enumerate(found, 1):
+        yield Place(name, "line", line, number if line == before else 0), value
+        before = line
 
 
 def _unwrapped(found: Iterator[tuple[Place, Any]], name: str, field: str | None) -> Iterator[tuple[Place, Any]]:

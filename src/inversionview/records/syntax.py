@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from inversionview.errors import InputError
+from inversionview.records.cells import MARKS
 from inversionview.records.streams import BLOCK, Stream
 
 _LINES = 100
@@ -16,8 +17,6 @@ _LINES = 100
 _OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
 _ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
 _COMMENT = re.compile(r"\s*(?:#|//)")
-MARKS = ",;\t"
-"""What separates the cells of a table."""
 
 
 def check_text(stream: Stream, field: str | None) -> None:

@@ -19,7 +19,10 @@ _ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dat
 """Files of a folder that tell of the others."""
 _SHOWN = 10
 """So many fields, or files, are named."""
-_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+_KINDS = {
+    type(None): "null", str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list",
+    dict: "an object", bytes: "bytes",
+}  # fmt: skip
 
 
 class Text(str):
@@ -151,9 +154,9 @@ def _text(record: Record, field: str, way_out: str) -> str | None:
         if field not in value:
             raise InputError(_lacks(place, field, value, way_out))
         value = value[field]
-        where = f"{field!r} of {place.unit} {place.number} of {place.source}"
+        where = f"{field!r} of {place.within} of {place.source}"
     else:
-        where = f"{place.unit.capitalize()} {place.number} of {place.source}"
+        where = f"{place.within.capitalize()} of {place.source}"
     if value is None or isinstance(value, str):
         return value
     raise InputError(f"{where} is {kind_of(value)}, not a text: give texts, or name another field.")
@@ -161,7 +164,7 @@ def _text(record: Record, field: str, way_out: str) -> str | None:
 
 def _lacks(place: Place, field: str, record: dict[str, Any], way_out: str) -> str:
     """Say which fields there are, and that the one with the longest text may be meant."""
-    where = f"{place.unit.capitalize()} {place.number} of {place.source} has no field {field!r}"
+    where = f"{place.within.capitalize()} of {place.source} has no field {field!r}"
     if not record:
         return f"{where}: it is empty."
     some = ", ".join(map(str, list(record)[:_SHOWN])) + (", …" if len(record) > _SHOWN else "")
