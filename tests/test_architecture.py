@@ -12,7 +12,8 @@ ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
     "sites", "distances", "pieces", "tokens",
-    "records.streams", "records.values", "records.tables", "records.reading", "records.texts", "records.corpus",
+    "records.streams", "records.values", "records.cells", "records.tables", "records.syntax", "records.reading",
+    "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",
     "architectures", "bridge", "soundness", "probed", "measure",
     "decoder.config", "decoder.files", "decoder.loss", "decoder.model", "decoder.pretrained", "decoder.sampling",

@@ -499,7 +499,7 @@ def test_which_value_of_a_line_is_no_text_is_told(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=where):
             list(read_texts(path))
     path.write_text(json.dumps([PAIRS[0], {}]))
-    with pytest.raises(InputError, match=r"t\.json, line 1 \(value 2\) is no pair: it lacks 'original'"):
+    with pytest.raises(InputError, match=r"t\.json, line 1 \(value 2\) is no pair: .*it lacks 'original'"):
         read_pairs(path)
 
 
@@ -859,14 +859,14 @@ def test_the_position_of_a_pair_in_a_table_with_gaps(tmp_path: Path) -> None:
         ({**PAIRS[0], "answer": 2}, "'answer' is a number, not a text"),
         ({**PAIRS[0], "contrast": None}, "'contrast' is null, not a text"),
         ({"original": "x"}, "it lacks 'contrast'"),
-        (["a", "b"], "it is a list, not an object"),
+        (["a", "b"], "it is a list, no object"),
         ({**PAIRS[0], "at": 5.5}, "'at' is a number"),
         ({**PAIRS[0], "at": float("inf")}, "'at' is a number"),
     ],
 )
 def test_what_is_wrong_with_a_pair_is_named(tmp_path: Path, value: Any, says: str) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps(PAIRS[0]) + "\n" + json.dumps(value))
-    with pytest.raises(InputError, match=rf"p\.jsonl, line 2 is no pair: {says}: write"):
+    with pytest.raises(InputError, match=rf"p\.jsonl, line 2 is no pair: write .* \({says}\)\."):
         read_pairs(tmp_path / "p.jsonl")
 
 
@@ -959,15 +959,15 @@ def test_empty_cells_of_facts_are_left_out(tmp_path: Path) -> None:
     [
         ({**FACTS[0], "object": 3}, "'object' is a number, not a text"),
         ({**FACTS[0], "id": 3}, "there is no field 'id'"),
-        ({**FACTS[0], "attributes": "x"}, "'attributes' is a text, not an object"),
+        ({**FACTS[0], "attributes": "x"}, "'attributes' is a text, no object"),
         ({**FACTS[0], "attributes": {"a": 3}}, "'a' is a number, not a text"),
         ({**FACTS[0], "prompt": ["{}"]}, "'prompt' is a list, not a text"),
         ({"template": "{} is", "subject": "A", "relation_id": "P1", "attribute": None}, "'attribute' is null, not a text"),
         ({"template": "{} is", "subject": "A", "attribute": "B"}, "it lacks 'relation_id'"),
-        ({"requested_rewrite": None}, "'requested_rewrite' is null, not an object"),
+        ({"requested_rewrite": None}, "'requested_rewrite' is null, no object"),
         ({"requested_rewrite": {"prompt": "{}", "subject": "A", "relation_id": "P", "target_true": "B"}}, "'target_true' is a"),
-        ("a", "it is a text, not an object"),
-        (None, "it is null, not an object"),
+        ("a", "it is a text, no object"),
+        (None, "it is null, no object"),
     ],
 )
 def test_what_is_wrong_with_a_fact_is_named(tmp_path: Path, value: Any, says: str) -> None:

@@ -265,15 +265,15 @@ def _pair(record: Record) -> TextPair:
         return TextPair(**_fields(record.value))
     except TypeError as error:
         raise InputError(
-            f'{record.place} is no pair: {error}: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": '
-            '" John"}, and perhaps "at", the name or the index of a position.'
+            f'{record.place} is no pair: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": " John"}}'
+            f', and perhaps "at", the name or the index of a position ({error}).'
         ) from error
 
 
 def _fields(value: Any) -> dict[str, Any]:
     """Return the fields of a pair; a table has a cell for a position in every row, and numbers with gaps as fractions."""
     if not isinstance(value, dict):
-        raise TypeError(f"it is {kind_of(value)}, not an object")
+        raise TypeError(f"it is {kind_of(value)}, no object")
     for name in ("original", "contrast", "answer", "contrast_answer"):
         if name not in value:
             raise TypeError(f"it lacks {name!r}")

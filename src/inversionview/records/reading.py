@@ -199,7 +199,7 @@ def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
     some = ", ".join(list(value)[:_SHOWN]) + (", …" if len(value) > _SHOWN else "")
     raise InputError(
         f"Line {place.number} of {place.source} has no field {field!r}, and which of its fields holds the records is unclear: "
-        f"fields are {some}: write the list of them alone, as [{{…}}, {{…}}], or an object a line."
+        f"fields are {some}: write the list of them alone, as [{{…}}, {{…}}], or name another field if this is a record."
     )
 
 

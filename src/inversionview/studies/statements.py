@@ -155,7 +155,7 @@ def _records(path: Path) -> Iterator[Statement]:
 def _statement(record: Any) -> Statement:
     """Return the statement of a record of COUNTERFACT, of ROME's known_1000 or of the project's own form."""
     if not isinstance(record, dict):
-        raise TypeError(f"it is {kind_of(record)}, not an object")
+        raise TypeError(f"it is {kind_of(record)}, no object")
     if "requested_rewrite" in record:
         asked = _inner(record, "requested_rewrite")
         prompt, subject, relation = (_string(asked, name) for name in ("prompt", "subject", "relation_id"))
@@ -191,7 +191,7 @@ def _string(record: Mapping[str, Any], name: str) -> str:
 def _inner(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = record[name]
     if not isinstance(value, dict):
-        raise TypeError(f"{name!r} is {kind_of(value)}, not an object")
+        raise TypeError(f"{name!r} is {kind_of(value)}, no object")
     return value
 
 
@@ -224,7 +224,7 @@ def _bear(folder: Path) -> Iterator[Statement]:
 def _stated(record: Any, relation: str, prompts: Sequence[str], answers: Mapping[str, str]) -> Iterator[Statement]:
     """Yield an instance of BEAR's under each prompt."""
     if not isinstance(record, dict):
-        raise TypeError(f"it is {kind_of(record)}, not an object")
+        raise TypeError(f"it is {kind_of(record)}, no object")
     answer = _string(record, "obj_label") if "obj_label" in record else answers[_string(record, "obj_id")]
     subject = _string(record, "sub_label")
     yield from (Statement(prompt, subject, relation, answer) for prompt in prompts if prompt)
