@@ -32,6 +32,7 @@ from inversionview.contrasts import TextPair, read_pairs
 from inversionview.errors import InputError, InversionViewError, LeftOut
 from inversionview.inputs import TextInputs
 from inversionview.records.reading import read
+from inversionview.records.streams import BLOCK
 from inversionview.records.texts import read_texts, read_words
 from inversionview.records.values import values
 from inversionview.studies.statements import read_statements
@@ -149,6 +150,62 @@ def test_datasets_that_were_saved(tmp_path: Path) -> None:
         assert list(read_texts(tmp_path / "holed")) == ["a", "b"]
 
 
+def test_every_file_of_a_folder_is_read_as_it_is_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    wanted = []
+    for name in sorted(FORMS):
+        (folder / name).write_bytes(FORMS[name])
+        wanted += list(read_texts(folder / name))
+    found = list(read_texts(folder))
+    assert found == wanted
+    assert len(found) == len(FORMS) * len(TEXTS)
+    assert str(found[0].place) == f"{folder / min(FORMS)}, record 1"
+    for name in ("train.txt", "test.txt", "extra/valid.txt"):
+        (tmp_path / "splits" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "splits" / name).write_text(f"\ufeff{name} a\u2028b\n", encoding="utf-8")
+    datasets.Dataset(table().slice(0, 2)).save_to_disk(tmp_path / "splits" / "saved")
+    told: list[float] = []
+    texts = list(read_texts(tmp_path / "splits", report=lambda share, _: told.append(share)))
+    assert texts == ["extra/valid.txt a\u2028b", *TEXTS[:2], "test.txt a\u2028b", "train.txt a\u2028b"]
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path: Path) -> None:
+    for name in ("README.md", "LICENSE", "dataset_infos.json", ".a.txt", "in/.b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match="holds no file with texts"):
+        list(read_texts(tmp_path))
+    (tmp_path / "b.csv").write_text("text,n\nNone,1\nNA,2\n,3\n")
+    with pytest.warns(LeftOut) as said:
+        assert list(read_texts(tmp_path)) == ["None", "NA"]
+    assert [str(warning.message) for warning in said] == [
+        f"5 of the files in {tmp_path} are not read as texts: .a.txt, LICENSE, README.md, dataset_infos.json, in/.b.txt.",
+        f"1 of 3 records of {tmp_path} has an empty text: left out.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"body": "x"}\n', r"Line 1 of .*z\.jsonl has no field 'text': fields are body: give --field body"),
+        (b'{"text": "x"}\n{"text": 3}\n', r"'text' of line 2 of .*z\.jsonl is a number"),
+        (b'{"text": "x"}\n{"text": "\xe9"}\n', r"z\.jsonl cannot be read: line 2 is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_folder_is_told_by_file_and_line(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "z.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        list(read_texts(tmp_path))
+    (tmp_path / "z.jsonl").rename(tmp_path / "z.txt")
+    if content.isascii():
+        with pytest.raises(InputError, match=r"z\.txt holds JSON, not text"):
+            list(read_texts(tmp_path))
+
+
 def test_another_field(tmp_path: Path) -> None:
     rows = [{"label": 1, "sentence": text} for text in TEXTS]
     forms: dict[str, Callable[[Path], object]] = {
@@ -178,6 +235,15 @@ def test_another_field(tmp_path: Path) -> None:
         ("h.txt", json.dumps(30_000 * [ROWS[0]], indent=1)),
         ("i.txt", json.dumps({"text": 2_000_000 * "a"})),
         ("j.txt.gz", LINES),
+        ("k.txt", "{}\n" + LINES),
+        ("l.txt", '# a comment\n{"text": "a"}\n{"text": "b"}\n'),
+        ("m.txt", "// a comment\n" + LINES),
+        ("n.txt", LINES + '{"text": "c'),
+        ("o.txt", LINES[9:]),
+        ("p.txt", '{"text": "a"}\n{"text": "c\n{"text": "b"}\n'),
+        ("q.txt", '"The cat"\n"sat on"\n'),
+        ("r.txt", "".join(json.dumps(text) + "\n" for text in TEXTS) + '"cut'),
+        ("s.md", '["a", "b"]\n["c"]\n'),
     ],
 )
 def test_json_is_never_taken_for_text(tmp_path: Path, name: str, content: str) -> None:
@@ -192,11 +258,89 @@ def test_text_with_brackets_is_text(tmp_path: Path) -> None:
     assert list(read_texts(tmp_path / "t.txt")) == lines
 
 
+def test_a_table_is_never_taken_for_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    for mark, name in ((",", "csv"), (";", "csv"), ("\t", "tsv")):
+        for content in (f"text{mark}label\nhello{mark}2\nfoo{mark}1\n", f'n{mark}Text\r\n1{mark}"a{mark}\nb"\r\n'):
+            path.write_text(content)
+            with pytest.raises(InputError, match=rf"t\.txt holds a table with the column 'text', not text: name it \.{name}\."):
+                list(read_texts(path))
+    path.write_text("n,name\n1,Mary\n")
+    with pytest.raises(InputError, match="with the column 'name'"):
+        read_words(path, "name")
+    (tmp_path / "t.TAB").write_text("text\tn\nhello, you\t2\n")
+    assert list(read_texts(tmp_path / "t.TAB")) == ["hello, you"]
+
+
+def test_texts_with_commas_are_texts(tmp_path: Path) -> None:
+    for lines in (["text, and more", "The cat, the dog, and I"], ["Hello, world", "Yes, sir"], ["text", "a, b"]):
+        (tmp_path / "t.txt").write_text("\n".join(lines))
+        assert list(read_texts(tmp_path / "t.txt")) == lines
+
+
+def test_names_are_one_a_line(tmp_path: Path) -> None:
+    for rows in ("Mary,F,7065\nAnna,F,2604\n", "Mary, John, Anna\n", "Mary\t3\nJohn\t2\n", "Mary;F\n"):
+        (tmp_path / "yob.txt").write_text(rows)
+        with pytest.raises(
+            InputError, match=r"yob\.txt holds rows of a table, such as 'Mary.*, not one name a line: write one"
+        ):
+            read_words(tmp_path / "yob.txt", "name")
+    (tmp_path / "q.txt").write_text('"Mary"\n"John"\n')
+    with pytest.raises(InputError, match=r"q\.txt holds JSON, not text: give it a name that ends in \.jsonl"):
+        read_words(tmp_path / "q.txt", "name")
+    for words in ([",", ";"], ["Mary", "John, Anna"]):
+        (tmp_path / "w.txt").write_text("\n".join(words))
+        assert read_words(tmp_path / "w.txt", "word") == words
+
+
+ANSWERS = {
+    "record of tokens": {"doc_id": 1, "tokens": ["tok0", "tok1"], "body": "The cat sat."},
+    "tokens alone": {"tokens": ["tok0", "tok1"]},
+    "pandas, split": {"columns": ["text"], "index": [0, 1], "data": [["The cat"], ["The dog"]]},
+    "labels": {"labels": ["pos", "neg"], "data": {"a": "The cat"}},
+    "errors": {"errors": ["x failed"], "data": [], "n": 3},
+    "data of a record": {"body": "The cat sat.", "data": ["tok0", "tok1"]},
+    "entities of a record": {"body": "Paris is big.", "entities": [{"text": "Paris"}]},
+    "items of a record": {"body": "Paris is big.", "items": [{"text": "Paris"}]},
+    "two lists": {"texts": ["The cat"], "notes": ["none"]},
+    "two lists of objects": {"train": [{"text": "a"}], "test": [{"text": "b"}]},
+    "lists in an object": {"version": 1, "data": {"train": [{"text": "a"}]}},
+}
+
+
+@pytest.mark.parametrize("value", ANSWERS.values(), ids=ANSWERS)
+def test_a_list_in_a_record_is_not_taken_for_the_texts(tmp_path: Path, value: dict[str, Any]) -> None:
+    for name, content in (("t.json", json.dumps(value, indent=1)), ("t.jsonl", json.dumps(value) + "\n")):
+        (tmp_path / name).write_text(content)
+        for reader, field in ((read_texts, "text"), (read_words, "name")):
+            fields = ", ".join(value)
+            with pytest.raises(InputError, match=rf"Line 1 of .*{name} has no field '{field}', .*: fields are {fields}: write"):
+                list(reader(tmp_path / name, field))
+
+
+@pytest.mark.parametrize("around", [{}, {"version": "1.0", "n": 2}, {"license": "CC0", "tags": [], "note": None}])
+def test_a_list_that_is_called_so_is_the_texts(tmp_path: Path, around: dict[str, Any]) -> None:
+    path = tmp_path / "t.json"
+    for name in ("texts", "data", "records", "sentences"):
+        for content in (TEXTS, ROWS):
+            path.write_text(json.dumps({**around, name: content}))
+            assert list(read_texts(path)) == TEXTS
+    for whole in ({"reviews": ROWS, **around}, {"columns": ["text"], "schema": {"a": "b"}, "data": ROWS, "status": "ok"}):
+        path.write_text(json.dumps(whole))
+        assert list(read_texts(path)) == TEXTS
+    path.write_text(json.dumps({**around, "names": ["Mary", "John"]}))
+    assert read_words(path, "name") == ["Mary", "John"]
+    with pytest.raises(InputError, match="has no field 'text'"):
+        list(read_texts(path))
+
+
 # -- lines, values, rows -----------------------------------------------------------------------------------------------
 
 ENDS = "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029"
 """What ``str.splitlines`` cuts at, and a line of a file does not end at."""
-any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\0") | st.sampled_from(ENDS), max_size=12)
+any_text = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\n\0\ufeff") | st.sampled_from(ENDS), max_size=12
+)
 
 
 @quick
@@ -251,6 +395,75 @@ def test_rows_are_those_of_csv(tmp_path: Path, rows: list[tuple[str, str]], deli
     assert [record.value for record in read(path)] == wanted == [{"a": a, "b": b} for a, b in rows]
 
 
+@quick
+@given(st.lists(st.lists(any_text, min_size=1, max_size=3), min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-16-le"]))
+def test_marks_of_files_that_were_joined_are_no_characters(tmp_path: Path, files: list[list[str]], encoding: str) -> None:
+    joined = "".join("\ufeff" + "".join(f"{line}.\n" for line in lines) for lines in files)
+    (tmp_path / "t.txt").write_bytes(joined.encode(encoding))
+    assert [record.value for record in read(tmp_path / "t.txt", bare="text")] == [f"{x}." for lines in files for x in lines]
+    joined = "".join("\ufeff" + "".join(json.dumps({"text": line}) + "\r\n" for line in lines) for lines in files)
+    (tmp_path / "t.jsonl").write_bytes(joined.encode(encoding))
+    assert [record.value for record in read(tmp_path / "t.jsonl")] == [{"text": x} for lines in files for x in lines]
+
+
+def test_a_mark_where_the_file_is_read_in_two_pieces(tmp_path: Path) -> None:
+    for size in range(BLOCK - 4, BLOCK + 2):
+        (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf" + (size - 1) * b"a" + "\n\ufeff\ufeffdef\ufeffg\n".encode())
+        assert list(read_texts(tmp_path / "t.txt")) == [(size - 1) * "a", "def\ufeffg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "wanted"),
+    [
+        ("id, text\n1, hello\n2, you\n", "text", ["hello", "you"]),
+        ('id, text\n1, "hello, you"\n', "text", ["hello, you"]),
+        ("id,text\n1, hello\n", "text", [" hello"]),
+        ("sep=;\ntext;l\nhello, you;2\n", "text", ["hello, you"]),
+        ('\ufeffsep=;\r\ntext\r\n"a; b"\r\n', "text", ["a; b"]),
+        ("sep=\t\ntext\tl\nhello, you\t2\n", "text", ["hello, you"]),
+        ("sep=|\ntext|l\nhello, you|2\n", "text", ["hello, you"]),
+        ('id;"text, full";l\n1;"a, b";2\n', "text, full", ["a, b"]),
+        ("id;text;note, more\n1;hello;2\n", "text", ["hello"]),
+        ("id;text;note, more\n1;hello;c, d\n", "text", ["hello"]),
+        ('text,"x;y;z"\na,"p;q;r"\n', "text", ["a"]),
+        ('text,n\n"a; b",1\n"c; d",2\n', "text", ["a; b", "c; d"]),
+        ("text,n;m\na;b;c,1\nd,2\n", "text", ["a;b;c", "d"]),
+        ("\n\ntext;n\na, b;1\n", "text", ["a, b"]),
+        ('text\n"Hello, world"\nfoo; bar\n', "text", ["Hello, world", "foo; bar"]),
+        ("text\tn\nhello, you\t2\n", "text", ["hello, you"]),
+    ],
+)
+def test_what_separates_the_cells_of_a_csv(tmp_path: Path, content: str, field: str, wanted: list[str]) -> None:
+    (tmp_path / "t.csv").write_bytes(content.encode())
+    assert list(read_texts(tmp_path / "t.csv", field)) == wanted
+
+
+def test_lines_of_a_csv_are_counted_from_its_first(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('sep=;\n\ntext;n\n"a\nb";1\nc;2;3\n')
+    with pytest.raises(InputError, match=r"line 6 has 3 of the first row's 2 fields: quote those that hold ';'"):
+        list(read_texts(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        (['He said "hi" there\t1', '"Hi", he said\t2'], ['He said "hi" there', '"Hi", he said']),
+        (['"Hi he said\t2', "foo\t3"], ['"Hi he said', "foo"]),
+        (['"Hi" he said\t"x"', '"foo"\t3'], ['"Hi" he said', "foo"]),
+        (['"a\nb"\t1', '"c\n\n""d""\t"\t2', 'e"\t3'], ["a\nb", 'c\n\n"d"\t', 'e"']),
+        (['"\t1', "x\t2", '"" y\t3'], ['"', "x", '"" y']),
+        (['"I\t1', *20_000 * ["x\t2"], '"y z\t3'], ['"I', *20_000 * ["x"], '"y z']),
+    ],
+)
+def test_quotation_marks_at_the_head_of_a_cell_with_tabs(tmp_path: Path, rows: list[str], wanted: list[str]) -> None:
+    for end in ("\n", "\r\n"):
+        (tmp_path / "t.tsv").write_bytes(end.join(["text\tn", *rows]).encode())
+        assert list(read_texts(tmp_path / "t.tsv")) == wanted
+    (tmp_path / "t.tsv").write_text("text\tn\n" + "\n".join([*rows, "one", ""]))
+    with pytest.raises(InputError, match=rf"line {2 + sum(row.count(chr(10)) + 1 for row in rows)} has 1 of the first"):
+        list(read_texts(tmp_path / "t.tsv"))
+
+
 # -- what is wrong -----------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +486,21 @@ def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, value: Any, ki
     if not isinstance(value, dict):
         with pytest.raises(InputError, match=rf"Line 1 of .*t\.json is {kind}, not a text"):
             list(read_texts(tmp_path / "t.json"))
+
+
+def test_which_value_of_a_line_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    for content, where in (
+        (["a", None, 3], r"Line 1 \(value 3\) of .*t\.json is a number"),
+        ([*ROWS, {"text": 3}], r"'text' of line 1 \(value 41\) of .*t\.json is a number"),
+        ([*ROWS, {"body": "a"}], r"Line 1 \(value 41\) of .*t\.json has no field 'text'"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=where):
+            list(read_texts(path))
+    path.write_text(json.dumps([PAIRS[0], {}]))
+    with pytest.raises(InputError, match=r"t\.json, line 1 \(value 2\) is no pair: .*it lacks 'original'"):
+        read_pairs(path)
 
 
 def test_numbers_and_bytes_of_a_table_are_refused(tmp_path: Path) -> None:
@@ -374,6 +602,29 @@ def test_damage_is_told_by_an_error_of_the_project(tmp_path: Path, name: str, ch
         said = complaint(reader, tmp_path / name)
         assert name in said
         assert "\n" not in said
+
+
+@pytest.mark.filterwarnings("ignore::inversionview.errors.LeftOut")
+def test_sources_without_records_are_told_as_such(tmp_path: Path) -> None:
+    """No reader but gives nothing, or says in a sentence that there is nothing."""
+    nothing = pa.table({"text": pa.array([], pa.string())})
+    for name in ("t.txt", "t.json", "t.jsonl", "t.csv", "t.tsv", "t.parquet", "t.arrow", "t.feather", "t.txt.gz", "bare"):
+        (tmp_path / name).write_bytes(b"")
+    for name, content in (("a.json", b"[]"), ("h.csv", b"text\n"), ("b.txt", b"\n \n"), ("b.jsonl", b"\n\n")):
+        (tmp_path / name).write_bytes(content)
+    pq.write_table(nothing, tmp_path / "rows.parquet")
+    pyarrow.feather.write_feather(nothing, tmp_path / "rows.feather")
+    datasets.Dataset(nothing).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": datasets.Dataset(nothing)}).save_to_disk(tmp_path / "splits")
+    some = datasets.DatasetDict({"train": datasets.Dataset(table()), "test": datasets.Dataset(nothing)})
+    some.save_to_disk(tmp_path.parent / f"{tmp_path.name}_some")
+    assert list(read_texts(tmp_path.parent / f"{tmp_path.name}_some")) == TEXTS
+    for path in sorted(tmp_path.iterdir()):
+        assert list(read_texts(path)) == []
+        assert read_words(path, "name") == []
+        with pytest.raises(InputError, match=rf"{path.name} holds no statement"):
+            read_statements(path)
+        assert read_pairs(path) == ([], [])
 
 
 # -- texts become a corpus ---------------------------------------------------------------------------------------------
@@ -590,6 +841,35 @@ def test_the_position_of_a_pair_is_a_name_or_an_index(tmp_path: Path) -> None:
             read_pairs(path)
 
 
+def test_the_position_of_a_pair_in_a_table_with_gaps(tmp_path: Path) -> None:
+    """pandas writes whole numbers with gaps as fractions, and its index as a column."""
+    for at, wanted in (([5.0, float("nan")], [5, "END"]), ([5, None], [5, "END"]), (["cat", ""], ["cat", "END"])):
+        columns = {name: [text, text] for name, text in PAIRS[0].items()}
+        pq.write_table(pa.table({**columns, "at": at, "__index_level_0__": [3, 4]}), tmp_path / "p.parquet")
+        assert read_pairs(tmp_path / "p.parquet")[0] == [TextPair(**PAIRS[0], at=each) for each in wanted]
+    (tmp_path / "p.jsonl").write_text(json.dumps({**PAIRS[0], "at": -1.0}))
+    assert read_pairs(tmp_path / "p.jsonl")[0][0].at == -1
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({**PAIRS[0], "id": 1}, "there is no field 'id'"),
+        ({**PAIRS[0], "At": 1}, "there is no field 'At'"),
+        ({**PAIRS[0], "answer": 2}, "'answer' is a number, not a text"),
+        ({**PAIRS[0], "contrast": None}, "'contrast' is null, not a text"),
+        ({"original": "x"}, "it lacks 'contrast'"),
+        (["a", "b"], "it is a list, no object"),
+        ({**PAIRS[0], "at": 5.5}, "'at' is a number"),
+        ({**PAIRS[0], "at": float("inf")}, "'at' is a number"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_named(tmp_path: Path, value: Any, says: str) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(PAIRS[0]) + "\n" + json.dumps(value))
+    with pytest.raises(InputError, match=rf"p\.jsonl, line 2 is no pair: write .* \({says}\)\."):
+        read_pairs(tmp_path / "p.jsonl")
+
+
 def test_an_index_and_a_token_mean_the_same_position_of_a_pair(tmp_path: Path, addition: Study) -> None:
     pair = {"original": "615+861=", "contrast": "115+261=", "answer": "1", "contrast_answer": "3"}
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({**pair, "at": at}) + "\n" for at in ("=", 8, -1)))
@@ -654,6 +934,46 @@ def test_facts_in_every_form_and_of_every_set(tmp_path: Path) -> None:
     for stem, rows in (("own", FACTS), ("counterfact", counterfact), ("known_1000", known)):
         for path in written(tmp_path, stem, rows):
             assert {(s.text, s.subject, s.object) for s in read_statements(path)} == wanted
+
+
+def test_empty_cells_of_facts_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(
+        "prompt,subject,relation,object,attributes\n{} is,Beats,,,\n{} is in,Oslo,country,Norway,\n"
+    )
+    (tmp_path / "f.jsonl").write_text('{"prompt": "{} is", "subject": "Beats", "relation": "", "object": ""}')
+    without = [("Beats is", "–", "")]
+    found = [[(s.text, s.relation, s.object) for s in read_statements(tmp_path / name)] for name in ("f.csv", "f.jsonl")]
+    assert found == [[*without, ("Oslo is in", "country", "Norway")], without]
+    for row, says in (
+        ("{} is,Beats,owner,", "both given or both left out"),
+        (",Beats,,", "lacks 'prompt'"),
+        ("{} is,,,", "lacks"),
+    ):
+        (tmp_path / "f.csv").write_text(f"prompt,subject,relation,object\n{row}\n")
+        with pytest.raises(InputError, match=rf"f\.csv, line 2 is no fact \(.*{says}"):
+            read_statements(tmp_path / "f.csv")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({**FACTS[0], "object": 3}, "'object' is a number, not a text"),
+        ({**FACTS[0], "id": 3}, "there is no field 'id'"),
+        ({**FACTS[0], "attributes": "x"}, "'attributes' is a text, no object"),
+        ({**FACTS[0], "attributes": {"a": 3}}, "'a' is a number, not a text"),
+        ({**FACTS[0], "prompt": ["{}"]}, "'prompt' is a list, not a text"),
+        ({"template": "{} is", "subject": "A", "relation_id": "P1", "attribute": None}, "'attribute' is null, not a text"),
+        ({"template": "{} is", "subject": "A", "attribute": "B"}, "it lacks 'relation_id'"),
+        ({"requested_rewrite": None}, "'requested_rewrite' is null, no object"),
+        ({"requested_rewrite": {"prompt": "{}", "subject": "A", "relation_id": "P", "target_true": "B"}}, "'target_true' is a"),
+        ("a", "it is a text, no object"),
+        (None, "it is null, no object"),
+    ],
+)
+def test_what_is_wrong_with_a_fact_is_named(tmp_path: Path, value: Any, says: str) -> None:
+    (tmp_path / "f.jsonl").write_text(json.dumps(FACTS[0]) + "\n" + json.dumps(value))
+    with pytest.raises(InputError, match=rf"f\.jsonl, line 2 is no fact \({says}"):
+        read_statements(tmp_path / "f.jsonl")
 
 
 def test_a_relation_of_bear_whose_file_is_missing_is_named_and_the_others_load(tmp_path: Path) -> None:

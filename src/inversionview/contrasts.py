@@ -21,6 +21,7 @@ from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
 from inversionview.ranges import check_seed, whole
 from inversionview.records.reading import Record, read
+from inversionview.records.texts import kind_of
 from inversionview.tokens import Vocabulary
 
 Report = Callable[[float, str], None]
@@ -260,17 +261,30 @@ def read_pairs(path: Path) -> tuple[list[TextPair], list[str]]:
 
 
 def _pair(record: Record) -> TextPair:
-    fields: Any = record.value
-    if isinstance(fields, dict) and fields.get("at", "END") in (None, ""):  # a table has a cell in every row
-        fields = {name: value for name, value in fields.items() if name != "at"}
     try:
-        pair = TextPair(**fields)
-        texts = (pair.original, pair.contrast, pair.answer, pair.contrast_answer)
-        if not all(isinstance(text, str) for text in texts) or type(pair.at) not in (str, int):
-            raise TypeError("of another type")
+        return TextPair(**_fields(record.value))
     except TypeError as error:
         raise InputError(
             f'{record.place} is no pair: write {{"original": …, "contrast": …, "answer": " Mary", "contrast_answer": " John"}}'
-            ', and perhaps "at", the name or the index of a position.'
+            f', and perhaps "at", the name or the index of a position ({error}).'
         ) from error
-    return pair
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a pair; a table has a cell for a position in every row, and numbers with gaps as fractions."""
+    if not isinstance(value, dict):
+        raise TypeError(f"it is {kind_of(value)}, no object")
+    for name in ("original", "contrast", "answer", "contrast_answer"):
+        if name not in value:
+            raise TypeError(f"it lacks {name!r}")
+        if not isinstance(value[name], str):
+            raise TypeError(f"{name!r} is {kind_of(value[name])}, not a text")
+    rest = {name: each for name, each in value.items() if name not in ("original", "contrast", "answer", "contrast_answer")}
+    at = rest.pop("at", None)
+    if rest:
+        raise TypeError(f"there is no field {next(iter(rest))!r}")
+    if isinstance(at, float) and (at != at or at.is_integer()):
+        at = None if at != at else int(at)
+    if at is not None and type(at) not in (str, int):
+        raise TypeError(f"'at' is {kind_of(at)}")
+    return {**{name: each for name, each in value.items() if name != "at"}, **({} if at in (None, "") else {"at": at})}

@@ -7,14 +7,14 @@ the hub. What cannot be read is an ``InputError`` that names the file and the li
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from inversionview.errors import InputError
-from inversionview.records.streams import BLOCK, PACKINGS, Stream, opened
+from inversionview.records.streams import PACKINGS, Stream, opened
+from inversionview.records.syntax import check_text
 from inversionview.records.tables import ARROW, ARROW_STREAM, PARQUET, Rows, columnar, comma_separated, is_saved, saved
 from inversionview.records.values import values
 
@@ -22,11 +22,15 @@ Form = Literal["text", "json", "csv", "tsv", "columns"]
 LIMIT = 2_000_000
 """Records of a data set on the hub, at most."""
 _FORMS: dict[str, Form] = {
-    ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "columns",
-    ".arrow": "columns", ".feather": "columns",
+    ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "columns", ".arrow": "columns", ".feather": "columns",
 }  # fmt: skip
-_OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
-_ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
+_AROUND = {"data", "rows", "records", "texts", "documents", "sentences", "examples", "samples", "instances", "items", "entries"}
+"""What a list of records is called in an object around it."""
+_ABOUT = {"version", "description", "license", "licence", "source", "url", "homepage", "citation", "author", "date", "created"}
+"""What tells of such a list: no record has its text there."""
+_SHOWN = 10
+"""So many fields are named in an error."""
 
 
 class Place(NamedTuple):
@@ -37,9 +41,16 @@ class Place(NamedTuple):
     """``line`` or ``record``."""
     number: int
     """From 1."""
+    value: int = 0
+    """Which value of the file it is, from 1, where another stands before it on the same line."""
+
+    @property
+    def within(self) -> str:
+        """Where in its source: line 3, or line 1 (value 7)."""
+        return f"{self.unit} {self.number}" + (f" (value {self.value})" if self.value else "")
 
     def __str__(self) -> str:
-        return f"{self.source}, {self.unit} {self.number}"
+        return f"{self.source}, {self.within}"
 
 
 class Record(NamedTuple):
@@ -71,8 +82,9 @@ def read(source: str | Path, *, field: str | None = None, bare: Form = "json") -
         return
     with opened(path) as stream:
         form = _form(stream, bare)
-        if form == "columns":
+        if form == "columns" and stream.head:
             yield from _numbered(path, columnar(stream, field))
+        if form == "columns":
             return
         for place, value in _parsed(stream, form, field):
             if field is None and form == "json":
@@ -81,7 +93,7 @@ def read(source: str | Path, *, field: str | None = None, bare: Form = "json") -
 
 
 def hub(name: str, field: str) -> Iterator[Record]:
-    """Yield the records of a data set on the hub, or of a folder of files that ``datasets`` can load: its train split.
+    """Yield the records of a data set on the hub: its train split.
 
     Raises:
         InputError: it cannot be reached or read.
@@ -135,62 +147,68 @@ def _numbered(path: Path, batches: Iterator[tuple[float, Rows]]) -> Iterator[Rec
 def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Place, Any]]:
     name = str(stream.path)
     if form == "text":
-        _check_text(stream)
+        check_text(stream, field)
         yield from ((Place(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
     elif form == "json":
-        found = ((Place(name, "line", line), value) for line, value in values(stream.characters(), name))
-        yield from _unwrapped(found, name, field)
+        yield from _unwrapped(_placed(values(stream.characters(), name), name), name, field)
     else:
         yield from ((Place(name, "line", line), row) for line, row in comma_separated(stream, tabs=form == "tsv"))
+
+
+def _placed(found: Iterator[tuple[int, Any]], name: str) -> Iterator[tuple[Place, Any]]:
+    before = 0
+    for number, (line, value) in enumerate(found, 1):
+        yield Place(name, "line", line, number if line == before else 0), value
+        before = line
 
 
 def _unwrapped(found: Iterator[tuple[Place, Any]], name: str, field: str | None) -> Iterator[tuple[Place, Any]]:
     """Yield records; where all there is is an object around a list of them, those in the list."""
     first = list(islice(found, 2))
-    inner = _inner(first[0][1], field) if len(first) == 1 else None
+    inner = _inner(first[0], field) if len(first) == 1 else None
     if inner is not None:
         yield from ((Place(name, "record", number), value) for number, value in enumerate(inner, 1))
     else:
         yield from chain(first, found)
 
 
-def _inner(value: Any, field: str | None) -> list[Any] | None:
-    """Return the list that an object stands around; ``None`` where it has the field itself, no list or several."""
-    if not isinstance(value, dict) or field in value:
+def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
+    """Return the list of records that an object stands around; ``None`` where it is a record itself, or holds no list.
+
+    A list of strings is one of texts only where it is called so: a record may well hold its tokens or labels in one.
+
+    Raises:
+        InputError: which of its lists is meant, or whether one is, is not clear; its fields are named.
+    """
+    place, value = only
+    if not isinstance(value, dict) or (field is not None and field in value):
         return None
-    wanted = dict if field is None else (dict, str)
-    lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], wanted)]
-    return lists[0] if len(lists) == 1 else None
+    lists = {name: each for name, each in value.items() if isinstance(each, list) and each}
+    if field is None:
+        objects = [each for each in lists.values() if isinstance(each[0], dict)]
+        return objects[0] if len(objects) == 1 else None
+    objects = {name: each for name, each in lists.items() if isinstance(each[0], dict)}
+    likely = objects or {name: each for name, each in lists.items() if isinstance(each[0], str)}
+    if len(likely) == 1:
+        ((name, found),) = likely.items()
+        called = name.lower() in _AROUND | {f"{field}s".lower()}
+        if not _others(value, name, strictly=not (called and objects)) and (called or objects):
+            return found
+    if not lists and not any(isinstance(each, dict) for each in value.values()):
+        return None
+    some = ", ".join(list(value)[:_SHOWN]) + (", …" if len(value) > _SHOWN else "")
+    raise InputError(
+        f"Line {place.number} of {place.source} has no field {field!r}, and which of its fields holds the records is unclear: "
+        f"fields are {some}: write the list of them alone, as [{{…}}, {{…}}], or name another field if this is a record."
+    )
 
 
-def _check_text(stream: Stream) -> None:
-    """Refuse JSON under the name of a text, by the first lines: its syntax is no text."""
-    head = next(stream.characters(), "")
-    *lines, last = head.split("\n")
-    if len(stream.head) < BLOCK or not lines:
-        lines.append(last)
-    some = [line for line in lines if line.strip()][:100]
-    if some and (all(map(_is_object, some)) or _is_document(head, some[0])):
-        raise InputError(
-            f"{stream.path} holds JSON, not text: give it a name that ends in .jsonl or .json, and its fields are read."
-        )
-
-
-def _is_object(line: str) -> bool:
-    if _OBJECT.match(line) is None:
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return len(line) >= BLOCK // 8  # cut in its midst
-
-
-def _is_document(head: str, first: str) -> bool:
-    """Say whether a text is one JSON value over several lines, or an array."""
-    try:
-        return isinstance(json.loads(head), dict | list)
-    except (ValueError, RecursionError):
-        return bool(_ARRAY.match(head)) or (first.strip() == "{" and bool(_OBJECT.match(head)))
+def _others(value: dict[str, Any], name: str, strictly: bool) -> bool:
+    """Say whether a record may be meant, not the list of that name: there is text beside it; strictly, any list too."""
+    rest = [each for other, each in value.items() if other != name and each and other.lower() not in _ABOUT]
+    if strictly:
+        return any(isinstance(each, str | list | dict) for each in rest)
+    return any(isinstance(each, str) and " " in each.strip() for each in rest)
 
 
 def _check_characters(place: Place, value: Any) -> None:

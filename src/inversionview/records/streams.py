@@ -37,6 +37,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_LATER_MARKS = re.compile("(?<=\n)\ufeff+")
 _DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
@@ -76,14 +77,14 @@ class Stream:
             block = self._read()
 
     def characters(self) -> Iterator[str]:
-        """Yield the text piece by piece, without its mark.
+        """Yield the text piece by piece, without its mark, nor that of another file at the head of a line, joined to the first.
 
         Raises:
             InputError: a byte is not of the encoding, or NUL, which no text holds.
         """
         mark, encoding = next((pair for pair in _MARKS if self.head.startswith(pair[0])), (b"", "utf-8"))
         decoder = codecs.getincrementaldecoder(encoding)()
-        line, taken = 1, len(mark)
+        line, taken, at_head = 1, len(mark), True
         for block in chain([self.head[len(mark) :]], islice(self.blocks(), 1, None), [None]):
             try:
                 text = decoder.decode(block or b"", final=block is None)
@@ -103,6 +104,8 @@ class Stream:
                 )
             taken += len(block or b"")
             line += text.count("\n")
+            text = _LATER_MARKS.sub("", text.lstrip("\ufeff") if at_head else text)
+            at_head = text.endswith("\n") if text else at_head
             yield text
 
     def whole_lines(self) -> Iterator[str]:

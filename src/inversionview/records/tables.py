@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from inversionview.errors import InputError
+from inversionview.records.cells import LOOKED_AT, separated, separator, tab_separated
 from inversionview.records.streams import Stream
 
 Rows = list[dict[str, Any]]
+_SAID = re.compile(r'"?sep=([^"\w\s]|\t)"?')
+"""How Excel is told what separates cells."""
+_INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls the column of its index."""
 _ROWS = 1000
 """So many rows are made at once."""
 _LONGEST = 2**31 - 1
@@ -21,25 +29,30 @@ PARQUET, ARROW, ARROW_STREAM = b"PAR1\x15", b"ARROW1\x00", b"\xff\xff\xff\xff"
 
 
 def comma_separated(stream: Stream, tabs: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row with the line where it begins; the first row names the columns.
+    """Yield each row with the line where it begins; the first row names the columns, without the space around the names.
 
     Args:
-        stream: of the file; where its first line has no comma, semicolons or tabs separate.
-        tabs: tabs do.
+        stream: of the file; what separates its cells is what its first rows split alike at: commas, semicolons or tabs. A
+            first line such as ``sep=;`` says it.
+        tabs: tabs do; a quotation mark at the head of a cell is then one of its characters where it quotes none.
 
     Raises:
         InputError: a row has more or fewer fields than the first, or a quotation does not end.
     """
     csv.field_size_limit(_LONGEST)
-    first = stream.head.partition(b"\n")[0]
-    mark = "\t" if tabs else next((mark for mark in ",;\t" if mark.encode() in first), ",")
-    reader = csv.reader(stream.whole_lines(), delimiter=mark, strict=True)
+    lines = stream.whole_lines()
+    first = next(lines, "")
+    said = _SAID.fullmatch(first.rstrip("\r\n"))
+    some = [*([] if said else [first]), *islice(lines, LOOKED_AT)]
+    every, begin = chain(some, lines), 1 + bool(said)
+    mark = said[1] if said else "\t" if tabs else separator(some)
+    rows = tab_separated(every) if mark == "\t" else separated(every, mark, some)
     header: list[str] | None = None
-    line = 1
+    line = begin
     try:
-        for row in reader:
+        for read, row in rows:
             if row and header is None:
-                header = row
+                header = [name.strip() for name in row]
                 if double := next((name for name in header if header.count(name) > 1), None):
                     raise InputError(f"{stream.path}, line {line} names the column {double!r} twice: rename one.")
             elif row and header is not None:
@@ -49,7 +62,7 @@ def comma_separated(stream: Stream, tabs: bool = False) -> Iterator[tuple[int, d
                         f"that hold {mark!r} or quotation marks."
                     )
                 yield line, dict(zip(header, row, strict=True))
-            line = reader.line_num + 1
+            line = begin + read
     except csv.Error as error:
         why = "a carriage return stands in a field without quotes" if str(error).startswith("new-line") else error
         raise InputError(f"{stream.path}, line {line} is not CSV ({why}).") from error
@@ -100,18 +113,28 @@ def saved(folder: Path, column: str | None = None) -> Iterator[tuple[float, Rows
     import datasets
 
     with _readable(folder):
-        found = datasets.load_from_disk(str(folder))
-        if isinstance(found, datasets.DatasetDict):
-            name = "train" if "train" in found else next(iter(found)) if len(found) == 1 else None
-            if name is None:
-                raise InputError(
-                    f"{folder} has the splits {', '.join(found)}: give one of them, as in {folder / next(iter(found))}."
-                )
-            found = found[name]
+        chosen = _split(folder)
+        if json.loads((chosen / "state.json").read_text(encoding="utf-8"))["_data_files"] == []:
+            return  # it has no rows, which `load_from_disk` fails of
+        found = datasets.load_from_disk(str(chosen))
+        if not len(found):
+            return
         done = 0
         for table in found.with_format("arrow").iter(batch_size=_ROWS):
             yield done / len(found), _rows(table, column)
             done += table.num_rows
+
+
+def _split(folder: Path) -> Path:
+    """Return the folder of a data set, or of the one of its splits that is read."""
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return folder
+    splits = json.loads(index.read_text(encoding="utf-8"))["splits"]
+    name = "train" if "train" in splits else splits[0] if len(splits) == 1 else None
+    if name is None:
+        raise InputError(f"{folder} has the splits {', '.join(splits)}: give one of them, as in {folder / splits[0]}.")
+    return folder / name
 
 
 def is_saved(folder: Path) -> bool:
@@ -120,7 +143,8 @@ def is_saved(folder: Path) -> bool:
 
 
 def _rows(table: Any, column: str | None) -> Rows:
-    table = table.select([column]) if column in table.schema.names else table
+    names = [column] if column in table.schema.names else [name for name in table.schema.names if not _INDEX.fullmatch(name)]
+    table = table.select(names)
     table.validate(full=True)  # a damaged file must not be followed into memory that is not its own
     return list(table.to_pylist())
 
@@ -133,6 +157,6 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError) as error:
         said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise InputError(f"{path} cannot be read ({said}): it is damaged, or of a form that is not known here.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any
 
 from inversionview.errors import InputError, LeftOut
 from inversionview.records.reading import Place, Record, hub, is_saved, located, named_form, read
+from inversionview.records.syntax import are_rows
 
 FIELD = "text"
 Report = Callable[[float, int], None]
 """Called with the share of the source that has been read, and how many texts that gave."""
+_ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
+"""Files of a folder that tell of the others."""
 _SHOWN = 10
-"""So many fields are named in an error."""
-_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+"""So many fields, or files, are named."""
+_KINDS = {
+    type(None): "null", str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list",
+    dict: "an object", bytes: "bytes",
+}  # fmt: skip
 
 
 class Text(str):
@@ -36,13 +43,14 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
     """Yield the texts of a file, a folder or a data set on the hub.
 
     Args:
-        source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved; or
-            the name of a data set on the hub, of which the train split is read.
+        source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved, or
+            of files, all of which are read; or the name of a data set on the hub, of which the train split is read.
         field: where a record has its text, by default ``text``.
         report: told how far reading is.
 
     Warns:
-        LeftOut: records have no text, or an empty one; once, at the end.
+        LeftOut: records have no text, or an empty one; once, at the end. Files of a folder are passed over: hidden ones, and
+            those that tell of the others, such as README and LICENSE.
 
     Raises:
         InputError: the source is missing, damaged or of another form, or a record has no such field, or no text there.
@@ -52,7 +60,7 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
         if report is not None and number % 1000 == 1:
             report(record.share, count)
         if field is not None and isinstance(record.value, str):
-            raise InputError(f"{source} holds texts, not records with a field {field!r}: leave out the field.")
+            raise InputError(f"{record.place.source} holds texts, not records with a field {field!r}: leave out the field.")
         text = _text(record, field or FIELD, "give --field {likely}")
         if text is None:
             nulls += 1
@@ -79,6 +87,11 @@ def read_words(path: Path, field: str) -> list[Text]:
         word = (_text(record, field, "call the one with the words {field}") or "").strip()
         if word:
             found.append(Text.at(word, record.place))
+    if named_form(path) in (None, "text") and are_rows(found):
+        raise InputError(
+            f"{path} holds rows of a table, such as {found[0]!r}, not one {field} a line: write one a line, or name the file "
+            f".csv and begin it with the names of its columns, one of them {field}."
+        )
     return found
 
 
@@ -91,13 +104,47 @@ def _records(source: str, field: str | None) -> Iterator[Record]:
     path = located(source)
     if path.exists() and (not path.is_dir() or is_saved(path)):
         yield from read(source, field=field or FIELD, bare="text")
-    elif named_form(source) is not None or (source.startswith((".", "/", "~")) and not path.is_dir()):
+    elif path.is_dir():
+        yield from _folder(path, field or FIELD)
+    elif named_form(source) is not None or source.startswith((".", "/", "~")):
         raise InputError(
-            f"There is no file {source}: give a text, JSON, CSV or Parquet file, a folder that `datasets` saved, or the name "
-            "of a dataset on the hub."
+            f"There is no file {source}: give a text, JSON, CSV or Parquet file, a folder of such files or one that "
+            "`datasets` saved, or the name of a dataset on the hub."
         )
     else:
         yield from hub(source, field or FIELD)
+
+
+def _folder(path: Path, field: str) -> Iterator[Record]:
+    """Yield the records of all files in a folder and the folders in it, in the order of their names."""
+    files, others = _files(path)
+    if not files:
+        raise InputError(f"{path} cannot be read: it is a folder, and holds no file with texts.")
+    if others:
+        some = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+        left_out(f"{len(others)} of the files in {path} {'is' if len(others) == 1 else 'are'} not read as texts: {some}.")
+    for number, file in enumerate(files):
+        for record in read(file, field=field, bare="text"):
+            yield record._replace(share=(number + record.share) / len(files))
+
+
+def _files(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the files and saved data sets in a folder, and the names of what is passed over."""
+    files: list[Path] = []
+    others: list[str] = []
+    try:
+        for each in sorted(path.iterdir(), key=lambda each: each.name):
+            if each.name.startswith(".") or _ABOUT_OTHERS.fullmatch(each.name):
+                others.append(each.name)
+            elif each.is_dir() and not is_saved(each):
+                inner = _files(each)
+                files += inner[0]
+                others += [f"{each.name}/{name}" for name in inner[1]]
+            else:
+                files.append(each)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    return files, others
 
 
 def _text(record: Record, field: str, way_out: str) -> str | None:
@@ -107,9 +154,9 @@ def _text(record: Record, field: str, way_out: str) -> str | None:
         if field not in value:
             raise InputError(_lacks(place, field, value, way_out))
         value = value[field]
-        where = f"{field!r} of {place.unit} {place.number} of {place.source}"
+        where = f"{field!r} of {place.within} of {place.source}"
     else:
-        where = f"{place.unit.capitalize()} {place.number} of {place.source}"
+        where = f"{place.within.capitalize()} of {place.source}"
     if value is None or isinstance(value, str):
         return value
     raise InputError(f"{where} is {kind_of(value)}, not a text: give texts, or name another field.")
@@ -117,7 +164,7 @@ def _text(record: Record, field: str, way_out: str) -> str | None:
 
 def _lacks(place: Place, field: str, record: dict[str, Any], way_out: str) -> str:
     """Say which fields there are, and that the one with the longest text may be meant."""
-    where = f"{place.unit.capitalize()} {place.number} of {place.source} has no field {field!r}"
+    where = f"{place.within.capitalize()} of {place.source} has no field {field!r}"
     if not record:
         return f"{where}: it is empty."
     some = ", ".join(map(str, list(record)[:_SHOWN])) + (", …" if len(record) > _SHOWN else "")

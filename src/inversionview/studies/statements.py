@@ -14,7 +14,7 @@ from typing import Any
 from inversionview.errors import InputError
 from inversionview.records.reading import located, read
 from inversionview.records.tables import is_saved
-from inversionview.records.texts import left_out
+from inversionview.records.texts import kind_of, left_out
 from inversionview.studies.shipped import FILES, check_shipped
 
 NONE = "–"
@@ -144,7 +144,7 @@ def _records(path: Path) -> Iterator[Statement]:
     for record in read(path):
         try:
             yield _statement(record.value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise InputError(
                 f"{record.place} is no fact ({why}): write {_OWN}, perhaps with attributes, or a record of COUNTERFACT or of "
@@ -155,23 +155,44 @@ def _records(path: Path) -> Iterator[Statement]:
 def _statement(record: Any) -> Statement:
     """Return the statement of a record of COUNTERFACT, of ROME's known_1000 or of the project's own form."""
     if not isinstance(record, dict):
-        raise TypeError("it is no object")
+        raise TypeError(f"it is {kind_of(record)}, no object")
     if "requested_rewrite" in record:
-        asked = record["requested_rewrite"]
-        return Statement(asked["prompt"], asked["subject"], asked["relation_id"], asked["target_true"]["str"].strip())
+        asked = _inner(record, "requested_rewrite")
+        prompt, subject, relation = (_string(asked, name) for name in ("prompt", "subject", "relation_id"))
+        return Statement(prompt, subject, relation, _string(_inner(asked, "target_true"), "str").strip())
     if "template" in record and "attribute" in record:
-        return Statement(record["template"], record["subject"], record["relation_id"], record["attribute"].strip())
-    given = {name: value for name, value in record.items() if value is not None}  # a table has a cell in every row
+        template, subject, relation, of = (
+            _string(record, name) for name in ("template", "subject", "relation_id", "attribute")
+        )
+        return Statement(template, subject, relation, of.strip())
+    given = {name: value for name, value in record.items() if value not in (None, "")}  # a table has a cell in every row
     unknown = [name for name in given if name not in ("prompt", "subject", "relation", "object", "attributes")]
     if unknown:
         raise ValueError(f"there is no field {unknown[0]!r}")
     rest = {name: given[name] for name in ("relation", "object", "attributes") if name in given}
-    if isinstance(rest.get("attributes"), dict):
-        rest["attributes"] = {name: value for name, value in rest["attributes"].items() if value is not None}
-    made = Statement(given["prompt"], given["subject"], **rest)
+    if "attributes" in rest:
+        some = _inner(rest, "attributes")
+        rest["attributes"] = {name: _string(some, name) for name, value in some.items() if value is not None}
+    for name in ("relation", "object"):
+        rest |= {name: _string(rest, name)} if name in rest else {}
+    made = Statement(_string(given, "prompt"), _string(given, "subject"), **rest)
     if bool(made.object.strip()) != (made.relation != NONE):
         raise ValueError("relation and object are both given or both left out")
     return made
+
+
+def _string(record: Mapping[str, Any], name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name!r} is {kind_of(value)}, not a text")
+    return value
+
+
+def _inner(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = record[name]
+    if not isinstance(value, dict):
+        raise TypeError(f"{name!r} is {kind_of(value)}, no object")
+    return value
 
 
 def _bear(folder: Path) -> Iterator[Statement]:
@@ -193,7 +214,8 @@ def _bear(folder: Path) -> Iterator[Statement]:
             try:
                 yield from _stated(record.value, name, templates[name], spaces[name])
             except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{record.place} is no instance of BEAR with sub_label and obj_label ({error}).") from error
+                why = f"it lacks {error}" if isinstance(error, KeyError) else error
+                raise InputError(f"{record.place} is no instance of BEAR with sub_label and obj_label ({why}).") from error
     if lacking and len(lacking) < len(wanted):
         files = ", ".join(lacking[:10]) + (", …" if len(lacking) > 10 else "")
         left_out(f"{len(lacking)} of {len(wanted)} relations left out, whose files {folder} lacks, or are empty: {files}.")
@@ -201,8 +223,11 @@ def _bear(folder: Path) -> Iterator[Statement]:
 
 def _stated(record: Any, relation: str, prompts: Sequence[str], answers: Mapping[str, str]) -> Iterator[Statement]:
     """Yield an instance of BEAR's under each prompt."""
-    answer = record["obj_label"] if "obj_label" in record else answers[record["obj_id"]]
-    yield from (Statement(prompt, record["sub_label"], relation, answer) for prompt in prompts if prompt)
+    if not isinstance(record, dict):
+        raise TypeError(f"it is {kind_of(record)}, no object")
+    answer = _string(record, "obj_label") if "obj_label" in record else answers[_string(record, "obj_id")]
+    subject = _string(record, "sub_label")
+    yield from (Statement(prompt, subject, relation, answer) for prompt in prompts if prompt)
 
 
 def _answers(relation: Mapping[str, Any]) -> dict[str, str]:
