@@ -467,6 +467,32 @@ def test_an_output_head_of_its_own_is_used_and_fingerprinted(model: ProbedModel,
     assert untied.fingerprint != model.fingerprint
 
 
+@pytest.mark.parametrize("stated", [True, None])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_head_that_differs_from_the_embedding_is_used_although_the_configuration_ties_them(
+    copied: Path, stated: bool | None, pickled: bool
+) -> None:
+    """As transformers: where both are in the file, and not equal, the weights are believed."""
+    other = hugging_face(tie_word_embeddings=False)
+    other.save_pretrained(copied)
+    config = json.loads((copied / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (copied / "config.json").write_text(json.dumps(config if stated is None else {**config, "tie_word_embeddings": stated}))
+    if pickled:
+        as_pickle(copied, load_file(copied / "model.safetensors"))
+    plain = GPT2LMHeadModel.from_pretrained(copied, attn_implementation="eager").eval()
+    assert not torch.equal(plain.lm_head.weight, plain.transformer.wte.weight)
+    read, tokens = ProbedModel.from_pretrained(copied), inputs()
+    assert isinstance(read.backend, GPT2Backend)
+    real = real_places(tokens)
+    sites, wanted, _ = expected(tokens, plain)
+    assert (read.logits(tokens) - wanted)[real].abs().max() <= TOLERANCE
+    assert (read.activations(tokens, [SITES[0]])[0] - sites[SITES[0]])[real].abs().max() <= TOLERANCE
+    assert (wanted - expected(tokens)[1])[real].abs().max() > 0.1
+    (copied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    assert read.fingerprint == fingerprint(copied)
+
+
 # -- bad weights -------------------------------------------------------------------------------------------------------
 
 
