@@ -67,7 +67,9 @@ class GPT2Backend:
         if tied and "wte.weight" not in tensors and "lm_head.weight" in tensors:  # of two equal ones either may have been kept
             tensors["wte.weight"] = tensors["lm_head.weight"]
         self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
-        tied = tied and _same(self.wte, tensors.get("lm_head.weight", self.wte))  # else the weights are right, as transformers has it
+        tied = tied and _same(
+            self.wte, tensors.get("lm_head.weight", self.wte)
+        )  # else the weights are right, as transformers has it
         self.head = self.wte if tied else tensors["lm_head.weight"]
         layers, self.n_heads = int(config["n_layer"]), int(config["n_head"])
         self.blocks = [
