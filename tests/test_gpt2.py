@@ -555,6 +555,61 @@ def test_weights_that_are_not_what_the_configuration_states_are_an_error(copied:
         ProbedModel.from_pretrained(copied)
 
 
+ALIASES = {v: k for k, v in GPT2Config.attribute_map.items()}
+SIZES = {"vocab_size": len(TOKENS), "n_positions": 12, "n_embd": 12, "n_layer": 2, "n_head": 2}
+
+
+@pytest.mark.parametrize("left_out", [["n_layer"], ["n_head", "n_positions"], ["vocab_size"], ["n_embd"], []])
+@pytest.mark.parametrize("renamed", [[], ["n_layer", "n_embd"], list(ALIASES)])
+def test_sizes_by_default_and_by_other_names(tmp_path: Path, left_out: list[str], renamed: list[str]) -> None:
+    """A config.json as GPT2Config reads it: what it leaves out is GPT-2's, and an alias is as good as the name."""
+    sizes = {key: value for key, value in SIZES.items() if key not in left_out}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).save_pretrained(tmp_path)
+    character_tokenizer(TOKENS).save_pretrained(tmp_path)
+    stated = {ALIASES[key] if key in renamed else key: value for key, value in sizes.items()}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **stated}), encoding="utf-8")
+    plain = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    tokens = torch.tensor([[BOS, 0, 1, 2, 3]])
+    read = GPT2Backend.from_folder(tmp_path)
+    assert (read.logits(tokens, None) - plain(tokens).logits).abs().max() <= TOLERANCE
+    config = plain.config
+    assert read.shape.heads == (config.n_head,) * config.n_layer
+    assert (read.shape.d_model, read.shape.max_length) == (config.n_embd, config.n_positions)
+
+
+def test_of_a_size_stated_twice_the_other_name_counts(copied: Path) -> None:
+    path = copied / "config.json"
+    stated = {**json.loads(path.read_text()), "n_head": 4, "num_attention_heads": HEADS}
+    path.write_text(json.dumps(stated))
+    assert GPT2LMHeadModel.from_pretrained(copied).config.n_head == HEADS
+    tokens = inputs()
+    assert ProbedModel.from_pretrained(copied).shape.heads == (HEADS,) * LAYERS
+    assert (ProbedModel.from_pretrained(copied).logits(tokens) - expected(tokens)[1])[
+        real_places(tokens)
+    ].abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("value", [None, "3", 2.5, [], -1, 0, 10**12])
+@pytest.mark.parametrize("key", ["n_layer", "n_head", "num_attention_heads", "vocab_size", "layer_norm_epsilon"])
+def test_a_size_that_is_none_is_said(copied: Path, key: str, value: Any) -> None:
+    if (key, value) == ("layer_norm_epsilon", 0):
+        return
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(WeightsError) as error:
+        ProbedModel.from_pretrained(copied)
+    assert "truncated" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "gelu_none"])
+def test_an_activation_function_that_is_none_is_an_error(copied: Path, value: Any) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "activation_function": value}))
+    with pytest.raises(WeightsError):
+        ProbedModel.from_pretrained(copied)
+
+
 class Executes:
     """Pickled, it makes a file when it is loaded."""
 

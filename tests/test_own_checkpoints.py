@@ -505,6 +505,15 @@ def test_a_folder_of_ggufs_is_asked_for_one(tmp_path: Path, capsys: pytest.Captu
     assert "name one, such as" in err
 
 
+def test_an_assertion_of_the_bridge_is_a_sentence(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("inversionview.bridge.opened", fails)
+    with pytest.raises(WeightsError, match=r"of LlamaForCausalLM \(it is not as .* assumes\): choose a causal LM"):
+        ProbedModel.from_pretrained(llama)
+
+
 # -- what a model does not have ----------------------------------------------------------------------------------------
 
 OPT_350M = {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}

@@ -291,7 +291,8 @@ def _explain(where: str, error: Exception) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of what an error says, with what it announces, or its kind where it says nothing."""
-    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    silent = "it is not as the code that runs it assumes" if isinstance(error, AssertionError) else type(error).__name__
+    first, *others = (str(error).strip() or silent).splitlines()
     return " ".join([first, *(other.strip() for other in others[:1] if first.endswith(":"))]).rstrip(".:")
 
 
