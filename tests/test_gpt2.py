@@ -610,6 +610,24 @@ def test_an_activation_function_that_is_none_is_an_error(copied: Path, value: An
         ProbedModel.from_pretrained(copied)
 
 
+@pytest.mark.parametrize(
+    "more", [{"quantization_config": {"quant_method": "gptq", "bits": 4}}, {"auto_map": {"AutoModelForCausalLM": "m.M"}}]
+)
+def test_weights_in_another_form_or_with_their_own_code_are_not_run_plainly(copied: Path, more: dict[str, Any]) -> None:
+    assert GPT2Backend.reads(copied)
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    assert not GPT2Backend.reads(copied)
+    if "auto_map" in more:  # transformers runs its own GPT-2, where that code is not trusted
+        tokens = inputs()
+        assert (ProbedModel.from_pretrained(copied).logits(tokens) - expected(tokens)[1])[
+            real_places(tokens)
+        ].abs().max() <= 1e-3
+    else:
+        with pytest.raises(WeightsError):
+            ProbedModel.from_pretrained(copied)
+
+
 class Executes:
     """Pickled, it makes a file when it is loaded."""
 

@@ -115,7 +115,7 @@ class GPT2Backend:
             return False
         plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
         known = config.get("activation_function", "gelu_new") in list(_ACTIVATIONS)
-        if (folder / ADAPTER).exists() or config.get("quantization_config"):
+        if (folder / ADAPTER).exists() or config.get("quantization_config") or config.get("auto_map"):
             return False
         one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
         return config.get("model_type") == "gpt2" and plain and known and one_file

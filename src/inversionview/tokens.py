@@ -314,8 +314,10 @@ def _plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception:  # tokenizers raises bare Exception; what is wrong is told by AutoTokenizer
         return None
-    named = {key: token.get("content") if isinstance(token, dict) else token for key, token in config.items() if key in _NAMES}
-    named = {key: token for key, token in named.items() if token is not None}
+    given = {key: token.get("content") if isinstance(token, dict) else token for key, token in config.items() if key in _NAMES}
+    named = {key: token for key, token in given.items() if isinstance(token, str)}
+    if any(token is not None and key not in named for key, token in given.items()):
+        return None
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     larger = tokenizer.get_vocab_size(with_added_tokens=True) > _PATCHED
     return None if larger or tokenizer.padding or not known.issuperset(named.values()) else (tokenizer, named)
