@@ -109,6 +109,7 @@ ARCHITECTURES = {
     "gemma3": Architecture("Gemma3Text", {**_SLIDING, "query_pre_attn_scalar": 16}, **_SANDWICH),
     "olmo2": Architecture("Olmo2", SIZES, mid="mlp", mlp="post_feedforward_layernorm"),
     "pythia": Architecture("GPTNeoX", {**SIZES, "use_parallel_residual": True}, **_NEOX, mid=None),
+    "neox_unbiased": Architecture("GPTNeoX", {**SIZES, "attention_bias": False}, **_NEOX, mid=None),
     "neox_sequential": Architecture("GPTNeoX", {**SIZES, "use_parallel_residual": False}, **_NEOX),
     "gptj": Architecture("GPTJ", {**GPT2_SIZES, "rotary_dim": 4}, "transformer.h", "attn.out_proj", None),
     "bloom": Architecture(

@@ -467,6 +467,32 @@ def test_an_output_head_of_its_own_is_used_and_fingerprinted(model: ProbedModel,
     assert untied.fingerprint != model.fingerprint
 
 
+@pytest.mark.parametrize("stated", [True, None])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_head_that_differs_from_the_embedding_is_used_although_the_configuration_ties_them(
+    copied: Path, stated: bool | None, pickled: bool
+) -> None:
+    """As transformers: where both are in the file, and not equal, the weights are believed."""
+    other = hugging_face(tie_word_embeddings=False)
+    other.save_pretrained(copied)
+    config = json.loads((copied / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (copied / "config.json").write_text(json.dumps(config if stated is None else {**config, "tie_word_embeddings": stated}))
+    if pickled:
+        as_pickle(copied, load_file(copied / "model.safetensors"))
+    plain = GPT2LMHeadModel.from_pretrained(copied, attn_implementation="eager").eval()
+    assert not torch.equal(plain.lm_head.weight, plain.transformer.wte.weight)
+    read, tokens = ProbedModel.from_pretrained(copied), inputs()
+    assert isinstance(read.backend, GPT2Backend)
+    real = real_places(tokens)
+    sites, wanted, _ = expected(tokens, plain)
+    assert (read.logits(tokens) - wanted)[real].abs().max() <= TOLERANCE
+    assert (read.activations(tokens, [SITES[0]])[0] - sites[SITES[0]])[real].abs().max() <= TOLERANCE
+    assert (wanted - expected(tokens)[1])[real].abs().max() > 0.1
+    (copied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    assert read.fingerprint == fingerprint(copied)
+
+
 # -- bad weights -------------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +553,79 @@ def test_weights_that_are_not_what_the_configuration_states_are_an_error(copied:
     path.write_text(json.dumps(json.loads(path.read_text()) | setting))
     with pytest.raises(WeightsError):
         ProbedModel.from_pretrained(copied)
+
+
+ALIASES = {v: k for k, v in GPT2Config.attribute_map.items()}
+SIZES = {"vocab_size": len(TOKENS), "n_positions": 12, "n_embd": 12, "n_layer": 2, "n_head": 2}
+
+
+@pytest.mark.parametrize("left_out", [["n_layer"], ["n_head", "n_positions"], ["vocab_size"], ["n_embd"], []])
+@pytest.mark.parametrize("renamed", [[], ["n_layer", "n_embd"], list(ALIASES)])
+def test_sizes_by_default_and_by_other_names(tmp_path: Path, left_out: list[str], renamed: list[str]) -> None:
+    """A config.json as GPT2Config reads it: what it leaves out is GPT-2's, and an alias is as good as the name."""
+    sizes = {key: value for key, value in SIZES.items() if key not in left_out}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).save_pretrained(tmp_path)
+    character_tokenizer(TOKENS).save_pretrained(tmp_path)
+    stated = {ALIASES[key] if key in renamed else key: value for key, value in sizes.items()}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **stated}), encoding="utf-8")
+    plain = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    tokens = torch.tensor([[BOS, 0, 1, 2, 3]])
+    read = GPT2Backend.from_folder(tmp_path)
+    assert (read.logits(tokens, None) - plain(tokens).logits).abs().max() <= TOLERANCE
+    config = plain.config
+    assert read.shape.heads == (config.n_head,) * config.n_layer
+    assert (read.shape.d_model, read.shape.max_length) == (config.n_embd, config.n_positions)
+
+
+def test_of_a_size_stated_twice_the_other_name_counts(copied: Path) -> None:
+    path = copied / "config.json"
+    stated = {**json.loads(path.read_text()), "n_head": 4, "num_attention_heads": HEADS}
+    path.write_text(json.dumps(stated))
+    assert GPT2LMHeadModel.from_pretrained(copied).config.n_head == HEADS
+    tokens = inputs()
+    assert ProbedModel.from_pretrained(copied).shape.heads == (HEADS,) * LAYERS
+    assert (ProbedModel.from_pretrained(copied).logits(tokens) - expected(tokens)[1])[
+        real_places(tokens)
+    ].abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("value", [None, "3", 2.5, [], -1, 0, 10**12])
+@pytest.mark.parametrize("key", ["n_layer", "n_head", "num_attention_heads", "vocab_size", "layer_norm_epsilon"])
+def test_a_size_that_is_none_is_said(copied: Path, key: str, value: Any) -> None:
+    if (key, value) == ("layer_norm_epsilon", 0):
+        return
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(WeightsError) as error:
+        ProbedModel.from_pretrained(copied)
+    assert "truncated" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "gelu_none"])
+def test_an_activation_function_that_is_none_is_an_error(copied: Path, value: Any) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "activation_function": value}))
+    with pytest.raises(WeightsError):
+        ProbedModel.from_pretrained(copied)
+
+
+@pytest.mark.parametrize(
+    "more", [{"quantization_config": {"quant_method": "gptq", "bits": 4}}, {"auto_map": {"AutoModelForCausalLM": "m.M"}}]
+)
+def test_weights_in_another_form_or_with_their_own_code_are_not_run_plainly(copied: Path, more: dict[str, Any]) -> None:
+    assert GPT2Backend.reads(copied)
+    path = copied / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    assert not GPT2Backend.reads(copied)
+    if "auto_map" in more:  # transformers runs its own GPT-2, where that code is not trusted
+        tokens = inputs()
+        assert (ProbedModel.from_pretrained(copied).logits(tokens) - expected(tokens)[1])[
+            real_places(tokens)
+        ].abs().max() <= 1e-3
+    else:
+        with pytest.raises(WeightsError):
+            ProbedModel.from_pretrained(copied)
 
 
 class Executes:

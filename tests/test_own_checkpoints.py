@@ -123,6 +123,143 @@ def test_an_adapter_beside_its_base_or_without(llama: Path, tmp_path: Path) -> N
         ProbedModel.from_pretrained(folder)
 
 
+MORE = 3
+"""Tokens that the adapters below were given for chats."""
+RESIZED: dict[str, dict[str, Any]] = {
+    "saved whole": {"modules_to_save": ["{embedding}", "lm_head"]}, "saved by the way": {},
+    "saved input": {"modules_to_save": ["{embedding}"]}, "adapted, too": {"target_modules": ["{target}", "{embedding}"]},
+    "single tokens": {"trainable_token_indices": {"{embedding}": [1, VOCABULARY, VOCABULARY + 2]}},
+}  # fmt: skip
+
+
+def resized(base: Path, kind: str, folder: Path) -> Path:
+    """Save a LoRA of a model with more tokens than its base has, and the tokenizer that has them."""
+    import peft
+
+    names = (
+        {"embedding": "wte", "target": "c_attn"} if base.name == "gpt2" else {"embedding": "embed_tokens", "target": "q_proj"}
+    )
+    options = json.loads(
+        json.dumps(RESIZED[kind]).replace("{embedding}", names["embedding"]).replace("{target}", names["target"])
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens([f"<{i}>" for i in range(MORE)], special_tokens=True)
+    model = plain(base)
+    torch.manual_seed(5)
+    model.resize_token_embeddings(len(tokenizer))
+    options = {"r": 3, "target_modules": [names["target"]], "task_type": "CAUSAL_LM", **options}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**options))
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and "lora_A" not in name:
+            weight.data.normal_(std=0.3)
+    adapted.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", RESIZED)
+@pytest.mark.parametrize("base", ["gpt2", "llama"])
+def test_an_adapter_with_more_tokens_than_its_base(
+    request: pytest.FixtureRequest, tmp_path: Path, base: str, kind: str
+) -> None:
+    import peft
+
+    folder = resized(request.getfixturevalue(base), kind, tmp_path / "adapter")
+    tokens = torch.tensor([[VOCABULARY - 3, 0, VOCABULARY, 1, VOCABULARY + 2, 2]])
+    wanted = peft.AutoPeftModelForCausalLM.from_pretrained(folder, attn_implementation="eager").merge_and_unload().eval()
+    read = ProbedModel.from_pretrained(folder)
+    assert read.shape.vocabulary == VOCABULARY + MORE
+    assert read.encode("a<0>b<2>c") == [*tokens[0].tolist(), VOCABULARY - 2]
+    assert_near(read.logits(tokens), wanted(tokens).logits.detach())
+    assert_near(read.activations(tokens, [Site(1, "post")])[0], streams_before_norm(wanted, tokens))
+    assert read.fingerprint == ProbedModel.from_pretrained(folder).fingerprint
+
+
+@torch.no_grad()
+def streams_before_norm(model: Any, tokens: Tensor) -> Tensor:
+    """The residual stream behind the second block, which Hugging Face's hidden states give normed."""
+    given: list[Tensor] = []
+    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    handle = blocks[1].register_forward_hook(lambda _, args, out: given.append(out[0] if isinstance(out, tuple) else out))
+    model(tokens)
+    handle.remove()
+    return given[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_with_more_tokens_says_so_itself(llama: Path, tmp_path: Path) -> None:
+    """Its embedding tells how many, where no tokenizer lies beside it; padded to a round number, too."""
+    folder = resized(llama, "saved whole", tmp_path / "adapter")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    assert ProbedModel.from_pretrained(folder).shape.vocabulary == VOCABULARY + MORE
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights["base_model.model.lm_head.weight"] = weights["base_model.model.lm_head.weight"][:-1].clone()
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(WeightsError, match=r"cannot be merged into .* \(.*size mismatch.*\): give the model"):
+        ProbedModel.from_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"])
+def test_prompts_that_were_trained_are_no_weights(
+    llama: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import peft
+
+    made = {
+        "PREFIX_TUNING": peft.PrefixTuningConfig,
+        "PROMPT_TUNING": peft.PromptTuningConfig,
+        "P_TUNING": peft.PromptEncoderConfig,
+    }
+    config = made[kind](task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(plain(llama), config)
+    model.peft_config["default"].base_model_name_or_path = str(llama)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(WeightsError, match=f"is no LoRA but {kind}: it cannot be merged into weights; give the model"):
+        ProbedModel.from_pretrained(tmp_path / "adapter")
+    capsys.readouterr()
+    code, _, err = run(capsys, "sites", "--model", str(tmp_path / "adapter"))
+    assert (code, len(err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["IA3", "LOHA"])
+def test_other_adapters_that_change_weights_are_merged(llama: Path, tmp_path: Path, kind: str) -> None:
+    import peft
+
+    configs = {
+        "IA3": peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        "LOHA": peft.LoHaConfig(r=2, target_modules=["q_proj"]),
+    }
+    model = peft.get_peft_model(plain(llama), configs[kind])
+    torch.manual_seed(4)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.normal_(std=0.5)
+    model.peft_config["default"].base_model_name_or_path = str(llama)
+    model.save_pretrained(tmp_path / "adapter")
+    wanted = peft.PeftModel.from_pretrained(plain(llama), str(tmp_path / "adapter"))(inputs()).logits.detach()
+    assert (wanted - plain(llama)(inputs()).logits).abs().max() > 1e-3
+    assert_near(ProbedModel.from_pretrained(tmp_path / "adapter").logits(inputs()), wanted)
+
+
+def test_adapters_without_weights_or_of_adapters(llama: Path, tmp_path: Path) -> None:
+    first = adapted(llama, ["o_proj"], tmp_path / "first")
+    second = adapted(llama, ["q_proj"], tmp_path / "second", named=str(first))
+    with pytest.raises(WeightsError, match=r"second adapts .*first, which is an adapter itself: merge that into its model"):
+        ProbedModel.from_pretrained(second)
+    path = first / "adapter_config.json"
+    for kind in ("", None, "NEWEST"):
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "peft_type": kind}), encoding="utf-8")
+        with pytest.raises(WeightsError, match=r"is no LoRA but .*: it cannot be merged"):
+            ProbedModel.from_pretrained(first)
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "peft_type": "LORA"}), encoding="utf-8")
+    (first / "adapter_model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"has no weights \(adapter_model\.safetensors or .*\): copy or download it again"):
+        ProbedModel.from_pretrained(first)
+
+
 # -- positions that depend on the length of the whole text -------------------------------------------------------------
 
 SHORT = 16
@@ -366,6 +503,15 @@ def test_a_folder_of_ggufs_is_asked_for_one(tmp_path: Path, capsys: pytest.Captu
     code, _, err = run(capsys, "sites", "--model", str(tmp_path))
     assert (code, len(err.splitlines())) == (2, 1)
     assert "name one, such as" in err
+
+
+def test_an_assertion_of_the_bridge_is_a_sentence(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("inversionview.bridge.opened", fails)
+    with pytest.raises(WeightsError, match=r"of LlamaForCausalLM \(it is not as .* assumes\): choose a causal LM"):
+        ProbedModel.from_pretrained(llama)
 
 
 # -- what a model does not have ----------------------------------------------------------------------------------------

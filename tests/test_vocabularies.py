@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from inversionview.errors import InputError
+from inversionview.errors import InputError, WeightsError
+from inversionview.gpt2 import GPT2Backend
 from inversionview.pieces import byte_alphabet, label
-from inversionview.tokens import Vocabulary
+from inversionview.probed import ProbedModel
+from inversionview.tokens import Vocabulary, character_tokenizer
 from tests.vocabularies import GPT2, LLAMA, QWEN, QWEN_SPECIALS, byte_level, fast, legacy_llama, metaspace, words
 
 settings.register_profile("untimed", deadline=None)
@@ -247,6 +251,149 @@ def test_gpt2_keeps_its_bos_although_its_tokenizer_adds_none(tmp_path: Path, con
     other = AutoTokenizer.from_pretrained(saved(tmp_path, byte_level(), config))
     for vocabulary in (Vocabulary.from_transformers(other), Vocabulary.from_folder(tmp_path)):
         assert vocabulary.encode("Mary sat") == [0, *other("Mary sat")["input_ids"], 0]
+
+
+# -- tokenizer.json is not all that says what a text's ids are ------------------------------------------------------------
+
+
+def spaced() -> Tokenizer:
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def padded() -> Tokenizer:
+    tokenizer = byte_level((*QWEN_SPECIALS, "[PAD]"))
+    tokenizer.enable_padding(pad_id=3, pad_token="[PAD]")
+    return tokenizer
+
+
+def lowered() -> Tokenizer:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+def unfallen() -> Tokenizer:
+    """Llama's, whose tokenizer.json does not say that unknown characters fall into bytes."""
+    whole = json.loads(legacy_llama().to_str())
+    whole["model"]["byte_fallback"] = False
+    return Tokenizer.from_str(json.dumps(whole))
+
+
+def extra(number: int, special: bool = False) -> dict[str, object]:
+    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+    return {str(number): {"content": "<extra>", "special": special, **flags}}
+
+
+def added(content: str, **flags: bool) -> dict[str, object]:
+    """A named token, as tokenizer_config.json may write it."""
+    return {"__type": "AddedToken", "content": content, **flags}
+
+
+SIZE = byte_level().get_vocab_size()
+SAID: dict[str, tuple[Tokenizer, dict[str, object], dict[str, object]]] = {
+    "prefix": (byte_level(), {**GPT2, "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, {}),
+    "no prefix": (spaced(), {**GPT2, "tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": False}, {}),
+    "silent of prefix": (spaced(), {**GPT2, "tokenizer_class": "GPT2Tokenizer"}, {}),
+    "prefix, no class": (byte_level(), {**GPT2, "tokenizer_class": None, "add_prefix_space": True}, {}),
+    "added": (byte_level(), {**GPT2, "added_tokens_decoder": extra(SIZE)}, {}),
+    "added special": (byte_level(), {**GPT2, "added_tokens_decoder": extra(SIZE, True)}, {}),
+    "added, its class": (byte_level(), {**GPT2, "tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": extra(SIZE)}, {}),
+    "added in its file": (byte_level(), GPT2, {"added_tokens.json": {"<extra>": SIZE}}),
+    "in the map": (byte_level(), GPT2, {"special_tokens_map.json": {"additional_special_tokens": ["<extra>"]}}),
+    "additional": (byte_level(), {**GPT2, "additional_special_tokens": ["<extra>"]}, {}),
+    "a name of its own": (byte_level(), {**GPT2, "image_token": "<extra>"}, {}),
+    "padding named alone": (byte_level(), {**GPT2, "pad_token": "[PAD]"}, {}),
+    "mask as an object": (byte_level(), {**GPT2, "mask_token": added("<extra>", lstrip=True)}, {}),
+    "split": (byte_level(), {**GPT2, "split_special_tokens": True}, {}),
+    "padded": (padded(), GPT2, {}),
+    "NeoX": (byte_level(), {**GPT2, "tokenizer_class": "GPTNeoXTokenizer"}, {}),
+    "NeoX, lower case": (lowered(), {**GPT2, "tokenizer_class": "GPTNeoXTokenizerFast"}, {}),
+    "legacy Llama": (legacy_llama(), {**LLAMA, "tokenizer_class": "LlamaTokenizer", "legacy": False}, {}),
+    "Llama": (unfallen(), {**LLAMA, "tokenizer_class": "LlamaTokenizerFast"}, {}),
+    "as it is": (byte_level(), GPT2, {}),
+    "lower case": (lowered(), GPT2, {}),
+    "names as objects": (byte_level(), {each: added(name) for each, name in GPT2.items()}, {}),
+}  # fmt: skip
+HARD = [
+    "Mary sat",
+    " Mary sat",
+    "the <extra> cat",
+    "<extra>the",
+    "cafe\u0301 猫",
+    "A  Mary\nsat",
+    "x<|endoftext|>y",
+    "the <s> cat",
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_gpt2_folder_gives_the_ids_of_autotokenizer(tmp_path: Path, said: str) -> None:
+    tokenizer, config, beside = SAID[said]
+    model = GPT2Config(vocab_size=SIZE + 300, n_embd=8, n_layer=1, n_head=2, n_positions=64)
+    GPT2LMHeadModel(model).save_pretrained(tmp_path)
+    saved(tmp_path, tokenizer, config)
+    for name, content in beside.items():
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    other, read = AutoTokenizer.from_pretrained(tmp_path), ProbedModel.from_pretrained(tmp_path)
+    assert isinstance(read.backend, GPT2Backend)
+    vocabulary = read.vocabulary
+    for text in HARD:
+        ids = vocabulary.encode(text)
+        assert ids[len(vocabulary.front) : -1] == other(text, add_special_tokens=False)["input_ids"]
+    assert vocabulary.size == len(other)
+    assert (vocabulary.eos, vocabulary.front) == (other.eos_token_id, (other.bos_token_id,))
+    assert set(other.all_special_ids) - {None} <= vocabulary.special
+    assert vocabulary.pad not in {*range(vocabulary.size)} - set(other.all_special_ids)
+
+
+PLAIN = """
+import sys
+from pathlib import Path
+from inversionview.probed import ProbedModel
+from inversionview.tokens import Vocabulary, character_tokenizer
+print(Vocabulary.from_folder(Path(sys.argv[1])).encode("abba"), "transformers" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("more", "imported"), [({}, False), ({"add_prefix_space": False}, True)])
+def test_a_character_tokenizer_needs_no_transformers(tmp_path: Path, more: dict[str, object], imported: bool) -> None:
+    character_tokenizer([*"abc", "B", "E", "P"]).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **more}), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == f"[3, 0, 1, 1, 0, 4] {imported}"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"model": {}}'])
+def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **GPT2}))
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(WeightsError) as error:
+        Vocabulary.from_folder(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("through", ["folder", "transformers", "itself"])
+@pytest.mark.parametrize("dropout", [0.5, 1.0])
+def test_merges_are_not_left_out_by_chance(tmp_path: Path, through: str, dropout: float) -> None:
+    whole = json.loads(byte_level().to_str())
+    whole["model"]["dropout"] = dropout
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
+    text = "When Mary and John went to the store"
+    assert len({tuple(tokenizer.encode(text).ids) for _ in range(50)}) > 1 or dropout == 1
+    wanted = byte_level().encode(text).ids
+    if through == "itself":
+        vocabulary = Vocabulary(tokenizer, GPT2["bos_token"], GPT2["eos_token"], None)
+    else:
+        other = AutoTokenizer.from_pretrained(saved(tmp_path, tokenizer, GPT2))
+        vocabulary = Vocabulary.from_folder(tmp_path) if through == "folder" else Vocabulary.from_transformers(other)
+    for _ in range(50):
+        assert vocabulary.encode(text)[1:-1] == vocabulary.encode_many([text])[0][1:-1] == wanted
+        assert vocabulary.continued(text) == wanted
 
 
 def test_a_tokenizer_that_names_no_end(tmp_path: Path) -> None:

@@ -30,15 +30,19 @@ def opened(hf_model: Any, architecture: str) -> Any:
         if config.model_type == "opt" and hf_model.model.decoder.final_layer_norm is not None and "ln_final" not in parts:
             parts["ln_final"] = NormalizationBridge(name="model.decoder.final_layer_norm", config=adapter.cfg)
         if regrouped:
-            attention = parts["blocks"].submodules["attn"]
-            attention.split_qkv_matrix = _falcon_split(config)
+            groups = config.num_kv_heads
+            parts["blocks"].submodules["attn"].split_qkv_matrix = _split(groups, config.num_attention_heads // groups)
+        if config.model_type == "gpt_neox" and not config.attention_bias:  # TransformerLens counts on a bias
+            parts["blocks"].submodules["attn"].split_qkv_matrix = _split(config.num_attention_heads, 1)
 
     return build_bridge_from_module(hf_model, architecture, hf_config=config, post_adapter_hook=adapted)
 
 
-def _falcon_split(config: Any) -> Callable[[Any], tuple[nn.Linear, nn.Linear, nn.Linear]]:
-    """Return what takes Falcon's fused matrix apart in its new architecture: group by group its queries, a key, a value."""
-    groups, each = config.num_kv_heads, config.num_attention_heads // config.num_kv_heads
+def _split(groups: int, each: int) -> Callable[[Any], tuple[nn.Linear, nn.Linear, nn.Linear]]:
+    """Return what takes a fused matrix apart that holds, group by group, so many queries, a key and a value.
+
+    As Falcon's in its new architecture; in GPT-NeoX's every head is a group.
+    """
 
     def split(attention: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         fused = attention.query_key_value

@@ -42,6 +42,15 @@ class _Block(NamedTuple):
 _NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # type: ignore[arg-type]
 
 
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+_DEFAULTS: dict[str, Any] = {"n_embd": 768, "n_positions": 1024, "n_head": 12, "n_layer": 12, "vocab_size": 50257}
+
+
 ADAPTER = "adapter_config.json"
 """By which a folder of PEFT is known: its weights are not those of the model alone."""
 
@@ -53,19 +62,23 @@ class GPT2Backend:
         self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype
     ) -> None:
         tensors = {name.removeprefix("transformer."): w.to(device, dtype) for name, w in weights.items()}
+        config = _stated(config)
         tied = config.get("tie_word_embeddings", True)
         if tied and "wte.weight" not in tensors and "lm_head.weight" in tensors:  # of two equal ones either may have been kept
             tensors["wte.weight"] = tensors["lm_head.weight"]
         self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
+        tied = tied and _same(
+            self.wte, tensors.get("lm_head.weight", self.wte)
+        )  # else the weights are right, as transformers has it
         self.head = self.wte if tied else tensors["lm_head.weight"]
-        layers, self.n_heads = int(config["n_layer"]), int(config["n_head"])
+        layers, self.n_heads = config["n_layer"], config["n_head"]
         self.blocks = [
             _Block(*((tensors[f"h.{i}.{n}.weight"], tensors[f"h.{i}.{n}.bias"]) for n in _NAMES)) for i in range(layers)
         ]
         self.ln_f = tensors["ln_f.weight"], tensors["ln_f.bias"]
-        self.eps = float(config.get("layer_norm_epsilon", 1e-5))
-        if not 0 <= self.eps < 1:
-            raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps}: it is damaged.")
+        self.eps = config.get("layer_norm_epsilon", 1e-5)
+        if not isinstance(self.eps, (int, float)) or not 0 <= self.eps < 1:
+            raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps!r}: it is damaged.")
         self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
         d_model, length = self.wte.size(1), self.wpe.size(0)
         self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
@@ -75,7 +88,7 @@ class GPT2Backend:
         self._check(config, tensors)
 
     def _check(self, config: Mapping[str, Any], names: Iterable[str]) -> None:
-        d, rows, length = (int(config.get(key, 0)) for key in ("n_embd", "vocab_size", "n_positions"))
+        d, rows, length = (config[key] for key in ("n_embd", "vocab_size", "n_positions"))
         inner = config.get("n_inner") or 4 * d
         sizes = [(d, d), (d, 3 * d), (d, d), (d, d), (d, inner), (inner, d)]  # of a norm: gain and bias
         wanted = [((n_in,) if i in (0, 3) else (n_in, n_out), (n_out,)) for i, (n_in, n_out) in enumerate(sizes)]
@@ -101,8 +114,8 @@ class GPT2Backend:
         if not isinstance(config, dict):
             return False
         plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
-        known = config.get("activation_function", "gelu_new") in _ACTIVATIONS
-        if (folder / ADAPTER).exists():
+        known = config.get("activation_function", "gelu_new") in list(_ACTIVATIONS)
+        if (folder / ADAPTER).exists() or config.get("quantization_config") or config.get("auto_map"):
             return False
         one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
         return config.get("model_type") == "gpt2" and plain and known and one_file
@@ -434,6 +447,24 @@ class GPT2Backend:
 
     def _norm(self, x: Tensor, gain_bias: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *gain_bias, self.eps)
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json with the sizes that it leaves to GPT-2's defaults, or states by the names other models have.
+
+    Raises:
+        WeightsError: one of them is no whole number.
+    """
+    stated = {**_DEFAULTS, **config}
+    stated |= {own: config[other] for other, own in _ALIASES.items() if other in config}
+    for key in _DEFAULTS:
+        if not isinstance(stated[key], int):
+            raise WeightsError(f"Its config.json states a size of {stated[key]!r} ({key}): it is damaged.")
+    return stated
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or torch.equal(one, other)
 
 
 def _linear(x: Float[Tensor, "*batch d_in"], weight: tuple[Tensor, Tensor]) -> Float[Tensor, "*batch d_out"]:

@@ -55,6 +55,8 @@ def load_causal_lm(
     where = str(Path(name_or_path) / gguf_file) if gguf_file else name_or_path
     _check_path(where)
     base = adapted_model(Path(name_or_path))
+    if base is not None:
+        _check_adapter(Path(name_or_path), base)
     _check_size(Path(name_or_path if base is None else base), trust_remote_code)
     options = {"gguf_file": gguf_file, "trust_remote_code": trust_remote_code}
     try:
@@ -66,14 +68,13 @@ def load_causal_lm(
     except Exception as error:
         raise WeightsError(_explain(where if base is None else base, error)) from error
     _check_weights(where if base is None else base, model, found)
-    if base is not None:
-        model = _merged(model, Path(name_or_path))
     try:
-        return model, load_tokenizer(name_or_path, base, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(name_or_path, base, gguf_file=gguf_file, trust_remote_code=trust_remote_code)
     except WeightsError:
-        if tokenizer_lies_elsewhere:
-            return model, None
-        raise
+        if not tokenizer_lies_elsewhere:
+            raise
+        tokenizer = None
+    return model if base is None else _merged(model, Path(name_or_path), tokenizer), tokenizer
 
 
 def load_tokenizer(name_or_path: str, base: str | None = None, **options: Any) -> Any:
@@ -130,7 +131,31 @@ def adapted_model(folder: Path) -> str | None:
     return str(local if local.exists() or not (folder / base).exists() else folder / base)
 
 
-def _merged(model: Any, folder: Path) -> Any:
+def _check_adapter(folder: Path, base: str) -> None:
+    """Refuse an adapter that no weights can be changed by, before the model is loaded."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    kind = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("peft_type")
+    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):
+        raise WeightsError(
+            f"The adapter in {folder} is no LoRA but {kind}: it cannot be merged into weights; give the model that it was "
+            "trained for, or a LoRA."
+        )
+    if not any((folder / name).is_file() for name in _ADAPTER_WEIGHTS):
+        raise WeightsError(
+            f"The adapter in {folder} has no weights ({' or '.join(_ADAPTER_WEIGHTS)}): copy or download it again."
+        )
+    if (Path(base) / ADAPTER).is_file():
+        raise WeightsError(
+            f"{folder} adapts {base}, which is an adapter itself: merge that into its model (merge_and_unload of PEFT), save "
+            f"it and name its folder in {folder / ADAPTER} (base_model_name_or_path)."
+        )
+
+
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def _merged(model: Any, folder: Path, tokenizer: Any) -> Any:
     """Return a model with the adapter in a folder merged into its weights.
 
     Raises:
@@ -141,6 +166,7 @@ def _merged(model: Any, folder: Path) -> Any:
     try:
         with quiet(), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            _resize(model, folder, tokenizer)
             merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
     except Exception as error:
         raise WeightsError(
@@ -151,6 +177,33 @@ def _merged(model: Any, folder: Path) -> Any:
     if lacking is not None:
         raise WeightsError(f"The adapter in {folder} lacks weights ({lacking[:120]}…): copy or download it again.")
     return merged.eval()
+
+
+def _resize(model: Any, folder: Path, tokenizer: Any) -> None:
+    """Give a model as many tokens as the adapter in a folder was trained with, where that added some.
+
+    The adapter's embedding says how many, if it has one; where it has but the rows of single tokens, its tokenizer.
+    """
+    from peft import load_peft_weights
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {f"base_model.model.{name}" for name, module in model.named_modules() if any(module is end for end in ends)}
+    rows = model.get_input_embeddings().weight.size(0)
+    wanted = {weights[key].size(axis) for name in names for part, axis in _ROWS.items() if (key := f"{name}.{part}") in weights}
+    if not wanted and tokenizer is not None and any("trainable_tokens" in key for key in weights):
+        wanted = {max(rows, len(tokenizer))}
+    if len(wanted) == 1 and wanted != {rows}:
+        with torch.random.fork_rng(devices=[]):  # rows that the adapter does not fill are drawn: always the same
+            torch.manual_seed(0)
+            model.resize_token_embeddings(*wanted)
+
+
+_ROWS = {
+    "weight": 0, "modules_to_save.weight": 0, "base_layer.weight": 0, "token_adapter.base_layer.weight": 0,
+    "lora_embedding_A": 1, "lora_B.weight": 0,
+}  # fmt: skip
+"""Tensors of an adapted embedding or output head, and which of their axes is the tokens'."""
 
 
 # -- what can be wrong ------------------------------------------------------------------------------------------------
@@ -236,8 +289,10 @@ def _explain(where: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the first line of what an error says, with what it announces, or its kind where it says nothing."""
+    silent = "it is not as the code that runs it assumes" if isinstance(error, AssertionError) else type(error).__name__
+    first, *others = (str(error).strip() or silent).splitlines()
+    return " ".join([first, *(other.strip() for other in others[:1] if first.endswith(":"))]).rstrip(".:")
 
 
 @contextlib.contextmanager

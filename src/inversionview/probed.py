@@ -43,16 +43,11 @@ def _joined(parts: Sequence[Int[Tensor, " row"]], found: Sequence[Tensor], dim: 
     return out
 
 
-def _vocabulary_of(folder: Path, instead: Vocabulary | None) -> Vocabulary:
-    """Return the tokenizer of a Hugging Face directory: its files as they are, or what ``AutoTokenizer`` makes of them."""
-    try:
-        return Vocabulary.from_folder(folder)
-    except WeightsError:
-        if instead is not None and not any(folder.glob("*tokenizer*")) and not (folder / "vocab.json").exists():
-            return instead
-        from inversionview.loading import load_tokenizer
-
-        return Vocabulary.from_transformers(load_tokenizer(str(folder)))
+def _vocabulary_of(folder: Path, instead: Vocabulary | None, trust_remote_code: bool) -> Vocabulary:
+    """Return the tokenizer of a Hugging Face directory, or the one to take where it has none."""
+    if instead is not None and not any(folder.glob("*tokenizer*")) and not (folder / "vocab.json").exists():
+        return instead
+    return Vocabulary.from_folder(folder, trust_remote_code)
 
 
 def files_of(name: str) -> list[Path]:
@@ -135,7 +130,7 @@ class ProbedModel:
         if path.is_dir() and GPT2Backend.reads(path):
             plain = GPT2Backend.from_folder(path, device, dtype)
             _check_finite(plain, name_or_path)
-            read = cls(plain, _vocabulary_of(path, vocabulary), str(name_or_path))
+            read = cls(plain, _vocabulary_of(path, vocabulary, trust_remote_code), str(name_or_path))
             read.check()
             return read
         with _uncollected():

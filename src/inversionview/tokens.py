@@ -42,6 +42,8 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        if getattr(tokenizer.model, "dropout", None) is not None:  # merges left out by chance, for training
+            tokenizer.model.dropout = None
         if tokenizer.decoder is None and (own := own_decoder(tokenizer)) is not None:
             self.tokenizer.decoder = own
         self.pieces = Pieces(tokenizer)
@@ -202,7 +204,9 @@ class Vocabulary:
                 )
         kept = [step for step in parts_of(whole["normalizer"]) if step["type"] != "Prepend"]
         whole["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-        return Tokenizer.from_str(json.dumps(whole))
+        made = Tokenizer.from_str(json.dumps(whole))
+        made.encode_special_tokens = self.tokenizer.encode_special_tokens
+        return made
 
     def single(self, text: str) -> int | None:
         """Return the token that a text is as it goes on after another, so that ``" Mary"`` is told from ``"Mary"``.
@@ -247,28 +251,23 @@ class Vocabulary:
         return f"Texts are run without a BOS: the model's tokenizer {why}."
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Vocabulary:
-        """Read ``tokenizer.json`` and ``tokenizer_config.json`` of a Hugging Face directory.
+    def from_folder(cls, folder: Path, trust_remote_code: bool = False) -> Vocabulary:
+        """Read the tokenizer of a Hugging Face directory, as ``AutoTokenizer`` reads it.
+
+        Args:
+            folder: where its files lie.
+            trust_remote_code: run Python code that comes with them.
 
         Raises:
-            WeightsError: the files are missing or not a tokenizer, or do not say what BOS is.
+            WeightsError: the files are missing or not a tokenizer.
         """
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = _config(folder)
-            if "bos_token" not in config:
-                raise ValueError("it does not say what its BOS is: set bos_token in tokenizer_config.json")
-        except Exception as error:  # tokenizers raises bare Exception
-            raise WeightsError(f"{folder} holds no readable tokenizer ({error}).") from error
+        plain = _plain(folder)
+        if plain is None:
+            from inversionview.loading import load_tokenizer
 
-        def name(key: str) -> str | None:
-            value: Any = config.get(key)
-            return value.get("content") if isinstance(value, dict) else value
-
-        return cls(
-            tokenizer, name("bos_token"), name("eos_token"), name("pad_token"), name("unk_token"),
-            adds_bos=config.get("add_bos_token"),
-        )  # fmt: skip
+            return cls.from_transformers(load_tokenizer(str(folder), trust_remote_code=trust_remote_code))
+        tokenizer, named = plain
+        return cls(tokenizer, *(named.get(f"{each}_token") for each in ("bos", "eos", "pad", "unk")))
 
     @classmethod
     def from_transformers(cls, tokenizer: Any) -> Vocabulary:
@@ -281,10 +280,47 @@ class Vocabulary:
         if backend is None:
             raise WeightsError(f"{type(tokenizer).__name__} is not a fast tokenizer: a tokenizer.json is needed.")
         copy = Tokenizer.from_str(backend.to_str())
+        copy.encode_special_tokens = backend.encode_special_tokens  # of what is not written down
         return cls(
             copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token,
             adds_bos=_adds_bos(tokenizer),
         )  # fmt: skip
+
+
+_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of tokenizers that are their tokenizer.json; any other may make another of it."""
+_SILENT = frozenset({
+    "backend", "chat_template", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_input_names",
+    "model_max_length", "name_or_path", "padding_side", "tokenizer_class", "truncation_side",
+})  # fmt: skip
+"""Settings of tokenizer_config.json that change no ids."""
+_NAMES = frozenset(f"{each}_token" for each in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
+_BESIDE = ("added_tokens.json", "special_tokens_map.json")
+_PATCHED = 100_000
+"""Tokenizers of more tokens are mended by transformers on loading, some of them."""
+
+
+def _plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
+    """Return a folder's tokenizer.json and its named tokens if ``AutoTokenizer``, too, takes it as it is; else ``None``.
+
+    That spares importing transformers, for character tokenizers and studies that come with the package. Whatever is not known
+    to leave the ids alone is a reason to ask ``AutoTokenizer``.
+    """
+    try:
+        config = _config(folder)
+        strange = set(config) - _SILENT - _NAMES or any((folder / name).exists() for name in _BESIDE)
+        if strange or config.get("tokenizer_class") not in _PLAIN:
+            return None
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # tokenizers raises bare Exception; what is wrong is told by AutoTokenizer
+        return None
+    given = {key: token.get("content") if isinstance(token, dict) else token for key, token in config.items() if key in _NAMES}
+    named = {key: token for key, token in given.items() if isinstance(token, str)}
+    if any(token is not None and key not in named for key, token in given.items()):
+        return None
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    larger = tokenizer.get_vocab_size(with_added_tokens=True) > _PATCHED
+    return None if larger or tokenizer.padding or not known.issuperset(named.values()) else (tokenizer, named)
 
 
 def _config(folder: Path) -> dict[str, Any]:
