@@ -50,6 +50,8 @@ def explore(
     listening = bound(host, port)
     address = shown(host, listening) + ("" if last is None else f"#{urlencode({'study': last})}")
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
+    if model is not None and _on_the_hub(model):
+        err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
     serve(openers, listening, host, others, None if no_browser else partial(webbrowser.open, address))
 
 
@@ -89,7 +91,8 @@ def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[d
     """
     named = [(_place(run), run) for run in runs]
     if model is not None:
-        _check_model(model)
+        check_model_name(model)
+        _on_the_hub(model)
     from inversionview.study import load
 
     if model is not None and len(dict(named)) > 1:
@@ -119,21 +122,24 @@ def _place(run: str) -> str | Path:
     return folder.resolve()
 
 
-def _check_model(model: str) -> None:
-    """Say what is known to be wrong with a model; that it is to come from the hub, where nothing is known."""
-    check_model_name(model)
+def _on_the_hub(model: str) -> bool:
+    """Return whether a model is yet to be looked for on the hub.
+
+    Raises:
+        WeightsError: it is, and the hub is not to be asked.
+    """
     if Path(model).expanduser().exists():
-        return
+        return False
     from huggingface_hub import constants, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return
+        return False
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
             f"There is no directory {model}, it was not downloaded before, and the hub is not to be asked (HF_HUB_OFFLINE): "
             "give a Hugging Face directory or a .gguf file."
         )
-    err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
+    return True
 
 
 def _name(path: Path, taken: set[str]) -> str:

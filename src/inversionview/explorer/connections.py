@@ -138,14 +138,14 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Listen to SIGHUP as well, which a terminal sends that closes, unless it is ignored."""
-        number = getattr(signal, "SIGHUP", None)
-        aside = number is None or threading.current_thread() is not threading.main_thread()
-        before = None if aside else signal.getsignal(number)
+        number: int = getattr(signal, "SIGHUP", 0)
+        before = signal.getsignal(number) if number else signal.SIG_IGN
+        heeded = before is not signal.SIG_IGN and threading.current_thread() is threading.main_thread()
         with super().capture_signals():
-            if before not in (None, signal.SIG_IGN):
+            if heeded:
                 signal.signal(number, self.handle_exit)
             yield
-            if before not in (None, signal.SIG_IGN):  # not later: uvicorn raises again what has come
+            if heeded:  # not later: uvicorn raises again what has come
                 signal.signal(number, before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
