@@ -256,6 +256,14 @@ def test_text_with_brackets_is_text(tmp_path: Path) -> None:
     lines = ["[1] Smith et al.", '{"a": 1} is an object.', "{", '"Hello."', "[chorus]", "[]"]
     (tmp_path / "t.txt").write_text("\n".join(lines))
     assert list(read_texts(tmp_path / "t.txt")) == lines
+    for lines in (
+        ["[1, 2, 3]", "[2, 1]", "[]"],
+        ["12", "13"],
+        ['"Hello," he said.', '"No."', "And so on."],
+        ["# a", "[]", "b"],
+    ):
+        (tmp_path / "t.txt").write_text("\n".join(lines))
+        assert list(read_texts(tmp_path / "t.txt")) == lines
 
 
 def test_a_table_is_never_taken_for_text(tmp_path: Path) -> None:
@@ -385,9 +393,9 @@ def test_values_are_those_of_json_however_the_text_comes(wanted: list[Any], size
 
 
 @quick
-@given(st.lists(st.tuples(any_text, any_text), max_size=6), st.sampled_from([",", "\t"]))
+@given(st.lists(st.tuples(any_text, any_text), max_size=6), st.sampled_from([",", ";", "\t"]))
 def test_rows_are_those_of_csv(tmp_path: Path, rows: list[tuple[str, str]], delimiter: str) -> None:
-    path = tmp_path / ("t.csv" if delimiter == "," else "t.tsv")
+    path = tmp_path / ("t.tsv" if delimiter == "\t" else "t.csv")
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([("a", "b"), *rows])
     with path.open(encoding="utf-8", newline="") as file:
@@ -849,6 +857,9 @@ def test_the_position_of_a_pair_in_a_table_with_gaps(tmp_path: Path) -> None:
         assert read_pairs(tmp_path / "p.parquet")[0] == [TextPair(**PAIRS[0], at=each) for each in wanted]
     (tmp_path / "p.jsonl").write_text(json.dumps({**PAIRS[0], "at": -1.0}))
     assert read_pairs(tmp_path / "p.jsonl")[0][0].at == -1
+    rows = [",".join([*PAIRS[0].values(), at]) for at in ("5.0", "", "-1.0")]
+    (tmp_path / "p.csv").write_text("\n".join([",".join([*PAIRS[0], "at"]), *rows]))
+    assert [pair.at for pair in read_pairs(tmp_path / "p.csv")[0]] == [5, "END", -1]
 
 
 @pytest.mark.parametrize(

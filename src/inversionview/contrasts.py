@@ -7,6 +7,7 @@ a file or a function.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +286,8 @@ def _fields(value: Any) -> dict[str, Any]:
         raise TypeError(f"there is no field {next(iter(rest))!r}")
     if isinstance(at, float) and (at != at or at.is_integer()):
         at = None if at != at else int(at)
+    if isinstance(at, str) and re.fullmatch(r"[+-]?\d+\.0", at):  # as CSV has it
+        at = int(at[:-2])
     if at is not None and type(at) not in (str, int):
         raise TypeError(f"'at' is {kind_of(at)}")
     return {**{name: each for name, each in value.items() if name != "at"}, **({} if at in (None, "") else {"at": at})}

@@ -184,10 +184,9 @@ def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
     if not isinstance(value, dict) or (field is not None and field in value):
         return None
     lists = {name: each for name, each in value.items() if isinstance(each, list) and each}
-    if field is None:
-        objects = [each for each in lists.values() if isinstance(each[0], dict)]
-        return objects[0] if len(objects) == 1 else None
     objects = {name: each for name, each in lists.items() if isinstance(each[0], dict)}
+    if field is None:
+        return next(iter(objects.values())) if len(objects) == 1 else None
     likely = objects or {name: each for name, each in lists.items() if isinstance(each[0], str)}
     if len(likely) == 1:
         ((name, found),) = likely.items()

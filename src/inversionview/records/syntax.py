@@ -61,6 +61,8 @@ def _kind(line: str) -> str:
         if _OBJECT.match(line) is None:
             return ""
         return "object" if len(line) >= BLOCK // 8 else "cut"  # by the end of what is looked at
+    if isinstance(value, list) and value and not any(isinstance(each, str | dict | list) for each in value):
+        return ""  # numbers in brackets are a text as good as others
     if isinstance(value, dict | list | str):
         return "empty" if not value else "object" if isinstance(value, dict) else "value"
     return ""
