@@ -211,11 +211,15 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
         Vocabulary.from_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_missing_file_is_an_error(saved: Path, name: str) -> None:
-    (saved / name).unlink()
+def test_a_missing_file_is_an_error(saved: Path) -> None:
+    (saved / "tokenizer.json").unlink()
     with pytest.raises(WeightsError):
         Vocabulary.from_folder(saved)
+
+
+def test_without_a_configuration_the_tokenizer_is_what_transformers_makes_of_it(saved: Path) -> None:
+    (saved / "tokenizer_config.json").unlink()
+    assert Vocabulary.from_folder(saved).encode("ab") == AutoTokenizer.from_pretrained(saved)("ab")["input_ids"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
@@ -235,11 +239,21 @@ def test_a_truncated_file_is_an_error(saved: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("special", ["bos_token", "eos_token", "pad_token"])
-def test_a_special_token_outside_the_vocabulary_is_an_error(saved: Path, special: str) -> None:
+def test_a_special_token_outside_the_vocabulary_is_added_as_transformers_adds_it(saved: Path, special: str) -> None:
     path = saved / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {special: "<nowhere>"}))
+    vocabulary, other = Vocabulary.from_folder(saved), AutoTokenizer.from_pretrained(saved)
+    assert (vocabulary.eos, vocabulary.pad) == (other.eos_token_id, other.pad_token_id)
+    assert vocabulary.size == len(other) == len(TOKENS) + 1
+    assert vocabulary.encode("ab")[:-1] == other("ab")["input_ids"][:-1]
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_special_token_outside_the_vocabulary_is_an_error(at: int) -> None:
+    names = ["B", "E", "P"]
+    names[at] = "<nowhere>"
     with pytest.raises(WeightsError, match="<nowhere>"):
-        Vocabulary.from_folder(saved)
+        Vocabulary(character_tokenizer(TOKENS).backend_tokenizer, *names)
 
 
 def test_special_tokens_may_be_written_with_their_properties(saved: Path) -> None:
