@@ -64,17 +64,19 @@ from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
-from inversionview.storage import check_writable, recover
+from inversionview.storage import check_writable
 from inversionview.studies import (
     DEFAULT_MODEL,
     LANGUAGE,
     SHIPPED,
     STUDIES,
+    decoder_path,
     default_model,
     kept_options,
     language_inputs,
     shipped_inputs,
     shipped_path,
+    trained_decoder,
 )
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
@@ -132,14 +134,7 @@ class Study:
             MismatchError: it was trained for another probed model.
         """
         self._has_more_than_a_model()
-        path = self.decoder_path
-        if not (path / "config.json").exists():
-            missing = (
-                f"{self.name} has no trained decoder in {path}: run `inversionview train` to its end first"
-                if self.folder is not None
-                else f"No decoder comes with {self.name}: train one, `inversionview train {self.name} --out RUN`, and read RUN"
-            )
-            raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
+        path = trained_decoder(self.name, self.spec.inputs, self.folder)
         decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
         if decoder.config.unread != (self.model.vocabulary.bos is None):
             trained, run = ("without", "with") if decoder.config.unread else ("with", "without")
@@ -178,12 +173,7 @@ class Study:
     @property
     def decoder_path(self) -> Path:
         """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
-        if self.folder is None:
-            return shipped_path(self.spec.inputs, "decoder")
-        recover(self.folder / "decoder")
-        begun = any((self.folder / name).exists() for name in ("decoder", "checkpoints"))
-        banked = self.spec.inputs in STUDIES and (self.folder / "bank").exists()
-        return shipped_path(self.spec.inputs, "decoder") if banked and not begun else self.folder / "decoder"
+        return decoder_path(self.spec.inputs, self.folder)
 
     def keep(self, folder: Path) -> None:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""

@@ -319,7 +319,7 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     """Print where a study's probed model lies, or the decoder that it is read with."""
     from inversionview.naming import check_study
     from inversionview.spec import SPECS, read_spec
-    from inversionview.studies import LANGUAGE, STUDIES, decoder_folder, default_model, shipped_path
+    from inversionview.studies import LANGUAGE, STUDIES, default_model, shipped_path, trained_decoder
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
@@ -327,7 +327,7 @@ def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or dec
     run = None if study in STUDIES else Path(study).expanduser()
     spec = SPECS[study] if run is None else read_spec(run)
     if part == "decoder":
-        print_line(decoder_folder(study, spec.inputs, run).resolve())
+        print_line(trained_decoder(study, spec.inputs, run).resolve())
     else:
         print_line(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
 

@@ -67,25 +67,31 @@ def shipped_path(study: str, part: Literal["model", "decoder"]) -> Path:
     return Path(__file__).parent / "files" / study / part
 
 
-def decoder_folder(name: str, inputs: str, run: Path | None) -> Path:
-    """Return where the decoder lies that a study or run reads with.
+def decoder_path(inputs: str, run: Path | None) -> Path:
+    """Return where the decoder lies, or would, that a study or run reads with.
 
     A run of a shipped study with a bank but no training reads with the shipped one.
 
     Args:
-        name: of the study, or the run's folder as it was given.
         inputs: which the study has, as ``StudySpec.inputs``.
         run: its folder.
+    """
+    shipped = Path(__file__).parent / "files" / inputs / "decoder"
+    if run is None:
+        return shipped
+    recover(run / "decoder")
+    begun = any((run / part).exists() for part in ("decoder", "checkpoints"))
+    banked = inputs in STUDIES and (run / "bank").exists()
+    return shipped if banked and not begun else run / "decoder"
+
+
+def trained_decoder(name: str, inputs: str, run: Path | None) -> Path:
+    """Return what ``decoder_path`` does, if a decoder is there; ``name`` is the study's, or the run's folder as it was given.
 
     Raises:
         WeightsError: there is none.
     """
-    path = Path(__file__).parent / "files" / inputs / "decoder"
-    if run is not None:
-        recover(run / "decoder")
-        begun = any((run / part).exists() for part in ("decoder", "checkpoints"))
-        banked = inputs in STUDIES and (run / "bank").exists()
-        path = path if banked and not begun else run / "decoder"
+    path = decoder_path(inputs, run)
     if not (path / "config.json").exists():
         missing = (
             f"{name} has no trained decoder in {path}: run `inversionview train` to its end first"
