@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import typer
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inversionview.cli import main
 from inversionview.commands.shared import app
 from inversionview.errors import UnknownSiteError
 from inversionview.header import sites_of
+from inversionview.naming import is_hub_name
 from inversionview.sites import Site, all_sites, expand, find_site
 from inversionview.studies import default_model
 
@@ -184,3 +189,16 @@ def test_a_site_of_a_language_model_is_refused_before_it_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     assert "x*.post are in layers 0–29" in done.stderr
+
+
+@settings(max_examples=300)
+@given(
+    st.text(st.sampled_from("ab1_-./é \n"), max_size=12) | st.text(max_size=5) | st.sampled_from(["a" * 96, "a" * 97, "a.git"])
+)
+def test_names_are_those_of_the_hub(name: str) -> None:
+    try:
+        validate_repo_id(name)
+        allowed = True
+    except HFValidationError:
+        allowed = False
+    assert is_hub_name(name) == allowed

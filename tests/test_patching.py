@@ -137,7 +137,7 @@ def test_counting_step_by_step(counting: iv.Study, plain_counting: Plain, cumula
     [
         ["*:embed", "F1:pos_embed"],
         ["*:x0.pre", "F1:pos_embed", "F2:embed"],
-        ["F1:embed", "1:pos_embed"],
+        ["F1:embed", "#1:pos_embed"],
         ["F1:embed", "F1:x0.pre"],
         ["*:embed", "*:pos_embed"],
         ["S1:x0.pre", "*:embed", "=:a0.1", "*:a0.1"],
@@ -155,7 +155,7 @@ def test_overlapping_activations(addition: iv.Study, plain_addition: Plain, memb
 
 
 def _by_name(activations: list[str]) -> list[str]:
-    return [a.replace("1:", "F1:") if a.startswith("1:") else a for a in activations]
+    return [a.replace("#1:", "F1:") if a.startswith("#1:") else a for a in activations]
 
 
 def test_a_position_that_lies_elsewhere_in_the_contrast(addition: iv.Study, plain_addition: Plain) -> None:
@@ -323,7 +323,7 @@ def test_llama_has_no_position_embedding(llama: tuple[iv.Study, Plain]) -> None:
 # -- what must hold ----------------------------------------------------------------------------------------------------
 
 POOL = [
-    "F1:embed", "S1:x0.pre", "F2:m0", "=:a0.0", "=:a0.1", "8:a0.1", "=:m0", "=:x0.mid", "*:a1.0", "*:a0.2", "F3:a0.3",
+    "F1:embed", "S1:x0.pre", "F2:m0", "=:a0.0", "=:a0.1", "#8:a0.1", "=:m0", "=:x0.mid", "*:a1.0", "*:a0.2", "F3:a0.3",
     "+:x1.pre", "*:pos_embed", "A1:x0.pre", "A3:a0.0",
 ]  # fmt: skip
 
@@ -410,7 +410,7 @@ def test_behind_the_answer_nothing_has_an_effect(request: pytest.FixtureRequest,
 
 
 def test_one_position_under_two_names(addition: iv.Study, few: Pairs) -> None:
-    got = found(addition, few, ["*:a0.1", "=:a0.1", "8:a0.1", "-1:x0.pre"], [[0], [0, 1], [0, 1, 2], [1], [1, 2], [2]])
+    got = found(addition, few, ["*:a0.1", "=:a0.1", "#8:a0.1", "-1:x0.pre"], [[0], [0, 1], [0, 1, 2], [1], [1, 2], [2]])
     agree(got.patched[:, 1], got.patched[:, 0])
     agree(got.patched[:, 2], got.patched[:, 0])
     agree(got.patched[:, 4], got.patched[:, 3])

@@ -36,11 +36,17 @@ def check_model_name(name: str) -> None:
     if name in STUDIES or (path / "study.json").is_file():
         raise SettingError(f"{name} is a study, no model: give it as STUDY, and a model by --model.")
     check_model_path(str(path))
-    if not path.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not path.exists() and not is_hub_name(name):
         raise WeightsError(f"{name!r} is no name of a model: give a Hugging Face directory, a .gguf file or a hub name.")
     known = ("config.json", "adapter_config.json")
     if path.is_dir() and not any((path / file).is_file() for file in known) and not any(path.glob("*.gguf")):
         raise WeightsError(f"There is no model in the folder {name}, for it holds no config.json: name the folder that does.")
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether the hub allows a repository of that name."""
+    odd = "--" in name or ".." in name or name.endswith(".git")
+    return not odd and re.fullmatch(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", name, re.ASCII) is not None
 
 
 def check_model_path(where: str) -> None:
