@@ -49,14 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
                 raise KeyboardInterrupt
             sys.stdout.flush()
     except InversionViewError as error:
-        _fail(str(error))
+        fail(str(error))
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed
             return
         said = getattr(error, "format_message", error.__str__)()
-        _fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
+        fail(sentence(said, sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, typer.Abort):
-        _fail(interruption.sentence(), interruption.INTERRUPTED)
+        fail(interruption.sentence(), interruption.INTERRUPTED)
     except BrokenPipeError:
         closed()
     except SystemExit as error:
@@ -67,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
         if not error.filename:
             drop(sys.stdout)
         what = f"{error.filename} could not be read or written" if error.filename else "The output could not be written"
-        _fail(f"{what} ({error.strerror or error}).")
+        fail(f"{what} ({error.strerror or error}).")
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        _fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
+        fail("There is not enough memory for that: ask for less, such as fewer candidates, queries, inputs or chains.")
 
 
 def _warn(
@@ -83,10 +83,6 @@ def _warn(
         err.print(str(message), soft_wrap=True)
     else:
         (file or sys.stderr).write(shown(warnings.formatwarning(message, category, filename, lineno, line)))
-
-
-def _fail(sentence: str, code: int = 2) -> None:
-    fail(sentence, code)
 
 
 if __name__ == "__main__":
