@@ -11,8 +11,8 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "interruption",
-    "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
-    "sites", "distances", "pieces", "tokens",
+    "errors", "naming", "integrity", "printable", "ranges", "scope", "memory", "storage", "locks", "optim", "principal",
+    "information", "sites", "distances", "pieces", "tokens",
     "records.streams", "records.values", "records.cells", "records.tables", "records.syntax", "records.reading",
     "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",
