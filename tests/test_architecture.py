@@ -42,8 +42,8 @@ ORDER = [
     "explorer.shelf", "explorer.events", "explorer.routes", "explorer.guard", "explorer.app",
     "explorer.connections", "explorer.page",
     "explorer.widget",
-    "commands.mistakes", "commands.checked", "commands.terminal", "commands.shared", "commands.making", "commands.reading",
-    "commands.telling", "commands.intervening",
+    "commands.mistakes", "commands.groups", "commands.options", "commands.checked", "commands.terminal", "commands.shared",
+    "commands.making", "commands.reading", "commands.telling", "commands.intervening",
     "commands.attributing", "commands.heading", "commands.recalling", "commands.exploring",
     "commands.exporting", "commands.interpreting", "cli",
 ]  # fmt: skip

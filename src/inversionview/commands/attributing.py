@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inversionview.commands.checked import unused
-from inversionview.commands.shared import (
-    AtOpt,
-    BareStudyArg,
-    DeviceOpt,
-    IndexOpt,
-    JsonOpt,
-    ModelOpt,
-    SeedOpt,
-    app,
-    bar,
-    loaded_study,
-    out,
-    placed,
-    print_json,
-)
+from inversionview.commands.options import BareStudyArg, JsonOpt, ModelOptions, PositionOptions, SeedOpt
+from inversionview.commands.shared import app, bar, loaded_study, out, print_json
 from inversionview.errors import SettingError
 
 if TYPE_CHECKING:
+    from inversionview.analysis.attribution import RateTable
     from inversionview.study import Study
 
 _FORMATS = (".csv", ".parquet")
@@ -33,6 +22,18 @@ WhatOpt = Annotated[
     str | None,
     typer.Option("--site", "--sites", help="By commas: a1.0, m1, patterns such as `a*.*`, differences: x1.post-x0.post."),
 ]
+
+
+@dataclass(frozen=True)
+class RateOptions:
+    """Over which inputs rates are taken."""
+
+    target: Annotated[str | None, typer.Option(help="Rates: which answer (count; A1 to A4); by default the first.")] = None
+    inputs: Annotated[int, typer.Option(min=1, help="Rates: so many inputs of the study's test split.")] = 1000
+    prompts: Annotated[Path | None, typer.Option(help="Rates: records with text, expected and, if you like, at.")] = None
+    among: Annotated[
+        Path | None, typer.Option(help="With --prompts: candidates, one word a line; by default all expected words.")
+    ] = None
 
 
 @app.command(
@@ -44,11 +45,11 @@ WhatOpt = Annotated[
 )
 def dla(
     context: typer.Context,
+    *,
     study: BareStudyArg = None,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="One input; without it, rates over a set.")] = None,
     what: WhatOpt = None,
-    at: AtOpt = None,
-    index: IndexOpt = None,
+    where: PositionOptions,
     k: Annotated[
         int | None,
         typer.Option("--k", "-k", help="So many most promoted tokens; by default 30, or a tenth of a smaller vocabulary."),
@@ -56,16 +57,10 @@ def dla(
     folded: Annotated[
         bool, typer.Option("--folded/--plain", help="Fold the last norm in, its scale frozen at the input, or not.")
     ] = True,
-    target: Annotated[str | None, typer.Option(help="Rates: which answer (count; A1 to A4); by default the first.")] = None,
-    inputs: Annotated[int, typer.Option(min=1, help="Rates: so many inputs of the study's test split.")] = 1000,
-    prompts: Annotated[Path | None, typer.Option(help="Rates: records with text, expected and, if you like, at.")] = None,
-    among: Annotated[
-        Path | None, typer.Option(help="With --prompts: candidates, one word a line; by default all expected words.")
-    ] = None,
+    over: RateOptions,
     to: Annotated[Path | None, typer.Option("--out", help="Write .csv or .parquet.")] = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Direct logit attribution: which tokens an activation itself promotes and suppresses."""
@@ -73,24 +68,20 @@ def dla(
     from inversionview.views.files import check_formats, write_records
 
     check_formats([to] if to else [], _FORMATS)
-    loaded, text = _study_and_maybe_text(study, text, model, device, [_sites_in(what)])
+    loaded, text = _study_and_maybe_text(study, text, on, [_sites_in(what)])
     if text is not None:
-        if prompts or target or among:
+        if over.prompts or over.target or over.among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
         unused(context, "TEXT is the input", "inputs", "seed")
-        results = loaded.attribute(text, what, at=placed(at, index), k=k, folded=folded)
+        results = loaded.attribute(text, what, at=where.position, k=k, folded=folded)
         records, shown = [row for result in results for row in result.records()], attribution_table(results)
         value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
     else:
-        if prompts is not None:
+        if over.prompts is not None:
             unused(context, "prompts are given, of which all are read", "inputs", "seed")
-        with bar("attributing", 1000, quiet=as_json) as advance:
-            table = loaded.rates(
-                what, target=target, prompts=prompts, among=among, at=placed(at, index), k=k, folded=folded, limit=inputs,
-                seed=seed, report=lambda done, total: advance(1000 * done // total, ""),
-            )  # fmt: skip
+        table = _rates(loaded, over, as_json, what=what, at=where.position, k=k, folded=folded, seed=seed)
         records, shown = table.records(), rate_table(table)
-        told = {} if prompts else {"target": target or loaded.inputs.answers[0]}
+        told = {} if over.prompts else {"target": over.target or loaded.inputs.answers[0]}
         value = {"study": loaded.name, **told, **table.to_json()}
     if to is not None:
         write_records(records, to)
@@ -105,16 +96,28 @@ def _sites_in(what: str | None) -> str | None:
     return None if what is None else what.replace("-", ",")
 
 
+def _rates(study: Study, over: RateOptions, quiet: bool, **options: Any) -> RateTable:
+    with bar("attributing", 1000, quiet=quiet) as advance:
+        return study.rates(
+            target=over.target,
+            prompts=over.prompts,
+            among=over.among,
+            limit=over.inputs,
+            report=lambda done, total: advance(1000 * done // total, ""),
+            **options,
+        )
+
+
 def _study_and_maybe_text(
-    study: str | None, text: str | None, model: str | None, device: str, sites: list[str | None]
+    study: str | None, text: str | None, on: ModelOptions, sites: list[str | None]
 ) -> tuple[Study, str | None]:
     """Return what to read from ``STUDY [TEXT]``, ``--model MODEL [TEXT]`` or ``STUDY --model MODEL [TEXT]``."""
-    named = study is not None and (text is not None or model is None or _is_study(study))
+    named = study is not None and (text is not None or on.model is None or _is_study(study))
     if named:
-        return loaded_study(study or "", model, device, sites), text
-    if model is None:
+        return loaded_study(study or "", on, sites), text
+    if on.model is None:
         raise SettingError("Give a study, the folder of a run, or --model.")
-    return loaded_study(None, model, device, sites), study
+    return loaded_study(None, on, sites), study
 
 
 def _is_study(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from inversionview.commands.groups import grouped
 from inversionview.errors import SettingError
 from inversionview.ranges import LARGEST
 
@@ -33,11 +34,12 @@ class Checked(TyperCommand):
 
 
 class CheckedTyper(typer.Typer):
-    """An application all of whose commands are ``Checked``."""
+    """An application all of whose commands are ``Checked`` and may take ``grouped`` options."""
 
     def command(self, *arguments: Any, **options: Any) -> Any:
         """See ``typer.Typer.command``."""
-        return super().command(*arguments, **{"cls": Checked, **options})
+        register = super().command(*arguments, **{"cls": Checked, **options})
+        return lambda command: register(grouped(command))
 
 
 def unused(context: typer.Context, why: str, *names: str) -> None:

@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 
 import typer
 
-from inversionview.commands.shared import DeviceOpt, app, device_named, err, out
+from inversionview.commands.options import DeviceOpt
+from inversionview.commands.shared import app, device_named, err, out
 from inversionview.errors import SettingError, WeightsError
 from inversionview.interruption import INTERRUPTED
 from inversionview.naming import SHIPPED, STUDIES, check_model_name, check_study

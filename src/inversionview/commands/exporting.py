@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inversionview.commands.shared import (
-    BareStudyArg,
-    BareTextArg,
-    DeviceOpt,
-    DistanceOpt,
-    EpsilonOpt,
+from inversionview.commands.options import (
     FixedAtOpt,
-    ModelOpt,
+    InputOptions,
+    ModelOptions,
+    ScopeOptions,
     SeedOpt,
+    SourceOpt,
+    WalkedSecondsOpt,
+)
+from inversionview.commands.shared import (
     app,
     bank_to_search,
     bar,
-    check,
     check_source,
     err,
     first_source,
@@ -38,49 +39,64 @@ if TYPE_CHECKING:
     from inversionview.study import Study
 
 
+@dataclass(frozen=True)
+class ReadingsOptions:
+    """Positions and sites of several readings: the first of both, the second of both …; one goes with every other."""
+
+    at: Annotated[
+        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
+    ] = None
+    site: Annotated[
+        list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
+    ] = None
+
+    def pairs(self) -> list[tuple[str | None, str | None]]:
+        """Return each reading's position and site.
+
+        Raises:
+            SettingError: they do not go together, or are too many.
+        """
+        at, site = self.at or [], self.site or []
+        size = max(len(at), len(site), 1)
+        if not {len(at), len(site)} <= {0, 1, size}:
+            raise SettingError(f"{len(at)} positions do not go with {len(site)} sites: give one of either, or as many of both.")
+        if size > MOST:
+            raise SettingError(f"{size} readings are too many for one page: give at most {MOST}.")
+        every = [names if len(names) == size else size * [names[0] if names else None] for names in (at, site)]
+        return list(zip(*every, strict=True))
+
+
 @app.command(
     epilog='Examples: `inversionview export addition "615+861=1476" --at "=" --site a0.0 --site a0.1 --out reading.html`; '
     '`inversionview export counting "vvzccvczvvvzvcvc|v:8" --at query --at ":" --site x0.post --site a1.0`'
 )
 def export(
     context: typer.Context,
-    study: BareStudyArg = None,
-    text: BareTextArg = None,
-    at: Annotated[
-        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
-    ] = None,
-    site: Annotated[
-        list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
-    ] = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    *,
+    what: InputOptions,
+    readings: ReadingsOptions,
+    source: SourceOpt = None,
+    scope: ScopeOptions,
     count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
     fixed: FixedAtOpt = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
-    ] = None,
+    seconds: WalkedSecondsOpt = None,
     seed: SeedOpt = 0,
     destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
 ) -> None:
     """Write readings as one HTML file to look at and to send: works from disk, without a network."""
     from inversionview.explorer.service import reading
     from inversionview.views.files import check_formats
 
-    check([epsilon], distance)
+    distance = scope.check()
     check_formats([destination], (".html",))
     check_source(source)
-    places = _places(at or [], site or [])
+    pairs = readings.pairs()
     if source is not None:
         not_of_source(context, source)
-    loaded, text = study_and_text(study, text, model, device, site or ())
-    queries = [loaded.query(text, at=one, site=where) for one, where in places]
-    options: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
+    loaded, text = study_and_text(what, on, readings.site or ())
+    queries = [loaded.query(text, at=at, site=site) for at, site in pairs]
+    options: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
     sources = [source or first_source(loaded, query, fixed) for query in queries]
     if "walk" not in sources:
         not_of_source(context, sources[0])
@@ -100,21 +116,6 @@ def export(
 def _interrupted(made: list[Preimage]) -> bool:
     walk = made[-1].walk
     return walk is not None and walk.interrupted
-
-
-def _places(at: list[str], site: list[str]) -> list[tuple[str | None, str | None]]:
-    """Return each reading's position and site: the first of both, the second of both …; a single one goes with every other.
-
-    Raises:
-        SettingError: they do not go together, or are too many.
-    """
-    size = max(len(at), len(site), 1)
-    if not {len(at), len(site)} <= {0, 1, size}:
-        raise SettingError(f"{len(at)} positions do not go with {len(site)} sites: give one of either, or as many of both.")
-    if size > MOST:
-        raise SettingError(f"{size} readings are too many for one page: give at most {MOST}.")
-    every = [names if len(names) == size else size * [names[0] if names else None] for names in (at, site)]
-    return list(zip(*every, strict=True))
 
 
 def _read(study: Study, query: Query, source: str, seconds: float | None, options: dict[str, Any]) -> Preimage:

@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from inversionview.commands.shared import (
-    DeviceOpt,
-    JsonOpt,
-    ModelOpt,
-    SeedOpt,
-    StudyArg,
-    app,
-    bar,
-    loaded_study,
-    out,
-    print_json,
-)
+from inversionview.commands.options import JsonOpt, ModelOptions, SeedOpt, StudyArg
+from inversionview.commands.shared import app, bar, loaded_study, out, print_json
 from inversionview.errors import SettingError
 
 
@@ -27,6 +17,7 @@ from inversionview.errors import SettingError
     "the figure: `inversionview heads ioi --out heads.png`"
 )
 def heads(
+    *,
     study: StudyArg = "ioi",
     prompts: Annotated[int, typer.Option(min=1, help="So many prompts of the study's test split.")] = 300,
     anyway: Annotated[bool, typer.Option("--anyway", help="Go on with a model that does not do the task.")] = False,
@@ -35,8 +26,7 @@ def heads(
         list[Path] | None, typer.Option("--out", help="Write all heads: .json, .csv, .parquet, .png or .svg (repeatable).")
     ] = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Find the heads that matter for the task in this model, and what they do: name movers, S-inhibition heads, …
@@ -47,7 +37,7 @@ def heads(
     from inversionview.views.heads import FORMATS, save_heads
 
     check_formats(to or [], FORMATS)
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, on)
     if loaded.spec.inputs == "facts":
         raise SettingError(f"The heads that retrieve facts are found by another command: inversionview recall {study}.")
     with bar("measuring heads", 1000, quiet=as_json) as advance:

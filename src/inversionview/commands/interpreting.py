@@ -4,40 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inversionview.commands.checked import unused
-from inversionview.commands.shared import (
-    BankOpt,
-    DeviceOpt,
-    DistanceOpt,
-    EpsilonOpt,
-    JsonOpt,
-    ModelOpt,
-    SeedOpt,
-    StudyArg,
-    app,
-    bank_to_search,
-    bar,
-    check,
-    err,
-    listed,
-    loaded_study,
-    out,
-    print_json,
-)
+from inversionview.commands.options import BankOpt, JsonOpt, ModelOptions, ScopeOptions, SeedOpt, StudyArg
+from inversionview.commands.shared import app, bank_to_search, bar, err, listed, loaded_study, out, print_json
 from inversionview.errors import SettingError
 from inversionview.interruption import resumable
 
 if TYPE_CHECKING:
     from inversionview.interpret.client import Client, Estimate
+    from inversionview.interpret.interpretation import Interpretations
 
 
 class _EstimateOnly(Exception):  # noqa: N818
     """Ends a run before its first request."""
+
+
+@dataclass(frozen=True)
+class SubjectOptions:
+    """What is interpreted: inputs, or random ones, at sites and positions."""
+
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]…", help="Inputs to read; by default random ones.")] = None
+    site: Annotated[
+        str | None,
+        typer.Option("--site", "--sites", help="Patterns, by commas; by default the study's site, with --out all."),
+    ] = None
+    at: Annotated[
+        str | None,
+        typer.Option("--at", "--positions", help="Named, by commas; by default the study's position, with --out all."),
+    ] = None
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 10
+
+    def places(self, everywhere: bool) -> tuple[str | None, str | list[str] | None]:
+        """Return sites and positions; ``everywhere``: all of them unless some are named."""
+        if everywhere and self.site is None and self.at is None:
+            return "*", "*"
+        return self.site, "*" if self.at == "*" else listed(self.at)
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """Who writes the sentences: features, or a language model with an endpoint, a budget and a cache."""
+
+    no_llm: Annotated[bool, typer.Option("--no-llm", help="Statements from the study's features, offline.")] = False
+    llm: Annotated[str | None, typer.Option(help="Name of the language model; by default OPENAI_MODEL.")] = None
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint; by default OPENAI_BASE_URL. The key is OPENAI_API_KEY.")
+    ] = None
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight.")] = 8
+    budget: Annotated[int | None, typer.Option(min=1, help="Tokens that the run may take at most.")] = None
+    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")] = None
+    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of answers.")] = None
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120
+    cache: Annotated[Path | None, typer.Option(help="Folder of the answers; by default in the user's cache.")] = None
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and send nothing.")] = False
+
+    def check(self, context: typer.Context) -> None:
+        """Refuse what belongs to a language model where none is asked.
+
+        Raises:
+            SettingError: some of it is given.
+        """
+        if not self.no_llm:
+            return
+        if self.llm or self.base_url or self.estimate:
+            raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
+        names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
+        unused(context, "no language model is asked", *names)
+
+    def client(self) -> Client | None:
+        """Return the language model that is asked, if one is."""
+        if self.no_llm:
+            return None
+        from inversionview.interpret.client import Client
+
+        return Client(
+            self.llm,
+            base_url=self.base_url,
+            concurrency=self.concurrency,
+            budget=self.budget,
+            price_in=self.price_in,
+            price_out=self.price_out,
+            timeout=self.timeout,
+            cache=self.cache,
+        )
 
 
 @app.command(
@@ -48,33 +103,11 @@ class _EstimateOnly(Exception):  # noqa: N818
 )
 def interpret(
     context: typer.Context,
+    *,
     study: StudyArg,
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]…", help="Inputs to read; by default random ones.")
-    ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option("--site", "--sites", help="Patterns, by commas; by default the study's site, with --out all."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", "--positions", help="Named, by commas; by default the study's position, with --out all."),
-    ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 10,
-    no_llm: Annotated[bool, typer.Option("--no-llm", help="Statements from the study's features, offline.")] = False,
-    llm: Annotated[str | None, typer.Option(help="Name of the language model; by default OPENAI_MODEL.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint; by default OPENAI_BASE_URL. The key is OPENAI_API_KEY.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight.")] = 8,
-    budget: Annotated[int | None, typer.Option(min=1, help="Tokens that the run may take at most.")] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of answers.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120,
-    cache: Annotated[Path | None, typer.Option(help="Folder of the answers; by default in the user's cache.")] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and send nothing.")] = False,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    what: SubjectOptions,
+    writer: WriterOptions,
+    scope: ScopeOptions,
     fixed: Annotated[bool, typer.Option("--fixed", help="Compare at the query's own position only.")] = False,
     gap: Annotated[
         float, typer.Option(min=1, help="Inputs outside, on which a statement is tested, begin at so many times ε.")
@@ -84,8 +117,7 @@ def interpret(
         list[Path] | None, typer.Option("--out", "--report", help="Write .html, .md, .json, .csv or .parquet (repeatable).")
     ] = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Say in sentences what sites encode, by a language model or from features, and score whether it is true."""
@@ -93,46 +125,41 @@ def interpret(
     from inversionview.views.interpretations import REPORT_FORMATS
 
     check_formats(to or [], REPORT_FORMATS)
-    check([epsilon], distance)
-    if no_llm and (llm or base_url or estimate):
-        raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
-    if no_llm:
-        names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
-        unused(context, "no language model is asked", *names)
-    if estimate:
+    distance = scope.check()
+    writer.check(context)
+    if writer.estimate:
         unused(context, "nothing is asked, with --estimate", "to")
-    if texts:
+    if what.texts:
         unused(context, "TEXT is what is read", "queries")
-    loaded = loaded_study(study, model, device, [site])
-    client = None
-    if not no_llm:
-        from inversionview.interpret.client import Client
-
-        client = Client(
-            llm, base_url=base_url, concurrency=concurrency, budget=budget, price_in=price_in, price_out=price_out,
-            timeout=timeout, cache=cache,
-        )  # fmt: skip
-    everything = bool(to) and site is None and at is None
-    sites, positions = ("*", "*") if everything else (site, "*" if at == "*" else listed(at))
+    loaded = loaded_study(study, on, [what.site])
+    client = writer.client()
+    sites, positions = what.places(everywhere=bool(to))
     searched = bank_to_search(loaded, bank)
     seen: list[Estimate] = []
     try:
         answers = nullcontext() if client is None else resumable()  # which are kept as they come
         with answers, bar("interpreting", 1000, quiet=as_json) as advance:
             made = loaded.interpret(
-                texts or queries, sites, positions, client=client, bank=searched, epsilon=epsilon, fixed=fixed, gap=gap,
-                seed=seed, confirm=_confirm(seen, estimate),
-                distance=distance,  # type: ignore[arg-type]
+                what.texts or what.queries,
+                sites,
+                positions,
+                client=client,
+                bank=searched,
+                epsilon=scope.epsilon,
+                distance=distance,
+                fixed=fixed,
+                gap=gap,
+                seed=seed,
+                confirm=_confirm(seen, writer.estimate),
                 report=lambda share, note: advance(int(1000 * share), note),
-            )  # fmt: skip
+            )
     except _EstimateOnly:
         _tell_estimate(seen[0], client, as_json)
         return
     for path in to or []:
         made.save(path)
     if as_json:
-        head = {name: value for name, value in made.to_json().items() if name != "interpretations"}
-        print_json({**head, **made[0].to_json()} if len(made) == 1 else made.to_json())
+        print_json(_value(made))
     else:
         out.print(made)
 
@@ -146,6 +173,14 @@ def _confirm(seen: list[Estimate], only: bool) -> Callable[[Estimate], None]:
         err.print(f"At most {estimate.requests:,} requests and {estimate.tokens:,} tokens{cost}.", soft_wrap=True)
 
     return confirm
+
+
+def _value(made: Interpretations) -> dict[str, Any]:
+    """Return what is printed as JSON: a single interpretation stands beside what is said of all."""
+    every = made.to_json()
+    if len(made) != 1:
+        return every
+    return {**{name: value for name, value in every.items() if name != "interpretations"}, **made[0].to_json()}
 
 
 def _tell_estimate(estimate: Estimate, client: Client | None, as_json: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +12,8 @@ import typer
 from rich.table import Table
 
 from inversionview.commands.checked import unused
+from inversionview.commands.options import DeviceOpt, JsonOpt, ModelOpt, ModelOptions, SeedOpt, StudyArg
 from inversionview.commands.shared import (
-    DeviceOpt,
-    JsonOpt,
-    ModelOpt,
-    SeedOpt,
-    StudyArg,
     app,
     bar,
     check_sites_of,
@@ -31,9 +29,125 @@ from inversionview.commands.shared import (
 from inversionview.errors import InputError, SettingError
 from inversionview.interruption import resumable
 from inversionview.naming import STUDIES, check_model_name, check_study
+from inversionview.scope import epsilon_text
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
     from inversionview.bank.store import ActivationBank
+    from inversionview.runs import Watch
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    """How long the training is."""
+
+    minutes: Annotated[float | None, typer.Option(help="Length of the training (30 if neither is given).")] = None
+    steps: Annotated[int | None, typer.Option(help="Length in batches: then the seed fixes the decoder.")] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``TrainConfig`` is told of it."""
+        return {"minutes": 30.0 if self.steps is None and self.minutes is None else self.minutes, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """The user's own texts, facts or names."""
+
+    texts: Annotated[
+        str | None, typer.Option(help="Texts to train on: .txt (one a line), .jsonl, .json, .csv, .parquet … or a hub dataset.")
+    ] = None
+    field: Annotated[str | None, typer.Option(help="With --texts: the field that holds the text (text).")] = None
+    facts: Annotated[Path | None, typer.Option(help="Of the study facts: a file of records, or a folder of BEAR.")] = None
+    names: Annotated[Path | None, typer.Option(help="Of the study ioi: a file of names, one a line.")] = None
+
+    def check(self, study: str | None, model: str | None) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            SettingError: there are a study and texts, neither, or options that do not go with them.
+        """
+        if (study is None) == (self.texts is None) or (self.texts and not model):
+            raise SettingError("Name a study, or give both --model and --texts.")
+        if self.field is not None and self.texts is None:
+            raise SettingError("--field names where records have their text: give --texts, too, or leave it out.")
+        if self.texts and (self.facts or self.names):
+            raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
+
+
+@dataclass(frozen=True)
+class HarvestOptions:
+    """What is read of the probed model, and of how many inputs."""
+
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None
+    layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None
+    heads: Annotated[str | None, typer.Option(help="Only these heads, such as 16.3,17.0; of ioi also: named.")] = None
+    inputs: Annotated[int, typer.Option(min=1, help="Inputs whose activations are harvested, once, before training.")] = 20_000
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Run the model on fresh inputs all the time, not once; counting and addition do; of "
+            "texts every position is read then, not only the last.",
+            show_default=False,
+        ),
+    ] = None
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="Read this bank, or that of this run, in place of harvesting one.")
+    ] = None
+    max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64
+
+    def check(self, context: typer.Context, study: str | None, texts: str | None) -> None:
+        """Refuse options that would do nothing.
+
+        Raises:
+            SettingError: some are given.
+        """
+        if texts is None:
+            unused(context, "there are no --texts", "max_length")
+        if self.stream or (self.stream is None and study in ("counting", "addition")):
+            unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
+        if self.bank is not None:
+            unused(context, "a bank is given", "inputs")
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """The decoder: from scratch, from another's weights, or around a causal LM."""
+
+    start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None
+    batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None
+    width: Annotated[int | None, typer.Option("--width", "--decoder-width", min=8, help="Width of the decoder.")] = None
+    decoder_layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None
+    base: Annotated[
+        str | None,
+        typer.Option("--decoder-from", help="Build the decoder around this causal LM of the same tokenizer, as --model."),
+    ] = None
+    lora: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank in that LM (the default, 16).")] = None
+    full: Annotated[bool, typer.Option("--full", help="Train that LM whole.")] = False
+    frozen: Annotated[bool, typer.Option("--frozen", help="Leave that LM as it is.")] = False
+
+    def check(self, context: typer.Context) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            SettingError: some are given.
+        """
+        if self.base is not None:
+            unused(context, "the decoder is built around a language model", "width", "decoder_layers")
+        if (self.lora is not None) + self.full + self.frozen > (self.base is not None):
+            raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
+
+    def settings(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what ``train_study`` and ``train_texts`` are told of it; a causal LM has weights of that type."""
+        from inversionview.runs import resolved
+
+        settings: dict[str, Any] = {"start": self.start, **given(width=self.width, layers=self.decoder_layers)}
+        if self.base is not None:
+            tuning = "full" if self.full else "frozen" if self.frozen else "lora"
+            settings |= {"base": resolved(self.base), "tuning": tuning, "dtype": dtype, **given(lora=self.lora)}
+        return settings
 
 
 @app.command(
@@ -46,93 +160,72 @@ if TYPE_CHECKING:
 @resumable()
 def train(
     context: typer.Context,
+    *,
     study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an interrupted run in it goes on.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Length of the training (30 if neither is given).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length in batches: then the seed fixes the decoder.")] = None,
+    length: LengthOptions,
     model: Annotated[
         str | None, typer.Option(help="Hugging Face directory, hub name or GGUF file; of a study: another checkpoint.")
     ] = None,
-    texts: Annotated[
-        str | None, typer.Option(help="Texts to train on: .txt (one a line), .jsonl, .json, .csv, .parquet … or a hub dataset.")
-    ] = None,
-    field: Annotated[str | None, typer.Option(help="With --texts: the field that holds the text (text).")] = None,
-    facts: Annotated[Path | None, typer.Option(help="Of the study facts: a file of records, or a folder of BEAR.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Of the study ioi: a file of names, one a line.")] = None,
-    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Only these heads, such as 16.3,17.0; of ioi also: named.")] = None,
-    inputs: Annotated[int, typer.Option(min=1, help="Inputs whose activations are harvested, once, before training.")] = 20_000,
-    stream: Annotated[
-        bool | None,
-        typer.Option(
-            "--stream/--no-stream", help="Run the model on fresh inputs all the time, not once; counting and addition do; of "
-            "texts every position is read then, not only the last.", show_default=False,
-        ),
-    ] = None,
-    bank: Annotated[
-        Path | None, typer.Option("--bank", help="Read this bank, or that of this run, in place of harvesting one.")
-    ] = None,
-    max_length: Annotated[int, typer.Option(min=4, help="Texts are cut after so many tokens.")] = 64,
-    start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None,
-    width: Annotated[int | None, typer.Option("--width", "--decoder-width", min=8, help="Width of the decoder.")] = None,
-    decoder_layers: Annotated[int | None, typer.Option(min=1, help="Layers of the decoder.")] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--decoder-from", help="Build the decoder around this causal LM of the same tokenizer, as --model."),
-    ] = None,
-    lora: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank in that LM (the default, 16).")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train that LM whole.")] = False,
-    frozen: Annotated[bool, typer.Option("--frozen", help="Leave that LM as it is.")] = False,
+    corpus: CorpusOptions,
+    harvest: HarvestOptions,
+    decoder: DecoderOptions,
     dtype: Annotated[str, typer.Option(help="Of the weights of the model and of that LM: fp32, bf16 or fp16.")] = "fp32",
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
-) -> None:  # fmt: skip
+) -> None:
     """Train a decoder: for a shipped study, or for your own model on your own texts."""
     if to is None:
         raise SettingError("Say where the run goes, for instance --out runs/mine.")
-    if (study is None) == (texts is None) or (texts and not model):
-        raise SettingError("Name a study, or give both --model and --texts.")
-    if field is not None and texts is None:
-        raise SettingError("--field names where records have their text: give --texts, too, or leave it out.")
-    if texts and (facts or names):
-        raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
-    if texts is None:
-        unused(context, "there are no --texts", "max_length")
-    if stream or (stream is None and study in ("counting", "addition")):
-        unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
-    if bank is not None:
-        unused(context, "a bank is given", "inputs")
-    if base is not None:
-        unused(context, "the decoder is built around a language model", "width", "decoder_layers")
-    if (lora is not None) + full + frozen > (base is not None):
-        raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
+    corpus.check(study, model)
+    harvest.check(context, study, corpus.texts)
+    decoder.check(context)
     if study is not None and study not in STUDIES:
         check_study(study)
-    for name in (model, base):
+    for name in (model, decoder.base):
         if name is not None:
             check_model_name(name)
-    check_sites_of(study if study in STUDIES else None, model, [sites])
+    check_sites_of(study if study in STUDIES else None, model, [harvest.sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
-    from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
+    from inversionview.runs import Reading, train_study, train_texts
 
-    length = {"minutes": 30.0} if steps is None and minutes is None else {"minutes": minutes, "steps": steps}
-    config = TrainConfig(**{"minutes": None, **length}, seed=seed, **given(batch=batch))  # type: ignore[arg-type]
-    where = device_named(device)
-    reading = Reading(sites, layers, heads, inputs, stream, bank, where, precision_named(dtype))
-    options: dict[str, Any] = {"start": start, **given(width=width, layers=decoder_layers)}
-    if base is not None:
-        tuning = "full" if full else "frozen" if frozen else "lora"
-        options |= {"base": resolved(base), "tuning": tuning, "dtype": reading.dtype, **given(lora=lora)}
+    config = TrainConfig(**length.settings(), seed=seed, **given(batch=decoder.batch))
+    where, precision = device_named(device), precision_named(dtype)
+    reading = Reading(
+        sites=harvest.sites,
+        layers=harvest.layers,
+        heads=harvest.heads,
+        inputs=harvest.inputs,
+        stream=harvest.stream,
+        bank=harvest.bank,
+        device=where,
+        dtype=precision,
+    )
+    options = decoder.settings(precision)
     accelerator = make_accelerator(where)
+    with _watch(accelerator) as watch:
+        common: dict[str, Any] = {"reading": reading, "watch": watch, **options}
+        if corpus.texts is not None and model is not None:
+            made = train_texts(model, corpus.texts, to, config, field=corpus.field, max_length=harvest.max_length, **common)
+        else:
+            records = given(facts=corpus.facts, names=_names(corpus.names))
+            made = train_study(study or "", to, config, model=model, given=records, **common)
+    if accelerator.is_main_process:
+        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
+
+
+@contextmanager
+def _watch(accelerator: Accelerator) -> Iterator[Watch]:
+    """Yield what shows how a training gets on: one bar at a time, of texts, of the harvest, of the training itself."""
+    from inversionview.runs import Watch
+
     quiet = not accelerator.is_main_process
     with ExitStack() as harvesting, ExitStack() as tokenizing, bar("training", 1000, quiet=quiet) as advance:
         harvested = harvesting.enter_context(bar("harvesting", 1000, quiet=quiet))
         tokenized = tokenizing.enter_context(bar("reading texts", 1000, quiet=quiet, logged=True))
 
         def report(done: float, row: dict[str, Any]) -> None:
-            tokenizing.close()  # one bar at a time
+            tokenizing.close()
             harvesting.close()
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
@@ -144,14 +237,7 @@ def train(
         def read(share: float, count: int) -> None:
             tokenized(int(1000 * share), f"{count:,} texts")
 
-        watch = Watch(report, harvest, read, accelerator)
-        common: dict[str, Any] = {"reading": reading, "watch": watch, **options}
-        if texts is not None and model is not None:
-            made = train_texts(model, texts, to, config, field=field, max_length=max_length, **common)
-        else:
-            made = train_study(study or "", to, config, model=model, given=given(facts=facts, names=_names(names)), **common)
-    if accelerator.is_main_process:
-        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
+        yield Watch(report, harvest, read, accelerator)
 
 
 def _names(path: Path | None) -> list[str] | None:
@@ -168,6 +254,7 @@ def _names(path: Path | None) -> list[str] | None:
 
 @app.command(name="train-probed", epilog="Example: `inversionview train-probed counting --out runs/counting-model`")
 def train_probed_command(
+    *,
     study: Annotated[str, typer.Argument(help="counting or addition")],
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the model; by default runs/STUDY-model.")] = None,
     inputs: Annotated[int | None, typer.Option(min=1, help="Inputs seen in training; by default the recipe's.")] = None,
@@ -181,9 +268,13 @@ def train_probed_command(
     folder = to or Path("runs") / f"{study}-model"
     with bar("training", 1000, quiet=as_json) as advance:
         result = train_shipped(
-            study, folder, inputs=inputs, seed=seed, device=device_named(device),
+            study,
+            folder,
+            inputs=inputs,
+            seed=seed,
+            device=device_named(device),
             report=lambda share, loss: advance(int(1000 * share), f"loss {loss:.4f}"),
-        )  # fmt: skip
+        )
     if as_json:
         print_json({**result, "path": str(folder)})
     else:
@@ -197,6 +288,7 @@ def train_probed_command(
 )
 @resumable()
 def bank(
+    *,
     study: StudyArg,
     inputs: Annotated[
         int | None, typer.Option(min=1, help="Inputs of the corpus to harvest; by default 200,000, or all if they are fewer.")
@@ -220,7 +312,7 @@ def bank(
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
     with resumable(not check):
-        loaded = loaded_study(study, model, device, [sites])
+        loaded = loaded_study(study, ModelOptions(model, device), [sites])
     if check:
         with resumable(False), bar("checking", 1000) as advance:
             sound = loaded.check_bank(
@@ -232,9 +324,14 @@ def bank(
     rows = inputs or min(200_000, loaded.inputs.corpus_size or 200_000)
     with bar("harvesting", 1000) as advance:
         made = loaded.build_bank(
-            None if to is None else to / "bank", rows=rows, precision=precision, rank=rank, world=world,
-            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"), **options,
-        )  # fmt: skip
+            None if to is None else to / "bank",
+            rows=rows,
+            precision=precision,
+            rank=rank,
+            world=world,
+            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"),
+            **options,
+        )
     if to is not None:
         loaded.keep(to)
     err.print(_extent(made))
@@ -247,18 +344,16 @@ def _extent(bank: ActivationBank) -> str:
 
 @app.command(epilog="Example: `inversionview evaluate counting --queries 200 --json`")
 def evaluate(
+    *,
     study: StudyArg,
     queries: Annotated[int, typer.Option(min=1, help="Held-out queries for each site.")] = 200,
     samples: Annotated[int, typer.Option(min=1, help="Samples for each query, at temperature 1.")] = 8,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
-    from inversionview.scope import epsilon_text
-
-    loaded = loaded_study(study, model, device)
+    loaded = loaded_study(study, on)
     with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
         result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
     if as_json:

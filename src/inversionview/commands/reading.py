@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from inversionview.errors import SettingError
-from inversionview.interruption import INTERRUPTED
-from inversionview.sites import KINDS
-
-if TYPE_CHECKING:
-    from inversionview.preimage.core import Preimage, Query
-    from inversionview.study import Study
-
 from inversionview.commands.checked import unused
-from inversionview.commands.shared import (
-    AtOpt,
+from inversionview.commands.options import (
+    ActivationOptions,
     BankOpt,
     BareStudyArg,
-    BareTextArg,
-    DeviceOpt,
-    DistanceOpt,
-    EpsilonOpt,
     FixedAtOpt,
-    IndexOpt,
+    InputOptions,
     JsonOpt,
     ModelOpt,
+    ModelOptions,
+    ScopeOptions,
     SeedOpt,
-    SiteOpt,
+    SourceOpt,
     StudyArg,
     TextArg,
+    WalkedSecondsOpt,
+)
+from inversionview.commands.shared import (
     app,
     bank_to_search,
     bar,
-    check,
     check_source,
     err,
     first_source,
@@ -47,11 +40,42 @@ from inversionview.commands.shared import (
     loaded_study,
     not_of_source,
     out,
-    placed,
     print_json,
     print_line,
     study_and_text,
 )
+from inversionview.errors import SettingError
+from inversionview.interruption import INTERRUPTED
+from inversionview.scope import Distance, epsilon_text
+from inversionview.sites import KINDS
+
+if TYPE_CHECKING:
+    from inversionview.preimage.core import Preimage, Query
+    from inversionview.study import Study
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How the decoder draws candidates."""
+
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="The decoder draws at this temperature (repeatable); by default a pool of several."),
+    ] = None
+    noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
+    candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
+
+    @property
+    def named(self) -> bool:
+        """Whether any is given, so that the decoder is what reads."""
+        return self != DrawOptions()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``Study.preimage`` is told of them."""
+        from inversionview.preimage.sampled import Setting
+
+        settings = [Setting(t, self.noise or 0.0) for t in self.temperature] if self.temperature else "auto"
+        return {"settings": settings, "each": 64 if self.candidates is None else self.candidates}
 
 
 @app.command(
@@ -60,61 +84,39 @@ from inversionview.commands.shared import (
 )
 def read(
     context: typer.Context,
-    study: BareStudyArg = None,
-    text: BareTextArg = None,
-    at: AtOpt = None,
-    index: IndexOpt = None,
-    site: SiteOpt = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    *,
+    what: InputOptions,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
-    temperature: Annotated[
-        list[float] | None,
-        typer.Option(help="The decoder draws at this temperature (repeatable); by default a pool of several."),
-    ] = None,
-    noise: Annotated[
-        float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")
-    ] = None,
-    candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None,
+    draw: DrawOptions,
     fixed: FixedAtOpt = None,
-    source: Annotated[
-        str | None,
-        typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
-    ] = None,
+    source: SourceOpt = None,
+    seconds: WalkedSecondsOpt = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
-    check([epsilon], distance)
+    distance = scope.check()
     check_source(source)
-    if not temperature:
+    if not draw.temperature:
         unused(context, "no --temperature is given", "noise")
     if source is not None:
         not_of_source(context, source)
-    loaded, text = study_and_text(study, text, model, device, [site])
-    query = loaded.query(text, at=placed(at, index), site=site)
-    drawn = temperature is not None or noise is not None or candidates is not None
-    source = source or first_source(loaded, query, fixed, drawn)
+    loaded, text = study_and_text(what, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
+    source = source or first_source(loaded, query, fixed, draw.named)
     not_of_source(context, source)
-    shown = count if count is not None else (100 if as_json else 30)
-    where: dict[str, Any] = {"epsilon": epsilon, "distance": distance, "fixed": fixed, "seed": seed}
+    options: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed, "seed": seed}
+    options["count"] = count if count is not None else (100 if as_json else 30)
     if source == "corpus":
-        where["fixed"] = listed(fixed)
-        preimage = loaded.search(query, count=shown, bank=bank_to_search(loaded, None), **where)
+        options["fixed"] = listed(fixed)
+        preimage = loaded.search(query, bank=bank_to_search(loaded, None), **options)
     elif source == "walk":
-        preimage = _walk(loaded, query, quiet=as_json, count=shown, **given(seconds=seconds), **where)
+        preimage = _walk(loaded, query, quiet=as_json, **given(seconds=seconds), **options)
     else:
-        from inversionview.preimage.sampled import Setting
-
-        settings: Any = [Setting(t, noise or 0.0) for t in temperature] if temperature else "auto"
-        preimage = loaded.preimage(
-            query, count=shown, settings=settings, each=64 if candidates is None else candidates, **where
-        )
+        preimage = loaded.preimage(query, **draw.settings(), **options)
     _show(preimage, as_json)
 
 
@@ -133,6 +135,48 @@ def _show(preimage: Preimage, as_json: bool) -> None:
         sys.exit(INTERRUPTED)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
 
 
+@dataclass(frozen=True)
+class EndOptions:
+    """When a walk ends."""
+
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it, on slow models more.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None
+    until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False
+    bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """How many chains walk, under which prior, by which moves, and from where."""
+
+    chains: Annotated[int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")] = None
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange", help="Replicas on a ladder of ε, for all pieces and bits; for studies the rule."
+        ),
+    ] = None
+    prior: Annotated[
+        str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
+    ] = None
+    beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None
+    longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2
+    guided: Annotated[
+        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
+    ] = False
+    start: Annotated[
+        str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``Study.walk`` is told of them, but for where they begin."""
+        told = {name: value for name, value in given(**vars(self)).items() if name != "start"}
+        return {**told, "keep": listed(self.keep) or ()}
+
+
 @app.command(
     epilog='Examples: `inversionview walk counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0 --seconds 10`; until it can be '
     'trusted: `inversionview walk addition "403+288=691" --at A1 --site x0.post --until-mixed --seconds 120`; any model: '
@@ -140,75 +184,53 @@ def _show(preimage: Preimage, as_json: bool) -> None:
 )
 def walk(
     context: typer.Context,
-    study: BareStudyArg = None,
-    text: BareTextArg = None,
-    at: AtOpt = None,
-    index: IndexOpt = None,
-    site: SiteOpt = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it, on slow models more.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None,
-    until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False,
-    bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None,
-    chains: Annotated[
-        int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")
-    ] = None,
-    exchange: Annotated[
-        bool | None,
-        typer.Option(
-            "--exchange/--no-exchange", help="Replicas on a ladder of ε, for all pieces and bits; for studies the rule."
-        ),
-    ] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
-    ] = None,
-    beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0,
-    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None,
-    longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2,
-    guided: Annotated[
-        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
-    ] = False,
-    start: Annotated[
-        str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
-    ] = None,
+    *,
+    what: InputOptions,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
+    end: EndOptions,
+    chains: ChainOptions,
     count: Annotated[int | None, typer.Option(min=1, help="Members to show: by default 30, with --json 100.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print each new member as a line of JSON as soon as it is found.")
     ] = False,
     fixed: FixedAtOpt = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
-    check([epsilon], distance)
-    if prior in ("study", "uniform"):
-        unused(context, f"the prior is {prior}", "beta")
-    loaded, text = study_and_text(study, text, model, device, [site])
-    if prior == "study" or (prior is None and loaded.has_prior):
+    distance = scope.check()
+    if chains.prior in ("study", "uniform"):
+        unused(context, f"the prior is {chains.prior}", "beta")
+    loaded, text = study_and_text(what, on, [activation.site])
+    if chains.prior == "study" or (chains.prior is None and loaded.has_prior):
         unused(context, "inputs are drawn as the study's own", "beta", "longer")
-    query = loaded.query(text, at=placed(at, index), site=site)
-    options: dict[str, Any] = {
-        **given(seconds=seconds, steps=steps, bits_within=bits_within, chains=chains, exchange=exchange, prior=prior),
-        "until_mixed": until_mixed, "beta": beta, "keep": listed(keep) or (), "longer": longer,
-        "guided": guided, "fixed": fixed, "seed": seed, "epsilon": epsilon, "distance": distance,
-        "count": count if count is not None else (100 if as_json else 30),
-    }  # fmt: skip
-    options["starts"] = [_start(loaded, query, name, epsilon, distance) for name in listed(start) or ()]
-    preimage = _walk(loaded, query, quiet=as_json or stream, found=_streamed(loaded) if stream else None, **options)
+    query = loaded.query(text, at=activation.position, site=activation.site)
+    settings = {**given(**vars(end)), **chains.settings()}
+    starts = [_start(loaded, query, name, scope.epsilon, distance) for name in listed(chains.start) or ()]
+    preimage = _walk(
+        loaded,
+        query,
+        quiet=as_json or stream,
+        found=_streamed(loaded) if stream else None,
+        starts=starts,
+        epsilon=scope.epsilon,
+        distance=distance,
+        fixed=fixed,
+        count=count if count is not None else (100 if as_json else 30),
+        seed=seed,
+        **settings,
+    )
     _show(preimage, as_json or stream)
 
 
-def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: str | None) -> Preimage:
+def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: Distance | None) -> Preimage:
     if name == "decoder":
-        return study.preimage(query, epsilon=epsilon, distance=distance, count=1000)  # type: ignore[arg-type]
+        return study.preimage(query, epsilon=epsilon, distance=distance, count=1000)
     if name == "corpus":
         bank = bank_to_search(study, None)
-        return study.search(query, epsilon=epsilon, distance=distance, count=1000, bank=bank)  # type: ignore[arg-type]
+        return study.search(query, epsilon=epsilon, distance=distance, count=1000, bank=bank)
     raise SettingError(f"There is no start {name!r}: choose decoder or corpus.")
 
 
@@ -233,13 +255,11 @@ def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
 
 @app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
 def search(
+    *,
     study: StudyArg,
     text: TextArg,
-    at: AtOpt = None,
-    index: IndexOpt = None,
-    site: SiteOpt = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
     k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
     fixed: Annotated[
         str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
@@ -250,18 +270,17 @@ def search(
         bool, typer.Option("--approximate", help="Let a faiss index propose what to measure (banks of tens of millions).")
     ] = False,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
-    check([epsilon], distance)
-    loaded = loaded_study(study, model, device, [site])
-    query = loaded.query(text, at=placed(at, index), site=site)
+    distance = scope.check()
+    loaded = loaded_study(study, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
     preimage = loaded.search(
         query,
-        epsilon=epsilon,
-        distance=distance,  # type: ignore[arg-type]
+        epsilon=scope.epsilon,
+        distance=distance,
         k=k,
         fixed=listed(fixed),
         count=count if count is not None or as_json else 30,
@@ -278,7 +297,7 @@ def search(
 @app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
 def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
     """List the sites and named positions of a study, or the sites of a model alone."""
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, ModelOptions(model))
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
@@ -302,8 +321,6 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
 
 def _thresholds(study: Study) -> str:
     """Return the ε of readings in a line."""
-    from inversionview.scope import epsilon_text
-
     spec = study.spec
     if not spec.epsilons:
         return f"{epsilon_text(spec.epsilon, spec.distance)} unless you give another"

@@ -8,22 +8,8 @@ from typing import Annotated
 import typer
 
 from inversionview.commands.checked import unused
-from inversionview.commands.shared import (
-    DeviceOpt,
-    DistanceOpt,
-    EpsilonOpt,
-    JsonOpt,
-    ModelOpt,
-    SeedOpt,
-    app,
-    bar,
-    check,
-    device_named,
-    err,
-    given,
-    out,
-    print_json,
-)
+from inversionview.commands.options import JsonOpt, ModelOptions, ScopeOptions, SeedOpt
+from inversionview.commands.shared import app, bar, device_named, err, given, out, print_json
 from inversionview.errors import SettingError
 from inversionview.naming import check_model_name, check_study
 
@@ -35,18 +21,17 @@ from inversionview.naming import check_model_name, check_study
 )
 def recall(
     context: typer.Context,
+    *,
     study: Annotated[str, typer.Argument(help="facts, or the folder of a run of it.")] = "facts",
     facts: Annotated[Path | None, typer.Option(help="A JSONL or JSON file of facts, or a folder of BEAR.")] = None,
     heads: Annotated[int, typer.Option(min=1, help="So many heads at most, those with the largest share first.")] = 10,
     least: Annotated[float, typer.Option(help="Share of the L1 proximity that a head must exceed.")] = 0.02,
     queries: Annotated[int, typer.Option(min=1, help="Queries for each head.")] = 400,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    scope: ScopeOptions,
     keep: Annotated[Path | None, typer.Option(help="Make this folder a run of the study, and do no more.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Write the table as Markdown: a .md file.")] = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Find the heads that retrieve facts, which attributes each carries, and whether it does so whatever is asked."""
@@ -59,11 +44,11 @@ def recall(
         names = ("heads", "least", "queries", "epsilon", "distance", "to", "seed", "as_json")
         unused(context, "a run is made with --keep and no more", *names)
     check_markdown(to)
-    check([epsilon], distance)
+    distance = scope.check()
     check_study(study)
-    if model is not None:
-        check_model_name(model)
-    loaded = load(study, model=model, device=device_named(device), **given(facts=facts))
+    if on.model is not None:
+        check_model_name(on.model)
+    loaded = load(study, model=on.model, device=device_named(on.device), **given(facts=facts))
     inputs = facts_of(loaded)
     if keep is not None:
         if (keep / "study.json").exists():
@@ -78,9 +63,15 @@ def recall(
 
         best = retrieval_heads(loaded, least=least, seed=seed, report=report)
         table = contents(
-            loaded, best, count=heads, queries=queries, epsilon=epsilon, seed=seed, report=report,
-            distance=distance,  # type: ignore[arg-type]
-        )  # fmt: skip
+            loaded,
+            best,
+            count=heads,
+            queries=queries,
+            epsilon=scope.epsilon,
+            distance=distance,
+            seed=seed,
+            report=report,
+        )
     if to is not None:
         save_markdown(table, to)
     if as_json:

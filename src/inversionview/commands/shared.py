@@ -1,4 +1,4 @@
-"""What the commands share: the application, options, loading, progress and what is printed."""
+"""What the commands share: the application, loading, progress and what is printed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from inversionview.commands.checked import CheckedTyper, unused
+from inversionview.commands.options import InputOptions, ModelOptions
 from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
 from inversionview.interruption import resumable
 from inversionview.naming import LANGUAGE, STUDIES, check_model_name, check_study
 from inversionview.printable import json_line, shown
-from inversionview.ranges import check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -36,40 +36,6 @@ app = CheckedTyper(
 )
 out = SafeConsole(highlight=False, markup=False)
 err = SafeConsole(stderr=True, highlight=False, markup=False)
-BareStudyArg = Annotated[
-    str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
-]
-BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
-StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi, facts) or the folder of a run.")]
-ModelOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi and facts, any language model."
-    ),
-]
-TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
-AtOpt = Annotated[
-    str | None,
-    typer.Option(
-        help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's last."
-    ),
-]
-IndexOpt = Annotated[
-    int | None,
-    typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
-]
-SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
-EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
-DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
-FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
-
-
-SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=check_seed)]
-DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
-BankOpt = Annotated[
-    Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
-]
 
 
 def device_named(name: str) -> str:
@@ -103,27 +69,25 @@ def precision_named(name: str) -> torch.dtype:
     return found
 
 
-def loaded_study(study: str | None, model: str | None, device: str = "cpu", sites: Iterable[str | None] = ()) -> Study:
+def loaded_study(study: str | None, on: ModelOptions, sites: Iterable[str | None] = ()) -> Study:
     """Return a shipped study, a run or a model alone; mistakes in their names and in sites are told before it is loaded."""
     if study is not None:
         check_study(study)
-    if model is not None:
-        check_model_name(model)
+    if on.model is not None:
+        check_model_name(on.model)
     from inversionview.study import load
 
-    check_sites_of(study, model, sites)
-    return load(study, model=model, device=device_named(device))
+    check_sites_of(study, on.model, sites)
+    return load(study, model=on.model, device=device_named(on.device))
 
 
-def study_and_text(
-    study: str | None, text: str | None, model: str | None, device: str, sites: Iterable[str | None] = ()
-) -> tuple[Study, str]:
+def study_and_text(what: InputOptions, on: ModelOptions, sites: Iterable[str | None] = ()) -> tuple[Study, str]:
     """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
-    if text is not None:
-        return loaded_study(study or "", model, device, sites), text
-    if study is None or model is None or study in STUDIES:
+    if what.text is not None:
+        return loaded_study(what.study or "", on, sites), what.text
+    if what.study is None or on.model is None or what.study in STUDIES:
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
-    return loaded_study(None, model, device, sites), study
+    return loaded_study(None, on, sites), what.study
 
 
 def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | None]) -> None:
@@ -182,15 +146,6 @@ def numbers(text: str) -> list[float]:
         raise SettingError(f"{text!r} is not a list of numbers: write for instance 0.05,0.1,0.2.") from None
 
 
-def check(epsilons: Iterable[float | None], distance: str | None) -> None:
-    """Find out what is wrong before a bank is built, not after."""
-    from inversionview.scope import check_distance, check_epsilon
-
-    for epsilon in epsilons:
-        check_epsilon(1.0 if epsilon is None else epsilon)
-    check_distance(distance or "euclidean")
-
-
 def check_source(source: str | None) -> None:
     """Raise ``SettingError`` unless it is a source, or none is named."""
     if source not in (None, "decoder", "corpus", "walk"):
@@ -221,17 +176,6 @@ def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
         return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
 
 
-def placed(at: str | None, index: int | None) -> str | int | None:
-    """Return the position that ``--at`` or ``--index`` names.
-
-    Raises:
-        SettingError: both are given.
-    """
-    if at is not None and index is not None:
-        raise SettingError("--at and --index both name the position: give one of them.")
-    return at if index is None else index
-
-
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in options.items() if value is not None}
@@ -250,9 +194,14 @@ def bar(what: str, total: int, quiet: bool = False, logged: bool = False) -> Ite
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     progress = Progress(*columns, console=err, disable=quiet)
     task, due = progress.add_task(what, total=total, note=""), 1.0
 

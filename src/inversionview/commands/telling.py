@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inversionview.commands.checked import unused
-from inversionview.commands.shared import (
-    AtOpt,
+from inversionview.commands.options import (
+    ActivationOptions,
     BankOpt,
-    DeviceOpt,
     DistanceOpt,
     EpsilonOpt,
     IndexOpt,
     JsonOpt,
     ModelOpt,
+    ModelOptions,
+    ScopeOptions,
     SeedOpt,
-    SiteOpt,
     StudyArg,
     TextArg,
+    check,
+    placed,
+)
+from inversionview.commands.shared import (
     app,
     bank_to_search,
     bar,
-    check,
     err,
     given,
     listed,
     loaded_study,
     numbers,
     out,
-    placed,
     print_json,
 )
+from inversionview.scope import epsilon_text
+
+if TYPE_CHECKING:
+    from inversionview.preimage.core import Query
+    from inversionview.study import Study
 
 FixedOpt = Annotated[bool, typer.Option("--fixed", help="Compare at the query's own position only, not at all of the bank's.")]
-SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")]
-PositionsOpt = Annotated[str | None, typer.Option(help="Named positions, by commas; by default all of the bank's.")]
+
+
+@dataclass(frozen=True)
+class PlacesOptions:
+    """At which sites and positions readings are summed up."""
+
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None
+    positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all of the bank's.")] = None
+
+    def named(self) -> dict[str, Any]:
+        """Return those that are named."""
+        return given(sites=self.sites, positions=listed(self.positions))
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Which features are told, and of which inputs."""
+
+    features: Annotated[str | None, typer.Option(help="Features of the study, by commas; by default all.")] = None
+    feature: Annotated[list[str] | None, typer.Option(help="A regular expression: each named group is a feature.")] = None
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only inputs that satisfy it, as if there were no others: 'A1=1' (repeatable).")
+    ] = None
 
 
 @app.command(
@@ -47,17 +75,12 @@ PositionsOpt = Annotated[str | None, typer.Option(help="Named positions, by comm
     "--where A1=1`"
 )
 def inform(
+    *,
     study: StudyArg,
     queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
-    sites: SitesOpt = None,
-    positions: PositionsOpt = None,
-    features: Annotated[str | None, typer.Option(help="Features of the study, by commas; by default all.")] = None,
-    feature: Annotated[list[str] | None, typer.Option(help="A regular expression: each named group is a feature.")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(help="Only inputs that satisfy it, as if there were no others: 'A1=1' (repeatable).")
-    ] = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
+    places: PlacesOptions,
+    told: FeatureOptions,
+    scope: ScopeOptions,
     fixed: FixedOpt = False,
     bank: BankOpt = None,
     to: Annotated[
@@ -74,20 +97,26 @@ def inform(
     from inversionview.views.maps import save_features
 
     check_formats(to or [], TABLE_FORMATS)
-    check([epsilon], distance)
-    extra = {name: function for expression in feature or [] for name, function in pattern(expression).items()}
-    loaded = loaded_study(study, model, sites=[sites])
-    if where:
-        parse_filters(where, [*feature_names(loaded.inputs), *extra])
+    distance = scope.check()
+    extra = {name: function for expression in told.feature or [] for name, function in pattern(expression).items()}
+    loaded = loaded_study(study, ModelOptions(model), [places.sites])
+    if told.where:
+        parse_filters(told.where, [*feature_names(loaded.inputs), *extra])
     searched = bank_to_search(loaded, bank)
     with bar("informing", 1000, quiet=as_json) as advance:
         table = loaded.inform(
-            bank=searched, queries=queries, epsilon=epsilon, fixed=fixed, extra=extra, where=where or (),
+            bank=searched,
+            queries=queries,
+            epsilon=scope.epsilon,
+            distance=distance,
+            fixed=fixed,
+            extra=extra,
+            where=told.where or (),
             seed=seed,
-            distance=distance,  # type: ignore[arg-type]
             report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
-            **given(sites=sites, positions=listed(positions), features=None if features is None else by_commas(features)),
-        )  # fmt: skip
+            **places.named(),
+            **given(features=None if told.features is None else by_commas(told.features)),
+        )
     for path in to or []:
         save_features(table, path)
     if as_json:
@@ -98,6 +127,7 @@ def inform(
 
 @app.command(epilog="Example: `inversionview truth addition --queries 50`")
 def truth(
+    *,
     study: StudyArg,
     queries: Annotated[int, typer.Option(min=1, help="Held-out queries for each site.")] = 100,
     samples: Annotated[int, typer.Option(min=1, help="Samples for each query, at temperature 1.")] = 128,
@@ -110,10 +140,9 @@ def truth(
 
     Of a run with a decoder of its own the result is kept beside it, and readings tell it.
     """
-    from inversionview.scope import epsilon_text
     from inversionview.views.tables import truth_table
 
-    loaded = loaded_study(study, model)
+    loaded = loaded_study(study, ModelOptions(model))
     searched = bank_to_search(loaded, bank)
     with bar("comparing", len(loaded.sites), quiet=as_json) as advance:
         rows = loaded.against_truth(
@@ -132,11 +161,11 @@ def truth(
 
 @app.command(epilog="Example: `inversionview bits counting --epsilons 0.02,0.05,0.1,0.2,0.5`")
 def bits(
+    *,
     study: StudyArg,
     epsilons: Annotated[str, typer.Option(help="Thresholds, by commas.")] = "0.02,0.05,0.1,0.2,0.5",
     queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
-    sites: SitesOpt = None,
-    positions: PositionsOpt = None,
+    places: PlacesOptions,
     distance: DistanceOpt = None,
     fixed: FixedOpt = False,
     bank: BankOpt = None,
@@ -153,16 +182,20 @@ def bits(
 
     check_formats(to or [], TABLE_FORMATS)
     ladder = numbers(epsilons)
-    check(ladder, distance)
-    loaded = loaded_study(study, model, sites=[sites])
+    kind = check(ladder, distance)
+    loaded = loaded_study(study, ModelOptions(model), [places.sites])
     searched = bank_to_search(loaded, bank)
     with bar("measuring", 1000, quiet=as_json) as advance:
         curves = bits_curve(
-            searched, ladder, queries=queries, fixed=fixed, seed=seed,
-            distance=distance or loaded.spec.distance,  # type: ignore[arg-type]
+            searched,
+            ladder,
+            queries=queries,
+            distance=kind or loaded.spec.distance,
+            fixed=fixed,
+            seed=seed,
             report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
-            **given(sites=sites, positions=listed(positions)),
-        )  # fmt: skip
+            **places.named(),
+        )
     for path in to or []:
         save_curves(curves, path)
     if as_json:
@@ -175,30 +208,50 @@ FigureOpt = Annotated[Path | None, typer.Option("--out", help="Figure: a .png, .
 InputsOpt = Annotated[int | None, typer.Option("--inputs", help="A random choice of so many inputs; by default all.")]
 
 
+@dataclass(frozen=True)
+class QueryOptions:
+    """The query whose preimage is looked at, or random ones."""
+
+    text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None
+    queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8
+    at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None
+    index: IndexOpt = None
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None
+
+    def of(self, study: Study, seed: int) -> list[Query]:
+        """Return the queries."""
+        position = placed(self.at, self.index)
+        if self.text is not None:
+            return [study.query(self.text, at=position, site=self.site)]
+        return study.random_queries(self.queries, at=position, site=self.site, seed=seed)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How thoroughly the decoder is asked for log p of the study's inputs."""
+
+    draws: Annotated[int, typer.Option(help="Draws of the noise, whose mean probability is taken.")] = 8
+    quick: Annotated[bool, typer.Option("--quick", help="Do not tell apart the least probable inputs; recall stays exact.")] = (
+        False
+    )
+    inputs: InputsOpt = None
+
+
 @app.command(
     epilog="Examples: `inversionview complete addition --queries 8 --out figure.png`; "
     '`inversionview complete addition "615+861=1476" --at "=" --site a0.0 --json`'
 )
 def complete(
     context: typer.Context,
+    *,
     study: StudyArg,
-    text: Annotated[str | None, typer.Argument(help="The query; by default random ones of the test split.")] = None,
-    queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8,
-    at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None,
-    index: IndexOpt = None,
-    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None,
-    epsilon: EpsilonOpt = None,
-    distance: DistanceOpt = None,
-    draws: Annotated[int, typer.Option(help="Draws of the noise, whose mean probability is taken.")] = 8,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Do not tell apart the least probable inputs; recall stays exact.")
-    ] = False,
-    inputs: InputsOpt = None,
+    which: QueryOptions,
+    scope: ScopeOptions,
+    scores: ScoreOptions,
     to: FigureOpt = None,
     data: Annotated[Path | None, typer.Option(help="Write D and log p of every input: .npz or .parquet.")] = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Does the decoder know the whole preimage? log p(x ∣ z) against D for every input of the study, and recall."""
@@ -206,20 +259,23 @@ def complete(
     from inversionview.views.plots import save_completeness, targets
     from inversionview.views.tables import completeness_table
 
-    check([epsilon], distance)
+    distance = scope.check()
     figures, table = targets(to, "complete"), check_table(data)
-    if text is not None:
+    if which.text is not None:
         unused(context, "TEXT is the query", "queries")
-    loaded = loaded_study(study, model, device, [site])
-    if text is None:
-        asked = loaded.random_queries(queries, at=placed(at, index), site=site, seed=seed)
-    else:
-        asked = [loaded.query(text, at=placed(at, index), site=site)]
+    loaded = loaded_study(study, on, [which.site])
+    asked = which.of(loaded, seed)
     with bar("scoring", 1000, quiet=as_json) as advance:
         results = loaded.complete(
-            asked, epsilon=epsilon, distance=distance, draws=draws, quick=quick, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            asked,
+            epsilon=scope.epsilon,
+            distance=distance,
+            draws=scores.draws,
+            quick=scores.quick,
+            limit=scores.inputs,
+            seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
-        )  # fmt: skip
+        )
     for path in figures:
         save_completeness(results, path, loaded.texts)
     if table is not None:
@@ -232,33 +288,35 @@ def complete(
 
 @app.command(epilog='Example: `inversionview threshold addition "615+861=1476" --at "=" --site a0.0 --out figure.png`')
 def threshold(
+    *,
     study: StudyArg,
     text: TextArg,
-    at: AtOpt = None,
-    index: IndexOpt = None,
-    site: SiteOpt = None,
+    activation: ActivationOptions,
     epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
     distance: DistanceOpt = None,
     inputs: InputsOpt = None,
     to: FigureOpt = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances."""
     from inversionview.views.plots import save_threshold, targets
     from inversionview.views.tables import threshold_table
 
-    check(epsilon or [], distance)
+    kind = check(epsilon or [], distance)
     figures = targets(to, "threshold")
-    loaded = loaded_study(study, model, device, [site])
-    query = loaded.query(text, at=placed(at, index), site=site)
+    loaded = loaded_study(study, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
     with bar("measuring", 1000, quiet=as_json) as advance:
         result = loaded.threshold(
-            query, epsilons=epsilon or (), distance=distance, limit=inputs, seed=seed,  # type: ignore[arg-type]
+            query,
+            epsilons=epsilon or (),
+            distance=kind,
+            limit=inputs,
+            seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
-        )  # fmt: skip
+        )
     for path in figures:
         save_threshold(result, path)
     if as_json:
@@ -273,11 +331,10 @@ def threshold(
 )
 def agree(
     context: typer.Context,
+    *,
     study: StudyArg,
     text: TextArg,
-    at: AtOpt = None,
-    index: IndexOpt = None,
-    site: SiteOpt = None,
+    activation: ActivationOptions,
     epsilon: EpsilonOpt = None,
     sources: Annotated[
         str, typer.Option(help="By commas: walk, corpus, decoder, and all, every input where they can be listed.")
@@ -285,8 +342,7 @@ def agree(
     seconds: Annotated[float, typer.Option(help="The walk ends when it is mixed, or after so long.")] = 30,
     bank: BankOpt = None,
     seed: SeedOpt = 0,
-    model: ModelOpt = None,
-    device: DeviceOpt = "cpu",
+    on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
     """Do decoder, corpus and walk agree? Total variation between them for every feature inside ε."""
@@ -297,14 +353,19 @@ def agree(
     for source, name in (("walk", "seconds"), ("corpus", "bank")):
         if source not in asked:
             unused(context, f"{source} is not among the sources", name)
-    loaded = loaded_study(study, model, device, [site])
-    query = loaded.query(text, at=placed(at, index), site=site)
+    loaded = loaded_study(study, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
     searched = bank_to_search(loaded, bank) if "corpus" in asked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = loaded.agree(
-            query, sources=asked, epsilon=epsilon, seconds=seconds, bank=searched, seed=seed,
+            query,
+            sources=asked,
+            epsilon=epsilon,
+            seconds=seconds,
+            bank=searched,
+            seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
-        )  # fmt: skip
+        )
     if as_json:
         print_json(result.to_json())
     else:
