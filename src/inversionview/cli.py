@@ -75,9 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _warn(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
     line: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Print what was left out as the sentence that it is, any other warning with where it comes from."""
     if issubclass(category, LeftOut):
         err.print(str(message), soft_wrap=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from inversionview.probed import ProbedModel, tokens_per_pass
 from inversionview.sites import EMBEDDINGS, Site
 
 By = Literal["mean", "zero", "resample"]
-WAYS = ("mean", "zero", "resample")
+WAYS: tuple[By, ...] = get_args(By)
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
 _MEASURES = ("kl", "top", "patched_top", "right", "patched_right")
@@ -100,6 +100,18 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def check_way(by: str) -> By:
+    """Return ``by`` if activations can be ablated so.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    for way in WAYS:
+        if by == way:
+            return way
+    raise SettingError(f"Activations cannot be ablated by {by!r}: choose {', '.join(WAYS)}.")
+
+
 def ablation(
     model: ProbedModel,
     tokens: Ids,
@@ -133,8 +145,7 @@ def ablation(
         SettingError: there is no such way, or nothing to ablate, or an embedding is named.
         UnknownPositionError: some input lacks a position.
     """
-    if by not in WAYS:
-        raise SettingError(f"Activations cannot be ablated by {by!r}: choose {', '.join(WAYS)}.")
+    check_way(by)
     if not len(tokens) or not activations:
         raise SettingError("There is nothing to ablate: give at least one input and one activation.")
     if by == "resample" and len(tokens) < 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -374,6 +374,19 @@ class Patching:
         return patching_table(self)
 
 
+def check_cumulative(name: str) -> Cumulative:
+    """Return ``name`` if it is how activations are replaced one after the other.
+
+    Raises:
+        SettingError: it is not.
+    """
+    known: tuple[Cumulative, ...] = get_args(Cumulative)
+    for each in known:
+        if name == each:
+            return each
+    raise SettingError(f"There is no direction {name!r}: choose forward, backward or both.")
+
+
 def steps(count: int, cumulative: Cumulative | None) -> dict[Direction, list[tuple[int, ...]]]:
     """Return the sets of activations that are replaced at each step of each direction.
 
@@ -387,8 +400,7 @@ def steps(count: int, cumulative: Cumulative | None) -> dict[Direction, list[tup
         "forward": [tuple(range(i + 1)) for i in every],
         "backward": [tuple(range(count - 1 - i, count)) for i in every],
     }
-    if cumulative not in ("forward", "backward", "both"):
-        raise SettingError(f"There is no direction {cumulative!r}: choose forward, backward or both.")
+    check_cumulative(cumulative)
     return {name: sets for name, sets in both.items() if cumulative in (name, "both")}
 
 

@@ -65,17 +65,18 @@ class WriterOptions:
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and send nothing.")] = False
 
     def check(self, context: typer.Context) -> None:
-        """Refuse what belongs to a language model where none is asked.
+        """Refuse what belongs to a language model where none is asked, and to a report where none is made.
 
         Raises:
             SettingError: some of it is given.
         """
-        if not self.no_llm:
-            return
-        if self.llm or self.base_url or self.estimate:
+        if self.no_llm and (self.llm or self.base_url or self.estimate):
             raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
-        names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
-        unused(context, "no language model is asked", *names)
+        if self.no_llm:
+            names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
+            unused(context, "no language model is asked", *names)
+        if self.estimate:
+            unused(context, "nothing is asked, with --estimate", "to")
 
     def client(self) -> Client | None:
         """Return the language model that is asked, if one is."""
@@ -127,8 +128,6 @@ def interpret(
     check_formats(to or [], REPORT_FORMATS)
     distance = scope.check()
     writer.check(context)
-    if writer.estimate:
-        unused(context, "nothing is asked, with --estimate", "to")
     if what.texts:
         unused(context, "TEXT is what is read", "queries")
     loaded = loaded_study(study, on, [what.site])

@@ -77,6 +77,7 @@ def patch(
     as_json: JsonOpt = False,
 ) -> None:
     """Activation patching: replace activations by those of an input of another answer, and see the logits follow."""
+    from inversionview.analysis.patching import check_cumulative
     from inversionview.views.files import TABLE_FORMATS, check_formats
     from inversionview.views.interventions import save_patching
 
@@ -89,7 +90,7 @@ def patch(
         result = loaded.patch(
             at or ([f"{position}:a*.*"] if position else None),
             which.pairs,
-            cumulative=cumulative,  # type: ignore[arg-type]
+            cumulative=None if cumulative is None else check_cumulative(cumulative),
             seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
             **options,
@@ -121,6 +122,7 @@ def ablate(
     as_json: JsonOpt = False,
 ) -> None:
     """Ablation: replace activations by what says nothing, and see what is lost of every answer token."""
+    from inversionview.analysis.ablation import check_way
     from inversionview.views.files import check_formats
     from inversionview.views.interventions import save_ablation
 
@@ -129,7 +131,7 @@ def ablate(
     with bar("ablating", 1000, quiet=as_json) as advance:
         result = loaded.ablate(
             at or [],
-            by=by,  # type: ignore[arg-type]
+            by=check_way(by),
             where=where or (),
             limit=limit,
             seed=seed,
