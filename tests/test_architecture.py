@@ -11,7 +11,8 @@ import inversionview
 ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "interruption",
-    "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
+    "errors", "progress", "scopes",
+    "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
     "sites", "distances", "pieces", "tokens",
     "records.streams", "records.values", "records.cells", "records.tables", "records.syntax", "records.reading",
     "records.texts", "records.corpus",

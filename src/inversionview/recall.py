@@ -25,6 +25,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
 from inversionview.ranges import check_seed, whole
+from inversionview.scopes import OWN, Scope
 from inversionview.studies.facts import FactsInputs
 from inversionview.study import Study
 
@@ -125,8 +126,8 @@ def contents(
         bank = _bank_of(study, chosen, _told(report, "bank"))
     asked = [name for name in inputs.attributes if name in inputs.relations]
     return head_contents(
-        study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts), epsilon=limit,
-        distance=metric, report=_told(report, "preimages"), **options,
+        study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts),
+        scope=Scope(limit, metric, OWN), report=_told(report, "preimages"), **options,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from inversionview.errors import SettingError
 from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
 from inversionview.ranges import check_seed, whole
+from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site, expand
 
 ENOUGH = 2**14
@@ -39,12 +40,19 @@ class Place:
     z: Float[Tensor, "query d_model"]
     allowed: Allowed | None
 
-    def preimages(self, epsilon: float, distance: distances.Distance, fixed: bool) -> Iterator[Hits]:
-        """Yield each query's preimage among what is allowed, on stored distances; with ``fixed`` at this position only."""
+    def preimages(self, scope: Scope[Own]) -> Iterator[Hits]:
+        """Yield each query's preimage among what is allowed, on stored distances."""
         return search(
-            self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=self.position if fixed else None, verify=False,
-            enough=ENOUGH, allowed=self.allowed,
-        )  # fmt: skip
+            self.bank,
+            self.site,
+            self.z,
+            epsilon=scope.epsilon,
+            distance=scope.distance,
+            at=None if scope.at is None else self.position,
+            verify=False,
+            enough=ENOUGH,
+            allowed=self.allowed,
+        )
 
 
 def places(
@@ -150,13 +158,13 @@ def bits_curve(
         raise SettingError("Name at least one ε.")
     ladder, curves = sorted(distances.check_epsilon(e) for e in epsilons), []
     for place in places(bank, sites, positions, queries, seed, report):
-        told = [_told(place, epsilon, distance, fixed) for epsilon in ladder]
+        told = [_told(place, Scope(epsilon, distance, OWN if fixed else None)) for epsilon in ladder]
         bits, low = tuple(mean(each[:, 0], seed=seed) for each in told), tuple(float(each[:, 1].mean()) for each in told)
         curves.append(Curve(place.site.short, place.position, tuple(ladder), bits, low, distance))
     return curves
 
 
-def _told(place: Place, epsilon: float, distance: distances.Distance, fixed: bool) -> npt.NDArray[np.float64]:
+def _told(place: Place, scope: Scope[Own]) -> npt.NDArray[np.float64]:
     """Return each query's bits and the least that they can be, ``[query, 2]``."""
-    every = zip(place.rows.tolist(), place.preimages(epsilon, distance, fixed), strict=True)
+    every = zip(place.rows.tolist(), place.preimages(scope), strict=True)
     return np.array([(bits_of(row, hits), least_of(place.bank, row, hits)) for row, hits in every])

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
@@ -21,6 +20,7 @@ from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
 from inversionview.ranges import check_seed, whole
+from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
 
 
@@ -31,8 +31,7 @@ def good_shares(
     inputs: Inputs,
     sites: Sequence[Site],
     *,
-    epsilon: float = 0.1,
-    distance: distances.Distance = "euclidean",
+    scope: Scope[Any] = PAPER,
     queries: int = 200,
     samples: int = 8,
     seed: int = 0,
@@ -63,8 +62,8 @@ def good_shares(
         z = z_all[number].repeat_interleave(samples, dim=0)
         which = torch.full((len(z),), decoder.config.sites.index(site.short), device=device)
         drawn = sample(decoder, z.to(device), which, generator=generator).cpu()
-        _, nearest, _ = distance_to(model, drawn, z, site, distance)
-        shares.append((nearest <= epsilon).double().view(queries, samples).mean(1).numpy())
+        _, nearest, _ = distance_to(model, drawn, z, site, scope.distance)
+        shares.append((nearest <= scope.epsilon).double().view(queries, samples).mean(1).numpy())
         if report is not None:
             report(number + 1)
     decoder.train(training)

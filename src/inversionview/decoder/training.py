@@ -44,6 +44,7 @@ from inversionview.inputs import Inputs
 from inversionview.locks import locked
 from inversionview.memory import check_bytes, check_memory
 from inversionview.probed import ProbedModel
+from inversionview.scopes import Scope
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
 
@@ -219,10 +220,10 @@ def _rebalance(
     """
     progress.evaluated = int(min(done, 1.0) * config.evaluations)
     seed = config.seed + progress.evaluated
+    scope = Scope[Any](config.epsilon, config.distance)
     shares, places = good_shares(
-        decoder, model, source.inputs, source.sites, epsilon=config.epsilon, distance=config.distance,
-        queries=config.queries, samples=1, seed=seed,
-    )  # fmt: skip
+        decoder, model, source.inputs, source.sites, scope=scope, queries=config.queries, samples=1, seed=seed
+    )
     weights = rebalanced(by_place(shares, places, source.inputs.place_count), config.rebalance)
     progress.weights = ((weights + np.array(progress.weights)) / 2).tolist()
     return {"good_ratio": shares.mean(), "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True))}

@@ -32,6 +32,7 @@ from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.sampled import AUTO, Setting
 from inversionview.preimage.walked import measured
+from inversionview.scopes import Scope
 from inversionview.study import Study
 
 Source = Literal["decoder", "corpus", "walk"]
@@ -339,10 +340,8 @@ class _Members:
         some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
         if len(some):
             asked = self.asked
-            own = asked.study.epsilon_at(asked.query.site, asked.distance)
-            epsilon = own if asked.epsilon is None else asked.epsilon
-            target = asked.study.target(asked.query, asked.distance, asked.fixed)
-            asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
+            target = asked.study.target(asked.query, asked.distance, asked.fixed, epsilon=asked.epsilon)
+            asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64)))
 
 
 def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
@@ -458,7 +457,7 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: R
 
         measured(0)
         shares, _ = good_shares(
-            study.decoder, study.model, study.inputs, study.sites, epsilon=study.spec.epsilon, distance=study.spec.distance,
+            study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
             report=measured, **_RATIO,
         )  # fmt: skip
         _RATIOS[study] = information.means(shares.T)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.inputs import Ids, Inputs
+from inversionview.measure import Finder
+from inversionview.scopes import Scope
 from inversionview.sites import Site
 
 Measure = Callable[[Ids], tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]]
@@ -28,9 +30,17 @@ class Target(NamedTuple):
 
     z: Float[Tensor, " d_model"]
     site: Site
-    kind: distances.Distance
-    fixed: Callable[[Ids], Ids] | None = None
-    """The position to compare, in place of the minimum."""
+    scope: Scope[Finder]
+
+    @property
+    def kind(self) -> distances.Distance:
+        """Which distance."""
+        return self.scope.distance
+
+    @property
+    def fixed(self) -> Finder | None:
+        """What finds the position to compare, in place of the minimum."""
+        return self.scope.at
 
 
 @dataclass
