@@ -40,10 +40,10 @@ def heads(study: iv.Study, bank: str | None) -> str:
 
 
 def contents(study: iv.Study, bank: str | None) -> str:
-    searched = study.bank(bank, report=lambda done, all_of: told(done / all_of, "bank"))
+    searched = study.bank(bank, report=lambda share, _: told(share, "bank"))
     table = circuit_table(
         searched, study.named_heads, Scope(study.spec.epsilon, study.spec.distance, OWN),
-        report=lambda done, all_of: told(done / all_of, "preimages"),
+        report=lambda share, _: told(share, "preimages"),
     )  # fmt: skip
     return f"{circuit.contents_markdown(table)}\nWhere a name mover itself moves IO:\n\n{circuit.moved_markdown(table)}"
 

@@ -17,7 +17,6 @@ import torch
 from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
-from inversionview.analysis.attribution import Report as RatesReport
 from inversionview.analysis.common import Told, told
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
@@ -28,7 +27,6 @@ from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
-from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
@@ -496,7 +494,7 @@ class Study:
         return tokens[(between(self.spec.distance, query.z, z) <= epsilon).numpy()]
 
     def evaluate(
-        self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Callable[[int], None] | None = None
+        self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None
     ) -> dict[str, Any]:
         """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
 
@@ -773,7 +771,7 @@ class Study:
         folded: bool = True,
         limit: int = 1000,
         seed: int = 0,
-        report: RatesReport | None = None,
+        report: Progress | None = None,
     ) -> RateTable:
         """Return how often activations promote and suppress the token expected next (Huang et al. 2024, Table 4).
 
@@ -787,7 +785,7 @@ class Study:
             folded: as in ``attribute``.
             limit: so many inputs of the study's test split.
             seed: of their choice.
-            report: called with how many readings, inputs × activations, are done, and of how many.
+            report: called with the share of the readings, inputs × activations, that is done, and a note.
 
         Raises:
             InputError: there is no such target, or a line of a file cannot be used.
@@ -815,14 +813,14 @@ class Study:
     # -- the corpus ---------------------------------------------------------------------------------------------------
 
     def build_bank(
-        self, folder: str | Path | None = None, *, rows: int, report: BankReport | None = None, **options: Any
+        self, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
     ) -> ActivationBank:
         """Harvest a bank of the study's corpus, or what lacks of it; see ``ActivationBank.build`` for the options.
 
         Args:
             folder: where to; by default the user's cache, where later searches find it.
             rows: how many inputs.
-            report: called with how many inputs are done, and of how many.
+            report: called with the share of the inputs that is done, and a note.
             options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
         """
         return ActivationBank.build(
@@ -834,14 +832,14 @@ class Study:
         self,
         folder: ActivationBank | str | Path | None = None,
         *,
-        report: BankReport | None = None,
+        report: Progress | None = None,
         begin: BeginBank | None = None,
     ) -> ActivationBank:
         """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
 
         Args:
             folder: a bank, its folder, or a run's folder that holds one.
-            report: called with how many inputs are done, and of how many, where a bank must be built first.
+            report: called with the share of the inputs that is done, and a note, where a bank must be built first.
             begin: called before that, with its folder and size.
 
         Raises:
@@ -861,7 +859,7 @@ class Study:
         assert self._bank is not None
         return self._bank
 
-    def check_bank(self, folder: str | Path | None = None, *, report: BankReport | None = None) -> ActivationBank:
+    def check_bank(self, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:
         """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
 
         Raises:
@@ -1095,7 +1093,7 @@ class Study:
         quick: bool = False,
         limit: int | None = None,
         seed: int = 0,
-        report: Callable[[float, str], None] | None = None,
+        report: Progress | None = None,
     ) -> list[Completeness]:
         """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
 
@@ -1121,7 +1119,7 @@ class Study:
         distance: Distance | None = None,
         limit: int | None = None,
         seed: int = 0,
-        report: Callable[[float, str], None] | None = None,
+        report: Progress | None = None,
     ) -> Threshold:
         """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
         return threshold_study(

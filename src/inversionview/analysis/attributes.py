@@ -6,7 +6,7 @@ the relation in the prompt is. Here this is measured by feature information in e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,11 +20,10 @@ from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, entropy, mean
+from inversionview.progress import Progress
 from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site
 
-Report = Callable[[int, int], None]
-"""Called with how many heads are done, and of how many."""
 LEAST_INPUTS = 40
 """Of fewer inputs on which a head works, or with an attribute, nothing is said."""
 CARRIES = 0.1
@@ -127,7 +126,7 @@ def head_contents(
     nothing: str = "–",
     most: float = MOST_BOS,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> ContentTable:
     """Return what heads carry, each over the inputs on which it does not rest on BOS: its queries, preimages and entropies.
 
@@ -141,7 +140,7 @@ def head_contents(
         nothing: the value of a feature that an input lacks; a relation so called asks for nothing.
         most: attention to BOS from which a head rests.
         seed: of the choice of queries.
-        report: progress.
+        report: called with the share of the heads that is done, and a note.
 
     Raises:
         SettingError: ``queries`` is below 1, or there is no head.
@@ -160,7 +159,7 @@ def head_contents(
     for number, (head, site) in enumerate(zip(heads, sites, strict=True)):
         found.append(_content(bank, head, site, works[head.position][site], columns, nothing, queries, scope, seed))
         if report is not None:
-            report(number + 1, len(heads))
+            report((number + 1) / len(heads), f"{number + 1} of {len(heads)} heads")
     return ContentTable(bank.model.name, len(bank), known, scope.epsilon, scope.distance, queries, seed, tuple(found))
 
 

@@ -6,7 +6,7 @@ The rows of Huang et al. 2024, Table 2, for the heads of any model. The groups c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from inversionview.distances import Distance
 from inversionview.errors import InputError
 from inversionview.information import Mean, entropy, shares
 from inversionview.inputs import Ids, Inputs
+from inversionview.progress import Progress
 from inversionview.scopes import Own, Scope
 
 POSITIONAL = ("order", "S1_position", "relative_position")
@@ -125,7 +126,7 @@ def circuit_table(
     *,
     queries: int = 200,
     seed: int = 0,
-    report: Callable[[int, int], None] | None = None,
+    report: Progress | None = None,
 ) -> CircuitTable:
     """Read each head at its position.
 
@@ -135,7 +136,7 @@ def circuit_table(
         scope: how preimages are compared: as a rule against the same position of the bank's inputs.
         queries: at each position.
         seed: of the choice of queries.
-        report: called with how many heads are done, and of how many.
+        report: called with the share of the heads that is done, and a note.
 
     Raises:
         SettingError: ``queries`` is below 1, or the inputs lack a feature.
@@ -148,7 +149,7 @@ def circuit_table(
             head = there[place.site.short]
             rows[head] = _row(codes, place, head, scope, seed)
             if report is not None:
-                report(len(rows), len(heads))
+                report(len(rows) / len(heads), f"{len(rows)} of {len(heads)} heads")
     found = tuple(rows[head] for head in heads)
     return CircuitTable(bank.model.name, len(bank), scope.epsilon, scope.distance, queries, seed, found)
 

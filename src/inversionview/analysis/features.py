@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview import distances
-from inversionview.analysis.places import Allowed, Place, Report, bits_of, enumerated, least_of, places
+from inversionview.analysis.places import Allowed, Place, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
 from inversionview.filters import Filter, parse_filters, said
 from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
+from inversionview.progress import Progress
 from inversionview.scopes import PAPER, Own, Scope
 from inversionview.sites import Site
 
@@ -239,7 +240,7 @@ def feature_information(
     extra: Mapping[str, Feature] | None = None,
     where: str | Sequence[str] = (),
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> FeatureTable:
     """Return how many bits every site tells at every position, and about which features.
 
@@ -255,7 +256,7 @@ def feature_information(
         where: filters such as ``A1=1``, by commas or each for itself: everything is told of the inputs that satisfy all, as if
             there were no others: queries, preimages, priors and entropies.
         seed: of the choice of queries.
-        report: called with how many cells are done, and of how many.
+        report: called with the share of the work that is done, and a note.
 
     Raises:
         SettingError: ``queries``, a feature or a filter is none, or nothing satisfies the filters.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,13 @@ from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site, expand
 
 ENOUGH = 2**14
 """A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
-Report = Callable[[int, int], None]
-"""Called with how many site × position places are done, and of how many."""
 Allowed = npt.NDArray[np.bool_]
 """Which of a bank's rows are looked at, ``[row]``, where it is not all of them: as queries and as hits."""
 
@@ -61,7 +60,7 @@ def places(
     positions: Sequence[str] | None,
     queries: int,
     seed: int,
-    report: Report | None,
+    report: Progress | None,
     allowed: Allowed | None = None,
 ) -> Iterator[Place]:
     """Yield every site × position asked for; the queries of a position are the same at all sites.
@@ -78,7 +77,8 @@ def places(
         for i, site in enumerate(chosen):
             yield Place(bank, site, name, rows, z[i], allowed)
             if report is not None:
-                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+                done, total = number * len(chosen) + i + 1, len(names) * len(chosen)
+                report(done / total, f"{done} of {total} cells")
 
 
 def draw_queries(
@@ -147,7 +147,7 @@ def bits_curve(
     distance: distances.Distance = "euclidean",
     fixed: bool = False,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[Curve]:
     """Return the mean of I_ε(q) at every site and position for a ladder of ε; arguments as in ``feature_information``.
 

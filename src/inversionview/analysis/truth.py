@@ -15,7 +15,6 @@ from torch import Tensor
 
 from inversionview import distances
 from inversionview.analysis.features import Codes, codes_of
-from inversionview.analysis.places import Report
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.model import Decoder
@@ -25,6 +24,7 @@ from inversionview.information import divergence, shares
 from inversionview.integrity import file_digest, read_sealed, sealed
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
@@ -126,7 +126,7 @@ def decoder_against_truth(
     queries: int = 100,
     samples: int = 128,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[SiteTruth]:
     """Return for each site how the decoder's samples compare with the exact preimages of a bank.
 
@@ -141,7 +141,7 @@ def decoder_against_truth(
         queries: at each site.
         samples: of each query, at temperature 1.
         seed: of queries and samples.
-        report: called with how many sites are done, and of how many.
+        report: called with the share of the sites that is done, and a note.
 
     Raises:
         MismatchError: the decoder belongs to another model than the bank.
@@ -163,7 +163,7 @@ def decoder_against_truth(
         one = _Site(decoder, bank, codes, site, scope, samples, np.random.default_rng((seed, i)))
         out.append(one.compare(tokens, z[i]))
         if report is not None:
-            report(i + 1, len(sites))
+            report((i + 1) / len(sites), f"{i + 1} of {len(sites)} sites")
     return out
 
 

@@ -87,7 +87,7 @@ def dla(
         with bar("attributing", 1000, quiet=as_json) as advance:
             table = loaded.rates(
                 what, target=target, prompts=prompts, among=among, at=placed(at, index), k=k, folded=folded, limit=inputs,
-                seed=seed, report=lambda done, total: advance(1000 * done // total, ""),
+                seed=seed, report=lambda share, _: advance(int(1000 * share), ""),
             )  # fmt: skip
         records, shown = table.records(), rate_table(table)
         told = {} if prompts else {"target": target or loaded.inputs.answers[0]}

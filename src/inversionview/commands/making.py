@@ -137,12 +137,12 @@ def train(
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
 
-        def harvest(done: int, total: int) -> None:
+        def harvest(share: float, note: str) -> None:
             tokenizing.close()
-            harvested(1000 * done // total, f"{done:,} of {total:,} inputs")
+            harvested(int(1000 * share), note)
 
-        def read(share: float, count: int) -> None:
-            tokenized(int(1000 * share), f"{count:,} texts")
+        def read(share: float, note: str) -> None:
+            tokenized(int(1000 * share), note)
 
         watch = Watch(report, harvest, read, accelerator)
         common: dict[str, Any] = {"reading": reading, "watch": watch, **options}
@@ -182,7 +182,7 @@ def train_probed_command(
     with bar("training", 1000, quiet=as_json) as advance:
         result = train_shipped(
             study, folder, inputs=inputs, seed=seed, device=device_named(device),
-            report=lambda share, loss: advance(int(1000 * share), f"loss {loss:.4f}"),
+            report=lambda share, note: advance(int(1000 * share), note),
         )  # fmt: skip
     if as_json:
         print_json({**result, "path": str(folder)})
@@ -223,9 +223,7 @@ def bank(
         loaded = loaded_study(study, model, device, [sites])
     if check:
         with resumable(False), bar("checking", 1000) as advance:
-            sound = loaded.check_bank(
-                to, report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs")
-            )
+            sound = loaded.check_bank(to, report=lambda share, note: advance(int(1000 * share), note))
         out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
         return
     options = given(sites=sites, positions=listed(positions))
@@ -233,7 +231,7 @@ def bank(
     with bar("harvesting", 1000) as advance:
         made = loaded.build_bank(
             None if to is None else to / "bank", rows=rows, precision=precision, rank=rank, world=world,
-            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"), **options,
+            report=lambda share, note: advance(int(1000 * share), note), **options,
         )  # fmt: skip
     if to is not None:
         loaded.keep(to)
@@ -259,8 +257,10 @@ def evaluate(
     from inversionview.distances import epsilon_text
 
     loaded = loaded_study(study, model, device)
-    with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
-        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
+    with bar("evaluating", 1000, quiet=as_json) as advance:
+        result = loaded.evaluate(
+            queries=queries, samples=samples, seed=seed, report=lambda share, _: advance(int(1000 * share), "")
+        )
     if as_json:
         print_json(result)
         return

@@ -218,7 +218,7 @@ def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
         def begin(path: Path, rows: int) -> None:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
 
-        return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+        return study.bank(folder, report=lambda share, _: advance(int(1000 * share), ""), begin=begin)
 
 
 def placed(at: str | None, index: int | None) -> str | int | None:

@@ -85,7 +85,7 @@ def inform(
             bank=searched, queries=queries, epsilon=epsilon, fixed=fixed, extra=extra, where=where or (),
             seed=seed,
             distance=distance,  # type: ignore[arg-type]
-            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            report=lambda share, note: advance(int(1000 * share), note),
             **given(sites=sites, positions=listed(positions), features=None if features is None else by_commas(features)),
         )  # fmt: skip
     for path in to or []:
@@ -115,9 +115,13 @@ def truth(
 
     loaded = loaded_study(study, model)
     searched = bank_to_search(loaded, bank)
-    with bar("comparing", len(loaded.sites), quiet=as_json) as advance:
+    with bar("comparing", 1000, quiet=as_json) as advance:
         rows = loaded.against_truth(
-            bank=searched, queries=queries, samples=samples, seed=seed, report=lambda done, _: advance(done, "")
+            bank=searched,
+            queries=queries,
+            samples=samples,
+            seed=seed,
+            report=lambda share, _: advance(int(1000 * share), ""),
         )
     own = loaded.folder is not None and loaded.decoder_path.is_relative_to(loaded.folder)
     kept = loaded.keep_truth(rows, searched, samples=samples, seed=seed) if own else None
@@ -160,7 +164,7 @@ def bits(
         curves = bits_curve(
             searched, ladder, queries=queries, fixed=fixed, seed=seed,
             distance=distance or loaded.spec.distance,  # type: ignore[arg-type]
-            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            report=lambda share, note: advance(int(1000 * share), note),
             **given(sites=sites, positions=listed(positions)),
         )  # fmt: skip
     for path in to or []:

@@ -5,7 +5,7 @@ From it follows what a decoder is trained on more: the sites and named positions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
@@ -35,7 +36,7 @@ def good_shares(
     queries: int = 200,
     samples: int = 8,
     seed: int = 0,
-    report: Callable[[int], None] | None = None,
+    report: Progress | None = None,
 ) -> tuple[npt.NDArray[np.float64], Ids]:
     """Return the share of samples at temperature 1 with D ≤ ε, ``[site, query]``, and each query's ``Inputs.places``.
 
@@ -65,7 +66,7 @@ def good_shares(
         _, nearest, _ = distance_to(model, drawn, z, site, scope.distance)
         shares.append((nearest <= scope.epsilon).double().view(queries, samples).mean(1).numpy())
         if report is not None:
-            report(number + 1)
+            report((number + 1) / len(sites), f"{number + 1} of {len(sites)} sites")
     decoder.train(training)
     return np.stack(shares), np.take_along_axis(inputs.places(tokens), positions, axis=1)[:, 0]
 

@@ -117,7 +117,7 @@ def optimizers_of(decoder: Decoder, config: TrainConfig) -> list[torch.optim.Opt
     return made
 
 
-Report = Callable[[float, dict[str, Any]], None]
+AfterPool = Callable[[float, dict[str, Any]], None]
 """Called after every pool with the share of the run that is done and the last metrics."""
 
 
@@ -128,7 +128,7 @@ def train_decoder(
     config: TrainConfig,
     out: Path | None,
     *,
-    report: Report | None = None,
+    report: AfterPool | None = None,
     accelerator: Accelerator | None = None,
 ) -> Decoder:
     """Train ``decoder`` in place, from the last checkpoint in ``out`` if there is one.
@@ -351,7 +351,7 @@ def train(
     bank: ActivationBank | None = None,
     telling: npt.NDArray[np.bool_] | None = None,
     start: str | Path | None = None,
-    report: Report | None = None,
+    report: AfterPool | None = None,
     accelerator: Accelerator | None = None,
     dtype: torch.dtype = torch.float32,
     **sizes: Any,

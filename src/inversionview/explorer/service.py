@@ -26,12 +26,13 @@ from inversionview.decoder.evaluation import good_shares
 from inversionview.distances import Distance
 from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
-from inversionview.explorer.banks import Report, bank_of, holds, lacking
+from inversionview.explorer.banks import bank_of, holds, lacking
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.sampled import AUTO, Setting
 from inversionview.preimage.walked import measured
+from inversionview.progress import Progress
 from inversionview.scopes import Scope
 from inversionview.study import Study
 
@@ -226,7 +227,7 @@ def read(
     noise: float = 0.0,
     fixed: str | None = None,
     seconds: float = 5.0,
-    report: Report | None = None,
+    report: Progress | None = None,
     rows: Rows | None = None,
     id: str | None = None,
 ) -> contract.Reading:
@@ -282,7 +283,7 @@ class _Asked:
     seed: int
     fixed: str | None
     sources: int
-    told: Report | None
+    told: Progress | None
     rows: Rows | None
     done: int = 0
     source: str = ""
@@ -294,7 +295,7 @@ class _Asked:
             self.told(done / self.sources, source)
 
     @property
-    def report(self) -> Report | None:
+    def report(self) -> Progress | None:
         """Report over all sources."""
         return None if self.told is None else self._tell
 
@@ -413,7 +414,7 @@ def bits_map(
     *,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Map:
     """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
 
@@ -443,7 +444,7 @@ def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
     return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
 
 
-def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:
+def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Progress | None = None) -> contract.Map:
     """Return the decoder's good ratio of each site at the study's ε, with a 95 % interval over 25 held-out queries a site.
 
     It belongs to the study, not to the input; it is measured once.
@@ -451,11 +452,11 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: R
     position = place(study, text, at).position
     if study not in _RATIOS:
 
-        def measured(done: int) -> None:
+        def measured(share: float, _: str) -> None:
             if report is not None:
-                report(done / len(study.sites), "measuring the decoder's good ratio, once")
+                report(share, "measuring the decoder's good ratio, once")
 
-        measured(0)
+        measured(0, "")
         shares, _ = good_shares(
             study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
             report=measured, **_RATIO,
@@ -553,7 +554,7 @@ def interpretation(
     *,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Interpretation:
     """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``Study.interpret``.
 
@@ -591,7 +592,7 @@ def complete(
     epsilon: float | None = None,
     limit: int = 20_000,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Complete:
     """Return log p(x ∣ z_q) against D for ``limit`` random inputs of the study: at most 4,000 points, half of them inside.
 

@@ -230,9 +230,8 @@ class _Model:
         def ask(prompts: Sequence[Prompt], what: str) -> list[Outcome]:
             nonlocal before
             start = before
-            got = self.client.ask(
-                prompts, lambda done, of: self.report(0.4 + 0.6 * (start + done) / total, f"{what}: {done} of {of}")
-            )
+            tell = lambda share, note: self.report(0.4 + 0.6 * (start + share * len(prompts)) / total, f"{what}: {note}")  # noqa: E731
+            got = self.client.ask(prompts, tell)
             before += len(prompts)
             return got
 
