@@ -21,7 +21,7 @@ import inversionview as iv
 from inversionview import errors
 from inversionview import optim as iv_optim
 from inversionview.cli import main
-from inversionview.decoder.checkpoint import Progress, load_checkpoint
+from inversionview.decoder.checkpoint import Standing, load_checkpoint
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
@@ -300,12 +300,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture
-def load(begun: Path) -> Callable[[], Progress | None]:
+def load(begun: Path) -> Callable[[], Standing | None]:
     """What goes on from the checkpoint of a run, as training does, into a decoder of its own."""
     stated = json.loads((begun / "checkpoints" / "last" / "progress.json").read_text())
     decoder = Decoder(DecoderConfig(**stated["settings"]["decoder"]))
     optimizers = optimizers_of(decoder, RUN)
-    progress = Progress(stated["fingerprint"], stated["settings"], stated["weights"])
+    progress = Standing(stated["fingerprint"], stated["settings"], stated["weights"])
     return lambda: load_checkpoint(begun / "checkpoints" / "last", progress, decoder, optimizers)
 
 
