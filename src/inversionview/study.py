@@ -28,8 +28,8 @@ from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import good_ratio
-from inversionview.decoder.model import Decoder
 from inversionview.distances import Distance, between, check_distance, check_epsilon
 from inversionview.errors import (
     BankError,

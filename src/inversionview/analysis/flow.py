@@ -172,36 +172,48 @@ def flow(
     if not 0 < least_attention <= 1 or not 0 < least_effect < 1:
         raise SettingError("The least attention and the least effect are shares: give numbers between 0 and 1.")
     filters = parse_filters(where, feature_names(inputs))
-    looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
     tell = report or (lambda share, note: None)
-    codes = codes_of(bank, where=where)
-    if name in feature_names(inputs) and name not in codes.names:
-        raise SettingError(f"{name} is the same in every input where {said(filters)}: there is nothing to tell.")
-    used = looks.used(least_attention)
+    looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
+    codes, used = _codes(bank, where, name, filters), looks.used(least_attention)
     known = _known(bank, codes, used, scope, queries, seed, lambda share: tell(0.75 * share, "information"))
     edges = list(_Trace(model, codes, known, looks, inputs.answers, name, least_attention).edges())
     confirming = _Confirming(model, inputs, positions, name, filters, limit, seed)
     tested = list(confirming.tested(edges, least_effect, lambda share: tell(0.75 + 0.25 * share, "patching")))
-    nodes = dict.fromkeys(end for edge in tested for end in (edge.source, edge.to))
+    made = _found(bank, scope, looks, codes, known, tested)
+    least = {"least_attention": least_attention, "least_effect": least_effect}
+    return Flow(study=study, target=name, where=tuple(map(str, filters)), pairs=confirming.counts, seed=seed, **least, **made)
+
+
+def _found(
+    bank: ActivationBank, scope: Scope[Own], looks: Looks, codes: Codes, known: Known, edges: Sequence[Edge]
+) -> dict[str, Any]:
+    """Return what is told of a flow but what was asked."""
+    nodes = list(dict.fromkeys(end for edge in edges for end in (edge.source, edge.to)))
+    return {
+        "model": bank.model.name,
+        "position": looks.position,
+        "positions": _on_way(looks, nodes),
+        "layers": len(bank.model.shape.heads),
+        "epsilon": scope.epsilon,
+        "distance": scope.distance,
+        "inputs": len(bank) if codes.allowed is None else int(codes.allowed.sum()),
+        "nodes": tuple(_node(node, known) for node in nodes),
+        "edges": tuple(edges),
+    }
+
+
+def _codes(bank: ActivationBank, where: Sequence[str], target: str, filters: Sequence[Filter]) -> Codes:
+    """Return the features of a bank's inputs; raise ``SettingError`` where the filters leave the target no choice."""
+    codes = codes_of(bank, where=where)
+    if target in feature_names(bank.inputs) and target not in codes.names:
+        raise SettingError(f"{target} is the same in every input where {said(filters)}: there is nothing to tell.")
+    return codes
+
+
+def _on_way(looks: Looks, nodes: Sequence[str]) -> tuple[str, ...]:
+    """Return the positions of nodes, in their order in the input."""
     on_way = {node.partition("@")[2] for node in nodes}
-    return Flow(
-        study=study,
-        model=model.name,
-        target=name,
-        where=tuple(map(str, filters)),
-        position=looks.position,
-        positions=tuple(p for p in looks.names if p in on_way),
-        layers=len(model.shape.heads),
-        epsilon=scope.epsilon,
-        distance=scope.distance,
-        least_attention=least_attention,
-        least_effect=least_effect,
-        inputs=len(bank) if codes.allowed is None else int(codes.allowed.sum()),
-        pairs=confirming.counts,
-        seed=seed,
-        nodes=tuple(_node(node, known) for node in nodes),
-        edges=tuple(tested),
-    )
+    return tuple(position for position in looks.names if position in on_way)
 
 
 Known = dict[tuple[Site, str], tuple[Total, dict[str, float]]]

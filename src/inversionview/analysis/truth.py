@@ -17,7 +17,7 @@ from inversionview import distances
 from inversionview.analysis.features import Codes, codes_of
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import MismatchError, WeightsError
 from inversionview.information import divergence, shares

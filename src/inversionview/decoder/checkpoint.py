@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from safetensors.torch import save_file
 
 from inversionview.decoder import files
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.errors import MismatchError, StorageError, WeightsError
 from inversionview.integrity import file_digest, sealed
 from inversionview.optim import Muon

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
 from inversionview.inputs import Ids, Inputs

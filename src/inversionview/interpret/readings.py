@@ -16,10 +16,11 @@ from inversionview.analysis.places import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import InputError, UnknownPositionError
 from inversionview.inputs import Ids
+from inversionview.interpret.clauses import FeatureStatement
 from inversionview.interpret.prompts import Shown
 from inversionview.interpret.scoring import Told
 from inversionview.interpret.sides import Half, Rows, Sides, sides
-from inversionview.interpret.statements import FeatureStatement, feature_statement
+from inversionview.interpret.statements import feature_statement
 from inversionview.measure import distance_to
 from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site

@@ -16,6 +16,7 @@ from inversionview.analysis.features import Codes
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import InversionViewError
 from inversionview.information import mean
+from inversionview.interpret.clauses import FeatureStatement, summary
 from inversionview.interpret.client import Client, Estimate, Outcome
 from inversionview.interpret.interpretation import Costs, Interpretation, Interpretations, QueryReading, Sample
 from inversionview.interpret.prompts import (
@@ -33,7 +34,6 @@ from inversionview.interpret.prompts import (
 from inversionview.interpret.readings import Cell, Queries, labelled, read_cells, rival, shown
 from inversionview.interpret.scoring import Score, Told, beats
 from inversionview.interpret.sides import GAP
-from inversionview.interpret.statements import FeatureStatement, summary
 from inversionview.progress import Progress
 from inversionview.scopes import Own, Scope
 from inversionview.sites import Site

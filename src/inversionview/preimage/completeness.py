@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview import distances
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids, Inputs

@@ -74,14 +74,8 @@ def corpus_preimage(
     searched = _Search(bank, query, scope, _proposals(bank, query, scope) if approximate else {})
     if found is not None and count is not None:
         found(searched.samples(searched.chosen(searched.nearest(k, first=_FIRST_LOOK), count, seed)))
-    hits = searched.nearest(k)
-    inside = len(hits.within(scope.epsilon))
-    beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
-    if inside + beyond > len(hits):  # what lies just outside is shown as well
-        hits = searched.nearest(inside + beyond)
-    hits = hits.part(slice(max(inside + beyond, k)))
+    hits, inside = searched.found(k, count)
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
-    every = bank.tokens(hits.rows[lot])
     samples = searched.samples(hits if count is None else searched.chosen(hits, count, seed))
     inputs = len(bank) - len(searched.own)
     return Preimage(
@@ -94,7 +88,7 @@ def corpus_preimage(
         source="corpus",
         bits=bits(inside, inputs),
         recall=min((index.settings.recall for index in searched.proposals.values()), default=None),
-        draws=every,
+        draws=bank.tokens(hits.rows[lot]),
         inside_count=inside,
         distinct=inside,
         notes=tuple(notes),
@@ -162,6 +156,15 @@ class _Search:
             )
         )
         return hits.part(~np.isin(hits.rows, self.own))
+
+    def found(self, k: int, count: int | None) -> tuple[Hits, int]:
+        """Return what lies inside ε, the ``k`` nearest and, of ``count``, those just outside; and how many are inside."""
+        hits = self.nearest(k)
+        inside = len(hits.within(self.scope.epsilon))
+        beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
+        if inside + beyond > len(hits):
+            hits = self.nearest(inside + beyond)
+        return hits.part(slice(max(inside + beyond, k))), inside
 
     def chosen(self, hits: Hits, count: int, seed: int) -> Hits:
         """Return at most ``count`` of the hits."""

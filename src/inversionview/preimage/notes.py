@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.distances import epsilon_text
 from inversionview.errors import UnknownPositionError

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview import distances
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
 from inversionview.measure import Finder, distance_to
@@ -194,15 +194,11 @@ def sampled_preimage(
     distances.check_epsilon(scope.epsilon)
     chosen = _checked(settings)
     whole(count, "The count of samples")
-    whole(each, "The number of candidates of each setting")
     check_seed(seed)
-    at_once = min(each * len(chosen), decoder.rows_at_once) * decoder.row_bytes
-    check_memory(each * len(chosen), "candidates", _bytes_each(decoder, query, chosen), at_once)
+    _check_room(decoder, query, chosen, each)
     read = _Asked(decoder, model, query, scope)
     if found is not None:
-        few = -(-_FIRST_LOOK // len(chosen))
-        first = read.measured(chosen, few, torch.Generator().manual_seed(seed), None)
-        found(first.samples(torch.argsort(first.nearest, stable=True)[:count]))
+        found(read.first_look(chosen, count, seed))
     generator = torch.Generator().manual_seed(seed)
     measured = read.measured(chosen, each, generator, None if report is None else partial(_drawing, report))
     if not len(measured.tokens):
@@ -235,6 +231,13 @@ def _checked(settings: Sequence[Setting] | Pool) -> tuple[Setting, ...]:
     for setting in chosen:
         setting.check()
     return chosen
+
+
+def _check_room(decoder: Decoder, query: Query, settings: Sequence[Setting], each: int) -> None:
+    """Raise ``SettingError`` unless ``each`` candidates of every setting are some, and fit into the memory."""
+    count = whole(each, "The number of candidates of each setting") * len(settings)
+    at_once = min(count, decoder.rows_at_once) * decoder.row_bytes
+    check_memory(count, "candidates", _bytes_each(decoder, query, settings), at_once)
 
 
 def _bytes_each(decoder: Decoder, query: Query, settings: Sequence[Setting]) -> int:
@@ -270,6 +273,12 @@ class _Asked:
     @cached_property
     def number(self) -> int:
         return trained_site(self.decoder, self.query.site)
+
+    def first_look(self, settings: Sequence[Setting], count: int, seed: int) -> tuple[Sample, ...]:
+        """Return the nearest of a few candidates, drawn and measured ahead of all others."""
+        few = -(-_FIRST_LOOK // len(settings))
+        first = self.measured(settings, few, torch.Generator().manual_seed(seed), None)
+        return first.samples(torch.argsort(first.nearest, stable=True)[:count])
 
     def measured(
         self, settings: Sequence[Setting], each: int, generator: torch.Generator, report: Callable[[float], None] | None

@@ -146,7 +146,6 @@ def walked_preimage(
     draws = draws[warm:].reshape(-1, tokens.shape[1])
     shown = _shown(run.pool, draws, tokens, count, rng)
     samples = measured(model, target, *shown)
-    bits = run.bits()
     walk = _report(run, run.mixing(), len(draws), query, prior, samples, ground.notes)
     return Preimage(
         query,
@@ -156,7 +155,7 @@ def walked_preimage(
         samples,
         run.pool.measured,
         source="walk",
-        bits=bits,
+        bits=run.bits(),
         inside_count=walk.members,
         distinct=walk.members,
         draws=draws,
