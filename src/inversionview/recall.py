@@ -21,10 +21,10 @@ from inversionview.analysis.retrieval import (
 )
 from inversionview.bank.places import cache
 from inversionview.bank.store import ActivationBank
-from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.scopes import OWN, Scope
 from inversionview.studies.facts import FactsInputs
 from inversionview.study import Study

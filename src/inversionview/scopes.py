@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from inversionview.distances import Distance
+    from inversionview.scope import Distance
 
 At = TypeVar("At", covariant=True)
 """What names the positions: it depends on what is read."""

@@ -30,7 +30,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import good_ratio
-from inversionview.distances import Distance, between, check_distance, check_epsilon
+from inversionview.distances import between
 from inversionview.errors import (
     BankError,
     InputError,
@@ -61,6 +61,7 @@ from inversionview.preimage.walked import Prior, language_ground, study_ground, 
 from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.scopes import OWN, Scope
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec

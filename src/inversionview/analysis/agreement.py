@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.distances import Distance
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.core import Query
+from inversionview.scope import Distance
 from inversionview.scopes import Scope
 
 _SPLITS = 20

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.analysis.places import Allowed, enumerated, places
 from inversionview.analysis.retrieval import MOST_BOS, RetrievalHead, attends_elsewhere
 from inversionview.bank.search import Hits
@@ -21,6 +20,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, entropy, mean
 from inversionview.progress import Progress
+from inversionview.scope import Distance
 from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site
 
@@ -98,7 +98,7 @@ class ContentTable:
     known: float
     """Share of the facts that the model completes rightly."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     queries: int
     seed: int
     heads: tuple[HeadContent, ...]

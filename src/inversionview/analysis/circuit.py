@@ -19,11 +19,11 @@ from inversionview.analysis.features import Codes, codes_of, place_information
 from inversionview.analysis.heads import NamedHead
 from inversionview.analysis.places import Place, places
 from inversionview.bank.store import ActivationBank
-from inversionview.distances import Distance
 from inversionview.errors import InputError
 from inversionview.information import Mean, entropy, shares
 from inversionview.inputs import Ids, Inputs
 from inversionview.progress import Progress
+from inversionview.scope import Distance
 from inversionview.scopes import Own, Scope
 
 POSITIONAL = ("order", "S1_position", "relative_position")

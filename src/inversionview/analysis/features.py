@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.analysis.places import Allowed, Place, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
@@ -23,6 +22,7 @@ from inversionview.filters import Filter, parse_filters, said
 from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
 from inversionview.progress import Progress
+from inversionview.scope import Distance
 from inversionview.scopes import PAPER, Own, Scope
 from inversionview.sites import Site
 
@@ -79,7 +79,7 @@ class FeatureTable:
     inputs: int
     """How many the bank has that satisfy ``where``."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     fixed: bool
     """D was compared at the query's own position only."""
     seed: int

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
@@ -18,6 +17,7 @@ from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_epsilon
 from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site, expand
 
@@ -129,7 +129,7 @@ class Curve:
     """Queries with one other input inside ε or none count as log₂ of the bank, the most that it can show."""
     least: tuple[float, ...]
     """The same means, but these queries count as the least that they can mean: where there are any, all that is known."""
-    distance: distances.Distance = "euclidean"
+    distance: Distance = "euclidean"
 
     @property
     def bounded(self) -> tuple[bool, ...]:
@@ -144,7 +144,7 @@ def bits_curve(
     queries: int = 200,
     sites: str | Sequence[str | Site] = "*",
     positions: Sequence[str] | None = None,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     fixed: bool = False,
     seed: int = 0,
     report: Progress | None = None,
@@ -156,7 +156,7 @@ def bits_curve(
     """
     if not epsilons:
         raise SettingError("Name at least one ε.")
-    ladder, curves = sorted(distances.check_epsilon(e) for e in epsilons), []
+    ladder, curves = sorted(check_epsilon(e) for e in epsilons), []
     for place in places(bank, sites, positions, queries, seed, report):
         told = [_told(place, Scope(epsilon, distance, OWN if fixed else None)) for epsilon in ladder]
         bits, low = tuple(mean(each[:, 0], seed=seed) for each in told), tuple(float(each[:, 1].mean()) for each in told)

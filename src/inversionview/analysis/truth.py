@@ -13,7 +13,6 @@ from jaxtyping import Float
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.analysis.features import Codes, codes_of
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
@@ -26,6 +25,7 @@ from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance
 from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
 from inversionview.storage import write_json
@@ -66,7 +66,7 @@ class Truth:
     decoder: str
     """Checksum of the weights."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     positions: tuple[str, ...]
     """Named positions at which D may be reached, and queries were read."""
     inputs: int

@@ -23,7 +23,6 @@ from inversionview.analysis.patching import PatchedRuns, parse_activations
 from inversionview.bank.search import search
 from inversionview.contrasts import Pairs, check_target, contrasted
 from inversionview.decoder.evaluation import good_shares
-from inversionview.distances import Distance
 from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
 from inversionview.explorer.banks import bank_of, holds, lacking
@@ -33,6 +32,7 @@ from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.sampled import AUTO, Setting
 from inversionview.preimage.walked import measured
 from inversionview.progress import Progress
+from inversionview.scope import Distance
 from inversionview.scopes import Scope
 from inversionview.study import Study
 

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
@@ -31,6 +30,7 @@ from inversionview.preimage.sampled import Setting, trained_site
 from inversionview.probed import ProbedModel
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_epsilon
 from inversionview.scopes import Scope
 
 Tick = Callable[[int], None]
@@ -93,7 +93,7 @@ class Completeness:
     """The completeness check of one query."""
 
     query: Query
-    kind: distances.Distance
+    kind: Distance
     epsilon: float
     seed: int
     rows: npt.NDArray[np.int64] = field(repr=False)
@@ -159,7 +159,7 @@ def completeness(
         SettingError: a setting is out of range.
         UnknownSiteError: the decoder was not trained on a query's site.
     """
-    distances.check_epsilon(scope.epsilon)
+    check_epsilon(scope.epsilon)
     if not queries or not variants:
         raise SettingError("There must be a query and a variant to score it under.")
     for setting in variants:

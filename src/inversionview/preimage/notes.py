@@ -10,12 +10,12 @@ import torch
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
-from inversionview.distances import epsilon_text
 from inversionview.errors import UnknownPositionError
 from inversionview.inputs import Inputs
 from inversionview.measure import Finder, distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.probed import ProbedModel
+from inversionview.scope import epsilon_text
 from inversionview.scopes import Scope
 
 MOST_INSIDE = 0.5

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
@@ -23,6 +22,7 @@ from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
 from inversionview.progress import Progress
 from inversionview.ranges import check_seed, finite, positive, whole
+from inversionview.scope import check_epsilon
 from inversionview.scopes import Scope
 from inversionview.sites import Site
 
@@ -191,7 +191,7 @@ def sampled_preimage(
         UnknownSiteError: the decoder was not trained on the site.
         UnknownPositionError: no candidate has the fixed position.
     """
-    distances.check_epsilon(scope.epsilon)
+    check_epsilon(scope.epsilon)
     chosen = _checked(settings)
     whole(count, "The count of samples")
     check_seed(seed)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.inputs import Inputs
 from inversionview.measure import nearest
 from inversionview.preimage.completeness import Values, chosen_rows, is_query
 from inversionview.preimage.core import Query
 from inversionview.probed import ProbedModel
 from inversionview.progress import Progress
+from inversionview.scope import Distance, check_epsilon
 from inversionview.scopes import Scope
 
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -67,7 +67,7 @@ class Threshold:
     """The threshold study of one query."""
 
     query: Query
-    kind: distances.Distance
+    kind: Distance
     epsilon: float
     """The study's."""
     distance: Values = field(repr=False)
@@ -153,7 +153,7 @@ def threshold_study(
     Raises:
         SettingError: a setting is out of range.
     """
-    rungs = [distances.check_epsilon(e) for e in (*(epsilons or LADDER), scope.epsilon)]
+    rungs = [check_epsilon(e) for e in (*(epsilons or LADDER), scope.epsilon)]
     tokens = inputs.tokens(chosen_rows(inputs, limit, seed))
     tokens = tokens[~is_query(tokens, query, inputs.pad)]
     told = lambda done: report(done / len(tokens), "") if report else None  # noqa: E731

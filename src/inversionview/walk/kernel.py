@@ -15,9 +15,9 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import Finder
+from inversionview.scope import Distance
 from inversionview.scopes import Scope
 from inversionview.sites import Site
 
@@ -33,7 +33,7 @@ class Target(NamedTuple):
     scope: Scope[Finder]
 
     @property
-    def kind(self) -> distances.Distance:
+    def kind(self) -> Distance:
         """Which distance."""
         return self.scope.distance
 
