@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from inversionview.decoder import model as decoder_model
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Batch, Group
 from inversionview.decoder.pretrained import PretrainedDecoder
 from inversionview.decoder.recipe import TrainConfig
@@ -41,7 +42,7 @@ def measure(kind: str, loss: str) -> dict[str, float]:
         tuple(f"a{i}.0" for i in range(SITES)), D_MODEL, VOCABULARY, LENGTH, bos=1, eos=2, pad=VOCABULARY,
         base="" if kind == "scratch" else str(default_model()), tuning=kind if kind == "lora" else "frozen",
     )  # fmt: skip
-    decoder = Decoder(config) if kind == "scratch" else PretrainedDecoder.on(config)
+    decoder = ScratchDecoder(config) if kind == "scratch" else PretrainedDecoder.on(config)
     if loss == "whole":
         decoder_model.cross_entropy = whole
     optimizers, accelerator = optimizers_of(decoder, TrainConfig()), make_accelerator("cpu")

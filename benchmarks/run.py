@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM
 import inversionview as iv
 from inversionview import optim
 from inversionview.bridge import BridgeBackend
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.beginning import new_decoder
 from inversionview.decoder.pairs import Stream, pool_of_batches
 from inversionview.decoder.sampling import sample
-from inversionview.decoder.training import make_accelerator, new_decoder, step
+from inversionview.decoder.training import make_accelerator, step
 from inversionview.measure import distance_to
 from inversionview.runs import train_study
 
@@ -121,7 +121,7 @@ def training_baseline(study: iv.Study) -> float:
 def sampling(study: iv.Study) -> float:
     """Samples/s, drawn and verified in the probed model, of random held-out queries of one site at a time."""
     inputs, seeds = study.inputs, count()
-    decoder: Decoder = study.decoder
+    decoder: iv.Decoder = study.decoder
 
     def work() -> int:
         seed = next(seeds)

@@ -20,6 +20,7 @@ from inversionview.analysis.circuit import circuit_table, subject_cases
 from inversionview.analysis.head_measures import Prompts
 from inversionview.analysis.heads import PAIRS
 from inversionview.contrasts import held_out
+from inversionview.scopes import OWN, Scope
 from inversionview.storage import replacing
 from inversionview.views import circuit
 from inversionview.views.heads import save_heads
@@ -39,10 +40,10 @@ def heads(study: iv.Study, bank: str | None) -> str:
 
 
 def contents(study: iv.Study, bank: str | None) -> str:
-    searched = study.bank(bank, report=lambda done, all_of: told(done / all_of, "bank"))
+    searched = study.bank(bank, report=lambda share, _: told(share, "bank"))
     table = circuit_table(
-        searched, study.named_heads, epsilon=study.spec.epsilon, distance=study.spec.distance,
-        report=lambda done, all_of: told(done / all_of, "preimages"),
+        searched, study.named_heads, Scope(study.spec.epsilon, study.spec.distance, OWN),
+        report=lambda share, _: told(share, "preimages"),
     )  # fmt: skip
     return f"{circuit.contents_markdown(table)}\nWhere a name mover itself moves IO:\n\n{circuit.moved_markdown(table)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,12 @@ def test_a_word_that_is_no_token_is_refused(model: ProbedModel, word: str) -> No
 CANDIDATES = {"Mary": (0, 1), "John": (2,), "Ann": (3, 4), "milk": (8,)}
 
 
+def counted(note: str) -> tuple[int, int]:
+    """Return what a note such as ``80 of 240 readings`` counts."""
+    done, total = re.findall(r"[\d,]+", note)
+    return int(done.replace(",", "")), int(total.replace(",", ""))
+
+
 def some_cases(count: int, seed: int = 0) -> Cases:
     """Random inputs of several lengths with random expectations; milk is expected at times but no rival."""
     rng = np.random.default_rng(seed)
@@ -277,7 +284,7 @@ def test_rates_are_those_of_a_naive_loop(
     """Whatever the size of the batches."""
     monkeypatch.setattr("inversionview.analysis.attribution._NUMBERS", numbers)
     cases, done = some_cases(40), []
-    table = rates(model, cases, "a*.*,m1,x1.post", k=4, folded=folded, report=lambda *share: done.append(share))
+    table = rates(model, cases, "a*.*,m1,x1.post", k=4, folded=folded, report=lambda _, note: done.append(counted(note)))
     assert [row.site for row in table.rows] == ["a0.0", "a0.1", "a1.0", "a1.1", "m1", "x1.post"]
     assert (table.inputs, table.candidates, table.k, table.tokens, table.folded) == (40, 3, 4, 14, folded)
     assert done[-1] == (240, 240)
@@ -552,7 +559,9 @@ def test_a_study_attributes_a_query_or_a_text(folder: Path, model: ProbedModel, 
 
 def test_a_study_takes_rates_over_its_answers(addition: iv.Study) -> None:
     told: list[tuple[int, int]] = []
-    found = addition.rates("a*.*", target="A2", k=3, folded=False, limit=40, seed=5, report=lambda *each: told.append(each))
+    found = addition.rates(
+        "a*.*", target="A2", k=3, folded=False, limit=40, seed=5, report=lambda _, note: told.append(counted(note))
+    )
     assert found == rates(addition.model, answer_cases(addition.inputs, "A2", 40, seed=5), "a*.*", k=3, folded=False)
     assert told[-1] == (320, 320)
     first = addition.rates(limit=40)

@@ -18,8 +18,10 @@ import inversionview as iv
 from inversionview import errors
 from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.loss import chunked_cross_entropy, cross_entropy
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Banked, pick_pairs, pool_of_batches, written_tokens
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
@@ -88,7 +90,7 @@ FEW = replace(FULL, tokens=(3, 7, 20, 40, 41))
 def twins() -> tuple[Decoder, Decoder]:
     """A restricted decoder, and one over the whole vocabulary with its weights where the tokens are, all else impossible."""
     torch.manual_seed(0)
-    few, full = Decoder(FEW).eval(), Decoder(FULL).eval()
+    few, full = ScratchDecoder(FEW).eval(), ScratchDecoder(FULL).eval()
     with torch.no_grad():
         few.lm_head.weight.normal_()
         state = full.state_dict()
@@ -329,7 +331,7 @@ def test_rescaling_is_uniform_in_the_logarithm() -> None:
 def test_damping_divides_the_odds_of_rare_tokens_that_came_too_often() -> None:
     """A decoder without memory: token 3 is rare in the corpus and drawn half of the time, 7 and 20 are common."""
     config = replace(FEW, shares=(0.005, 0.9, 0.9, 1.0, 1.0))
-    decoder = Decoder(config).eval()  # its head is 0, so all of its tokens but BOS are equally likely
+    decoder = ScratchDecoder(config).eval()  # its head is 0, so all of its tokens but BOS are equally likely
     z = torch.randn(6, generator=torch.Generator().manual_seed(0))
     drawn = draw(decoder, z, 0, [Setting(damping=1.0), Setting()], 4000, torch.Generator().manual_seed(0))
     plain, damped = drawn[:4000], drawn[4000:]

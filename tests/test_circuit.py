@@ -19,6 +19,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.distances import between
 from inversionview.errors import UnknownSiteError
 from inversionview.information import entropy, shares
+from inversionview.scopes import OWN, Scope
 from inversionview.sites import Site
 from inversionview.views import circuit
 from tests.test_heads import prompts, saved
@@ -46,7 +47,7 @@ def bank(study: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Activatio
 
 @pytest.fixture(scope="module")
 def table(bank: ActivationBank) -> CircuitTable:
-    return circuit_table(bank, HEADS, epsilon=EPSILON, distance="cosine", queries=QUERIES, seed=1)
+    return circuit_table(bank, HEADS, Scope(EPSILON, "cosine", OWN), queries=QUERIES, seed=1)
 
 
 def test_rows_are_the_feature_information_at_each_heads_own_position(
@@ -121,7 +122,7 @@ def test_expectations_are_met_or_not() -> None:
 
 def test_a_head_that_the_bank_lacks(bank: ActivationBank) -> None:
     with pytest.raises(UnknownSiteError, match=r"a9\.9"):
-        circuit_table(bank, [NamedHead("a9.9", "name mover", "END")], epsilon=0.1, distance="cosine", queries=5)
+        circuit_table(bank, [NamedHead("a9.9", "name mover", "END")], Scope(0.1, "cosine", OWN), queries=5)
 
 
 def test_rates_of_the_subject(study: iv.Study) -> None:

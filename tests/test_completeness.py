@@ -19,6 +19,7 @@ from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to, nearest
 from inversionview.preimage.completeness import chosen_rows, completeness, is_query, summary
 from inversionview.preimage.threshold import find_gaps, threshold_study
+from inversionview.scopes import Scope
 from inversionview.sites import Site
 from inversionview.studies.addition import AdditionInputs
 from inversionview.views import columns, plots
@@ -49,7 +50,7 @@ def query(addition: iv.Study) -> iv.Query:
 
 @pytest.fixture(scope="module")
 def result(addition: iv.Study, query: iv.Query):
-    return completeness(addition.decoder, addition.model, FEW, [query], epsilon=0.03, distance="euclidean", draws=3)[0]
+    return completeness(addition.decoder, addition.model, FEW, [query], Scope(0.03), draws=3)[0]
 
 
 # -- definitions -------------------------------------------------------------------------------------------------------
@@ -109,8 +110,7 @@ def test_summary_of_any_values(values: list[tuple[int, bool]], query: int) -> No
 
 
 def test_quick_keeps_recall_and_says_where_a_rank_is_a_bound(addition: iv.Study, query: iv.Query, result) -> None:
-    common = {"epsilon": 0.03, "distance": "euclidean", "draws": 3}
-    quick = completeness(addition.decoder, addition.model, FEW, [query], quick=True, **common)[0]
+    quick = completeness(addition.decoder, addition.model, FEW, [query], Scope(0.03), quick=True, draws=3)[0]
     for exact, bounded in zip(result.variants, quick.variants, strict=True):
         assert bounded.floor is not None
         assert bounded.recall == exact.recall
@@ -124,9 +124,9 @@ def test_quick_keeps_recall_and_says_where_a_rank_is_a_bound(addition: iv.Study,
 
 
 def test_nothing_inside_and_nothing_outside(addition: iv.Study, query: iv.Query) -> None:
-    common = {"distance": "euclidean", "draws": 1, "limit": 20}
+    common = {"draws": 1, "limit": 20}
     for epsilon, inside in ((1e-9, 0), (100.0, 20)):
-        found = completeness(addition.decoder, addition.model, addition.inputs, [query], epsilon=epsilon, **common)[0]
+        found = completeness(addition.decoder, addition.model, addition.inputs, [query], Scope(epsilon), **common)[0]
         assert int(found.inside.sum()) == inside
         assert [scores.recall for scores in found.variants] == [None] * 3
         assert "NaN" not in json.dumps(found.to_json())
@@ -198,7 +198,7 @@ def test_equal_activations_are_one_cluster() -> None:
 
 
 def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
-    study = threshold_study(addition.model, FEW, query, epsilon=0.1, distance="euclidean", epsilons=[0.01, 0.02])
+    study = threshold_study(addition.model, FEW, query, Scope(), epsilons=[0.01, 0.02])
     distance = nearest(addition.model, ALL, [(query.z, query.site)], "euclidean")[0].numpy()
     others = distance[~is_query(ALL, query, FEW.pad)]
     features = FEW.features(ALL[~is_query(ALL, query, FEW.pad)])
@@ -223,7 +223,7 @@ def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!doctype html>")])
 def test_figures(addition: iv.Study, query: iv.Query, result, tmp_path: Path, suffix: str, magic: bytes) -> None:
-    study = threshold_study(addition.model, FEW, query, epsilon=0.1, distance="euclidean")
+    study = threshold_study(addition.model, FEW, query, Scope())
     plots.save_completeness([result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
     plots.save_threshold(study, tmp_path / f"threshold{suffix}")
     for path in tmp_path.iterdir():
@@ -286,10 +286,10 @@ def test_texts_of_a_run_are_their_own_inputs(addition: iv.Study) -> None:
     texts = [f"{a}+{b}={a + b}" for a in range(100, 110) for b in range(200, 210)]
     inputs = Inputs.from_texts(texts, addition.model.vocabulary)
     queries = [addition.query(texts[17], at="=", site="a0.0")]
-    found = completeness(addition.decoder, addition.model, inputs, queries, epsilon=0.1, distance="euclidean", draws=1)[0]
+    found = completeness(addition.decoder, addition.model, inputs, queries, Scope(), draws=1)[0]
     assert len(found.rows) == 100
     assert found.distance.min() == pytest.approx(0, abs=1e-6)
-    assert threshold_study(addition.model, inputs, queries[0], epsilon=0.1, distance="euclidean").base == {"length": 1.0}
+    assert threshold_study(addition.model, inputs, queries[0], Scope()).base == {"length": 1.0}
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

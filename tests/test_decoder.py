@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, rebalanced
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import InversionViewError, WeightsError
 
@@ -39,7 +41,7 @@ SHARED = DecoderConfig(("x0.pre", "a0.1", "x1.post"), WIDTH, 3, 5, bos=2, eos=2,
 def decoder_of(config: DecoderConfig, seed: int = 0, spread: float = 1.5) -> Decoder:
     """A decoder of random weights, the output head's too (a new decoder's are 0), so that its logits differ."""
     torch.manual_seed(seed)
-    decoder = Decoder(config).eval()
+    decoder = ScratchDecoder(config).eval()
     for parameter in decoder.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.2)
     decoder.lm_head.weight.copy_(torch.randn_like(decoder.lm_head.weight) * spread / config.width**0.5)
@@ -161,7 +163,7 @@ def test_rows_of_a_batch_do_not_mix() -> None:
 
 def test_an_untrained_decoder_is_uniform() -> None:
     torch.manual_seed(0)
-    decoder, (z, site) = Decoder(SHARED).eval(), conditions(31)
+    decoder, (z, site) = ScratchDecoder(SHARED).eval(), conditions(31)
     scores = token_log_probs(decoder, every_input(SHARED), z, site)
     expected = -np.log(3) * (every_input(SHARED) != SHARED.pad).float()
     expected[:, 0] = 0

@@ -21,9 +21,10 @@ import inversionview as iv
 from inversionview import errors
 from inversionview import optim as iv_optim
 from inversionview.cli import main
-from inversionview.decoder.checkpoint import Progress, load_checkpoint
+from inversionview.decoder.checkpoint import Standing, load_checkpoint
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.decoder.training import optimizers_of
@@ -44,7 +45,7 @@ SIZES = {"width": 16, "layers": 1, "pathway": 16, "cells": 2, "hidden": 16, "blo
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    Decoder(CONFIG).save_pretrained(tmp_path / "decoder")
+    ScratchDecoder(CONFIG).save_pretrained(tmp_path / "decoder")
     return tmp_path / "decoder"
 
 
@@ -151,7 +152,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.errors import WeightsError
 
 folder, forged = Path(sys.argv[1]), json.load(sys.stdin)
@@ -300,12 +301,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture
-def load(begun: Path) -> Callable[[], Progress | None]:
+def load(begun: Path) -> Callable[[], Standing | None]:
     """What goes on from the checkpoint of a run, as training does, into a decoder of its own."""
     stated = json.loads((begun / "checkpoints" / "last" / "progress.json").read_text())
-    decoder = Decoder(DecoderConfig(**stated["settings"]["decoder"]))
+    decoder = ScratchDecoder(DecoderConfig(**stated["settings"]["decoder"]))
     optimizers = optimizers_of(decoder, RUN)
-    progress = Progress(stated["fingerprint"], stated["settings"], stated["weights"])
+    progress = Standing(stated["fingerprint"], stated["settings"], stated["weights"])
     return lambda: load_checkpoint(begun / "checkpoints" / "last", progress, decoder, optimizers)
 
 

@@ -311,7 +311,7 @@ def test_one_bank_is_built_once(monkeypatch: pytest.MonkeyPatch, addition: iv.St
 
         def bank(self, report: Any) -> str:
             for done in range(1, 11):
-                report(done, 10)
+                report(done / 10, f"{done} of 10 inputs")
             built.append(1)
             return "bank"
 

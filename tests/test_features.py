@@ -24,6 +24,7 @@ from inversionview.analysis.places import bits_curve, draw_queries
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids
+from inversionview.scopes import OWN, Scope
 from inversionview.studies.addition import AdditionInputs
 from inversionview.views.maps import curve_figure, curve_page, feature_figure, feature_page
 from inversionview.views.tables import curve_table
@@ -78,7 +79,9 @@ def least(others: int, whole: bool) -> float:
 @pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize("site", ["a0.0", "x0.post", "x0.pre"])
 def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: str) -> None:
-    table = feature_information(bank, study="few", queries=40, sites=site, positions=["A1"], epsilon=0.3, fixed=fixed)
+    table = feature_information(
+        bank, study="few", queries=40, sites=site, positions=["A1"], scope=Scope(0.3, at=OWN if fixed else None)
+    )
     rows, found = preimages(bank, site, "A1", 40, ["A1"] if fixed else NAMES, 0.3)
     whole = isinstance(bank.inputs, FewAdditions)
     values = bank.inputs.features(bank.tokens(np.arange(ROWS)))
@@ -112,7 +115,7 @@ def test_the_table_is_its_definition(bank: ActivationBank, fixed: bool, site: st
 @pytest.mark.parametrize("site", ["a0.0", "x0.post"])
 def test_within_a_filter_the_table_is_its_definition(bank: ActivationBank, where: tuple[str, ...], site: str) -> None:
     """Every input that satisfies the filter is a query; pairs of them are all there is."""
-    table = feature_information(bank, study="few", queries=ROWS, sites=site, positions=["A1"], epsilon=0.3, where=where)
+    table = feature_information(bank, study="few", queries=ROWS, sites=site, positions=["A1"], scope=Scope(0.3), where=where)
     tokens = bank.tokens(np.arange(ROWS))
     values = bank.inputs.features(tokens)
     kept = np.flatnonzero(
@@ -152,7 +155,7 @@ def test_within_a_filter_the_table_is_its_definition(bank: ActivationBank, where
 def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> None:
     """x0.pre is token plus position: constant at '=', the digit A1 at A1."""
     bank = ActivationBank.build(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
-    table = feature_information(bank, study="few", queries=200, epsilon=0.01)
+    table = feature_information(bank, study="few", queries=200, scope=Scope(0.01))
     cells = {(c.position, c.feature): c for c in table.cells}
     totals = {t.position: t.bits.value for t in table.totals}
     assert totals["="] == 0
@@ -162,9 +165,9 @@ def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> N
 
 
 def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
+    whole = feature_information(bank, study="few", queries=30, sites="a0.3", scope=Scope(0.5))
     monkeypatch.setattr(places, "ENOUGH", 100)
-    part = feature_information(bank, study="few", queries=30, sites="a0.3", epsilon=0.5)
+    part = feature_information(bank, study="few", queries=30, sites="a0.3", scope=Scope(0.5))
     for one, other in zip(whole.totals, part.totals, strict=True):
         assert other.bits.value == pytest.approx(one.bits.value, abs=0.3)
 
@@ -175,7 +178,7 @@ def test_within_a_filter_as_many_are_measured(bank: ActivationBank, monkeypatch:
     allowed = bank.inputs.features(bank.tokens(np.arange(ROWS)))["C3"] == 1
     place = next(places.places(bank, "x0.pre", ["="], 20, 0, None, allowed))
     assert allowed[place.rows].all()
-    for row, hits in zip(place.rows.tolist(), place.preimages(0.1, "euclidean", fixed=True), strict=True):
+    for row, hits in zip(place.rows.tolist(), place.preimages(Scope(at=OWN)), strict=True):
         assert (np.sort(hits.rows) == np.flatnonzero(allowed[: hits.searched])).all()
         assert 70 <= len(hits) <= 130
         assert places.bits_of(row, hits, allowed) == 0
@@ -195,7 +198,7 @@ def test_the_nearest_of_what_is_allowed(bank: ActivationBank) -> None:
 
 def test_more_room_means_fewer_bits(bank: ActivationBank) -> None:
     curves = bits_curve(bank, [0.5, 0.05, 0.2], queries=20, sites="a0.0,x0.post")
-    table = feature_information(bank, study="few", queries=20, sites="a0.0,x0.post", epsilon=0.2)
+    table = feature_information(bank, study="few", queries=20, sites="a0.0,x0.post", scope=Scope(0.2))
     for curve, total in zip(curves, table.totals, strict=True):
         assert curve.epsilons == (0.05, 0.2, 0.5)
         values = [m.value for m in curve.bits]

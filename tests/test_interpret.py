@@ -19,11 +19,12 @@ import inversionview as iv
 from inversionview import distances, errors
 from inversionview.analysis.features import Codes, codes_of
 from inversionview.bank.store import ActivationBank
+from inversionview.interpret.clauses import NOTHING, listed_values
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.scoring import Told, auroc, balanced_accuracy, beats
 from inversionview.interpret.sides import Half, sides
-from inversionview.interpret.statements import NOTHING, feature_statement, listed_values
+from inversionview.interpret.statements import feature_statement
 from inversionview.scope import Distance
 from inversionview.studies import shipped_inputs
 from inversionview.views.interpretations import markdown, page

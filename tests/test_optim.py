@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.optim import Muon, build, orthogonalize, rates, schedule, set_rates
 
 torch.set_num_threads(1)
@@ -137,7 +138,7 @@ def test_embeddings_heads_gains_and_biases_go_to_adamw() -> None:
 
 def test_every_parameter_of_a_decoder_has_one_optimiser() -> None:
     config = DecoderConfig(("x0.pre", "a0.0"), 6, 5, 8, 2, 3, 4, layers=2, heads=2, width=8, pathway=8, blocks=1)
-    decoder = Decoder(config)
+    decoder = ScratchDecoder(config)
     held = owners(decoder)
     parameters = dict(decoder.named_parameters())
     assert held["Muon"] | held["AdamW"] == set(parameters)

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import inversionview as iv
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pretrained import PretrainedDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs

@@ -719,7 +719,9 @@ def test_a_book_on_one_line_is_cut_like_a_short_text() -> None:
 def test_progress_is_told_from_the_beginning(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("".join(f"{'a ' * 50}{n}\n" for n in range(20_000)))
     told: list[tuple[float, int]] = []
-    texts = read_texts(tmp_path / "t.txt", report=lambda share, count: told.append((share, count)))
+    texts = read_texts(
+        tmp_path / "t.txt", report=lambda share, note: told.append((share, int(note.removesuffix(" texts").replace(",", ""))))
+    )
     next(texts)
     assert told[0][1] == 0
     assert sum(1 for _ in texts) == 19_999

@@ -13,7 +13,9 @@ from torch import Tensor
 
 import inversionview as iv
 from inversionview.decoder import scoring
-from inversionview.decoder.model import Decoder, DecoderConfig
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.decoder import Decoder
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 
@@ -23,7 +25,7 @@ BOS, EOS, PAD = 3, 4, 5
 def random_decoder(seed: int = 0, sharpness: float = 1.0) -> Decoder:
     torch.manual_seed(seed)
     config = DecoderConfig(("x0.pre", "a0.1"), 6, 6, 7, bos=BOS, eos=EOS, pad=PAD, layers=2, heads=2, width=16, pathway=12)
-    decoder = Decoder(config).eval()
+    decoder = ScratchDecoder(config).eval()
     with torch.no_grad():
         decoder.lm_head.weight.normal_(std=0.5)
         for layer in decoder.layers:
@@ -84,7 +86,7 @@ def test_every_input_there_is() -> None:
 
 def test_padding_beyond_the_vocabulary_and_one_token_for_both_ends() -> None:
     torch.manual_seed(0)
-    decoder = Decoder(DecoderConfig(("x0.pre",), 6, 3, 6, bos=2, eos=2, pad=3, layers=1, heads=2, width=8)).eval()
+    decoder = ScratchDecoder(DecoderConfig(("x0.pre",), 6, 3, 6, bos=2, eos=2, pad=3, layers=1, heads=2, width=8)).eval()
     torch.nn.init.normal_(decoder.lm_head.weight)
     tokens = np.array([[2, 0, 1, 2, 3, 3], [2, 0, 0, 2, 3, 3], [2, 2, 3, 3, 3, 3], [2, 0, 1, 1, 0, 0]])
     scored = log_probs(decoder, PrefixTree.of(tokens, 3), Z[:1], 0)

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.decoder.model import Decoder, DecoderConfig, polar
+from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Stream, pick_pairs, pool_of_batches
+from inversionview.decoder.pathway import polar
 from inversionview.decoder.whitening import clusters, fit_site
 from inversionview.sites import expand
 from inversionview.studies import shipped_inputs
@@ -249,7 +251,7 @@ def test_activations_are_whitened_within_their_cell() -> None:
     large = torch.tensor([100.0, 0, 0, 0, 0]) + torch.randn(800, 5, generator=rng) * torch.tensor([1.0, 2, 3, 4, 5])
     small = torch.tensor([0.0, 1, 0, 0, 0]) + torch.randn(800, 5, generator=rng) * 0.05
     config = DecoderConfig(("x0.pre",), 5, 4, 4, bos=0, eos=1, pad=2, cells=2)
-    pathway = Decoder(config).pathway
+    pathway = ScratchDecoder(config).pathway
     with torch.no_grad():
         fit_site(pathway, 0, torch.cat([large, small]), seed=0)
     for z in (large, small):

@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 
 import inversionview as iv
 from inversionview.cli import main
+from inversionview.scopes import Scope
 from inversionview.walk.kernel import Target
 from inversionview.walk.language import LanguageKernel
 from inversionview.walk.pool import Pool
@@ -86,7 +87,7 @@ def numbers(texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def kernel_of(study: iv.Study, query: iv.Query, **options: object) -> LanguageKernel:
-    return LanguageKernel(study.model, Target(query.z, query.site, "cosine"), (FEWEST, MOST), **options)  # type: ignore[arg-type]
+    return LanguageKernel(study.model, Target(query.z, query.site, Scope(distance="cosine")), (FEWEST, MOST), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ActivationBank": "bank.store",
-    "Decoder": "decoder.model",
+    "Decoder": "decoder.decoder",
     "DecoderConfig": "decoder.config",
     "Inputs": "inputs",
     "InversionViewError": "errors",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from inversionview.backend import Patch
     from inversionview.bank.store import ActivationBank
     from inversionview.decoder.config import DecoderConfig
-    from inversionview.decoder.model import Decoder
+    from inversionview.decoder.decoder import Decoder
     from inversionview.decoder.training import TrainConfig, train
     from inversionview.errors import InversionViewError
     from inversionview.explorer.widget import show

@@ -20,13 +20,12 @@ from inversionview.errors import InputError, InversionViewError, SettingError, d
 from inversionview.filters import Filter, said, satisfying
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.records.reading import Record, read
 from inversionview.records.texts import kind_of
 from inversionview.tokens import Vocabulary
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 Encode = Callable[[str], list[int]]
 """Gives the ids of a text in its frame."""
 ROUNDS = 200
@@ -106,7 +105,7 @@ def study_pairs(
     filters: Sequence[Filter] = (),
     limit: int | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Pairs:
     """Return the test set's inputs with a contrast each, for which the target is another; both satisfy all filters.
 
@@ -137,7 +136,7 @@ def contrasted(
     changes: Sequence[str] | None = None,
     filters: Sequence[Filter] = (),
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Pairs:
     """Return given inputs of a study, padded on the right, with a contrast each; see ``study_pairs``."""
     name = check_target(inputs, target)
@@ -169,7 +168,7 @@ def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, 
 
 def _contrasts(
     inputs: Inputs, original: Ids, target: str, changes: Sequence[str], filters: Sequence[Filter], seed: int,
-    report: Report | None,
+    report: Progress | None,
 ) -> tuple[Ids, npt.NDArray[np.bool_]]:  # fmt: skip
     """Return a contrast of each input, and which have one: draws are repeated until one will do."""
     rng = np.random.default_rng((seed, 29))

@@ -14,6 +14,9 @@ from inversionview.probed import ProbedModel, tokens_per_pass
 from inversionview.scope import Distance
 from inversionview.sites import Site
 
+Finder = Callable[[Ids], Ids]
+"""Returns for each row of tokens the position to compare, −1 where it has none."""
+
 
 def distance_to(
     model: ProbedModel,
@@ -21,7 +24,7 @@ def distance_to(
     z: Float[Tensor, "batch d_model"],
     site: Site,
     kind: Distance = "euclidean",
-    fixed: Callable[[Ids], Ids] | None = None,
+    fixed: Finder | None = None,
 ) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, " batch"], Int[Tensor, " batch"]]:
     """Run ``tokens`` (padded on the right) through the model and measure them against one query activation per row.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from inversionview.analysis.attributes import ContentTable, head_contents
 from inversionview.analysis.retrieval import (
     LEAST_SHARE,
-    Report,
     RetrievalHead,
     check_known,
     keep_known,
@@ -23,8 +22,10 @@ from inversionview.analysis.retrieval import (
 from inversionview.bank.places import cache
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_distance, check_epsilon
+from inversionview.scopes import OWN, Scope
 from inversionview.studies.facts import FactsInputs
 from inversionview.study import Study
 
@@ -40,7 +41,7 @@ def facts_of(study: Study) -> FactsInputs:
     return study.inputs
 
 
-def known_facts(study: Study, *, report: Report | None = None) -> npt.NDArray[np.bool_]:
+def known_facts(study: Study, *, report: Progress | None = None) -> npt.NDArray[np.bool_]:
     """Return which facts the model completes rightly, ``[row]``: measured once, then kept in the user's cache.
 
     From then on ``known`` is a feature of the study's inputs.
@@ -60,7 +61,7 @@ def known_facts(study: Study, *, report: Report | None = None) -> npt.NDArray[np
 
 
 def heads(
-    study: Study, *, limit: int = 1000, least: float = LEAST_SHARE, seed: int = 0, report: Report | None = None
+    study: Study, *, limit: int = 1000, least: float = LEAST_SHARE, seed: int = 0, report: Progress | None = None
 ) -> list[RetrievalHead]:
     """Return the heads that retrieve facts: of the upper half of the layers those with a large share of the stream at END.
 
@@ -95,7 +96,7 @@ def contents(
     count: int = 10,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
     **options: Any,
 ) -> ContentTable:
     """Return which attributes the best retrieval heads carry, and whether what they retrieve depends on what is asked.
@@ -125,12 +126,12 @@ def contents(
         bank = _bank_of(study, chosen, _told(report, "bank"))
     asked = [name for name in inputs.attributes if name in inputs.relations]
     return head_contents(
-        study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts), epsilon=limit,
-        distance=metric, report=_told(report, "preimages"), **options,
+        study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts),
+        scope=Scope(limit, metric, OWN), report=_told(report, "preimages"), **options,
     )  # fmt: skip
 
 
-def _bank_of(study: Study, chosen: Sequence[RetrievalHead], report: Callable[[int, int], None] | None) -> ActivationBank:
+def _bank_of(study: Study, chosen: Sequence[RetrievalHead], report: Progress | None) -> ActivationBank:
     """Return a bank of some heads over all prompts; what lacks of it is built."""
     sites = sorted({head.site for head in chosen})
     mark = hashlib.sha256(" ".join(sites).encode()).hexdigest()[:8]
@@ -139,5 +140,5 @@ def _bank_of(study: Study, chosen: Sequence[RetrievalHead], report: Callable[[in
     return study.build_bank(folder, rows=len(study.inputs), sites=sites, positions=positions, report=report)
 
 
-def _told(report: Report | None, what: str) -> Callable[[int, int], None] | None:
-    return None if report is None else lambda done, total: report(done / total, what)
+def _told(report: Progress | None, what: str) -> Progress | None:
+    return None if report is None else lambda share, _: report(share, what)

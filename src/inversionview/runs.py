@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +20,12 @@ import torch
 from inversionview.analysis.retrieval import attends_elsewhere
 from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.training import Report, TrainConfig, train
+from inversionview.decoder.training import AfterPool, TrainConfig, train
 from inversionview.errors import MismatchError, SettingError
 from inversionview.inputs import Inputs, TextInputs
 from inversionview.locks import locked
 from inversionview.probed import PRECISIONS, Precision, ProbedModel
-from inversionview.records.texts import Report as Reader
+from inversionview.progress import Progress
 from inversionview.records.texts import read_texts
 from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
@@ -43,8 +43,6 @@ NAMED = "named"
 """In place of heads: those that the study knows to matter."""
 _LM_POOL = 16
 """Batches in a pool of a pretrained decoder, at most: on a CPU minutes pass between checkpoints, not most of an hour."""
-Harvest = Callable[[int, int], None]
-"""Called while the bank is made with how many inputs are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,11 @@ class Reading:
 class Watch:
     """Who is told how a run gets on."""
 
-    report: Report | None = None
+    report: AfterPool | None = None
     """Called after every pool."""
-    harvest: Harvest | None = None
-    texts: Reader | None = None
+    harvest: Progress | None = None
+    """Called while the bank is made, with the share of its inputs that is done and how many these are."""
+    texts: Progress | None = None
     """Called while texts are read, with the share of them that is done and how many these are."""
     accelerator: Accelerator | None = None
     """Of Hugging Face Accelerate, for several processes."""
@@ -197,7 +196,7 @@ def train_texts(
     with watch.alone(out):
         unread = watch.rank[0] == 0 and not (out / "corpus" / "state.json").exists()
         if unread and watch.texts is not None:
-            watch.texts(0.0, 0)  # loading a model takes a while, too
+            watch.texts(0.0, "0 texts")  # loading a model takes a while, too
         return _train_texts(model, texts if unread else None, field, out, config, max_length, reading, watch, options)
 
 
@@ -304,7 +303,8 @@ def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[
         at = np.stack([named[name] for name in bank.manifest.positions], axis=1)
         telling[np.ix_(np.array(heads), rows)] = attends_elsewhere(model, tokens, at, [sites[number] for number in heads])
         if watch.harvest is not None:
-            watch.harvest(int(rows[-1]) + 1, len(bank))
+            done = int(rows[-1]) + 1
+            watch.harvest(done / len(bank), f"{done:,} of {len(bank):,} inputs")
     return telling
 
 

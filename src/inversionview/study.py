@@ -17,7 +17,6 @@ import torch
 from inversionview.analysis.ablation import Ablation, By, ablation
 from inversionview.analysis.agreement import Agreement, agreement
 from inversionview.analysis.attribution import Attribution, Cases, RateTable, answer_cases, attribute, rates
-from inversionview.analysis.attribution import Report as RatesReport
 from inversionview.analysis.common import Told, told
 from inversionview.analysis.features import FeatureTable, codes_of, feature_information
 from inversionview.analysis.flow import Flow, flow
@@ -28,10 +27,9 @@ from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
 from inversionview.bank import places
 from inversionview.bank.store import ActivationBank
-from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import good_ratio
-from inversionview.decoder.model import Decoder
 from inversionview.distances import between
 from inversionview.errors import (
     BankError,
@@ -46,7 +44,7 @@ from inversionview.filters import feature_names, parse_filters
 from inversionview.inputs import Ids, Inputs, TextInputs, begun_before
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
-from inversionview.interpret.readings import Queries, Scope
+from inversionview.interpret.readings import Queries
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
 from inversionview.memory import check_memory
@@ -61,8 +59,10 @@ from inversionview.preimage.sampled import Setting, sampled_preimage
 from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import PRECISIONS, ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_distance, check_epsilon
+from inversionview.scopes import OWN, Scope
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable
@@ -85,7 +85,6 @@ from inversionview.studies.shipped import check_shipped
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
-from inversionview.walk.run import Report as Progress
 
 _QUERY_BYTES = 4096
 """Of a query's tokens and strings."""
@@ -302,12 +301,14 @@ class Study:
             self.decoder,
             self.model,
             query,
-            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
-            distance=distance or self.spec.distance,
+            Scope(
+                self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
+                distance or self.spec.distance,
+                None if fixed is None else self.positions.finder(query.ids, fixed),
+            ),
             count=count,
             settings=self.spec.pool if settings == "auto" else settings,
             each=each,
-            fixed=None if fixed is None else self.positions.finder(query.ids, fixed),
             seed=seed,
             report=report,
             found=found,
@@ -325,7 +326,8 @@ class Study:
         elif made.source == "decoder":
             notes = [*notes, *untrained_place(self.decoder, self.inputs, made.query)]
             located = None if fixed is None else self.positions.finder(made.query.ids, fixed)
-            share, among = random_share(self.model, self.inputs, made.query, made.epsilon, made.distance, located)
+            scope = Scope(made.epsilon, made.distance, located)
+            share, among = random_share(self.model, self.inputs, made.query, scope)
         return replace(made, study=self, notes=(*notes, *too_wide(made, share, among)))
 
     def walk(
@@ -376,9 +378,8 @@ class Study:
             InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
             UnknownPositionError: the query has no position ``fixed``.
         """
-        epsilon = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
         chosen = prior or ("study" if self.has_prior else "model")
-        target = self.target(query, distance, fixed)
+        target = self.target(query, distance, fixed, epsilon=epsilon)
         if chosen == "study":
             if keep or guided:
                 raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
@@ -396,7 +397,7 @@ class Study:
             raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
         chosen_settings = WalkSettings(**{**ground.settings, **settings})
         made = walked_preimage(
-            self.model, query, ground, target, chosen_settings, epsilon=epsilon, prior=chosen, count=count, report=report,
+            self.model, query, ground, target, chosen_settings, prior=chosen, count=count, report=report,
             found=found, starts=[row[row != self.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
         )  # fmt: skip
         return self._noted(made)
@@ -406,15 +407,23 @@ class Study:
         """Its inputs have a distribution of their own, that walks go by, and not the model's."""
         return self.spec.inputs in STUDIES and bool(self.inputs.moves)
 
-    def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
-        """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
+    def target(
+        self,
+        query: Query,
+        distance: Distance | None = None,
+        fixed: str | int | None = None,
+        *,
+        epsilon: float | None = None,
+    ) -> Target:
+        """Return what a walk compares: the query's activation, within ε by a distance, at one position or the nearest of all.
 
         Raises:
             SettingError: there is no such distance.
             UnknownPositionError: the query has no position ``fixed``.
         """
         located = None if fixed is None else self.positions.finder(query.ids, fixed)
-        return Target(query.z, query.site, check_distance(distance or self.spec.distance), located)
+        within = self.epsilon_at(query.site, distance) if epsilon is None else epsilon
+        return Target(query.z, query.site, Scope(within, check_distance(distance or self.spec.distance), located))
 
     def agree(
         self,
@@ -468,7 +477,8 @@ class Study:
         if "all" in sources:
             found["all"] = self._listed(query, name, limit)
         found = {source: tokens[~is_query(tokens, query, self.inputs.pad)] for source, tokens in found.items()}
-        return agreement(self.inputs, query, limit, found, None if walked is None else walked.mixed, seed, self.spec.distance)
+        mixed = None if walked is None else walked.mixed
+        return agreement(self.inputs, query, Scope(limit, self.spec.distance), found, mixed, seed)
 
     def _walked_to_its_end(self, query: Query, **options: Any) -> Preimage:
         made = self.walk(query, **options)
@@ -485,14 +495,14 @@ class Study:
         return tokens[(between(self.spec.distance, query.z, z) <= epsilon).numpy()]
 
     def evaluate(
-        self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Callable[[int], None] | None = None
+        self, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None
     ) -> dict[str, Any]:
         """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
 
         ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
         """
         ratios = good_ratio(
-            self.decoder, self.model, self.inputs, self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance,
+            self.decoder, self.model, self.inputs, self.sites, scope=Scope(self.spec.epsilon, self.spec.distance),
             queries=queries, samples=samples, seed=seed, report=report,
         )  # fmt: skip
         by_site = {site.short: ratio for site, ratio in zip(self.sites, ratios, strict=True)}
@@ -656,11 +666,12 @@ class Study:
             options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``flow``.
         """
         check_target(self.inputs, target)
-        return flow(
-            self.model, self.bank(bank), self.positions, target, where=where, study=self.name,
-            epsilon=check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
-            distance=check_distance(distance or self.spec.distance), **options,
-        )  # fmt: skip
+        scope = Scope(
+            check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
+            check_distance(distance or self.spec.distance),
+            OWN,
+        )
+        return flow(self.bank(bank), self.positions, target, where=where, study=self.name, scope=scope, **options)
 
     # -- heads ---------------------------------------------------------------------------------------------------------
 
@@ -761,7 +772,7 @@ class Study:
         folded: bool = True,
         limit: int = 1000,
         seed: int = 0,
-        report: RatesReport | None = None,
+        report: Progress | None = None,
     ) -> RateTable:
         """Return how often activations promote and suppress the token expected next (Huang et al. 2024, Table 4).
 
@@ -775,7 +786,7 @@ class Study:
             folded: as in ``attribute``.
             limit: so many inputs of the study's test split.
             seed: of their choice.
-            report: called with how many readings, inputs × activations, are done, and of how many.
+            report: called with the share of the readings, inputs × activations, that is done, and a note.
 
         Raises:
             InputError: there is no such target, or a line of a file cannot be used.
@@ -803,14 +814,14 @@ class Study:
     # -- the corpus ---------------------------------------------------------------------------------------------------
 
     def build_bank(
-        self, folder: str | Path | None = None, *, rows: int, report: BankReport | None = None, **options: Any
+        self, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
     ) -> ActivationBank:
         """Harvest a bank of the study's corpus, or what lacks of it; see ``ActivationBank.build`` for the options.
 
         Args:
             folder: where to; by default the user's cache, where later searches find it.
             rows: how many inputs.
-            report: called with how many inputs are done, and of how many.
+            report: called with the share of the inputs that is done, and a note.
             options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
         """
         return ActivationBank.build(
@@ -822,14 +833,14 @@ class Study:
         self,
         folder: ActivationBank | str | Path | None = None,
         *,
-        report: BankReport | None = None,
+        report: Progress | None = None,
         begin: BeginBank | None = None,
     ) -> ActivationBank:
         """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
 
         Args:
             folder: a bank, its folder, or a run's folder that holds one.
-            report: called with how many inputs are done, and of how many, where a bank must be built first.
+            report: called with the share of the inputs that is done, and a note, where a bank must be built first.
             begin: called before that, with its folder and size.
 
         Raises:
@@ -849,7 +860,7 @@ class Study:
         assert self._bank is not None
         return self._bank
 
-    def check_bank(self, folder: str | Path | None = None, *, report: BankReport | None = None) -> ActivationBank:
+    def check_bank(self, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:
         """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
 
         Raises:
@@ -912,10 +923,12 @@ class Study:
         made = corpus_preimage(
             searched,
             query,
-            epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
-            distance=distance or self.spec.distance,
+            Scope(
+                self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
+                distance or self.spec.distance,
+                None if fixed is None else held_names(searched, self.positions, query, fixed),
+            ),
             k=k,
-            at=None if fixed is None else held_names(searched, self.positions, query, fixed),
             count=count,
             approximate=approximate,
             seed=seed,
@@ -935,22 +948,27 @@ class Study:
         return told(self.inputs, preimage, self.truth if preimage.source == "decoder" else None, names)
 
     def inform(
-        self, *, bank: ActivationBank | str | Path | None = None, epsilon: float | None = None,
-        distance: Distance | None = None, **options: Any,
-    ) -> FeatureTable:  # fmt: skip
+        self,
+        *,
+        bank: ActivationBank | str | Path | None = None,
+        epsilon: float | None = None,
+        distance: Distance | None = None,
+        fixed: bool = False,
+        **options: Any,
+    ) -> FeatureTable:
         """Return how many bits every site tells at every position, and about which features.
 
         Args:
             bank: to search, or its folder; by default as in ``search``.
             epsilon: threshold; by default the study's.
             distance: by default the study's.
-            options: ``queries``, ``sites``, ``positions``, ``fixed``, ``features``, ``extra``, ``where``, ``seed`` and
+            fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
+            options: ``queries``, ``sites``, ``positions``, ``features``, ``extra``, ``where``, ``seed`` and
                 ``report`` of ``feature_information``.
         """
-        epsilon = self.spec.epsilon if epsilon is None else epsilon
-        return feature_information(
-            self.bank(bank), study=self.name, epsilon=epsilon, distance=distance or self.spec.distance, **options
-        )
+        within = self.spec.epsilon if epsilon is None else epsilon
+        scope = Scope(within, distance or self.spec.distance, OWN if fixed else None)
+        return feature_information(self.bank(bank), study=self.name, scope=scope, **options)
 
     def against_truth(self, *, bank: ActivationBank | str | Path | None = None, **options: Any) -> list[SiteTruth]:
         """Return for each site how the decoder's samples compare with exact preimages: good ratio, recall, KL by feature.
@@ -959,9 +977,8 @@ class Study:
             bank: to search, or its folder; by default as in ``search``.
             options: ``queries``, ``samples``, ``seed`` and ``report`` of ``decoder_against_truth``.
         """
-        return decoder_against_truth(
-            self.decoder, self.bank(bank), self.sites, epsilon=self.spec.epsilon, distance=self.spec.distance, **options
-        )
+        scope = Scope[Any](self.spec.epsilon, self.spec.distance)
+        return decoder_against_truth(self.decoder, self.bank(bank), self.sites, scope=scope, **options)
 
     def keep_truth(self, sites: Sequence[SiteTruth], bank: ActivationBank, *, samples: int = 128, seed: int = 0) -> Path:
         """Keep what ``against_truth`` found beside the decoder, so that readings tell its bias.
@@ -1024,12 +1041,15 @@ class Study:
         names = self.spec.at if at is None else at
         positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
         texts = None if isinstance(queries, int) else tuple(tuple(self.model.encode(text)) for text in queries)
-        scope = Scope(check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
-                      check_distance(distance or self.spec.distance), fixed, gap)  # fmt: skip
+        scope = Scope(
+            check_epsilon(self.spec.epsilon if epsilon is None else epsilon),
+            check_distance(distance or self.spec.distance),
+            OWN if fixed else None,
+        )
         return interpret(
             searched, codes_of(searched), study=self.name, cells=[(each, name) for name in positions for each in sites],
-            queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts), scope=scope, client=client,
-            confirm=confirm, report=report,
+            queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts), scope=scope, gap=gap,
+            client=client, confirm=confirm, report=report,
         )  # fmt: skip
 
     # -- all inputs ---------------------------------------------------------------------------------------------------
@@ -1074,7 +1094,7 @@ class Study:
         quick: bool = False,
         limit: int | None = None,
         seed: int = 0,
-        report: Callable[[float, str], None] | None = None,
+        report: Progress | None = None,
     ) -> list[Completeness]:
         """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
 
@@ -1082,8 +1102,9 @@ class Study:
         """
         asked = self.random_queries(queries, seed=seed) if isinstance(queries, int) else queries
         return completeness(
-            self.decoder, self.model, self.inputs, asked, variants=variants, draws=draws, quick=quick, limit=limit, seed=seed,
-            epsilon=self.spec.epsilon if epsilon is None else epsilon, distance=distance or self.spec.distance, report=report,
+            self.decoder, self.model, self.inputs, asked,
+            Scope(self.spec.epsilon if epsilon is None else epsilon, distance or self.spec.distance),
+            variants=variants, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
         )  # fmt: skip
 
     def texts(self, result: Completeness, places: Ids) -> list[str]:
@@ -1099,12 +1120,12 @@ class Study:
         distance: Distance | None = None,
         limit: int | None = None,
         seed: int = 0,
-        report: Callable[[float, str], None] | None = None,
+        report: Progress | None = None,
     ) -> Threshold:
         """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
         return threshold_study(
-            self.model, self.inputs, query, epsilon=self.epsilon_at(query.site, distance), epsilons=epsilons,
-            distance=distance or self.spec.distance, limit=limit, seed=seed, report=report,
+            self.model, self.inputs, query, Scope(self.epsilon_at(query.site, distance), distance or self.spec.distance),
+            epsilons=epsilons, limit=limit, seed=seed, report=report,
         )  # fmt: skip
 
 

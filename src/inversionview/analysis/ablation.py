@@ -6,7 +6,7 @@ divergence KL(original ‖ patched) and how far the logit of the originally firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -23,12 +23,11 @@ from inversionview.information import Mean, interval, resampled
 from inversionview.inputs import Ids
 from inversionview.positions import Positions
 from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.progress import Progress
 from inversionview.sites import EMBEDDINGS, Site
 
 By = Literal["mean", "zero", "resample"]
 WAYS: tuple[By, ...] = get_args(By)
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 _MEASURES = ("kl", "top", "patched_top", "right", "patched_right")
 
 
@@ -124,7 +123,7 @@ def ablation(
     answers: Mapping[str, Ids] | None = None,
     where: Sequence[str] = (),
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Ablation:
     """Ablate ``activations`` on ``tokens``, each alone and, where there are several, all at once.
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.core import Query
 from inversionview.scope import Distance
+from inversionview.scopes import Scope
 
 _SPLITS = 20
 """Random splits that tell how far apart two samples of one distribution are."""
@@ -62,22 +63,20 @@ class Agreement:
 def agreement(
     inputs: Inputs,
     query: Query,
-    epsilon: float,
+    scope: Scope[Any],
     found: Mapping[str, Ids],
     mixed: bool | None = None,
     seed: int = 0,
-    distance: Distance = "euclidean",
 ) -> Agreement:
     """Compare what sources found inside ε, feature by feature.
 
     Args:
         inputs: whose features are compared.
         query: what was read.
-        epsilon: threshold.
+        scope: within which ε, by which distance.
         found: for each source the token ids of its inputs inside ε, ``[n, pos]``; those with none are left out.
         mixed: whether the walk was mixed.
         seed: of the splits.
-        distance: by which ε is one.
     """
     values = {name: inputs.features(tokens) for name, tokens in found.items() if len(tokens)}
     rng = np.random.default_rng((seed, 13))
@@ -87,7 +86,8 @@ def agreement(
         for a, b in combinations(values, 2)
         for feature in values[a]
     ]  # fmt: skip
-    return Agreement(query, epsilon, {name: len(tokens) for name, tokens in found.items()}, mixed, tuple(pairs), distance)
+    draws = {name: len(tokens) for name, tokens in found.items()}
+    return Agreement(query, scope.epsilon, draws, mixed, tuple(pairs), scope.distance)
 
 
 def total_variation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

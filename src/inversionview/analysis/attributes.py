@@ -6,7 +6,7 @@ the relation in the prompt is. Here this is measured by feature information in e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,16 +19,17 @@ from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, entropy, mean
+from inversionview.progress import Progress
 from inversionview.scope import Distance
+from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site
 
-Report = Callable[[int, int], None]
-"""Called with how many heads are done, and of how many."""
 LEAST_INPUTS = 40
 """Of fewer inputs on which a head works, or with an attribute, nothing is said."""
 CARRIES = 0.1
 """A head that tells a smaller share of attributes carries none."""
 _LEAST_QUERIES = 10
+_SCOPE = Scope(0.25, "cosine", OWN)
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,11 @@ def head_contents(
     *,
     known: float,
     queries: int = 400,
-    epsilon: float = 0.25,
-    distance: Distance = "cosine",
+    scope: Scope[Own] = _SCOPE,
     nothing: str = "–",
     most: float = MOST_BOS,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> ContentTable:
     """Return what heads carry, each over the inputs on which it does not rest on BOS: its queries, preimages and entropies.
 
@@ -136,12 +136,11 @@ def head_contents(
         attributes: features that hold of subjects; each counts among the inputs whose subject has it.
         known: share of the facts that the model knows, for the table.
         queries: for each head.
-        epsilon: threshold.
-        distance: which distance.
+        scope: how preimages are compared.
         nothing: the value of a feature that an input lacks; a relation so called asks for nothing.
         most: attention to BOS from which a head rests.
         seed: of the choice of queries.
-        report: progress.
+        report: called with the share of the heads that is done, and a note.
 
     Raises:
         SettingError: ``queries`` is below 1, or there is no head.
@@ -158,21 +157,28 @@ def head_contents(
     }
     found = []
     for number, (head, site) in enumerate(zip(heads, sites, strict=True)):
-        found.append(_content(bank, head, site, works[head.position][site], columns, nothing, queries, epsilon, distance, seed))
+        found.append(_content(bank, head, site, works[head.position][site], columns, nothing, queries, scope, seed))
         if report is not None:
-            report(number + 1, len(heads))
-    return ContentTable(bank.model.name, len(bank), known, epsilon, distance, queries, seed, tuple(found))
+            report((number + 1) / len(heads), f"{number + 1} of {len(heads)} heads")
+    return ContentTable(bank.model.name, len(bank), known, scope.epsilon, scope.distance, queries, seed, tuple(found))
 
 
 def _content(
-    bank: ActivationBank, head: RetrievalHead, site: Site, works: Allowed, columns: dict[str, npt.NDArray[Any]], nothing: str,
-    queries: int, epsilon: float, distance: Distance, seed: int,
-) -> HeadContent:  # fmt: skip
+    bank: ActivationBank,
+    head: RetrievalHead,
+    site: Site,
+    works: Allowed,
+    columns: dict[str, npt.NDArray[Any]],
+    nothing: str,
+    queries: int,
+    scope: Scope[Own],
+    seed: int,
+) -> HeadContent:
     told: dict[str, Told | None] = dict.fromkeys(columns)
     silent = columns["relation"] == nothing
     if works.sum() >= LEAST_INPUTS:
         (place,) = places(bank, [site], [head.position], queries, seed, None, works)
-        hits = list(place.preimages(epsilon, distance, True))
+        hits = list(place.preimages(scope))
         for name, column in columns.items():
             there = works if name in ("subject", "relation") else works & (column != nothing)
             asked = columns["relation"] == name
@@ -183,9 +189,15 @@ def _content(
 
 
 def _told(
-    name: str, column: npt.NDArray[Any], there: Allowed, asked: Allowed, rows: npt.NDArray[np.int64], hits: Sequence[Hits],
-    whole: bool, seed: int,
-) -> Told | None:  # fmt: skip
+    name: str,
+    column: npt.NDArray[Any],
+    there: Allowed,
+    asked: Allowed,
+    rows: npt.NDArray[np.int64],
+    hits: Sequence[Hits],
+    whole: bool,
+    seed: int,
+) -> Told | None:
     """Return what preimages tell about a feature among the inputs ``there``; ``None`` where it is constant or these are few.
 
     P(φ ∣ preimage) is as in ``Codes.known``: the query is left out, and the prior counts as one more input.

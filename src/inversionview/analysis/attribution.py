@@ -8,7 +8,7 @@ contributions of everything that was added to the residual stream add up to the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +23,10 @@ from inversionview.errors import InputError, SettingError, UnknownPositionError
 from inversionview.information import clopper_pearson
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site, expand, find_site
 
-Report = Callable[[int, int], None]
-"""Called with how many readings, inputs × components, are done, and of how many."""
 _NUMBERS = 2**23
 """Of a pass: inputs × vocabulary, or × sites × d_model, at most."""
 _MISFIT = 0.02
@@ -394,7 +393,7 @@ class RateTable:
 
 @torch.no_grad()
 def rates(
-    model: ProbedModel, cases: Cases, what: str, *, k: int | None = None, folded: bool = True, report: Report | None = None
+    model: ProbedModel, cases: Cases, what: str, *, k: int | None = None, folded: bool = True, report: Progress | None = None
 ) -> RateTable:
     """Return how often each component promotes and suppresses the expected word (Huang et al. 2024, Table 4).
 
@@ -407,7 +406,7 @@ def rates(
         what: as in ``attribute``.
         k: as in ``check_k``.
         folded: as in ``attribute``.
-        report: progress.
+        report: called with the share of the readings, inputs × activations, that is done, and a note.
 
     Raises:
         InputError: there are no inputs.
@@ -430,7 +429,8 @@ def rates(
         for i, logits in enumerate(reading.contributions(cases.tokens[rows], cases.positions[rows])):
             hits[i] += torch.stack([_hits(sign * logits, words, outsiders, expected, k) for sign in (1, -1)]).cpu()
             if report is not None:
-                report(start * len(parts) + (i + 1) * len(rows), len(order) * len(parts))
+                done, total = start * len(parts) + (i + 1) * len(rows), len(order) * len(parts)
+                report(done / total, f"{done:,} of {total:,} readings")
     found = [
         Rates(str(part), *(Rate.of(count, len(cases)) for count in counts.flatten().tolist()))
         for part, counts in zip(parts, hits, strict=True)

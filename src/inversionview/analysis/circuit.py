@@ -6,7 +6,7 @@ The rows of Huang et al. 2024, Table 2, for the heads of any model. The groups c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.errors import InputError
 from inversionview.information import Mean, entropy, shares
 from inversionview.inputs import Ids, Inputs
+from inversionview.progress import Progress
 from inversionview.scope import Distance
+from inversionview.scopes import Own, Scope
 
 POSITIONAL = ("order", "S1_position", "relative_position")
 """Features that say where S1 stands; order is its place relative to IO."""
@@ -120,23 +122,21 @@ class CircuitTable:
 def circuit_table(
     bank: ActivationBank,
     heads: Sequence[NamedHead],
+    scope: Scope[Own],
     *,
-    epsilon: float,
-    distance: Distance,
     queries: int = 200,
     seed: int = 0,
-    report: Callable[[int, int], None] | None = None,
+    report: Progress | None = None,
 ) -> CircuitTable:
-    """Read each head at its position, against the same position of the bank's inputs.
+    """Read each head at its position.
 
     Args:
         bank: of the study's prompts, with these heads and positions.
         heads: to read.
-        epsilon: threshold.
-        distance: which distance.
+        scope: how preimages are compared: as a rule against the same position of the bank's inputs.
         queries: at each position.
         seed: of the choice of queries.
-        report: called with how many heads are done, and of how many.
+        report: called with the share of the heads that is done, and a note.
 
     Raises:
         SettingError: ``queries`` is below 1, or the inputs lack a feature.
@@ -147,30 +147,31 @@ def circuit_table(
         there = {head.site: head for head in heads if head.position == position}
         for place in places(bank, list(there), [position], queries, seed, None):
             head = there[place.site.short]
-            rows[head] = _row(codes, place, head, epsilon, distance, seed)
+            rows[head] = _row(codes, place, head, scope, seed)
             if report is not None:
-                report(len(rows), len(heads))
-    return CircuitTable(bank.model.name, len(bank), epsilon, distance, queries, seed, tuple(rows[head] for head in heads))
+                report(len(rows) / len(heads), f"{len(rows)} of {len(heads)} heads")
+    found = tuple(rows[head] for head in heads)
+    return CircuitTable(bank.model.name, len(bank), scope.epsilon, scope.distance, queries, seed, found)
 
 
-def _row(codes: Codes, place: Place, head: NamedHead, epsilon: float, distance: Distance, seed: int) -> CircuitRow:
-    total, cells = place_information(codes, place, epsilon, distance, True, seed)
+def _row(codes: Codes, place: Place, head: NamedHead, scope: Scope[Own], seed: int) -> CircuitRow:
+    total, cells = place_information(codes, place, scope, seed)
     shares = {cell.feature: cell.share for cell in cells}
-    moved = _moved(codes, place, _MOVES[head.group], epsilon, distance) if head.group in _MOVES else None
+    moved = _moved(codes, place, _MOVES[head.group], scope) if head.group in _MOVES else None
     read = shares if moved is None else {**shares, "IO": moved.share}
     expected = EXPECTED.get(head.group)
     agrees = expected.met(read) if expected is not None and cells else None
     return CircuitRow(head, total.bits, total.found, total.least, shares, moved, agrees)
 
 
-def _moved(codes: Codes, place: Place, sign: int, epsilon: float, distance: Distance) -> Moved:
+def _moved(codes: Codes, place: Place, sign: int, scope: Scope[Own]) -> Moved:
     """Return what is told of IO where it is the name that the head itself moves."""
     io, s = codes.names.index("IO"), codes.names.index("S")
     io_names, s_names = codes.values[io][codes.codes[:, io]], codes.values[s][codes.codes[:, s]]
     moves = _moves_io(place, sign)
     prior, among = codes.prior[io], shares(codes.codes[moves, io], len(codes.prior[io]))
     told, told_among, same, either = [], [], [], []
-    for row, hits in zip(place.rows.tolist(), place.preimages(epsilon, distance, True), strict=True):
+    for row, hits in zip(place.rows.tolist(), place.preimages(scope), strict=True):
         near = hits.rows[hits.rows != row]
         if not moves[row] or not len(near):
             continue

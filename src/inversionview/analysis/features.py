@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analysis.places import Allowed, Place, Report, bits_of, enumerated, least_of, places
+from inversionview.analysis.places import Allowed, Place, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError, did_you_mean
 from inversionview.filters import Filter, parse_filters, said
 from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
+from inversionview.progress import Progress
 from inversionview.scope import Distance
+from inversionview.scopes import PAPER, Own, Scope
 from inversionview.sites import Site
 
 Feature = Callable[[str], Any]
@@ -233,14 +235,12 @@ def feature_information(
     queries: int = 200,
     sites: str | Sequence[str | Site] = "*",
     positions: Sequence[str] | None = None,
-    epsilon: float = 0.1,
-    distance: Distance = "euclidean",
-    fixed: bool = False,
+    scope: Scope[Own] = PAPER,
     features: Sequence[str] | None = None,
     extra: Mapping[str, Feature] | None = None,
     where: str | Sequence[str] = (),
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> FeatureTable:
     """Return how many bits every site tells at every position, and about which features.
 
@@ -250,15 +250,13 @@ def feature_information(
         queries: at each site and position; fewer where few inputs have the position.
         sites: patterns over the bank's sites.
         positions: of the queries; by default all of the bank's.
-        epsilon: threshold.
-        distance: which distance.
-        fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
+        scope: how preimages are compared: at the query's own position only, or, without ``at``, over all of the bank's.
         features: of the study; by default all.
         extra: the user's features, functions of the text.
         where: filters such as ``A1=1``, by commas or each for itself: everything is told of the inputs that satisfy all, as if
             there were no others: queries, preimages, priors and entropies.
         seed: of the choice of queries.
-        report: called with how many cells are done, and of how many.
+        report: called with the share of the work that is done, and a note.
 
     Raises:
         SettingError: ``queries``, a feature or a filter is none, or nothing satisfies the filters.
@@ -266,18 +264,17 @@ def feature_information(
     """
     codes, totals, cells = codes_of(bank, features, extra, where), list[Total](), list[Cell]()
     for place in places(bank, sites, positions, queries, seed, report, codes.allowed):
-        total, told = place_information(codes, place, epsilon, distance, fixed, seed)
+        total, told = place_information(codes, place, scope, seed)
         totals.append(total)
         cells += told
     inputs = len(bank) if codes.allowed is None else int(codes.allowed.sum())
-    return FeatureTable(study, inputs, epsilon, distance, fixed, seed, tuple(totals), tuple(cells), codes.where)
+    fixed = scope.at is not None
+    return FeatureTable(study, inputs, scope.epsilon, scope.distance, fixed, seed, tuple(totals), tuple(cells), codes.where)
 
 
-def place_information(
-    codes: Codes, place: Place, epsilon: float, distance: Distance, fixed: bool, seed: int
-) -> tuple[Total, list[Cell]]:
+def place_information(codes: Codes, place: Place, scope: Scope[Own], seed: int) -> tuple[Total, list[Cell]]:
     """Return what one site tells at one position, in all and about each feature; see ``feature_information``."""
-    found = place.preimages(epsilon, distance, fixed)
+    found = place.preimages(scope)
     told, known, others, least = _measure(place.bank, codes, place.rows, found)
     some = float((others > 0).mean())
     total = Total(place.site.short, place.position, mean(told, seed=seed), some, len(told), float(least.mean()))

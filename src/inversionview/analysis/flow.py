@@ -8,7 +8,7 @@ predicts the answer, each feature is followed back to the tokens (Huang et al. 2
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,12 +26,12 @@ from inversionview.information import Mean, entropy, interval, resampled, shares
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.scope import Distance
+from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site
 
 Kind = Literal["read", "write", "keep", "answer"]
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 OTHERS = "elsewhere"
 """All positions without a name, BOS left out: they are seen by heads, but not read."""
 FLOOR = 0.1
@@ -42,6 +42,7 @@ _FEWEST = 20
 """Fewer pairs that differ in a feature confirm nothing."""
 _CERTAIN = 0.75
 """Features of which a larger share is known come first, the richest of them before the others."""
+_SCOPE = Scope(at=OWN)
 
 
 @dataclass(frozen=True)
@@ -131,32 +132,28 @@ class Flow:
 
 
 def flow(
-    model: ProbedModel,
     bank: ActivationBank,
     positions: Positions,
     target: str | None = None,
     *,
     where: Sequence[str] = (),
-    epsilon: float = 0.1,
-    distance: Distance = "euclidean",
+    scope: Scope[Own] = _SCOPE,
     queries: int = 100,
     limit: int = 2000,
     least_attention: float = 0.1,
     least_effect: float = 0.05,
     study: str = "",
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Flow:
     """Return the flow of information to an answer token.
 
     Args:
-        model: the probed model.
-        bank: of its activations at the study's named positions.
+        bank: of the probed model's activations at the study's named positions.
         positions: finds positions in inputs.
         target: name of the answer token; by default the first.
         where: filters on the inputs, such as ``"A1=1"``; original and contrast satisfy them.
-        epsilon: threshold of the preimages, which are compared at each position itself.
-        distance: which distance.
+        scope: how preimages are compared: as a rule at each position itself.
         queries: at each site and position.
         limit: inputs whose attention is averaged, and contrasts for each set of changes.
         least_attention: a head reads a position that has at least this mean weight.
@@ -170,30 +167,53 @@ def flow(
         InputError: the study declares no answers.
         UnknownSiteError, UnknownPositionError: the bank lacks a head, the residual stream or a position.
     """
-    inputs = bank.inputs
+    inputs, model = bank.inputs, bank.model
     name = check_target(inputs, target)
     if not 0 < least_attention <= 1 or not 0 < least_effect < 1:
         raise SettingError("The least attention and the least effect are shares: give numbers between 0 and 1.")
     filters = parse_filters(where, feature_names(inputs))
-    looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
     tell = report or (lambda share, note: None)
-    codes = codes_of(bank, where=where)
-    if name in feature_names(inputs) and name not in codes.names:
-        raise SettingError(f"{name} is the same in every input where {said(filters)}: there is nothing to tell.")
-    known = _known(bank, codes, looks.used(least_attention), model, epsilon, distance, queries, seed,
-                   lambda share: tell(0.75 * share, "information"))  # fmt: skip
+    looks = Looks(model, held_out(inputs, filters, limit, seed), inputs, name, bank.manifest.positions)
+    codes, used = _codes(bank, where, name, filters), looks.used(least_attention)
+    known = _known(bank, codes, used, scope, queries, seed, lambda share: tell(0.75 * share, "information"))
     edges = list(_Trace(model, codes, known, looks, inputs.answers, name, least_attention).edges())
-    pairs: dict[str, int] = {}
-    tested = list(_tested(model, inputs, positions, edges, name, filters, limit, least_effect, seed, pairs,
-                          lambda share: tell(0.75 + 0.25 * share, "patching")))  # fmt: skip
-    on_way = {end.partition("@")[2] for edge in tested for end in (edge.source, edge.to)} - {""}
-    nodes = dict.fromkeys(end for edge in tested for end in (edge.source, edge.to))
-    return Flow(
-        study, model.name, name, tuple(map(str, filters)), looks.position, tuple(p for p in looks.names if p in on_way),
-        len(model.shape.heads), epsilon, distance, least_attention, least_effect,
-        len(bank) if codes.allowed is None else int(codes.allowed.sum()), pairs, seed,
-        tuple(_node(node, known) for node in nodes), tuple(tested),
-    )  # fmt: skip
+    confirming = _Confirming(model, inputs, positions, name, filters, limit, seed)
+    tested = list(confirming.tested(edges, least_effect, lambda share: tell(0.75 + 0.25 * share, "patching")))
+    made = _found(bank, scope, looks, codes, known, tested)
+    least = {"least_attention": least_attention, "least_effect": least_effect}
+    return Flow(study=study, target=name, where=tuple(map(str, filters)), pairs=confirming.counts, seed=seed, **least, **made)
+
+
+def _found(
+    bank: ActivationBank, scope: Scope[Own], looks: Looks, codes: Codes, known: Known, edges: Sequence[Edge]
+) -> dict[str, Any]:
+    """Return what is told of a flow but what was asked."""
+    nodes = list(dict.fromkeys(end for edge in edges for end in (edge.source, edge.to)))
+    return {
+        "model": bank.model.name,
+        "position": looks.position,
+        "positions": _on_way(looks, nodes),
+        "layers": len(bank.model.shape.heads),
+        "epsilon": scope.epsilon,
+        "distance": scope.distance,
+        "inputs": len(bank) if codes.allowed is None else int(codes.allowed.sum()),
+        "nodes": tuple(_node(node, known) for node in nodes),
+        "edges": tuple(edges),
+    }
+
+
+def _codes(bank: ActivationBank, where: Sequence[str], target: str, filters: Sequence[Filter]) -> Codes:
+    """Return the features of a bank's inputs; raise ``SettingError`` where the filters leave the target no choice."""
+    codes = codes_of(bank, where=where)
+    if target in feature_names(bank.inputs) and target not in codes.names:
+        raise SettingError(f"{target} is the same in every input where {said(filters)}: there is nothing to tell.")
+    return codes
+
+
+def _on_way(looks: Looks, nodes: Sequence[str]) -> tuple[str, ...]:
+    """Return the positions of nodes, in their order in the input."""
+    on_way = {node.partition("@")[2] for node in nodes}
+    return tuple(position for position in looks.names if position in on_way)
 
 
 Known = dict[tuple[Site, str], tuple[Total, dict[str, float]]]
@@ -271,17 +291,22 @@ class Looks:
 
 
 def _known(
-    bank: ActivationBank, codes: Codes, used: Mapping[str, int], model: ProbedModel, epsilon: float, distance: Distance,
-    queries: int, seed: int, report: Callable[[float], None],
-) -> Known:  # fmt: skip
+    bank: ActivationBank,
+    codes: Codes,
+    used: Mapping[str, int],
+    scope: Scope[Own],
+    queries: int,
+    seed: int,
+    report: Callable[[float], None],
+) -> Known:
     """Measure what the heads and the residual stream know at every position, up to the level that matters there."""
     known: Known = {}
-    heads = {layer: [Site(layer, "head", h) for h in range(count)] for layer, count in enumerate(model.shape.heads)}
+    heads = {layer: [Site(layer, "head", h) for h in range(count)] for layer, count in enumerate(bank.model.shape.heads)}
     count = sum(1 + level + sum(len(heads[layer]) for layer in range(level)) for level in used.values())
     for position, level in used.items():
         sites = [stream(i) for i in range(level + 1)] + [head for layer in range(level) for head in heads[layer]]
         for place in places(bank, sites, [position], queries, seed, None, codes.allowed):
-            total, cells = place_information(codes, place, epsilon, distance, True, seed)
+            total, cells = place_information(codes, place, scope, seed)
             known[place.site, position] = total, {cell.feature: cell.bits.value for cell in cells}
             report(len(known) / count)
     return known
@@ -333,8 +358,8 @@ class _Trace:
         """Yield every edge once, from the answer back."""
         end, here = len(self.heads), self.looks.position
         if self.target in self.whole:
-            yield self._edge("answer", _id(stream(end), here), self.target, self.target,
-                             self._bits(stream(end), here, self.target), Activation(Site(end - 1, "post"), here))  # fmt: skip
+            bits, via = self._bits(stream(end), here, self.target), Activation(Site(end - 1, "post"), here)
+            yield self._edge("answer", _id(stream(end), here), self.target, self.target, bits, via)
         for layer in reversed(range(end)):
             for number in range(self.heads[layer]):
                 head = Site(layer, "head", number)
@@ -397,52 +422,65 @@ class _Trace:
 # -- confirming -------------------------------------------------------------------------------------------------------
 
 
-def _tested(
-    model: ProbedModel, inputs: Inputs, positions: Positions, edges: Sequence[Edge], target: str, filters: Sequence[Filter],
-    limit: int, least: float, seed: int, counts: dict[str, int], report: Callable[[float], None],
-) -> Iterator[Edge]:  # fmt: skip
-    """Yield the edges with the effect of patching; ``counts`` gets the number of pairs for each set of changes."""
-    groups: dict[tuple[str, ...], list[Edge]] = {}
-    for edge in edges:
-        groups.setdefault(inputs.changes_of(edge.feature), []).append(edge)
-    found: dict[int, Edge] = {}
-    for number, (changes, members) in enumerate(groups.items()):
-        try:
-            if not changes:
-                raise SettingError("No contrast alters these features.")
-            pairs = study_pairs(inputs, target, changes=changes, filters=filters, limit=limit, seed=seed)
-        except SettingError:  # the edges stay unconfirmed
-            continue
-        finally:
-            report((number + 1) / len(groups))
-        counts[",".join(changes)] = len(pairs)
-        for edge, effect in _effects(model, inputs, positions, pairs, members, seed):
-            found[id(edge)] = replace(edge, effect=effect, confirmed=effect.low >= least)
-    tested = (found.get(id(edge), edge) for edge in edges)
-    yield from (edge for edge in tested if edge.share >= FLOOR or edge.confirmed)
+@dataclass(frozen=True)
+class _Confirming:
+    """Patches what edges go through, in contrasts that alter their features."""
 
+    model: ProbedModel
+    inputs: Inputs
+    positions: Positions
+    target: str
+    filters: Sequence[Filter]
+    """Which original and contrast satisfy."""
+    limit: int
+    """Contrasts for each set of changes."""
+    seed: int
+    counts: dict[str, int] = field(default_factory=dict)
+    """For each set of changes so far how many pairs there were."""
 
-def _effects(
-    model: ProbedModel, inputs: Inputs, positions: Positions, pairs: Pairs, edges: Sequence[Edge], seed: int
-) -> Iterator[tuple[Edge, Mean]]:
-    """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature.
+    def tested(self, edges: Sequence[Edge], least: float, report: Callable[[float], None]) -> Iterator[Edge]:
+        """Yield the edges with the effect of patching, which confirms those where its lower end is at least ``least``."""
+        groups: dict[tuple[str, ...], list[Edge]] = {}
+        for edge in edges:
+            groups.setdefault(self.inputs.changes_of(edge.feature), []).append(edge)
+        found: dict[int, Edge] = {}
+        for number, (changes, members) in enumerate(groups.items()):
+            try:
+                pairs = self._pairs(changes)
+            except SettingError:  # the edges stay unconfirmed
+                continue
+            finally:
+                report((number + 1) / len(groups))
+            self.counts[",".join(changes)] = len(pairs)
+            for edge, effect in self._effects(pairs, members):
+                found[id(edge)] = replace(edge, effect=effect, confirmed=effect.low >= least)
+        tested = (found.get(id(edge), edge) for edge in edges)
+        yield from (edge for edge in tested if edge.share >= FLOOR or edge.confirmed)
 
-    An edge that begins at the stream does what the lesser of its ends does: a head reads several positions, and the stream at a
-    position is read by several heads.
-    """
-    vias = list(dict.fromkeys(via for edge in edges for via in _vias(edge)))
-    activations = [Activation(Site.parse(via.rpartition(":")[2]), via.rpartition(":")[0]) for via in vias]
-    runs = PatchedRuns(model, pairs, activations, positions).differences([(i,) for i in range(len(vias))])
-    before, after = inputs.features(pairs.original), inputs.features(pairs.contrast)
-    for edge in edges:
-        differ = before[edge.feature] != after[edge.feature]
-        if differ.sum() >= _FEWEST:
-            patched = runs.original[differ, None] - runs.patched[differ][:, [vias.index(via) for via in _vias(edge)]]
-            whole = runs.original[differ] - runs.contrast[differ]
-            columns = np.column_stack([whole, patched]).astype(np.float64)
-            drawn, value = resampled(columns, seed=seed), columns.mean(0)
-            least = 1 + int(value[1:].argmin())
-            yield edge, interval(float(value[least] / value[0]), drawn[:, least] / drawn[:, 0])
+    def _pairs(self, changes: Sequence[str]) -> Pairs:
+        if not changes:
+            raise SettingError("No contrast alters these features.")
+        return study_pairs(self.inputs, self.target, changes=changes, filters=self.filters, limit=self.limit, seed=self.seed)
+
+    def _effects(self, pairs: Pairs, edges: Sequence[Edge]) -> Iterator[tuple[Edge, Mean]]:
+        """Yield the effect of patching each edge's activation alone, over the pairs that differ in its feature.
+
+        An edge that begins at the stream does what the lesser of its ends does: a head reads several positions, and the stream
+        at a position is read by several heads.
+        """
+        vias = list(dict.fromkeys(via for edge in edges for via in _vias(edge)))
+        activations = [Activation(Site.parse(via.rpartition(":")[2]), via.rpartition(":")[0]) for via in vias]
+        runs = PatchedRuns(self.model, pairs, activations, self.positions).differences([(i,) for i in range(len(vias))])
+        before, after = self.inputs.features(pairs.original), self.inputs.features(pairs.contrast)
+        for edge in edges:
+            differ = before[edge.feature] != after[edge.feature]
+            if differ.sum() >= _FEWEST:
+                patched = runs.original[differ, None] - runs.patched[differ][:, [vias.index(via) for via in _vias(edge)]]
+                whole = runs.original[differ] - runs.contrast[differ]
+                columns = np.column_stack([whole, patched]).astype(np.float64)
+                drawn, value = resampled(columns, seed=self.seed), columns.mean(0)
+                least = 1 + int(value[1:].argmin())
+                yield edge, interval(float(value[least] / value[0]), drawn[:, least] / drawn[:, 0])
 
 
 def _vias(edge: Edge) -> list[str]:

@@ -32,11 +32,10 @@ from inversionview.information import Mean, mean, means
 from inversionview.inputs import Inputs
 from inversionview.positions import Positions
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import whole
 
 Result = TypeVar("Result")
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 GROUPS = {
     "name mover": "END", "negative name mover": "END", "copy suppression": "END", "S-inhibition": "END", "induction": "S2",
     "duplicate token": "S2", "previous token": "S1+1",
@@ -270,7 +269,7 @@ def find_heads(
     prompts: int = 300,
     anyway: bool = False,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> HeadTable:
     """Measure every head on prompts of a study's test split, and group them.
 
@@ -321,7 +320,7 @@ def find_heads(
 class _Told:
     """Runs the stages, and says how far all of them are."""
 
-    def __init__(self, report: Report | None) -> None:
+    def __init__(self, report: Progress | None) -> None:
         self.report, self.done = report, 0.0
 
     def __call__(self, stage: str, work: Callable[[Callable[[float], None]], Result]) -> Result:

@@ -6,7 +6,7 @@ activations is LD_orig − LD_patched, averaged over the pairs (Huang et al. 202
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -24,12 +24,11 @@ from inversionview.information import Mean, interval, resampled
 from inversionview.inputs import Ids
 from inversionview.positions import Positions, as_number
 from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.progress import Progress
 from inversionview.sites import EMBEDDINGS, Site, expand
 
 Direction = Literal["forward", "backward", "single"]
 Cumulative = Literal["forward", "backward", "both"]
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 _SMALL = 2**22
 """A model of more weights than this is patched in several ways at once: reading its weights takes longer than using them."""
 EMBED, POS_EMBED = EMBEDDINGS
@@ -129,7 +128,7 @@ class PatchedRuns:
         self._contrast_last = np.maximum.reduce([pairs.contrast_read, *theirs])
         self._large = 12 * len(model.shape.heads) * model.shape.d_model**2 > _SMALL
 
-    def differences(self, sets: Sequence[Sequence[int]], report: Report | None = None) -> Differences:
+    def differences(self, sets: Sequence[Sequence[int]], report: Progress | None = None) -> Differences:
         """Return the logit differences of all pairs, with each of ``sets`` (of numbers of activations) replaced."""
         original, contrast = np.empty((2, len(self.pairs)), np.float32)
         patched = np.empty((len(self.pairs), len(sets)), np.float32)
@@ -414,7 +413,7 @@ def patching(
     study: str = "",
     settings: dict[str, Any] | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Patching:
     """Patch ``activations`` on the originals of ``pairs``, each alone or cumulatively, and all of them at once.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_epsilon
+from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site, expand
 
 ENOUGH = 2**14
 """A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
-Report = Callable[[int, int], None]
-"""Called with how many site × position places are done, and of how many."""
 Allowed = npt.NDArray[np.bool_]
 """Which of a bank's rows are looked at, ``[row]``, where it is not all of them: as queries and as hits."""
 
@@ -39,12 +39,19 @@ class Place:
     z: Float[Tensor, "query d_model"]
     allowed: Allowed | None
 
-    def preimages(self, epsilon: float, distance: Distance, fixed: bool) -> Iterator[Hits]:
-        """Yield each query's preimage among what is allowed, on stored distances; with ``fixed`` at this position only."""
+    def preimages(self, scope: Scope[Own]) -> Iterator[Hits]:
+        """Yield each query's preimage among what is allowed, on stored distances."""
         return search(
-            self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=self.position if fixed else None, verify=False,
-            enough=ENOUGH, allowed=self.allowed,
-        )  # fmt: skip
+            self.bank,
+            self.site,
+            self.z,
+            epsilon=scope.epsilon,
+            distance=scope.distance,
+            at=None if scope.at is None else self.position,
+            verify=False,
+            enough=ENOUGH,
+            allowed=self.allowed,
+        )
 
 
 def places(
@@ -53,7 +60,7 @@ def places(
     positions: Sequence[str] | None,
     queries: int,
     seed: int,
-    report: Report | None,
+    report: Progress | None,
     allowed: Allowed | None = None,
 ) -> Iterator[Place]:
     """Yield every site × position asked for; the queries of a position are the same at all sites.
@@ -70,7 +77,8 @@ def places(
         for i, site in enumerate(chosen):
             yield Place(bank, site, name, rows, z[i], allowed)
             if report is not None:
-                report(number * len(chosen) + i + 1, len(names) * len(chosen))
+                done, total = number * len(chosen) + i + 1, len(names) * len(chosen)
+                report(done / total, f"{done} of {total} cells")
 
 
 def draw_queries(
@@ -139,7 +147,7 @@ def bits_curve(
     distance: Distance = "euclidean",
     fixed: bool = False,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[Curve]:
     """Return the mean of I_ε(q) at every site and position for a ladder of ε; arguments as in ``feature_information``.
 
@@ -150,13 +158,13 @@ def bits_curve(
         raise SettingError("Name at least one ε.")
     ladder, curves = sorted(check_epsilon(e) for e in epsilons), []
     for place in places(bank, sites, positions, queries, seed, report):
-        told = [_told(place, epsilon, distance, fixed) for epsilon in ladder]
+        told = [_told(place, Scope(epsilon, distance, OWN if fixed else None)) for epsilon in ladder]
         bits, low = tuple(mean(each[:, 0], seed=seed) for each in told), tuple(float(each[:, 1].mean()) for each in told)
         curves.append(Curve(place.site.short, place.position, tuple(ladder), bits, low, distance))
     return curves
 
 
-def _told(place: Place, epsilon: float, distance: Distance, fixed: bool) -> npt.NDArray[np.float64]:
+def _told(place: Place, scope: Scope[Own]) -> npt.NDArray[np.float64]:
     """Return each query's bits and the least that they can be, ``[query, 2]``."""
-    every = zip(place.rows.tolist(), place.preimages(epsilon, distance, fixed), strict=True)
+    every = zip(place.rows.tolist(), place.preimages(scope), strict=True)
     return np.array([(bits_of(row, hits), least_of(place.bank, row, hits)) for row, hits in every])

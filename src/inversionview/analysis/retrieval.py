@@ -6,7 +6,7 @@ and only inputs on which a head does not rest on BOS count for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from inversionview.analysis.attribution import Entrances
 from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.progress import Progress
 from inversionview.sites import Site
 from inversionview.storage import read_array, write_array
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 LEAST_SHARE = 0.02
 """Share of the proximity from which a head counts as retrieving (Huang et al. 2024)."""
 MOST_BOS = 0.6
@@ -39,7 +38,7 @@ _ROWS = 256
 
 
 @torch.no_grad()
-def measured_known(model: ProbedModel, inputs: Inputs, report: Report | None = None) -> npt.NDArray[np.bool_]:
+def measured_known(model: ProbedModel, inputs: Inputs, report: Progress | None = None) -> npt.NDArray[np.bool_]:
     """Return which rows of inputs the model completes rightly, ``[row]``: its most probable next token is the answer's first.
 
     Rows without an answer are not.
@@ -133,7 +132,7 @@ def retrieval_heads(
     position: str = "END",
     layers: Sequence[int] | None = None,
     least: float = LEAST_SHARE,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[RetrievalHead]:
     """Return the heads that make up more than ``least`` of the stream at one position, those that make up most first.
 

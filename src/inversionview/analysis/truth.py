@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +14,19 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from inversionview.analysis.features import Codes, codes_of
-from inversionview.analysis.places import Report
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import MismatchError, WeightsError
 from inversionview.information import divergence, shares
 from inversionview.integrity import file_digest, read_sealed, sealed
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance
+from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
 from inversionview.storage import write_json
 
@@ -120,12 +122,11 @@ def decoder_against_truth(
     bank: ActivationBank,
     sites: list[Site],
     *,
-    epsilon: float = 0.1,
-    distance: Distance = "euclidean",
+    scope: Scope[Any] = PAPER,
     queries: int = 100,
     samples: int = 128,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[SiteTruth]:
     """Return for each site how the decoder's samples compare with the exact preimages of a bank.
 
@@ -136,12 +137,11 @@ def decoder_against_truth(
         decoder: to be held against the bank.
         bank: of the same model.
         sites: which the decoder was trained on and the bank holds.
-        epsilon: threshold.
-        distance: which distance.
+        scope: within which ε, by which distance.
         queries: at each site.
         samples: of each query, at temperature 1.
         seed: of queries and samples.
-        report: called with how many sites are done, and of how many.
+        report: called with the share of the sites that is done, and a note.
 
     Raises:
         MismatchError: the decoder belongs to another model than the bank.
@@ -160,10 +160,10 @@ def decoder_against_truth(
     z = bank.model.harvest(tokens, sites, at[:, None])[:, :, 0]
     out = []
     for i, site in enumerate(sites):
-        one = _Site(decoder, bank, codes, site, epsilon, distance, samples, np.random.default_rng((seed, i)))
+        one = _Site(decoder, bank, codes, site, scope, samples, np.random.default_rng((seed, i)))
         out.append(one.compare(tokens, z[i]))
         if report is not None:
-            report(i + 1, len(sites))
+            report((i + 1) / len(sites), f"{i + 1} of {len(sites)} sites")
     return out
 
 
@@ -184,13 +184,12 @@ class _Site:
     bank: ActivationBank
     codes: Codes
     site: Site
-    epsilon: float
-    distance: Distance
+    scope: Scope[Any]
     samples: int
     rng: np.random.Generator
 
     def compare(self, tokens: npt.NDArray[np.int64], z: Float[Tensor, "query d_model"]) -> SiteTruth:
-        found = search(self.bank, self.site, z, epsilon=self.epsilon, distance=self.distance, verify=False)
+        found = search(self.bank, self.site, z, epsilon=self.scope.epsilon, distance=self.scope.distance, verify=False)
         good, recalls = [], []
         apart: list[npt.NDArray[np.float64]] = []
         chance: list[npt.NDArray[np.float64]] = []
@@ -218,10 +217,10 @@ class _Site:
         generator = torch.Generator().manual_seed(int(self.rng.integers(2**31)))
         many = z.expand(self.samples, -1)
         drawn = sample(self.decoder, many, self._number(self.samples), generator=generator)
-        per_token, _, _ = distance_to(self.bank.model, drawn, many, self.site, self.distance)
+        per_token, _, _ = distance_to(self.bank.model, drawn, many, self.site, self.scope.distance)
         held = torch.from_numpy(_held(self.bank, drawn.numpy()))
         nearest = per_token.masked_fill(~held, torch.inf).min(1).values
-        return drawn[nearest <= self.epsilon].numpy()
+        return drawn[nearest <= self.scope.epsilon].numpy()
 
     def _number(self, count: int) -> Tensor:
         return torch.full((count,), self.decoder.config.sites.index(self.site.short))

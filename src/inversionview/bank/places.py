@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inversionview.bank.store import ActivationBank, Report, read_manifest
+from inversionview.bank.store import ActivationBank, read_manifest
 from inversionview.errors import BankError
 from inversionview.inputs import Inputs
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 
 
 def cache() -> Path:
@@ -45,7 +46,7 @@ def begun(folder: Path) -> bool:
         return True
 
 
-def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Report | None = None) -> ActivationBank:
+def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Progress | None = None) -> ActivationBank:
     """Read a bank whole, and return it if all of it is as it was written.
 
     Raises:

@@ -16,7 +16,7 @@ several processes share the shards of one bank among them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ from inversionview.integrity import KEY, read_sealed, reason, sealed
 from inversionview.locks import clear, locked
 from inversionview.memory import check_disk
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import whole
 from inversionview.scope import Distance
 from inversionview.sites import Site, expand, find_site
@@ -61,9 +62,6 @@ _PASS_BYTES = 2**25
 """Activations in memory at once while a shard is written, in fp32."""
 _MAPPED_BYTES = 2**28
 """Files mapped at once while searching: what is mapped counts as the process' memory once it was read."""
-
-Report = Callable[[int, int], None]
-"""Called after every pass with how many inputs are done, and of how many."""
 
 
 class Manifest(BaseModel):
@@ -220,13 +218,13 @@ class ActivationBank:
             bank.visit(BLOCK * len(manifest.layout(1)))
         return bank
 
-    def damaged(self, report: Report | None = None) -> list[str]:
+    def damaged(self, report: Progress | None = None) -> list[str]:
         """Read the whole bank, its index for ``approximate`` searches left out; return which files are missing or damaged."""
         wrong = []
         for shard in self.shards:
             wrong += shard.damaged()
             if report is not None:
-                report(shard.rows.stop, len(self))
+                report(shard.rows.stop / len(self), f"{shard.rows.stop:,} of {len(self):,} inputs")
         return wrong
 
     def check(self, model: ProbedModel, inputs: Inputs) -> None:
@@ -247,7 +245,7 @@ class ActivationBank:
         distance: Distance = "euclidean",
         rank: int = 0,
         world: int = 1,
-        report: Report | None = None,
+        report: Progress | None = None,
     ) -> ActivationBank:
         """Harvest a bank, or what lacks of it; ``rank`` of ``world`` processes writes every ``world``-th shard.
 
@@ -262,7 +260,7 @@ class ActivationBank:
             distance: which distance the index serves.
             rank: this process' number, from 0.
             world: how many processes build the bank.
-            report: called after every pass.
+            report: called after every pass with the share of the inputs that is done, and how many these are.
 
         Raises:
             SettingError: ``rows`` or ``rank`` is out of range.
@@ -296,7 +294,7 @@ class ActivationBank:
                 with locked(folder / f".{shard.folder.name}.lock", shard.folder):
                     for written in _write_shard(shard, bank):
                         if report is not None:
-                            report(done + written, total)
+                            report((done + written) / total, f"{done + written:,} of {total:,} inputs")
             done += len(shard.rows)
         return bank
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inversionview.analysis.attribution import RateTable
     from inversionview.study import Study
 
+
 _FORMATS = (".csv", ".parquet")
 WhatOpt = Annotated[
     str | None,

@@ -230,12 +230,12 @@ def _watch(accelerator: Accelerator) -> Iterator[Watch]:
             ratio = f", good ratio {row['good_ratio']:.2f}" if "good_ratio" in row else ""
             advance(int(1000 * done), f"loss {row['loss']:.3f}, {row['pairs_per_second']:,.0f} pairs/s{ratio}")
 
-        def harvest(done: int, total: int) -> None:
+        def harvest(share: float, note: str) -> None:
             tokenizing.close()
-            harvested(1000 * done // total, f"{done:,} of {total:,} inputs")
+            harvested(int(1000 * share), note)
 
-        def read(share: float, count: int) -> None:
-            tokenized(int(1000 * share), f"{count:,} texts")
+        def read(share: float, note: str) -> None:
+            tokenized(int(1000 * share), note)
 
         yield Watch(report, harvest, read, accelerator)
 
@@ -315,9 +315,7 @@ def bank(
         loaded = loaded_study(study, ModelOptions(model, device), [sites])
     if check:
         with resumable(False), bar("checking", 1000) as advance:
-            sound = loaded.check_bank(
-                to, report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs")
-            )
+            sound = loaded.check_bank(to, report=lambda share, note: advance(int(1000 * share), note))
         out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
         return
     options = given(sites=sites, positions=listed(positions))

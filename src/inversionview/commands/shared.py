@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inversionview.preimage.core import Query
     from inversionview.study import Study
 
+
 app = CheckedTyper(
     help="Read what a neural activation encodes: sample its ε-preimage, verify every sample in the model, show it.",
     no_args_is_help=True,
@@ -173,7 +174,7 @@ def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
         def begin(path: Path, rows: int) -> None:
             err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
 
-        return study.bank(folder, report=lambda done, total: advance(1000 * done // total, ""), begin=begin)
+        return study.bank(folder, report=lambda share, _: advance(int(1000 * share), ""), begin=begin)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -25,23 +25,13 @@ from inversionview.commands.options import (
     check,
     placed,
 )
-from inversionview.commands.shared import (
-    app,
-    bank_to_search,
-    bar,
-    err,
-    given,
-    listed,
-    loaded_study,
-    numbers,
-    out,
-    print_json,
-)
+from inversionview.commands.shared import app, bank_to_search, bar, err, given, listed, loaded_study, numbers, out, print_json
 from inversionview.scope import epsilon_text
 
 if TYPE_CHECKING:
     from inversionview.preimage.core import Query
     from inversionview.study import Study
+
 
 FixedOpt = Annotated[bool, typer.Option("--fixed", help="Compare at the query's own position only, not at all of the bank's.")]
 
@@ -144,9 +134,13 @@ def truth(
 
     loaded = loaded_study(study, ModelOptions(model))
     searched = bank_to_search(loaded, bank)
-    with bar("comparing", len(loaded.sites), quiet=as_json) as advance:
+    with bar("comparing", 1000, quiet=as_json) as advance:
         rows = loaded.against_truth(
-            bank=searched, queries=queries, samples=samples, seed=seed, report=lambda done, _: advance(done, "")
+            bank=searched,
+            queries=queries,
+            samples=samples,
+            seed=seed,
+            report=lambda share, _: advance(int(1000 * share), ""),
         )
     own = loaded.folder is not None and loaded.decoder_path.is_relative_to(loaded.folder)
     kept = loaded.keep_truth(rows, searched, samples=samples, seed=seed) if own else None

@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from safetensors.torch import save_file
 
 from inversionview.decoder import files
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.errors import MismatchError, StorageError, WeightsError
 from inversionview.integrity import file_digest, sealed
 from inversionview.optim import Muon
@@ -28,7 +28,7 @@ _DIGEST = "state"
 
 
 @dataclass
-class Progress:
+class Standing:
     """Where a run stands: all that is not a tensor."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -46,7 +46,7 @@ class Progress:
     evaluated: int = 0
 
 
-def save_checkpoint(folder: Path, progress: Progress, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def save_checkpoint(folder: Path, standing: Standing, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Write a checkpoint in place of the last one, atomically.
 
     Raises:
@@ -59,13 +59,13 @@ def save_checkpoint(folder: Path, progress: Progress, model: Decoder, optimizers
     with replacing(folder) as temporary:
         temporary.mkdir()
         save_file(state, temporary / "state.safetensors")
-        content = sealed({**asdict(progress), _DIGEST: file_digest(temporary / "state.safetensors")})
+        content = sealed({**asdict(standing), _DIGEST: file_digest(temporary / "state.safetensors")})
         (temporary / "progress.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def load_checkpoint(
-    folder: Path, begun: Progress, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]
-) -> Progress | None:
+    folder: Path, begun: Standing, model: Decoder, optimizers: Sequence[torch.optim.Optimizer]
+) -> Standing | None:
     """Restore the last checkpoint, if there is one.
 
     Args:
@@ -82,50 +82,50 @@ def load_checkpoint(
     if not folder.exists():
         return None
     try:
-        progress, digest = _read_progress(folder / "progress.json")
+        standing, digest = _read_progress(folder / "progress.json")
     except files.UNREADABLE as error:
         raise _damaged(folder, error) from error
-    run, was = folder.parent.parent, progress.settings
-    if progress.fingerprint != begun.fingerprint:
+    run, was = folder.parent.parent, standing.settings
+    if standing.fingerprint != begun.fingerprint:
         raise MismatchError(f"The run in {run} was begun for another probed model: choose another --out.")
     changed = sorted(k for k, value in begun.settings.items() if was.get(k) != value)
     if changed:
         told = ", ".join(f"{k} = {was.get(k)}" for k in changed)
         raise MismatchError(f"The run in {run} was begun with {told}: go on with that, or choose another --out.")
     try:
-        _check_progress(progress, begun)
+        _check_progress(standing, begun)
         files.check_digest(folder / "state.safetensors", digest)
         _restore(folder / "state.safetensors", model, optimizers)
     except (*files.UNREADABLE, RuntimeError) as error:
         raise _damaged(folder, error) from error
-    return progress
+    return standing
 
 
 def _damaged(folder: Path, why: Exception) -> WeightsError:
     return WeightsError(f"The checkpoint {folder} is damaged ({files.reason(why)}): delete it to begin anew.")
 
 
-def _read_progress(path: Path) -> tuple[Progress, str | None]:
+def _read_progress(path: Path) -> tuple[Standing, str | None]:
     """Return what ``progress.json`` states, and the checksum of the state; older ones have none."""
     rest, digest = files.read_sealed(path, _DIGEST)
-    return files.validated(Progress, rest), digest
+    return files.validated(Standing, rest), digest
 
 
-def _check_progress(progress: Progress, begun: Progress) -> None:
+def _check_progress(standing: Standing, begun: Standing) -> None:
     """Raise ``ValueError`` unless a run that began so can stand there."""
-    settings, step, pool = begun.settings, progress.step, progress.pool
+    settings, step, pool = begun.settings, standing.step, standing.pool
     most = pool * settings["pool"]
     if not most - settings["pool"] < step <= min(most, settings["steps"] or most) or pool < 0:
         raise ValueError(f"step {step} is not of pool {pool}")
-    if progress.pairs != step * settings["batch"]:
-        raise ValueError(f"{progress.pairs} pairs are not those of {step} steps")
-    if not 0 <= progress.evaluated <= settings["evaluations"]:
-        raise ValueError(f"it says {progress.evaluated} evaluations")
-    if not 0 <= progress.seconds < float("inf"):
-        raise ValueError(f"it says {progress.seconds} seconds")
-    if [len(row) for row in progress.weights] != [len(row) for row in begun.weights]:
+    if standing.pairs != step * settings["batch"]:
+        raise ValueError(f"{standing.pairs} pairs are not those of {step} steps")
+    if not 0 <= standing.evaluated <= settings["evaluations"]:
+        raise ValueError(f"it says {standing.evaluated} evaluations")
+    if not 0 <= standing.seconds < float("inf"):
+        raise ValueError(f"it says {standing.seconds} seconds")
+    if [len(row) for row in standing.weights] != [len(row) for row in begun.weights]:
         raise ValueError("its weights are not those of this run's sites and places")
-    if not (np.isfinite(progress.weights).all() and np.min(progress.weights) >= 0 and np.sum(progress.weights) > 0):
+    if not (np.isfinite(standing.weights).all() and np.min(standing.weights) >= 0 and np.sum(standing.weights) > 0):
         raise ValueError("its weights are not those of pairs")
 
 

@@ -5,22 +5,23 @@ From it follows what a decoder is trained on more: the sites and named positions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
-from inversionview.scope import Distance
+from inversionview.scopes import PAPER, Scope
 from inversionview.sites import Site
 
 
@@ -31,12 +32,11 @@ def good_shares(
     inputs: Inputs,
     sites: Sequence[Site],
     *,
-    epsilon: float = 0.1,
-    distance: Distance = "euclidean",
+    scope: Scope[Any] = PAPER,
     queries: int = 200,
     samples: int = 8,
     seed: int = 0,
-    report: Callable[[int], None] | None = None,
+    report: Progress | None = None,
 ) -> tuple[npt.NDArray[np.float64], Ids]:
     """Return the share of samples at temperature 1 with D ≤ ε, ``[site, query]``, and each query's ``Inputs.places``.
 
@@ -63,10 +63,10 @@ def good_shares(
         z = z_all[number].repeat_interleave(samples, dim=0)
         which = torch.full((len(z),), decoder.config.sites.index(site.short), device=device)
         drawn = sample(decoder, z.to(device), which, generator=generator).cpu()
-        _, nearest, _ = distance_to(model, drawn, z, site, distance)
-        shares.append((nearest <= epsilon).double().view(queries, samples).mean(1).numpy())
+        _, nearest, _ = distance_to(model, drawn, z, site, scope.distance)
+        shares.append((nearest <= scope.epsilon).double().view(queries, samples).mean(1).numpy())
         if report is not None:
-            report(number + 1)
+            report((number + 1) / len(sites), f"{number + 1} of {len(sites)} sites")
     decoder.train(training)
     return np.stack(shares), np.take_along_axis(inputs.places(tokens), positions, axis=1)[:, 0]
 

@@ -1,6 +1,6 @@
 """A decoder around a pretrained causal LM (Huang et al. 2024, appendix on factual recall, where it is GPT-2 Medium).
 
-The activation pathway is that of ``model.py``. From its result every layer of the LM gets one key and one value, by a linear
+The activation pathway is that of every decoder. From its result every layer of the LM gets one key and one value, by a linear
 map of its own: a cache of one position that all tokens see. The slot is position 0, tokens go on from 1, as they would after
 any first token. The LM is frozen, gets adapters of low rank (LoRA), or is trained whole.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.model import Decoder, Pathway, Steps, TokenTable
+from inversionview.decoder.decoder import Decoder, initialise
+from inversionview.decoder.pathway import Pathway
 from inversionview.errors import MismatchError, SettingError, WeightsError
 from inversionview.loading import load_causal_lm
 from inversionview.ranges import whole
@@ -33,7 +34,7 @@ _TRAINED = 16
 
 
 class PretrainedDecoder(Decoder):
-    """See the module's text; what it is asked and answers is what ``Decoder`` is and does."""
+    """See the module's text; what it is asked and answers is what ``Decoder`` says."""
 
     def __init__(self, config: DecoderConfig, lm: Any) -> None:
         """Build the pathway to a Hugging Face causal LM, and adapters into it, in place.
@@ -41,8 +42,6 @@ class PretrainedDecoder(Decoder):
         Raises:
             SettingError: the inputs are longer than the LM reads, or its architecture does not suit.
         """
-        nn.Module.__init__(self)
-        self.config = config
         lm.eval()
         text = lm.config.get_text_config()
         most = getattr(text, "max_position_embeddings", None)
@@ -51,13 +50,12 @@ class PretrainedDecoder(Decoder):
                 f"Inputs have up to {config.max_length} tokens and the activation takes one more, but {config.base} reads "
                 f"{most}: choose another --decoder-from, or a smaller --max-length."
             )
-        self.own = TokenTable(config)
-        self.pathway = Pathway(config)
+        super().__init__(config)
         self._shape = _cache_shape(lm, config.base)
         layers, heads, d_head = self._shape
         self.slots = nn.ModuleList(nn.Linear(config.pathway, 2 * heads * d_head) for _ in range(layers))
         for module in (self.pathway, self.slots):
-            module.apply(self._initialise)
+            module.apply(initialise)
         for parameter in lm.parameters():
             parameter.requires_grad_(config.tuning == "full")
         self.lm = _with_adapters(lm, config.lora) if config.tuning == "lora" else lm
@@ -143,9 +141,9 @@ class PretrainedDecoder(Decoder):
             bias = None if bias is None else bias[self.own.written]
         return weight[: self.config.size], None if bias is None else bias[: self.config.size]
 
-    def begin(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Steps:
+    def begin(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> _Steps:
         """Return what writes inputs one token at a time."""
-        return cast(Steps, _Steps(self, z, site))
+        return _Steps(self, z, site)
 
     def kept(self) -> dict[str, Tensor]:
         """Return all that a checkpoint holds: the pathway and what was trained of the LM."""

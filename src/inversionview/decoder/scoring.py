@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview.decoder.model import Decoder, _Layer
+from inversionview.decoder.decoder import Decoder
+from inversionview.decoder.model import Layer, ScratchDecoder
 from inversionview.decoder.sampling import check_numbers, log_probs_at
 from inversionview.inputs import Ids
 
@@ -93,7 +94,7 @@ def log_probs(
     """
     decoder.eval()
     z = z.to(decoder.device, torch.float32)
-    if decoder.config.base:
+    if not isinstance(decoder, ScratchDecoder):
         return _one_by_one(decoder, tree, z, site, temperatures, report)
     scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
     out = torch.empty(len(temperatures), len(tree))
@@ -134,7 +135,7 @@ class _Scorer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: ScratchDecoder,
         z: Float[Tensor, "draw d_model"],
         site: int,
         temperatures: Sequence[float],
@@ -142,7 +143,7 @@ class _Scorer:
     ) -> None:
         self.decoder, self.temperatures, self.draws, self.device = decoder, temperatures, len(z), z.device
         self.floors = torch.tensor(floors)[:, None]
-        self.layers = [_Branches(cast(_Layer, layer)) for layer in decoder.layers]
+        self.layers = [_Branches(cast(Layer, layer)) for layer in decoder.layers]
         u = decoder.pathway(z, torch.full((len(z),), site, device=z.device))
         self.entrance = decoder.enter(u, decoder.config.max_length)[:, None]  # (draw, 1, pos, width)
         self.memories = decoder.memories(u)
@@ -239,9 +240,9 @@ def _runs(starts: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDA
 
 
 class _Branches:
-    """``_Layer.forward`` for several new tokens after cached keys and values, with less work for memory on a CPU."""
+    """``Layer.forward`` for several new tokens after cached keys and values, with less work for memory on a CPU."""
 
-    def __init__(self, layer: _Layer) -> None:
+    def __init__(self, layer: Layer) -> None:
         self.layer = layer
         scale = (layer.query.out_features // layer.heads) ** -0.5
         self.joint = torch.cat([layer.query.weight * scale, layer.key.weight, layer.value.weight])

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,28 +22,25 @@ import torch
 from torch import Tensor
 
 from inversionview import optim
-from inversionview.decoder.checkpoint import Progress, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
-from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.beginning import begin_from, new_decoder
+from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import (
     Banked,
     Batch,
     Group,
     Source,
     Stream,
-    nothing,
-    pick_pairs,
     pool_of_batches,
-    written_tokens,
 )
 from inversionview.decoder.recipe import TrainConfig
-from inversionview.decoder.whitening import fit_site
-from inversionview.errors import DivergenceError, MismatchError, SettingError
+from inversionview.errors import DivergenceError, SettingError
 from inversionview.inputs import Inputs
 from inversionview.locks import locked
-from inversionview.memory import check_bytes, check_memory
+from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
+from inversionview.scopes import Scope
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing
 
@@ -51,28 +48,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from inversionview.bank.store import ActivationBank
-
-_LARGE = 1024
-"""A vocabulary above this is restricted to the tokens that occur in the corpus."""
-
-
-_COPIES = 4 * 4
-"""Bytes of a number that is trained: itself, its gradient, two moments of it."""
-_FEWEST = 256
-"""Activations that a site's whitening is fitted to at least."""
-
-
-def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
-    """Set the whitening of each site in ``decoder``, from 16,384 activations."""
-    drawn = source.draw(4096, (seed, 0, 1))
-    places, alike = source.inputs.places(drawn.tokens), np.ones((1, source.inputs.place_count))
-    allowed = np.any(drawn.allowed, axis=2) if drawn.allowed.ndim == 3 else drawn.allowed
-    positions, _ = pick_pairs(places, allowed, np.random.default_rng((seed, 0, 2)), 4, 0.0, alike, nothing(source.inputs))
-    for number, z in enumerate(source.of_sites(drawn, positions)):
-        if drawn.allowed.ndim == 3:
-            told = torch.from_numpy(np.take_along_axis(drawn.allowed[:, :, number], positions.clip(min=0), axis=1).ravel())
-            z = z[told] if int(told.sum()) >= _FEWEST else z
-        fit_site(decoder.pathway, number, z.float().cpu(), seed)
 
 
 def loss_of(wrapped: torch.nn.Module, decoder: Decoder, batch: Group) -> Tensor:
@@ -87,8 +62,8 @@ def loss_of(wrapped: torch.nn.Module, decoder: Decoder, batch: Group) -> Tensor:
 class Clock:
     """How much of a run is done: by steps, or by minutes of training over all its sittings, on the first process' clock."""
 
-    def __init__(self, config: TrainConfig, progress: Progress, accelerator: Accelerator) -> None:
-        self.config, self.progress, self.accelerator = config, progress, accelerator
+    def __init__(self, config: TrainConfig, standing: Standing, accelerator: Accelerator) -> None:
+        self.config, self.standing, self.accelerator = config, standing, accelerator
         self._last = time.perf_counter()
 
     def tick(self) -> float:
@@ -98,10 +73,10 @@ class Clock:
         if self.config.steps is None and self.accelerator.num_processes > 1:
             first = passed if self.accelerator.is_main_process else 0.0
             passed = gather(first, self.accelerator)
-        self.progress.seconds += passed
+        self.standing.seconds += passed
         if self.config.steps is not None:
-            return self.progress.step / self.config.steps
-        return self.progress.seconds / (60 * (self.config.minutes or 1.0))
+            return self.standing.step / self.config.steps
+        return self.standing.seconds / (60 * (self.config.minutes or 1.0))
 
 
 def optimizers_of(decoder: Decoder, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -116,7 +91,7 @@ def optimizers_of(decoder: Decoder, config: TrainConfig) -> list[torch.optim.Opt
     return made
 
 
-Report = Callable[[float, dict[str, Any]], None]
+AfterPool = Callable[[float, dict[str, Any]], None]
 """Called after every pool with the share of the run that is done and the last metrics."""
 
 
@@ -127,7 +102,7 @@ def train_decoder(
     config: TrainConfig,
     out: Path | None,
     *,
-    report: Report | None = None,
+    report: AfterPool | None = None,
     accelerator: Accelerator | None = None,
 ) -> Decoder:
     """Train ``decoder`` in place, from the last checkpoint in ``out`` if there is one.
@@ -149,47 +124,96 @@ def train_decoder(
     """
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
     accelerator = accelerator or make_accelerator(str(model.device))
+    run = _begun(decoder, model, source, config, out, accelerator)
+    done = run.clock.tick()
+    while done < 1:
+        done = run.pool(done)
+        if report is not None:
+            report(done, run.row)
+    return decoder
+
+
+def _begun(
+    decoder: Decoder,
+    model: ProbedModel,
+    source: Source,
+    config: TrainConfig,
+    out: Path | None,
+    accelerator: Accelerator,
+) -> _Run:
+    """Return a run as it begins, or as its last checkpoint in ``out`` stands."""
     optimizers = optimizers_of(decoder, config)
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
     settings = json.loads(json.dumps({**asdict(config), "decoder": asdict(decoder.config)}))  # as they are read again
     alike = rebalanced(np.zeros((len(source.sites), source.inputs.place_count)), 0.0)
-    progress, row = Progress(model.fingerprint, settings, alike.tolist()), dict[str, Any]()
+    standing, row = Standing(model.fingerprint, settings, alike.tolist()), dict[str, Any]()
     if out is not None:
-        progress = load_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers) or progress
+        standing = load_checkpoint(out / "checkpoints" / "last", standing, decoder, optimizers) or standing
         if accelerator.is_main_process:
-            row = cut_metrics(out / "metrics.jsonl", progress.step)
-    clock = Clock(config, progress, accelerator)
-    done = clock.tick()
-    while done < 1:
-        loss, predicted, since = 0.0, 0, replace(progress)
-        weights = np.array(progress.weights)
-        pool = pool_of_batches(source, config, progress.pool, weights, accelerator.process_index, accelerator.num_processes)
-        for batch in pool:
-            optim.set_rates(optimizers, base, optim.schedule(done, decay=config.decay))
-            loss += step(wrapped, batch, optimizers, accelerator, decoder)
+            row = cut_metrics(out / "metrics.jsonl", standing.step)
+    clock = Clock(config, standing, accelerator)
+    return _Run(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row)
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    decoder: Decoder
+    wrapped: torch.nn.Module
+    """What runs the decoder, on this process."""
+    model: ProbedModel
+    source: Source
+    config: TrainConfig
+    out: Path | None
+    accelerator: Accelerator
+    optimizers: list[torch.optim.Optimizer]
+    base: list[list[float]]
+    """Their learning rates before any schedule."""
+    standing: Standing
+    clock: Clock
+    row: dict[str, Any]
+    """The last metrics."""
+
+    def pool(self, done: float) -> float:
+        """Train on the next pool and keep what became of it; return the share of the run that is done then."""
+        standing, config, accelerator = self.standing, self.config, self.accelerator
+        since = replace(standing)
+        loss, done = self._steps(done)
+        _check_finite(self.decoder, loss, since.step, kept=self.out is not None)
+        standing.pool += 1
+        standing.pairs = standing.step * config.batch
+        speed = (standing.pairs - since.pairs) / max(standing.seconds - since.seconds, 1e-9)
+        self.row |= {
+            "step": standing.step,
+            "pairs": standing.pairs,
+            "seconds": round(standing.seconds, 2),
+            "loss": loss,
+            "pairs_per_second": round(speed, 1),
+        }
+        if int(min(done, 1.0) * config.evaluations) > standing.evaluated:
+            self.row |= _rebalance(self.decoder, self.model, self.source, config, standing, done)
+            done = self.clock.tick()
+        if self.out is not None and accelerator.is_main_process:
+            append_metrics(self.out / "metrics.jsonl", self.row)
+            save_checkpoint(self.out / "checkpoints" / "last", standing, self.decoder, self.optimizers)
+        accelerator.wait_for_everyone()
+        return done
+
+    def _steps(self, done: float) -> tuple[float, float]:
+        """Make the steps of a pool; return the mean loss of a token in nats, over all processes, and the share of the run."""
+        accelerator, loss, predicted = self.accelerator, 0.0, 0
+        weights, rank = np.array(self.standing.weights), accelerator.process_index
+        for batch in pool_of_batches(self.source, self.config, self.standing.pool, weights, rank, accelerator.num_processes):
+            optim.set_rates(self.optimizers, self.base, optim.schedule(done, decay=self.config.decay))
+            loss += step(self.wrapped, batch, self.optimizers, accelerator, self.decoder)
             predicted += batch.predicted
-            progress.step += 1
-            done = clock.tick()
+            self.standing.step += 1
+            done = self.clock.tick()
             if done >= 1:
                 break
-        loss = gather(loss, accelerator) / predicted
-        _check_finite(decoder, loss, since.step, kept=out is not None)
-        progress.pool += 1
-        progress.pairs = progress.step * config.batch
-        speed = (progress.pairs - since.pairs) / max(progress.seconds - since.seconds, 1e-9)
-        row |= {"step": progress.step, "pairs": progress.pairs, "seconds": round(progress.seconds, 2),
-                "loss": loss, "pairs_per_second": round(speed, 1)}  # fmt: skip
-        if int(min(done, 1.0) * config.evaluations) > progress.evaluated:
-            row |= _rebalance(decoder, model, source, config, progress, done)
-            done = clock.tick()
-        if out is not None and accelerator.is_main_process:
-            append_metrics(out / "metrics.jsonl", row)
-            save_checkpoint(out / "checkpoints" / "last", progress, decoder, optimizers)
-        accelerator.wait_for_everyone()
-        if report is not None:
-            report(done, row)
-    return decoder
+        return gather(loss, accelerator) / predicted, done
 
 
 def _check_finite(decoder: Decoder, loss: float, since: int, kept: bool) -> None:
@@ -210,21 +234,21 @@ def _rebalance(
     model: ProbedModel,
     source: Source,
     config: TrainConfig,
-    progress: Progress,
+    standing: Standing,
     done: float,
 ) -> dict[str, Any]:
     """Measure the good ratio, re-weight sites and places by it, and return it as metrics.
 
     The new weights are averaged with the old, as a place is seen by few queries.
     """
-    progress.evaluated = int(min(done, 1.0) * config.evaluations)
-    seed = config.seed + progress.evaluated
+    standing.evaluated = int(min(done, 1.0) * config.evaluations)
+    seed = config.seed + standing.evaluated
+    scope = Scope[Any](config.epsilon, config.distance)
     shares, places = good_shares(
-        decoder, model, source.inputs, source.sites, epsilon=config.epsilon, distance=config.distance,
-        queries=config.queries, samples=1, seed=seed,
-    )  # fmt: skip
+        decoder, model, source.inputs, source.sites, scope=scope, queries=config.queries, samples=1, seed=seed
+    )
     weights = rebalanced(by_place(shares, places, source.inputs.place_count), config.rebalance)
-    progress.weights = ((weights + np.array(progress.weights)) / 2).tolist()
+    standing.weights = ((weights + np.array(standing.weights)) / 2).tolist()
     return {"good_ratio": shares.mean(), "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True))}
 
 
@@ -272,74 +296,6 @@ def make_accelerator(device: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
 
 
-def new_decoder(
-    model: ProbedModel, source: Source, *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any
-) -> Decoder:
-    """Return an untrained decoder for the sites of a source of pairs, its activations' mean and whitening measured.
-
-    Where the model's vocabulary is large, the decoder writes the tokens of the corpus only.
-
-    Args:
-        model: the probed model.
-        source: what it will be trained on.
-        seed: of its initial weights.
-        dtype: of the weights of a pretrained decoder's LM.
-        sizes: fields of ``DecoderConfig``: ``layers``, ``heads``, ``width``, ``pathway``, ``blocks``, ``occurrences``,
-            ``tokens``, and of a pretrained decoder ``base``, ``tuning`` and ``lora``.
-
-    Raises:
-        WeightsError, MismatchError: the causal LM ``base`` cannot be loaded, or has another vocabulary than the model.
-        SettingError: it does not suit.
-    """
-    vocabulary, inputs = model.vocabulary, source.inputs
-    unread = vocabulary.bos is None
-    size = max(model.shape.vocabulary, vocabulary.size, vocabulary.eos + 1)
-    torch.manual_seed(seed)
-    made: dict[str, Any] = {
-        "sites": tuple(site.short for site in source.sites), "positions": source.positions, "d_model": model.shape.d_model,
-        "vocabulary": size, "max_length": inputs.max_length + int(unread), "bos": vocabulary.eos if unread else vocabulary.bos,
-        "eos": vocabulary.eos, "pad": vocabulary.pad, "unread": unread, "fingerprint": model.fingerprint, "model": model.name,
-    }  # fmt: skip
-    if size > _LARGE and "tokens" not in sizes:
-        made["tokens"], made["shares"] = written_tokens(inputs)
-    config = DecoderConfig(**{**made, **sizes})
-    if config.base and not vocabulary.ended:
-        raise SettingError(
-            f"The tokenizer of {model.name} names no token that ends a text, so no causal LM can be its decoder: leave out "
-            "--decoder-from."
-        )
-    if not config.base:
-        check_bytes(_COPIES * _numbers(config), f"A decoder of {config.layers:,} layers and width {config.width:,}")
-    if config.base:
-        from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
-
-        decoder = PretrainedDecoder.on(config, vocabulary, dtype)
-    else:
-        decoder = Decoder(config)
-    fit_whitening(decoder, source, seed)
-    return decoder.to(model.device)
-
-
-def _numbers(config: DecoderConfig) -> int:
-    """Return about how many numbers of a decoder are trained: a layer has 12 · width², the rest is tables of vectors."""
-    tables = 2 * config.size + config.max_length * (config.pathway + 1)
-    return config.width * (12 * config.layers * config.width + tables)
-
-
-def begin_from(decoder: Decoder, start: str | Path) -> None:
-    """Copy the weights of another decoder for the same model, sites and sizes.
-
-    Raises:
-        MismatchError: it has another shape or belongs to another model.
-    """
-    other = Decoder.from_pretrained(start)
-    mine, theirs = asdict(decoder.config), asdict(other.config)
-    changed = sorted(k for k in mine if k != "model" and mine[k] != theirs[k])
-    if changed:
-        raise MismatchError(f"The decoder {start} cannot be begun from: it has another {', '.join(changed)}.")
-    decoder.restore(other.kept())
-
-
 def train(
     model: ProbedModel,
     inputs: Inputs,
@@ -350,7 +306,7 @@ def train(
     bank: ActivationBank | None = None,
     telling: npt.NDArray[np.bool_] | None = None,
     start: str | Path | None = None,
-    report: Report | None = None,
+    report: AfterPool | None = None,
     accelerator: Accelerator | None = None,
     dtype: torch.dtype = torch.float32,
     **sizes: Any,

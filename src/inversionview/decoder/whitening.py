@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview.decoder.model import Pathway, polar
+from inversionview.decoder.pathway import Pathway, polar
 from inversionview.principal import principal
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,10 +16,10 @@ from inversionview.bank.store import ActivationBank, check_positions
 from inversionview.errors import BankError
 from inversionview.explorer.queue import BusyError
 from inversionview.preimage.core import Query
+from inversionview.progress import Progress
 from inversionview.studies import DEFAULT_MODEL, LANGUAGE
 from inversionview.study import Study
 
-Report = Callable[[float, str], None]
 QUICK = 1e13
 """Floating-point operations that a bank may take to be built in sight: a minute's work of a laptop, or less."""
 _TRIED = 16
@@ -30,7 +29,7 @@ _BUILDING: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
 """Banks that a request is building, and the seconds until they are there: it may have to wait for others in the middle."""
 
 
-def bank_of(study: Study, report: Report | None) -> ActivationBank:
+def bank_of(study: Study, report: Progress | None) -> ActivationBank:
     """Return the bank to search, built first where there is none and it does not take long.
 
     Raises:
@@ -46,10 +45,10 @@ def bank_of(study: Study, report: Report | None) -> ActivationBank:
     if ahead is not None and not study.bare:
         raise BusyError(ahead, f"Another request is building the bank of {study.name}")
 
-    def built(done: int, total: int) -> None:
-        _BUILDING[study] = (time.monotonic() - began) * (total / max(1, done) - 1)
+    def built(share: float, note: str) -> None:
+        _BUILDING[study] = (time.monotonic() - began) * (1 / max(share, 1e-9) - 1)
         if report is not None:
-            report(done / total, f"building a bank, once: {done:,} of {total:,} inputs")
+            report(share, f"building a bank, once: {note}")
 
     try:
         return study.bank(report=built)

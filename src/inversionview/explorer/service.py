@@ -25,13 +25,15 @@ from inversionview.contrasts import Pairs, check_target, contrasted
 from inversionview.decoder.evaluation import good_shares
 from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
-from inversionview.explorer.banks import Report, bank_of, holds, lacking
+from inversionview.explorer.banks import bank_of, holds, lacking
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.sampled import AUTO, Setting
 from inversionview.preimage.walked import measured
+from inversionview.progress import Progress
 from inversionview.scope import Distance
+from inversionview.scopes import Scope
 from inversionview.study import Study
 
 Source = Literal["decoder", "corpus", "walk"]
@@ -225,7 +227,7 @@ def read(
     noise: float = 0.0,
     fixed: str | None = None,
     seconds: float = 5.0,
-    report: Report | None = None,
+    report: Progress | None = None,
     rows: Rows | None = None,
     id: str | None = None,
 ) -> contract.Reading:
@@ -281,7 +283,7 @@ class _Asked:
     seed: int
     fixed: str | None
     sources: int
-    told: Report | None
+    told: Progress | None
     rows: Rows | None
     done: int = 0
     source: str = ""
@@ -293,7 +295,7 @@ class _Asked:
             self.told(done / self.sources, source)
 
     @property
-    def report(self) -> Report | None:
+    def report(self) -> Progress | None:
         """Report over all sources."""
         return None if self.told is None else self._tell
 
@@ -339,10 +341,8 @@ class _Members:
         some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
         if len(some):
             asked = self.asked
-            own = asked.study.epsilon_at(asked.query.site, asked.distance)
-            epsilon = own if asked.epsilon is None else asked.epsilon
-            target = asked.study.target(asked.query, asked.distance, asked.fixed)
-            asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64), epsilon=epsilon))
+            target = asked.study.target(asked.query, asked.distance, asked.fixed, epsilon=asked.epsilon)
+            asked._show(measured(asked.study.model, target, some, np.ones(len(some), np.int64)))
 
 
 def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
@@ -414,7 +414,7 @@ def bits_map(
     *,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Map:
     """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
 
@@ -444,7 +444,7 @@ def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
     return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
 
 
-def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Report | None = None) -> contract.Map:
+def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Progress | None = None) -> contract.Map:
     """Return the decoder's good ratio of each site at the study's ε, with a 95 % interval over 25 held-out queries a site.
 
     It belongs to the study, not to the input; it is measured once.
@@ -452,13 +452,13 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: R
     position = place(study, text, at).position
     if study not in _RATIOS:
 
-        def measured(done: int) -> None:
+        def measured(share: float, _: str) -> None:
             if report is not None:
-                report(done / len(study.sites), "measuring the decoder's good ratio, once")
+                report(share, "measuring the decoder's good ratio, once")
 
-        measured(0)
+        measured(0, "")
         shares, _ = good_shares(
-            study.decoder, study.model, study.inputs, study.sites, epsilon=study.spec.epsilon, distance=study.spec.distance,
+            study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
             report=measured, **_RATIO,
         )  # fmt: skip
         _RATIOS[study] = information.means(shares.T)
@@ -554,7 +554,7 @@ def interpretation(
     *,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Interpretation:
     """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``Study.interpret``.
 
@@ -592,7 +592,7 @@ def complete(
     epsilon: float | None = None,
     limit: int = 20_000,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> contract.Complete:
     """Return log p(x ∣ z_q) against D for ``limit`` random inputs of the study: at most 4,000 points, half of them inside.
 

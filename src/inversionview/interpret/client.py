@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from inversionview.errors import AnswerError, BudgetError, EndpointError, InversionViewError, SettingError
 from inversionview.interpret.cache import AnswerCache
 from inversionview.interpret.prompts import Form, Prompt
+from inversionview.progress import Progress
 from inversionview.ranges import check_seconds, finite, whole
 
-Report = Callable[[int, int], None]
 """Called with how many requests are done, and of how many."""
 Outcome = Form | InversionViewError
 """What became of a request: the answer, or why there is none."""
@@ -149,7 +149,7 @@ class Client:
                 f"{self.budget:,}: raise --budget, or ask fewer queries or sites."
             )
 
-    def ask(self, prompts: Sequence[Prompt], report: Report | None = None) -> list[Outcome]:
+    def ask(self, prompts: Sequence[Prompt], report: Progress | None = None) -> list[Outcome]:
         """Return an answer to each prompt, or the error that it came to; what is in the cache is not asked again.
 
         Every answer is on disk as soon as it arrives.
@@ -161,7 +161,7 @@ class Client:
 
     # -- one run ------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, prompts: Sequence[Prompt], report: Report | None) -> list[Outcome]:
+    async def _ask(self, prompts: Sequence[Prompt], report: Progress | None) -> list[Outcome]:
         from openai import AsyncOpenAI
 
         gate, done = asyncio.Semaphore(self.concurrency), 0
@@ -175,7 +175,7 @@ class Client:
                     outcome = await self._one(endpoint, prompt)
                 done += 1
                 if report is not None:
-                    report(done, len(prompts))
+                    report(done / len(prompts), f"{done} of {len(prompts)}")
                 return outcome
 
             tasks = [asyncio.ensure_future(one(prompt)) for prompt in prompts]

@@ -16,27 +16,14 @@ from inversionview.analysis.places import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import InputError, UnknownPositionError
 from inversionview.inputs import Ids
+from inversionview.interpret.clauses import FeatureStatement
 from inversionview.interpret.prompts import Shown
 from inversionview.interpret.scoring import Told
 from inversionview.interpret.sides import Half, Rows, Sides, sides
-from inversionview.interpret.statements import FeatureStatement, feature_statement
+from inversionview.interpret.statements import feature_statement
 from inversionview.measure import distance_to
-from inversionview.scope import Distance
+from inversionview.scopes import OWN, Own, Scope
 from inversionview.sites import Site
-
-Report = Callable[[int, int], None]
-"""Called with how many site × position cells are done, and of how many."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """How preimages are compared."""
-
-    epsilon: float
-    distance: Distance
-    fixed: bool
-    """At the query's own position only."""
-    gap: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +32,7 @@ class Cell:
 
     bank: ActivationBank
     codes: Codes
-    scope: Scope
+    scope: Scope[Own]
     site: Site
     position: str
     tokens: Ids
@@ -79,7 +66,7 @@ class Cell:
         z = self.z[query].expand(len(tokens), -1)
         each, _, _ = distance_to(self.bank.model, torch.from_numpy(tokens), z, self.site, self.scope.distance)
         named = self.bank.inputs.named_positions(tokens)
-        places = np.stack([named[name] for name in ([self.position] if self.scope.fixed else names)], axis=1)
+        places = np.stack([named[name] for name in ([self.position] if self.scope.at == OWN else names)], axis=1)
         reached = each.gather(1, torch.from_numpy(places.clip(min=0))).numpy()
         reached = np.where(places >= 0, reached, np.inf)
         nearest, which = reached.min(1), reached.argmin(1)
@@ -144,9 +131,15 @@ class Queries:
 
 
 def read_cells(
-    bank: ActivationBank, codes: Codes, sites: Sequence[Site], position: str, queries: Queries, scope: Scope,
-    report: Callable[[], None],
-) -> list[Cell]:  # fmt: skip
+    bank: ActivationBank,
+    codes: Codes,
+    sites: Sequence[Site],
+    position: str,
+    queries: Queries,
+    scope: Scope[Own],
+    gap: float,
+    after: Callable[[], None],
+) -> list[Cell]:
     """Return the cells of some sites at one position, with their feature statements.
 
     Args:
@@ -156,20 +149,28 @@ def read_cells(
         position: a named one.
         queries: which inputs.
         scope: how preimages are compared.
-        report: called after each cell.
+        gap: outside begins at ``gap`` · ε.
+        after: called after each cell.
     """
     tokens, at, rows = queries.at(bank, position)
     z = bank.model.harvest(tokens, list(sites), at[:, None])[:, :, 0]
     own = codes.encode(bank.inputs.features(tokens))
     every, cells = np.arange(0, len(bank), 2), []
     for site, query in zip(sites, z, strict=True):
-        found = tuple(
-            sides(bank, site, query, rows, epsilon=scope.epsilon, distance=scope.distance, gap=scope.gap,
-                  at=position if scope.fixed else None)
-        )  # fmt: skip
+        near = sides(
+            bank,
+            site,
+            query,
+            rows,
+            epsilon=scope.epsilon,
+            distance=scope.distance,
+            at=position if scope.at == OWN else None,
+            gap=gap,
+        )
+        found = tuple(near)
         made = tuple(feature_statement(codes, each.fit, every) if each.usable else None for each in found)
         cells.append(Cell(bank, codes, scope, site, position, tokens, at, query, own, found, made))
-        report()
+        after()
     return cells
 
 

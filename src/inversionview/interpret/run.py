@@ -16,6 +16,7 @@ from inversionview.analysis.features import Codes
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import InversionViewError
 from inversionview.information import mean
+from inversionview.interpret.clauses import FeatureStatement, summary
 from inversionview.interpret.client import Client, Estimate, Outcome
 from inversionview.interpret.interpretation import Costs, Interpretation, Interpretations, QueryReading, Sample
 from inversionview.interpret.prompts import (
@@ -30,13 +31,13 @@ from inversionview.interpret.prompts import (
     statement_prompt,
     summary_prompt,
 )
-from inversionview.interpret.readings import Cell, Queries, Scope, labelled, read_cells, rival, shown
+from inversionview.interpret.readings import Cell, Queries, labelled, read_cells, rival, shown
 from inversionview.interpret.scoring import Score, Told, beats
-from inversionview.interpret.statements import FeatureStatement, summary
+from inversionview.interpret.sides import GAP
+from inversionview.progress import Progress
+from inversionview.scopes import Own, Scope
 from inversionview.sites import Site
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 Confirm = Callable[[Estimate], None]
 """Called with what a run will take at most, before anything is sent; what it raises ends the run."""
 _JUDGED = 4
@@ -56,10 +57,11 @@ def interpret(
     study: str,
     cells: Sequence[tuple[Site, str]],
     queries: Queries,
-    scope: Scope,
+    scope: Scope[Own],
+    gap: float = GAP,
     client: Client | None = None,
     confirm: Confirm | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Interpretations:
     """Return what sites × positions encode, in sentences with scores.
 
@@ -69,7 +71,8 @@ def interpret(
         study: its name.
         cells: which sites at which named positions.
         queries: which inputs are read there.
-        scope: how preimages are compared.
+        scope: how preimages are compared: at a query's own position only, or, without ``at``, over all of the bank's.
+        gap: inputs outside, which a statement is tested on, begin at ``gap`` · ε.
         client: the language model; without one statements are made from features.
         confirm: called with the estimate before the first request.
         report: called with the share of the work that is done, and a note.
@@ -79,7 +82,7 @@ def interpret(
         BudgetError: the estimate exceeds the client's budget.
         EndpointError: no request can succeed.
     """
-    run = _Run(bank, codes, queries, scope, report or (lambda share, note: None), 0.4 if client else 1.0)
+    run = _Run(bank, codes, queries, scope, gap, report or (lambda share, note: None), 0.4 if client else 1.0)
     groups = run.groups(cells)
     made = [run.by_features(group, number) for group, wanted in groups for number in wanted]
     costs = None
@@ -95,7 +98,16 @@ def interpret(
     made.sort(key=lambda each: order[each.site, each.position])
     asked = queries.count if queries.ids is None else len(queries.ids)
     return Interpretations(
-        study, len(bank), scope.epsilon, scope.distance, scope.fixed, scope.gap, queries.seed, asked, tuple(made), costs
+        study,
+        len(bank),
+        scope.epsilon,
+        scope.distance,
+        scope.at is not None,
+        gap,
+        queries.seed,
+        asked,
+        tuple(made),
+        costs,
     )
 
 
@@ -106,8 +118,9 @@ class _Run:
     bank: ActivationBank
     codes: Codes
     queries: Queries
-    scope: Scope
-    report: Report
+    scope: Scope[Own]
+    gap: float
+    report: Progress
     part: float
     """Share of the work that this is."""
 
@@ -125,7 +138,7 @@ class _Run:
             self.report(self.part * done / total, f"{done} of {total} sites × positions")
 
         for position, sites in every.items():
-            read = read_cells(self.bank, self.codes, sites, position, self.queries, self.scope, after)
+            read = read_cells(self.bank, self.codes, sites, position, self.queries, self.scope, self.gap, after)
             groups.append((read, list(range(len(wanted[position])))))
         return groups
 
@@ -199,7 +212,7 @@ class _Model:
     client: Client
     glossary: dict[str, str]
     seed: int
-    report: Report
+    report: Progress
 
     def interpret(
         self, cells: Sequence[tuple[Sequence[Cell], int]], made: Sequence[Interpretation], confirm: Confirm | None
@@ -217,9 +230,8 @@ class _Model:
         def ask(prompts: Sequence[Prompt], what: str) -> list[Outcome]:
             nonlocal before
             start = before
-            got = self.client.ask(
-                prompts, lambda done, of: self.report(0.4 + 0.6 * (start + done) / total, f"{what}: {done} of {of}")
-            )
+            tell = lambda share, note: self.report(0.4 + 0.6 * (start + share * len(prompts)) / total, f"{what}: {note}")  # noqa: E731
+            got = self.client.ask(prompts, tell)
             before += len(prompts)
             return got
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
 from inversionview.inputs import Ids, Inputs
@@ -28,11 +28,13 @@ from inversionview.memory import check_memory
 from inversionview.preimage.core import Query
 from inversionview.preimage.sampled import Setting, trained_site
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_epsilon
+from inversionview.scopes import Scope
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
+Tick = Callable[[int], None]
+"""Called with how many inputs a step has done."""
 Values = npt.NDArray[np.float32]
 
 VARIANTS = (Setting(1.0), Setting(2.0), Setting(1.0, noise=0.1))
@@ -128,15 +130,14 @@ def completeness(
     model: ProbedModel,
     inputs: Inputs,
     queries: Sequence[Query],
+    scope: Scope[Any],
     *,
-    epsilon: float,
-    distance: Distance,
     variants: Sequence[Setting] = VARIANTS,
     draws: int = 8,
     quick: bool = False,
     limit: int | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> list[Completeness]:
     """Measure and score every input for every query, under the variants.
 
@@ -145,8 +146,7 @@ def completeness(
         model: the probed model.
         inputs: what to score: all of a generated study, or the texts of a run.
         queries: what is read.
-        epsilon: threshold of the preimage.
-        distance: which distance.
+        scope: within which ε, by which distance.
         variants: temperatures, those without noise first, by default the three of figure 11.
         draws: of the noise; the probability is the mean over them (the paper draws 500).
         quick: do not tell apart the least probable inputs: recall stays exact, see ``pilot_floors``. With noise, which costs
@@ -159,7 +159,7 @@ def completeness(
         SettingError: a setting is out of range.
         UnknownSiteError: the decoder was not trained on a query's site.
     """
-    check_epsilon(epsilon)
+    check_epsilon(scope.epsilon)
     if not queries or not variants:
         raise SettingError("There must be a query and a variant to score it under.")
     for setting in variants:
@@ -172,28 +172,61 @@ def completeness(
     rows = chosen_rows(inputs, limit, seed)
     tokens = inputs.tokens(rows)
     step = _steps(report, len(rows), 1 + len(groups) * len(queries))
-    measured = nearest(model, tokens, [(q.z, q.site) for q in queries], distance, next(step)("distances")).numpy()
+    measured = nearest(model, tokens, [(q.z, q.site) for q in queries], scope.distance, next(step)("distances")).numpy()
     tree = PrefixTree.of(decoder.begun(torch.from_numpy(tokens)).numpy(), inputs.pad)
+    listing = _Listing(decoder, tokens, inputs.pad, tree, groups, quick)
     results = []
     for i, (query, number) in enumerate(zip(queries, numbers, strict=True)):
         noise = torch.randn(draws, len(query.z), generator=torch.Generator().manual_seed((1000 * seed + i) % 2**63))
-        inside, own = measured[i] <= epsilon, is_query(tokens, query, inputs.pad)
-        scores: list[Scores] = []
-        for settings, some in groups:
-            z = query.z + settings[0].noise * query.z.std() * noise[:some]
-            note = next(step)(f"query {i + 1} of {len(queries)}")
+        ticks = (next(step)(f"query {i + 1} of {len(queries)}") for _ in groups)
+        scores = listing.scores(query, number, measured[i] <= scope.epsilon, noise, (seed, i), ticks)
+        results.append(Completeness(query, scope.distance, scope.epsilon, seed, rows, measured[i], tuple(scores)))
+    return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Listing:
+    """The inputs that are scored for every query, and how."""
+
+    decoder: Decoder
+    tokens: Ids
+    pad: int
+    tree: PrefixTree
+    """Of the same."""
+    groups: Sequence[tuple[Sequence[Setting], int]]
+    """Variants that are scored together, and how many draws of the noise each has."""
+    quick: bool
+
+    def scores(
+        self,
+        query: Query,
+        site: int,
+        inside: npt.NDArray[np.bool_],
+        noise: Float[Tensor, "draw d_model"],
+        seed: tuple[int, int],
+        ticks: Iterator[Tick],
+    ) -> Iterator[Scores]:
+        """Yield what every variant says of one query.
+
+        Args:
+            query: from which they are scored.
+            site: its number in the decoder.
+            inside: which inputs lie inside ε.
+            noise: as many draws as any group has.
+            seed: of the random choice that finds the floors.
+            ticks: for each group what is called with how many inputs are done.
+        """
+        own = is_query(self.tokens, query, self.pad)
+        for (settings, draws), tick in zip(self.groups, ticks, strict=True):
+            z = query.z + settings[0].noise * query.z.std() * noise[:draws]
             heat = [s.temperature for s in settings]
             floors: list[float] | None = None
-            if quick or settings[0].noise:
-                outside = tokens if inside.all() else tokens[~inside]
-                floors = pilot_floors(decoder, outside, inputs.pad, z, number, heat, np.random.default_rng((seed, i)))
-            log_p = log_probs(decoder, tree, z, number, temperatures=heat, floors=floors, report=note).numpy()
-            scores += [
-                summary(setting, some, values, floor, inside, own)
-                for setting, values, floor in zip(settings, log_p, floors or repeat(None), strict=False)
-            ]
-        results.append(Completeness(query, distance, epsilon, seed, rows, measured[i], tuple(scores)))
-    return results
+            if self.quick or settings[0].noise:
+                outside = self.tokens if inside.all() else self.tokens[~inside]
+                floors = pilot_floors(self.decoder, outside, self.pad, z, site, heat, np.random.default_rng(seed))
+            log_p = log_probs(self.decoder, self.tree, z, site, temperatures=heat, floors=floors, report=tick).numpy()
+            for setting, values, floor in zip(settings, log_p, floors or repeat(None), strict=False):
+                yield summary(setting, draws, values, floor, inside, own)
 
 
 def pilot_floors(
@@ -255,11 +288,11 @@ def chosen_rows(inputs: Inputs, limit: int | None, seed: int) -> npt.NDArray[np.
     return np.sort(np.random.default_rng((seed, 6)).choice(len(inputs), limit, replace=False))
 
 
-def _steps(report: Report | None, size: int, steps: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
+def _steps(report: Progress | None, size: int, steps: int) -> Iterator[Callable[[str], Tick]]:
     """Yield for each step of the work a function from a note to what reports how many inputs the step has done."""
     for step in range(steps):
         yield partial(_step, report, size, step, steps)
 
 
-def _step(report: Report | None, size: int, step: int, steps: int, note: str) -> Callable[[int], None]:
+def _step(report: Progress | None, size: int, step: int, steps: int, note: str) -> Tick:
     return lambda done: report((step + done / size) / steps, note) if report else None

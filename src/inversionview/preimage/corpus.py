@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.bank.approximate import load_or_build
-from inversionview.bank.search import Hits, Proposals, search
+from inversionview.bank.approximate import ApproximateIndex, load_or_build
+from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import UnknownPositionError
 from inversionview.information import bits
@@ -20,7 +21,7 @@ from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.ranges import check_seed, whole
-from inversionview.scope import Distance
+from inversionview.scopes import Scope
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
@@ -28,24 +29,16 @@ MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
 _FIRST_LOOK = 2**15
 """Inputs of the bank that are searched ahead of all others, where somebody waits."""
-
-
-class _Where(TypedDict):
-    """What is compared, and up to which distance."""
-
-    epsilon: float
-    distance: Distance
-    at: str | Sequence[str] | None
+Names = str | Sequence[str]
+"""One or several named positions of a bank."""
 
 
 def corpus_preimage(
     bank: ActivationBank,
     query: Query,
+    scope: Scope[Names],
     *,
-    epsilon: float,
-    distance: Distance,
     k: int = 10,
-    at: str | Sequence[str] | None = None,
     count: int | None = None,
     approximate: bool = False,
     seed: int = 0,
@@ -59,10 +52,8 @@ def corpus_preimage(
     Args:
         bank: of the query's model.
         query: what to read.
-        epsilon: threshold.
-        distance: which distance.
+        scope: how inputs are compared, at named positions; by default all of the bank's.
         k: the k nearest inputs are returned, inside ε or not.
-        at: named positions at which D may be reached; ``None`` is all of the bank's.
         count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all
             inside and the ``k`` nearest.
         approximate: let faiss propose what to measure; the result's ``recall`` says how much that finds.
@@ -79,30 +70,29 @@ def corpus_preimage(
     if count is not None:
         whole(count, "The count of inputs")
     check_seed(seed)
-    notes = compared(bank, query, at)
-    own = bank.rows_of(query.ids)
-    made = {p: load_or_build(bank, query.site, p, epsilon=epsilon) for p in bank.position_numbers(at)} if approximate else {}
-    recall = min((index.settings.recall for index in made.values()), default=None)
-    where: _Where = {"epsilon": epsilon, "distance": distance, "at": at}
+    notes = compared(bank, query, scope.at)
+    searched = _Search(bank, query, scope, _proposals(bank, query, scope) if approximate else {})
     if found is not None and count is not None:
-        look = next(search(bank, query.site, query.z[None], k=k + len(own), verify=False, first=_FIRST_LOOK, **where))
-        look = look.part(~np.isin(look.rows, own))
-        found(_samples(bank, query, _chosen(look, epsilon, count, seed), **where))
-    hits = _nearest(bank, query, own, k, made, where)
-    inside = len(hits.within(epsilon))
-    beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
-    if inside + beyond > len(hits):  # what lies just outside is shown as well
-        hits = _nearest(bank, query, own, inside + beyond, made, where)
-    hits = hits.part(slice(max(inside + beyond, k)))
+        found(searched.samples(searched.chosen(searched.nearest(k, first=_FIRST_LOOK), count, seed)))
+    hits, inside = searched.found(k, count)
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
-    every = bank.tokens(hits.rows[lot])
-    samples = _samples(bank, query, hits if count is None else _chosen(hits, epsilon, count, seed), **where)
-    searched = len(bank) - len(own)
-    told = bits(inside, searched)
+    samples = searched.samples(hits if count is None else searched.chosen(hits, count, seed))
+    inputs = len(bank) - len(searched.own)
     return Preimage(
-        query, distance, epsilon, seed, samples, searched, source="corpus", bits=told, recall=recall, draws=every,
-        inside_count=inside, distinct=inside, notes=tuple(notes),
-    )  # fmt: skip
+        query,
+        scope.distance,
+        scope.epsilon,
+        seed,
+        samples,
+        inputs,
+        source="corpus",
+        bits=bits(inside, inputs),
+        recall=min((index.settings.recall for index in searched.proposals.values()), default=None),
+        draws=bank.tokens(hits.rows[lot]),
+        inside_count=inside,
+        distinct=inside,
+        notes=tuple(notes),
+    )
 
 
 def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
@@ -128,38 +118,82 @@ def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: 
     return found
 
 
-def _nearest(
-    bank: ActivationBank, query: Query, own: npt.NDArray[np.int64], k: int, made: Mapping[int, Proposals], where: _Where
-) -> Hits:
-    """Return what lies inside ε and the ``k`` nearest, the query's ``own`` rows left out."""
-    hits = next(search(bank, query.site, query.z[None], k=k + len(own), proposals=made, **where))
-    return hits.part(~np.isin(hits.rows, own))
+def _proposals(bank: ActivationBank, query: Query, scope: Scope[Names]) -> Mapping[int, ApproximateIndex]:
+    """Return for each position that is compared what proposes inputs to measure."""
+    numbers = bank.position_numbers(scope.at)
+    return {number: load_or_build(bank, query.site, number, epsilon=scope.epsilon) for number in numbers}
 
 
-def _chosen(hits: Hits, epsilon: float, count: int, seed: int) -> Hits:
-    """Return at most ``count`` of the hits."""
-    if count >= len(hits):
-        return hits
-    generator = torch.Generator().manual_seed(seed)
-    return hits.part(choose(torch.from_numpy(hits.distances), epsilon, count, generator).numpy())
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One query, searched for in a bank."""
 
+    bank: ActivationBank
+    query: Query
+    scope: Scope[Names]
+    proposals: Mapping[int, ApproximateIndex]
+    """Where the search is approximate, for each position what proposes inputs to measure; else none."""
 
-def _samples(
-    bank: ActivationBank, query: Query, hits: Hits, *, epsilon: float, distance: Distance,
-    at: str | Sequence[str] | None,
-) -> tuple[Sample, ...]:  # fmt: skip
-    """Run hits through the model again and return them, nearest first."""
-    if not len(hits):
-        return ()
-    tokens = bank.tokens(hits.rows)
-    per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), query.z.expand(len(tokens), -1), query.site, distance)
-    named = bank.inputs.named_positions(tokens)
-    places = torch.from_numpy(np.stack([named[bank.manifest.positions[p]] for p in bank.position_numbers(at)], axis=1))
-    reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
-    nearest, which = reached.min(1)
-    position = places.gather(1, which[:, None])[:, 0]
-    order = torch.argsort(nearest, stable=True)
-    return samples_of(
-        bank.model, torch.from_numpy(tokens)[order], nearest[order], position[order], per_token[order],
-        epsilon=epsilon, source="corpus",
-    )  # fmt: skip
+    @cached_property
+    def own(self) -> npt.NDArray[np.int64]:
+        """The query's own rows, which never count."""
+        return self.bank.rows_of(self.query.ids)
+
+    def nearest(self, k: int, first: int | None = None) -> Hits:
+        """Return what lies inside ε and the ``k`` nearest; with ``first`` a look at so many rows, as they are stored."""
+        hits = next(
+            search(
+                self.bank,
+                self.query.site,
+                self.query.z[None],
+                epsilon=self.scope.epsilon,
+                distance=self.scope.distance,
+                at=self.scope.at,
+                k=k + len(self.own),
+                verify=first is None,
+                first=first,
+                proposals=self.proposals if first is None else None,
+            )
+        )
+        return hits.part(~np.isin(hits.rows, self.own))
+
+    def found(self, k: int, count: int | None) -> tuple[Hits, int]:
+        """Return what lies inside ε, the ``k`` nearest and, of ``count``, those just outside; and how many are inside."""
+        hits = self.nearest(k)
+        inside = len(hits.within(self.scope.epsilon))
+        beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
+        if inside + beyond > len(hits):
+            hits = self.nearest(inside + beyond)
+        return hits.part(slice(max(inside + beyond, k))), inside
+
+    def chosen(self, hits: Hits, count: int, seed: int) -> Hits:
+        """Return at most ``count`` of the hits."""
+        if count >= len(hits):
+            return hits
+        generator = torch.Generator().manual_seed(seed)
+        return hits.part(choose(torch.from_numpy(hits.distances), self.scope.epsilon, count, generator).numpy())
+
+    def samples(self, hits: Hits) -> tuple[Sample, ...]:
+        """Run hits through the model again and return them, nearest first."""
+        if not len(hits):
+            return ()
+        bank, query = self.bank, self.query
+        tokens = bank.tokens(hits.rows)
+        z = query.z.expand(len(tokens), -1)
+        per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), z, query.site, self.scope.distance)
+        named = bank.inputs.named_positions(tokens)
+        names = [bank.manifest.positions[number] for number in bank.position_numbers(self.scope.at)]
+        places = torch.from_numpy(np.stack([named[name] for name in names], axis=1))
+        reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
+        nearest, which = reached.min(1)
+        position = places.gather(1, which[:, None])[:, 0]
+        order = torch.argsort(nearest, stable=True)
+        return samples_of(
+            bank.model,
+            torch.from_numpy(tokens)[order],
+            nearest[order],
+            position[order],
+            per_token[order],
+            epsilon=self.scope.epsilon,
+            source="corpus",
+        )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from inversionview.bank.store import ActivationBank
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.errors import UnknownPositionError
-from inversionview.inputs import Ids, Inputs
-from inversionview.measure import distance_to
+from inversionview.inputs import Inputs
+from inversionview.measure import Finder, distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.probed import ProbedModel
-from inversionview.scope import Distance, epsilon_text
+from inversionview.scope import epsilon_text
+from inversionview.scopes import Scope
 
 MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""
@@ -59,16 +60,14 @@ def too_wide(made: Preimage, share: float | None, among: str) -> list[str]:
     return []
 
 
-def random_share(
-    model: ProbedModel, inputs: Inputs, query: Query, epsilon: float, kind: Distance, fixed: Callable[[Ids], Ids] | None
-) -> tuple[float, str]:
+def random_share(model: ProbedModel, inputs: Inputs, query: Query, scope: Scope[Finder]) -> tuple[float, str]:
     """Return which share of some random inputs lies inside ε, and what these are called."""
     parameters = sum(weight.numel() for _, weight in model.backend.weights())
     rows = np.random.default_rng(37).integers(len(inputs), size=_RANDOM if parameters <= _LIGHT else _FEW)
     tokens = inputs.tokens(rows)
     z = query.z.expand(len(tokens), -1)
-    _, nearest, _ = distance_to(model, torch.from_numpy(tokens), z, query.site, kind, fixed)
-    return float((nearest <= epsilon).double().mean()), f"{len(tokens)} random inputs"
+    _, nearest, _ = distance_to(model, torch.from_numpy(tokens), z, query.site, scope.distance, scope.at)
+    return float((nearest <= scope.epsilon).double().mean()), f"{len(tokens)} random inputs"
 
 
 def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None) -> list[str]:

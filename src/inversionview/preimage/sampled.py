@@ -12,21 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview.decoder.model import Decoder
+from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
-from inversionview.inputs import Ids
-from inversionview.measure import distance_to
+from inversionview.measure import Finder, distance_to
 from inversionview.memory import check_memory
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, finite, positive, whole
-from inversionview.scope import Distance, check_epsilon
+from inversionview.scope import check_epsilon
+from inversionview.scopes import Scope
 from inversionview.sites import Site
 
-Report = Callable[[float, str], None]
-"""Called with the share of the work that is done, and a note."""
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
 _FIRST_LOOK = 36
@@ -104,9 +103,15 @@ def _part(report: Callable[[float], None], start: float, length: float, share: f
 
 
 def _candidates(
-    decoder: Decoder, z: Float[Tensor, " d_model"], site: int, settings: Sequence[Setting], each: int,
-    generator: torch.Generator, excess: Float[Tensor, " vocabulary"] | None, report: Callable[[float], None] | None,
-) -> Int[Tensor, "candidate input_length"]:  # fmt: skip
+    decoder: Decoder,
+    z: Float[Tensor, " d_model"],
+    site: int,
+    settings: Sequence[Setting],
+    each: int,
+    generator: torch.Generator,
+    excess: Float[Tensor, " vocabulary"] | None,
+    report: Callable[[float], None] | None,
+) -> Int[Tensor, "candidate input_length"]:
     device = decoder.device
     changed = perturbed(z.float().cpu(), settings, each, generator)
     heat = torch.tensor([s.temperature for s in settings]).repeat_interleave(each)
@@ -156,15 +161,13 @@ def sampled_preimage(
     decoder: Decoder,
     model: ProbedModel,
     query: Query,
+    scope: Scope[Finder],
     *,
-    epsilon: float,
-    distance: Distance,
     count: int = 100,
     settings: Sequence[Setting] | Pool = "auto",
     each: int = 64,
-    fixed: Callable[[Ids], Ids] | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
     found: Found | None = None,
 ) -> Preimage:
     """Sample a query's preimage with the decoder and verify every sample in the probed model.
@@ -173,13 +176,11 @@ def sampled_preimage(
         decoder: trained on the query's site.
         model: the probed model.
         query: what to read.
-        epsilon: threshold of the preimage.
-        distance: which distance.
+        scope: how candidates are compared: ``at`` finds the position in each row of tokens (those without one are dropped);
+            ``None`` takes the minimum over positions.
         count: how many distinct samples to show at most, about 70 % of them inside ε where so many were found.
         settings: ways to draw candidates, or the name of a pool of them: ``"auto"``, or ``"facts"`` for the cosine distance.
         each: candidates of each setting.
-        fixed: for the fixed-position variant, the position to compare in each row of tokens, −1 where there is none (such
-            candidates are dropped); ``None`` takes the minimum over positions.
         seed: the same seed gives the same samples.
         report: called with the share of the work that is done, and a note.
         found: called with a first look, some 36 candidates drawn and measured ahead of all others. These are samples as true as
@@ -190,33 +191,53 @@ def sampled_preimage(
         UnknownSiteError: the decoder was not trained on the site.
         UnknownPositionError: no candidate has the fixed position.
     """
-    check_epsilon(epsilon)
+    check_epsilon(scope.epsilon)
+    chosen = _checked(settings)
+    whole(count, "The count of samples")
+    check_seed(seed)
+    _check_room(decoder, query, chosen, each)
+    read = _Asked(decoder, model, query, scope)
+    if found is not None:
+        found(read.first_look(chosen, count, seed))
+    generator = torch.Generator().manual_seed(seed)
+    measured = read.measured(chosen, each, generator, None if report is None else partial(_drawing, report))
+    if not len(measured.tokens):
+        raise UnknownPositionError(f"None of {each * len(chosen):,} candidates has the position to compare: choose another.")
+    samples = measured.samples(choose(measured.nearest, scope.epsilon, count, generator))
+    within = measured.nearest <= scope.epsilon
+    inside = torch.repeat_interleave(measured.tokens, measured.times * within, dim=0).numpy()
+    return Preimage(
+        query,
+        scope.distance,
+        scope.epsilon,
+        seed,
+        samples,
+        candidates=each * len(chosen),
+        inside_count=len(inside),
+        distinct=int(within.sum()),
+        draws=inside,
+    )
+
+
+def _checked(settings: Sequence[Setting] | Pool) -> tuple[Setting, ...]:
+    """Return the ways to draw candidates.
+
+    Raises:
+        SettingError: there is none, or one is out of range.
+    """
     chosen = pool_named(settings) if isinstance(settings, str) else tuple(settings)
     if not chosen:
         raise SettingError("There must be a way to draw candidates: give a setting, or a pool of them.")
     for setting in chosen:
         setting.check()
-    whole(count, "The count of samples")
-    whole(each, "The number of candidates of each setting")
-    check_seed(seed)
-    at_once = min(each * len(chosen), decoder.rows_at_once) * decoder.row_bytes
-    check_memory(each * len(chosen), "candidates", _bytes_each(decoder, query, chosen), at_once)
-    read = _Reading(decoder, model, query, epsilon, distance, fixed)
-    if found is not None:
-        few = -(-_FIRST_LOOK // len(chosen))
-        first = read.measured(chosen, few, torch.Generator().manual_seed(seed), None)
-        found(first.samples(torch.argsort(first.nearest, stable=True)[:count]))
-    generator = torch.Generator().manual_seed(seed)
-    measured = read.measured(chosen, each, generator, report and partial(_drawing, report))
-    if not len(measured.tokens):
-        raise UnknownPositionError(f"None of {each * len(chosen):,} candidates has the position to compare: choose another.")
-    samples = measured.samples(choose(measured.nearest, epsilon, count, generator))
-    within = measured.nearest <= epsilon
-    inside = torch.repeat_interleave(measured.tokens, measured.times * within, dim=0).numpy()
-    return Preimage(
-        query, distance, epsilon, seed, samples, candidates=each * len(chosen), inside_count=len(inside),
-        distinct=int(within.sum()), draws=inside,
-    )  # fmt: skip
+    return chosen
+
+
+def _check_room(decoder: Decoder, query: Query, settings: Sequence[Setting], each: int) -> None:
+    """Raise ``SettingError`` unless ``each`` candidates of every setting are some, and fit into the memory."""
+    count = whole(each, "The number of candidates of each setting") * len(settings)
+    at_once = min(count, decoder.rows_at_once) * decoder.row_bytes
+    check_memory(count, "candidates", _bytes_each(decoder, query, settings), at_once)
 
 
 def _bytes_each(decoder: Decoder, query: Query, settings: Sequence[Setting]) -> int:
@@ -236,24 +257,28 @@ def pool_named(name: str) -> tuple[Setting, ...]:
     return POOLS[name]
 
 
-def _drawing(report: Report, share: float) -> None:
+def _drawing(report: Progress, share: float) -> None:
     report(0.8 * share, "drawing")
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Asked:
     """What stays the same while one query is read."""
 
     decoder: Decoder
     model: ProbedModel
     query: Query
-    epsilon: float
-    distance: Distance
-    fixed: Callable[[Ids], Ids] | None
+    scope: Scope[Finder]
 
     @cached_property
     def number(self) -> int:
         return trained_site(self.decoder, self.query.site)
+
+    def first_look(self, settings: Sequence[Setting], count: int, seed: int) -> tuple[Sample, ...]:
+        """Return the nearest of a few candidates, drawn and measured ahead of all others."""
+        few = -(-_FIRST_LOOK // len(settings))
+        first = self.measured(settings, few, torch.Generator().manual_seed(seed), None)
+        return first.samples(torch.argsort(first.nearest, stable=True)[:count])
 
     def measured(
         self, settings: Sequence[Setting], each: int, generator: torch.Generator, report: Callable[[float], None] | None
@@ -262,7 +287,7 @@ class _Reading:
         drawn = draw(self.decoder, self.query.z, self.number, settings, each, generator, report)
         tokens, times = torch.unique(drawn, dim=0, return_counts=True)
         z = self.query.z.expand(len(tokens), -1)
-        per_token, nearest, position = distance_to(self.model, tokens, z, self.query.site, self.distance, self.fixed)
+        per_token, nearest, position = distance_to(self.model, tokens, z, self.query.site, self.scope.distance, self.scope.at)
         return _Measured(self, *(t[position >= 0] for t in (tokens, times, per_token, nearest, position)))
 
 
@@ -270,7 +295,7 @@ class _Reading:
 class _Measured:
     """Distinct candidates with how often each was drawn, and their distances."""
 
-    read: _Reading
+    read: _Asked
     tokens: Int[Tensor, "candidate pos"]
     times: Int[Tensor, " candidate"]
     per_token: Float[Tensor, "candidate pos"]
@@ -282,7 +307,7 @@ class _Measured:
         read, tokens = self.read, self.tokens[shown]
         return samples_of(
             read.model, tokens, self.nearest[shown], self.position[shown], self.per_token[shown],
-            epsilon=read.epsilon, source="decoder", times=self.times[shown],
+            epsilon=read.scope.epsilon, source="decoder", times=self.times[shown],
             effect=effects(read.decoder, read.model, tokens, read.query, read.number),
         )  # fmt: skip
 

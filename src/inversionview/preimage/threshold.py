@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from inversionview.inputs import Inputs
 from inversionview.measure import nearest
-from inversionview.preimage.completeness import Report, Values, chosen_rows, is_query
+from inversionview.preimage.completeness import Values, chosen_rows, is_query
 from inversionview.preimage.core import Query
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.scope import Distance, check_epsilon
+from inversionview.scopes import Scope
 
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 """The thresholds that are always looked at."""
@@ -129,13 +131,12 @@ def threshold_study(
     model: ProbedModel,
     inputs: Inputs,
     query: Query,
+    scope: Scope[Any],
     *,
-    epsilon: float,
-    distance: Distance,
     epsilons: Sequence[float] = (),
     limit: int | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Threshold:
     """Measure every input against a query and read it at a ladder of thresholds.
 
@@ -143,8 +144,7 @@ def threshold_study(
         model: the probed model.
         inputs: what to measure: all of a generated study, or the texts of a run.
         query: what is read.
-        epsilon: the study's threshold.
-        distance: which distance.
+        scope: the study's ε, and the distance.
         epsilons: the ladder; by default ``LADDER``. The study's and the suggested ε are added.
         limit: take a random choice of so many inputs.
         seed: of that choice.
@@ -153,19 +153,19 @@ def threshold_study(
     Raises:
         SettingError: a setting is out of range.
     """
-    rungs = [check_epsilon(e) for e in (*(epsilons or LADDER), epsilon)]
+    rungs = [check_epsilon(e) for e in (*(epsilons or LADDER), scope.epsilon)]
     tokens = inputs.tokens(chosen_rows(inputs, limit, seed))
     tokens = tokens[~is_query(tokens, query, inputs.pad)]
-    found = nearest(model, tokens, [(query.z, query.site)], distance, lambda n: report(n / len(tokens), "") if report else None)
-    measured = found[0].numpy()
+    told = lambda done: report(done / len(tokens), "") if report else None  # noqa: E731
+    measured = nearest(model, tokens, [(query.z, query.site)], scope.distance, told)[0].numpy()
     order = np.argsort(measured, kind="stable")
     measured = measured[order]
     gaps = find_gaps(measured)
     of_query = inputs.features(np.array([query.ids]))
     same = {name: (values == of_query[name][0])[order] for name, values in inputs.features(tokens).items()}
-    marks = {gap.epsilon: ("gap" if i else "suggested",) for i, gap in enumerate(gaps)} | {epsilon: ("study",)}
+    marks = {gap.epsilon: ("gap" if i else "suggested",) for i, gap in enumerate(gaps)} | {scope.epsilon: ("study",)}
     return Threshold(
-        query, distance, epsilon, measured, gaps,
+        query, scope.distance, scope.epsilon, measured, gaps,
         tuple(_rung(e, measured, same, marks.get(e, ())) for e in sorted({*rungs, *marks})),
         {name: float(values.mean()) for name, values in same.items()},
         {name: values[0].item() for name, values in of_query.items()},

@@ -20,15 +20,16 @@ from inversionview.memory import check_memory
 from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.samples import samples_of
 from inversionview.probed import ProbedModel
+from inversionview.progress import Progress
 from inversionview.ranges import whole
 from inversionview.scope import check_epsilon
 from inversionview.walk.chains import KEPT_STEPS
 from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
-from inversionview.walk.kernel import Kernel, StudyKernel, Target, keys_of
+from inversionview.walk.kernel import Kernel, States, StudyKernel, Target, keys_of
 from inversionview.walk.language import LanguageKernel
 from inversionview.walk.pool import Pool
 from inversionview.walk.report import WalkReport
-from inversionview.walk.run import Features, Found, Report, Walk, WalkSettings
+from inversionview.walk.run import Features, Found, Walk, WalkSettings
 
 _ROUNDING = 1e-4
 """The query's own D may be so much above 0."""
@@ -107,11 +108,10 @@ def walked_preimage(
     target: Target,
     settings: WalkSettings,
     *,
-    epsilon: float,
     prior: Prior,
     starts: Sequence[Sequence[int]] = (),
     count: int = 100,
-    report: Report | None = None,
+    report: Progress | None = None,
     found: Found | None = None,
 ) -> Preimage:
     """Walk from a query through its ε-preimage.
@@ -120,9 +120,8 @@ def walked_preimage(
         model: the probed model.
         query: what to read.
         ground: what the walk goes over.
-        target: what is compared.
+        target: what is compared, and how.
         settings: how long and how wide.
-        epsilon: threshold.
         prior: its name.
         starts: inputs inside ε from elsewhere, at which half of the chains begin.
         count: how many distinct samples to show at most.
@@ -133,12 +132,39 @@ def walked_preimage(
         SettingError: ε or the count is out of range.
         InputError: the prior gives the query probability 0, or it lies outside ε.
     """
-    check_epsilon(epsilon)
+    epsilon = check_epsilon(target.scope.epsilon)
     whole(count, "The count of samples")
     check_memory(settings.chains, "chains", ground.chain_bytes + 8 * ground.width * (2 * KEPT_STEPS + 32))
     rng = np.random.default_rng((settings.seed, 11))
     tokens = ground.padded([query.ids], model.vocabulary.pad)
-    begin, beginnings = ground.kernel.begin(tokens), None
+    begin = ground.kernel.begin(tokens)
+    _check_begin(begin, query, epsilon, prior)
+    beginnings = _beginnings(ground, starts, model.vocabulary.pad, epsilon, rng) if len(starts) else None
+    run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
+    run.go()
+    draws, _, warm = run.draws()
+    draws = draws[warm:].reshape(-1, tokens.shape[1])
+    shown = _shown(run.pool, draws, tokens, count, rng)
+    samples = measured(model, target, *shown)
+    walk = _report(run, run.mixing(), len(draws), query, prior, samples, ground.notes)
+    return Preimage(
+        query,
+        target.kind,
+        epsilon,
+        settings.seed,
+        samples,
+        run.pool.measured,
+        source="walk",
+        bits=run.bits(),
+        inside_count=walk.members,
+        distinct=walk.members,
+        draws=draws,
+        walk=walk,
+    )
+
+
+def _check_begin(begin: States, query: Query, epsilon: float, prior: Prior) -> None:
+    """Raise ``InputError`` unless a walk can start at the query."""
     if not np.isfinite(begin.log_prior[0]):
         raise InputError(
             f"The query {query.text!r} has probability 0 under the prior ({prior}): mend it, or name another prior (study, "
@@ -149,23 +175,16 @@ def walked_preimage(
             f"The query itself is at D = {begin.distance[0]:.3f} at the position compared, outside ε, and a walk starts "
             "at the query: compare the position that was read."
         )
-    if len(starts):
-        some = [starts[i] for i in rng.permutation(len(starts))[:_MOST_STARTS]]
-        found_inside = ground.kernel.begin(ground.padded(some, model.vocabulary.pad))
-        found_inside = found_inside.part((found_inside.distance <= epsilon) & np.isfinite(found_inside.log_prior))
-        beginnings = found_inside if len(found_inside.distance) else None
-    run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
-    run.go()
-    draws, _, warm = run.draws()
-    draws = draws[warm:].reshape(-1, tokens.shape[1])
-    shown = _shown(run.pool, draws, tokens, count, rng)
-    samples = measured(model, target, *shown, epsilon=epsilon)
-    bits = run.bits()
-    walk = _report(run, run.mixing(), len(draws), query, prior, samples, ground.notes)
-    return Preimage(
-        query, target.kind, epsilon, settings.seed, samples, run.pool.measured, source="walk", bits=bits,
-        inside_count=walk.members, distinct=walk.members, draws=draws, walk=walk,
-    )  # fmt: skip
+
+
+def _beginnings(
+    ground: Ground, starts: Sequence[Sequence[int]], pad: int, epsilon: float, rng: np.random.Generator
+) -> States | None:
+    """Return those of some inputs at which chains can begin; ``None`` where there are none."""
+    some = [starts[i] for i in rng.permutation(len(starts))[:_MOST_STARTS]]
+    found = ground.kernel.begin(ground.padded(some, pad))
+    found = found.part((found.distance <= epsilon) & np.isfinite(found.log_prior))
+    return found if len(found.distance) else None
 
 
 def _shown(pool: Pool, draws: Ids, query: Ids, count: int, rng: np.random.Generator) -> tuple[Ids, Ids]:
@@ -183,7 +202,7 @@ def _shown(pool: Pool, draws: Ids, query: Ids, count: int, rng: np.random.Genera
     return shown, np.array([max(1, times.get(key, 1)) for key in keys_of(shown).tolist()])
 
 
-def measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids, *, epsilon: float) -> tuple[Sample, ...]:
+def measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids) -> tuple[Sample, ...]:
     """Run members through the model once more and return them as samples, nearest first, with how often each was drawn."""
     if not len(tokens):
         return ()
@@ -192,9 +211,15 @@ def measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids, *, eps
     per_token, nearest, position = distance_to(model, ids, z, target.site, target.kind, target.fixed)
     order = torch.argsort(nearest, stable=True)
     return samples_of(
-        model, ids[order], nearest[order], position[order], per_token[order],
-        epsilon=epsilon, source="walk", times=torch.from_numpy(times)[order],
-    )  # fmt: skip
+        model,
+        ids[order],
+        nearest[order],
+        position[order],
+        per_token[order],
+        epsilon=target.scope.epsilon,
+        source="walk",
+        times=torch.from_numpy(times)[order],
+    )
 
 
 def _report(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from inversionview.errors import InputError, LeftOut
+from inversionview.progress import Progress
 from inversionview.records.reading import Place, Record, hub, is_saved, located, named_form, read
 from inversionview.records.syntax import are_rows
 
 FIELD = "text"
-Report = Callable[[float, int], None]
-"""Called with the share of the source that has been read, and how many texts that gave."""
 _ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
 """Files of a folder that tell of the others."""
 _SHOWN = 10
@@ -39,14 +38,14 @@ class Text(str):
         return made
 
 
-def read_texts(source: str | Path, field: str | None = None, *, report: Report | None = None) -> Iterator[Text]:
+def read_texts(source: str | Path, field: str | None = None, *, report: Progress | None = None) -> Iterator[Text]:
     """Yield the texts of a file, a folder or a data set on the hub.
 
     Args:
         source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved, or
             of files, all of which are read; or the name of a data set on the hub, of which the train split is read.
         field: where a record has its text, by default ``text``.
-        report: told how far reading is.
+        report: called with the share of the source that has been read, and how many texts that gave.
 
     Warns:
         LeftOut: records have no text, or an empty one; once, at the end. Files of a folder are passed over: hidden ones, and
@@ -58,7 +57,7 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
     count = nulls = empty = number = 0
     for number, record in enumerate(_records(str(source), field), 1):
         if report is not None and number % 1000 == 1:
-            report(record.share, count)
+            report(record.share, f"{count:,} texts")
         if field is not None and isinstance(record.value, str):
             raise InputError(f"{record.place.source} holds texts, not records with a field {field!r}: leave out the field.")
         text = _text(record, field or FIELD, "give --field {likely}")
@@ -70,7 +69,7 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Report |
         elif not isinstance(record.value, str):
             empty += 1
     if report is not None:
-        report(1.0, count)
+        report(1.0, f"{count:,} texts")
     for many, what in ((nulls, "no text"), (empty, "an empty text")):
         if many:
             left_out(f"{many:,} of {number:,} records of {source} {'has' if many == 1 else 'have'} {what}: left out.")

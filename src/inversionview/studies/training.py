@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,13 @@ from inversionview.errors import DivergenceError, UnknownStudyError, did_you_mea
 from inversionview.gpt2 import GPT2Backend
 from inversionview.inputs import Ids, Inputs
 from inversionview.locks import locked
+from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 from inversionview.storage import replacing
 from inversionview.studies import shipped_inputs
 from inversionview.tokens import character_tokenizer
 
-Report = Callable[[float, float], None]
 """Called with the share of a training that is done, and the loss."""
 
 
@@ -76,7 +76,7 @@ def one_length_batches(inputs: Inputs, batch: int, seed: int) -> Iterator[Ids]:
 
 
 def train_probed(
-    inputs: Inputs, recipe: Recipe, out: Path, *, seed: int = 0, device: str = "cpu", report: Report | None = None
+    inputs: Inputs, recipe: Recipe, out: Path, *, seed: int = 0, device: str = "cpu", report: Progress | None = None
 ) -> dict[str, float]:
     """Train a GPT-2 on a study's train split and write a Hugging Face directory.
 
@@ -119,7 +119,7 @@ def train_probed(
             optimizer.step()
             optimizer.zero_grad()
         if report is not None and (step + 1) % 20 == 0:
-            report((step + 1) / steps, total)
+            report((step + 1) / steps, f"loss {total:.4f}")
     minutes = (time.time() - start) / 60
     result = {"accuracy": accuracy(model, inputs), "minutes": round(minutes, 2), "inputs": steps * recipe.batch}
     logging.disable_progress_bar()
@@ -175,7 +175,7 @@ def train_shipped(
     inputs: int | None = None,
     seed: int = 0,
     device: str = "cpu",
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> dict[str, float]:
     """Train the probed model of a shipped study by its recipe, see ``train_probed``.
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.information import Mean
+from inversionview.interpret.clauses import bits_told
 from inversionview.interpret.interpretation import Interpretation, Interpretations, QueryReading
 from inversionview.interpret.scoring import Score
-from inversionview.interpret.statements import bits_told
 from inversionview.printable import one_line, shown
 from inversionview.storage import replacing, write_json
 from inversionview.views.files import check_formats, write_records

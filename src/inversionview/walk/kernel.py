@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview.inputs import Ids, Inputs
+from inversionview.measure import Finder
 from inversionview.scope import Distance
+from inversionview.scopes import Scope
 from inversionview.sites import Site
 
 Measure = Callable[[Ids], tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]]
@@ -28,9 +30,17 @@ class Target(NamedTuple):
 
     z: Float[Tensor, " d_model"]
     site: Site
-    kind: Distance
-    fixed: Callable[[Ids], Ids] | None = None
-    """The position to compare, in place of the minimum."""
+    scope: Scope[Finder]
+
+    @property
+    def kind(self) -> Distance:
+        """Which distance."""
+        return self.scope.distance
+
+    @property
+    def fixed(self) -> Finder | None:
+        """What finds the position to compare, in place of the minimum."""
+        return self.scope.at
 
 
 @dataclass

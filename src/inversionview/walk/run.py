@@ -14,6 +14,7 @@ from jaxtyping import Int
 from inversionview.errors import SettingError
 from inversionview.information import Bits
 from inversionview.inputs import Ids
+from inversionview.progress import Progress
 from inversionview.ranges import check_seconds, check_seed, positive, whole
 from inversionview.walk.chains import Chains, started
 from inversionview.walk.diagnostics import Mixing, mixing, splitting_bits
@@ -22,7 +23,6 @@ from inversionview.walk.ladder import Ladder, build
 from inversionview.walk.pool import Pool
 
 Features = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
-Report = Callable[[float, str], None]
 Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]
 """Called with new members as they are found: tokens, D and the position where it is reached."""
 _MOST_REPLICAS = 16
@@ -99,7 +99,7 @@ class Walk:
     settings: WalkSettings
     pool: Pool
     features: Features
-    report: Report | None
+    report: Progress | None
     found: Found | None
     rng: np.random.Generator
     began: float = field(default_factory=time.perf_counter)
