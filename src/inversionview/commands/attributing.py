@@ -104,7 +104,7 @@ def _rates(study: Study, over: RateOptions, quiet: bool, **options: Any) -> Rate
             prompts=over.prompts,
             among=over.among,
             limit=over.inputs,
-            report=lambda done, total: advance(1000 * done // total, ""),
+            report=lambda share, _: advance(int(1000 * share), ""),
             **options,
         )
 

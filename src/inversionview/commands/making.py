@@ -327,7 +327,7 @@ def bank(
             precision=precision,
             rank=rank,
             world=world,
-            report=lambda done, total: advance(1000 * done // total, f"{done:,} of {total:,} inputs"),
+            report=lambda share, note: advance(int(1000 * share), note),
             **options,
         )
     if to is not None:
@@ -352,8 +352,8 @@ def evaluate(
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
     loaded = loaded_study(study, on)
-    with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:
-        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda done: advance(done, ""))
+    with bar("evaluating", 1000, quiet=as_json) as advance:
+        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda share, _: advance(int(1000 * share), ""))
     if as_json:
         print_json(result)
         return

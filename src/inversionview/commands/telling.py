@@ -103,7 +103,7 @@ def inform(
             extra=extra,
             where=told.where or (),
             seed=seed,
-            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            report=lambda share, note: advance(int(1000 * share), note),
             **places.named(),
             **given(features=None if told.features is None else by_commas(told.features)),
         )
@@ -187,7 +187,7 @@ def bits(
             distance=kind or loaded.spec.distance,
             fixed=fixed,
             seed=seed,
-            report=lambda done, total: advance(1000 * done // total, f"{done} of {total} cells"),
+            report=lambda share, note: advance(int(1000 * share), note),
             **places.named(),
         )
     for path in to or []:
