@@ -12,7 +12,8 @@ ROOT = Path(inversionview.__file__).parent
 ORDER = [
     "interruption",
     "errors", "naming", "integrity", "printable", "ranges", "memory", "storage", "locks", "optim", "principal", "information",
-    "sites", "distances", "pieces", "tokens",
+    "sites.kind", "sites.embedding", "sites.residual", "sites.head", "sites.mlp", "sites.site", "sites.patterns", "sites",
+    "distances", "pieces", "tokens",
     "records.streams", "records.values", "records.cells", "records.tables", "records.syntax", "records.reading",
     "records.texts", "records.corpus",
     "moves", "inputs", "header", "positions", "filters", "contrasts", "backend", "gpt2", "gguf_reading", "loading",

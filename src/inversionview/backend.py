@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.errors import SettingError
-from inversionview.sites import Kind, Site, Sites, all_sites
+from inversionview.sites import REGISTRY, Kind, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
 """What vectors become on their way."""
@@ -52,8 +52,8 @@ class Shape:
     @property
     def withheld(self) -> dict[Kind, str]:
         """Kinds of sites that are not offered, and why."""
-        parallel: dict[Kind, str] = {"mid": "attention and MLP of this model read the same residual stream"}
-        return {**self.lacking, **(parallel if self.parallel else {})}
+        parallel = {kind.name: kind.serial for kind in REGISTRY if kind.serial and self.parallel}
+        return {**self.lacking, **parallel}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def layers_run(shape: Shape, site: Site | None, logits: bool) -> int:
     """Return how many layers ``Backend.extend`` runs: up to the site, but at least one, so that a cache has a length."""
     if logits or site is None:
         return len(shape.heads)
-    return max(1, site.layer + (site.kind != "pre"))
+    return max(1, site.tap.blocks)
 
 
 def pulled(

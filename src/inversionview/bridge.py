@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,11 +23,20 @@ from inversionview.architectures import opened, steady_length
 from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
 from inversionview.loading import first_line, load_causal_lm, quiet
-from inversionview.sites import Site
+from inversionview.sites import Site, Tap
 
 _Hook = tuple[Any, Callable[..., Tensor | None]]
 """A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
 _Hooks = list[_Hook]
+_POINTS = {
+    "resid_pre": attrgetter("hook_resid_pre"),
+    "attn_z": attrgetter("attn.o.hook_in"),
+    "attn_out": attrgetter("attn.o.hook_out"),
+    "resid_mid": attrgetter("hook_resid_mid"),
+    "mlp_out": attrgetter("hook_mlp_out"),
+    "resid_post": attrgetter("hook_resid_post"),
+}
+"""Where a block of the bridge has its taps."""
 _TRIED = 12
 """Tokens on which the bridge is held against the model itself."""
 
@@ -137,12 +147,12 @@ class BridgeBackend:
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         waiting: dict[Any, list[int]] = {}  # for each hook point, which of the sites are read there
         for i, site in enumerate(sites):
-            waiting.setdefault(self._point(site), []).append(i)
+            waiting.setdefault(self._point(site.tap), []).append(i)
 
         def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
             here = value[rows, positions]
             for i in waiting.pop(hook):
-                out[i][:] = self._head_output(here, sites[i], maps.get(sites[i])) if sites[i].kind == "head" else here
+                out[i][:] = sites[i].read(here, maps[sites[i]] if sites[i] in maps else sites[i].matrix(self))
             if not waiting:
                 raise StopAtLayerException(value)  # the bridge's forward catches it
 
@@ -221,7 +231,7 @@ class BridgeBackend:
             raise StopAtLayerException(value)
 
         hooks = self._patch_hooks(Site(layer, "pre"), Patch(first, x[:, None]))
-        self._run(first, None, [*hooks, (self._point(Site(layer, "head", 0)), read)])
+        self._run(first, None, [*hooks, (self._point(Tap(layer, "attn_z")), read)])
         w_o = self.w_o(layer)
         return torch.einsum("bhi,hid->hbd", found[0].reshape(len(x), *w_o.shape[:2]), w_o)
 
@@ -266,7 +276,7 @@ class BridgeBackend:
         hooks = self._patched({where: patch.after(start) for where, patch in (patches or {}).items()})
         hooks += [] if site is None else [self._reader(site, found)]
         if not logits:
-            last = site if site and site != Site(0, "pre") else Site(layers - 1, "post")
+            last = site.tap if site and site != Site(0, "pre") else Tap(layers - 1, "resid_post")
             hooks.append((self._point(last), _stop))
         out = self._run(tokens, None, hooks, past)
         run = past.layers[:layers]
@@ -308,7 +318,7 @@ class BridgeBackend:
         """See ``Backend.pull``."""
         found: list[Float[Tensor, "batch pos d_model"]] = []
         with self._embedded() as leaves, torch.enable_grad():
-            self._run(tokens, mask, [self._reader(site, found), (self._point(site), _stop)], grad=True)
+            self._run(tokens, mask, [self._reader(site, found), (self._point(site.tap), _stop)], grad=True)
             return pulled(leaves[0], found[0], loss)
 
     @contextlib.contextmanager
@@ -376,16 +386,14 @@ class BridgeBackend:
         """Return a hook that puts the activations of ``site`` at all positions into ``found``."""
 
         def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            found.append(self._head_output(value, site) if site.kind == "head" else value.clone())
+            z = site.read(value, site.matrix(self))
+            found.append(value.clone() if z is value else z)
 
-        return self._point(site), read
+        return self._point(site.tap), read
 
-    def _point(self, site: Site) -> Any:
-        """Return the hook point where ``site`` is read; for a head, that of the input of W_O."""
-        block = self.bridge.blocks[site.layer]
-        if site.kind == "head":
-            return block.attn.o.hook_in
-        return getattr(block, "hook_mlp_out" if site.kind == "mlp" else f"hook_resid_{site.kind}")
+    def _point(self, tap: Tap) -> Any:
+        """Return the hook point of a tap."""
+        return _POINTS[tap.name](self.bridge.blocks[tap.layer])
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """See ``Backend.w_o``."""
@@ -427,39 +435,36 @@ class BridgeBackend:
             return partial(self._through, norm)
         return None if scale == 1.0 else partial(torch.mul, torch.tensor(scale))
 
-    def _head_output(
-        self, z: Float[Tensor, "batch k *width"], site: Site, instead: Float[Tensor, "d_head width"] | None = None
-    ) -> Float[Tensor, "batch k width"]:
-        """Return a head's output from the input of W_O, which some bridges split into heads and some do not."""
-        w_o = self.w_o(site.layer)
-        return z.reshape(*z.shape[:2], *w_o.shape[:2])[:, :, site.head] @ (w_o[site.head] if instead is None else instead)
-
     def _patch_hooks(self, site: Site, patch: Patch) -> _Hooks:
         """Return hooks that write at ``site``.
 
         x.mid is written as what the attention adds to x.pre: the bridge's ``hook_resid_mid`` is the input of the MLP's
         norm, which the residual stream passes by.
         """
-        at = patch.index
-        block = self.bridge.blocks[site.layer]
+        at, matrix = patch.index, site.matrix(self)
         kept: list[Float[Tensor, "batch k d_model"]] = []
 
         def keep(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            kept.append(self._head_output(value[at], site) if site.kind == "head" else value[at])
+            kept.append(site.read(value[at], matrix))
+
+        def keep_all(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+            kept.append(value[at])
 
         def write(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
-            new = patch.values.to(value)
-            if site.kind == "head":
-                new = value[at] + new - kept.pop()
-            elif site.kind == "mid":
-                new = new - kept.pop()
-            return value.index_put(at, new)
+            x, new = value[at], patch.values.to(value)
+            return value.index_put(at, site.write(x, new, kept.pop() if kept else site.read(x, matrix)))
 
-        if site.kind == "head":
-            return [(self._point(site), keep), (block.attn.o.hook_out, write)]
-        if site.kind == "mid":
-            return [(block.hook_resid_pre, keep), (block.hook_attn_out, write)]
-        return [(self._point(site), write)]
+        def write_added(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+            before, new = kept.pop(), patch.values.to(value)
+            x = before + value[at]
+            return value.index_put(at, site.write(x, new, site.read(x, matrix)) - before)
+
+        if site.written.name == "resid_mid":
+            block = self.bridge.blocks[site.layer]
+            return [(block.hook_resid_pre, keep_all), (block.hook_attn_out, write_added)]
+        if site.written != site.tap:
+            return [(self._point(site.tap), keep), (self._point(site.written), write)]
+        return [(self._point(site.tap), write)]
 
 
 def _stop(value: Tensor, hook: Any) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
 from inversionview.errors import WeightsError
-from inversionview.sites import Site
+from inversionview.sites import Site, Tap
+from inversionview.sites.kind import Weights
 
 _ACTIVATIONS = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -180,41 +181,38 @@ class GPT2Backend:
         maps: Mapping[Site, Float[Tensor, "d_head width"]],
     ) -> None:
         """See ``Backend.read_into``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
-        wanted = {site: i for i, site in enumerate(sites)}
-        last = max(site.layer for site in sites)
+        wanted: dict[Tap, list[int]] = {}  # for each tap, which of the sites are read there
+        for i, site in enumerate(sites):
+            wanted.setdefault(site.tap, []).append(i)
+        end = max(wanted, key=lambda tap: tap.order)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
         every = positions.size(1) == tokens.size(1) and bool(
             (positions == torch.arange(tokens.size(1), device=self.device)).all()
         )
 
-        def keep(site: Site, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
-            if site in wanted:
-                out[wanted[site]][:] = x if selected else x[rows, positions]
+        def keep(tap: Tap, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
+            here = x if selected or tap not in wanted else x[rows, positions]
+            for i in wanted.get(tap, ()):
+                out[i][:] = sites[i].read(here, maps[sites[i]] if sites[i] in maps else sites[i].matrix(self))
 
         x, allowed = self._embed(tokens, mask)
-        for layer, block in enumerate(self.blocks[: last + 1]):
-            here = positions if layer == last and not every else None
-            final = {site.kind for site in wanted if site.layer == last} if layer == last else set()
-            keep(Site(layer, "pre"), x, False)
-            if final == {"pre"}:
+        for layer, block in enumerate(self.blocks[: end.layer + 1]):
+            here = positions if layer == end.layer and not every else None
+            keep(Tap(layer, "resid_pre"), x, False)
+            if end == (layer, "resid_pre"):
                 break
             z = self._attend(block, x, allowed, here)
-            heads = [site for h in range(self.n_heads) if (site := Site(layer, "head", h)) in wanted]
-            if heads:
-                at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
-                w_o = self._w_o(block)
-                for site in heads:
-                    out[wanted[site]][:] = at[:, :, site.head] @ (maps[site] if site in maps else w_o[site.head])
-            if final and final <= {"pre", "head"}:
+            keep(Tap(layer, "attn_z"), z, here is not None)
+            if end == (layer, "attn_z"):
                 break
             x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
-            keep(Site(layer, "mid"), x, here is not None)
-            if final and final <= {"pre", "head", "mid"}:
+            keep(Tap(layer, "resid_mid"), x, here is not None)
+            if end == (layer, "resid_mid"):
                 break
             m = self._mlp(block, x)
-            keep(Site(layer, "mlp"), m, here is not None)
+            keep(Tap(layer, "mlp_out"), m, here is not None)
             x = x + m
-            keep(Site(layer, "post"), x, here is not None)
+            keep(Tap(layer, "resid_post"), x, here is not None)
 
     def logits(
         self,
@@ -336,41 +334,26 @@ class GPT2Backend:
 
         What the attention layers give is put into ``seen``.
         """
-        found, kept = None, KeysValues([], [])
+        way, kept = _Way(self, site, patches or {}), KeysValues([], [])
         layers = layers_run(self.shape, site, logits)
-
-        def patched(where: Site, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
-            if not patches or where not in patches:
-                return x
-            return x.index_put(patches[where].index, patches[where].values)
-
         for layer, block in enumerate(self.blocks[:layers]):
-            here = site if site is not None and site.layer == layer else None
-            x = patched(Site(layer, "pre"), x)
+            x = way.passed(Tap(layer, "resid_pre"), x)
             q, k, v = self._qkv(block, x)
             if past is not None:
                 k, v = torch.cat([past.keys[layer], k], dim=2), torch.cat([past.values[layer], v], dim=2)
             kept.keys.append(k)
             kept.values.append(v)
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-            attended = _linear(z.transpose(1, 2).flatten(2), block.out)
-            for h in [h for h in range(self.n_heads) if patches and Site(layer, "head", h) in patches]:
-                own = z[:, h] @ self._w_o(block)[h]
-                attended = attended + (patched(Site(layer, "head", h), own) - own)  # elsewhere exactly nothing
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None).transpose(1, 2)
+            attended = way.attended(layer, z, _linear(z.flatten(2), block.out))
             if seen is not None:
                 seen.append(attended)
-            middle = patched(Site(layer, "mid"), x + attended)
-            if here and here.head is not None:
-                found = z[:, here.head] @ self._w_o(block)[here.head]
-            elif here and here.kind in ("pre", "mid"):
-                found = x if here.kind == "pre" else middle
-            if found is not None and not logits:
+            middle = way.passed(Tap(layer, "resid_mid"), x + attended)
+            if way.found is not None and not logits:
                 break
-            mlp = patched(Site(layer, "mlp"), self._mlp(block, middle))
-            x = patched(Site(layer, "post"), middle + mlp)
-            if here and here.kind in ("mlp", "post"):
-                found = mlp if here.kind == "mlp" else x
-        return x if site == Site(layers, "pre") else found, x, kept
+            mlp = way.passed(Tap(layer, "mlp_out"), self._mlp(block, middle))
+            x = way.passed(Tap(layer, "resid_post"), middle + mlp)
+        way.look(Tap(layers, "resid_pre"), x)
+        return way.found, x, kept
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """See ``Backend.w_o``."""
@@ -447,6 +430,43 @@ class GPT2Backend:
 
     def _norm(self, x: Tensor, gain_bias: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], *gain_bias, self.eps)
+
+
+class _Way:
+    """What is read and written on the way of a run."""
+
+    def __init__(self, weights: Weights, site: Site | None, patches: Mapping[Site, Patch]) -> None:
+        self.weights, self.site, self.patches = weights, site, patches
+        self.found: Float[Tensor, "batch new d_model"] | None = None
+        """The activations of ``site``, once the run is there."""
+        self.patched: dict[Tap, list[Site]] = {}
+        for each in sorted(patches):
+            self.patched.setdefault(each.tap, []).append(each)
+
+    def look(self, tap: Tap, x: Float[Tensor, "batch new *width"]) -> None:
+        """Read ``site`` if this is its tap."""
+        if self.site is not None and self.site.tap == tap:
+            self.found = self.site.read(x, self.site.matrix(self.weights))
+
+    def passed(self, tap: Tap, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
+        """Return what the value of a tap becomes; it is read after that."""
+        for site in self.patched.get(tap, ()):
+            at, new = self.patches[site].index, self.patches[site].values
+            x = x.index_put(at, site.write(x[at], new, site.read(x[at], site.matrix(self.weights))))
+        self.look(tap, x)
+        return x
+
+    def attended(
+        self, layer: int, z: Float[Tensor, "batch new head d_head"], given: Float[Tensor, "batch new d_model"]
+    ) -> Float[Tensor, "batch new d_model"]:
+        """Return what becomes of what the attention has given; its heads are read from the input ``z`` of W_O as it was."""
+        tap = Tap(layer, "attn_z")
+        for site in self.patched.get(tap, ()):
+            old = site.read(z, site.matrix(self.weights))
+            new = old.index_put(self.patches[site].index, self.patches[site].values)
+            given = site.write(given, new - old)  # elsewhere exactly nothing
+        self.look(tap, z)
+        return given
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, Any]:

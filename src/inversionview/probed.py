@@ -315,8 +315,8 @@ class ProbedModel:
         """
         widths = [self.width(site) for site in sites]
         out = [torch.empty(*positions.shape, width) for width in widths]
-        maps = {site: self._frames[site.layer][0][site.head] for site, width in zip(sites, widths, strict=True)
-                if site.kind == "head" and width < self.shape.d_model}  # fmt: skip
+        narrow = [site for site, width in zip(sites, widths, strict=True) if width < self.shape.d_model]
+        maps = {site: self._frames[site.layer][0][site.head] for site in narrow}
         for rows, cut, at in self._passes(tokens, positions, sum(widths)):
             made = [self.backend.w_o(0).new_empty(*at.shape, width) for width in widths]
             self.backend.read_into(made, cut, None, sites, at, maps)
@@ -361,8 +361,7 @@ class ProbedModel:
 
     def width(self, site: Site) -> int:
         """Return how many numbers hold an activation of ``site``: a head's output lies in a space of d_head dimensions."""
-        d_head = self.backend.w_o(site.layer).size(1)
-        return min(d_head, self.shape.d_model) if site.kind == "head" else self.shape.d_model
+        return site.width(self.shape.d_model, self.backend.w_o(site.layer).size(1))
 
     def frame(self, site: Site) -> Float[Tensor, "width d_model"] | None:
         """Return orthonormal vectors that span a head's outputs, in float32; ``None`` where its width is d_model."""
