@@ -19,8 +19,9 @@ from torch import Tensor
 
 from inversionview.analysis.attribution import Entrances
 from inversionview.errors import InputError, SettingError
+from inversionview.harvest import tokens_per_pass
 from inversionview.inputs import Ids, Inputs
-from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.probed import ProbedModel
 from inversionview.sites import Site
 from inversionview.storage import read_array, write_array
 

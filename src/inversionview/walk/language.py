@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview import distances
-from inversionview.backend import Extended, KeysValues
+from inversionview.cache import Extended, KeysValues
 from inversionview.errors import SettingError
+from inversionview.harvest import tokens_per_pass
 from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.probed import ProbedModel
 from inversionview.walk.kernel import States, Target, Trial
 
 _NEIGHBOUR = 0.04
