@@ -50,6 +50,9 @@ class Edit:
     rng: np.random.Generator
 
 
+Move = Callable[[Edit], Proposed]
+
+
 class Proposals:
     """The moves over ``texts``, of which some need ``model`` and ``target``."""
 
@@ -57,9 +60,14 @@ class Proposals:
         self.model, self.target, self.texts = model, target, texts
         self._embeddings: tuple[Tensor, Tensor] | None = None
 
-    def moves(self, beta: float, guided: bool) -> dict[str, Callable[[Edit], Proposed]]:
+    def moves(self, beta: float, guided: bool) -> dict[str, Move]:
         """Return the moves by name: where β is 0 without those that the model writes, and the guided one where asked for."""
-        moves = {"replace": self.replace, "neighbour": self.neighbour, "swap": self.swap, "resize": self.resize}
+        moves: dict[str, Move] = {
+            "replace": self.replace,
+            "neighbour": self.neighbour,
+            "swap": self.swap,
+            "resize": self.resize,
+        }
         if beta:
             moves |= {"span": self.span, "suffix": self.suffix}
         return moves | ({"guided": self.guided} if guided else {})
