@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from inversionview.distances import Distance
 from inversionview.errors import UnknownStudyError, WeightsError
 from inversionview.integrity import KEY, changed, digests, file_digest, read_sealed, reason, sealed
 from inversionview.probed import Precision
+from inversionview.scope import Distance
 from inversionview.storage import write_json
 
 

@@ -29,7 +29,6 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.bank import index
 from inversionview.bank.blocks import BLOCK, sums_of
 from inversionview.bank.shards import Shard, write_checksums
@@ -46,6 +45,7 @@ from inversionview.locks import clear, locked
 from inversionview.memory import check_disk
 from inversionview.probed import ProbedModel
 from inversionview.ranges import whole
+from inversionview.scope import Distance
 from inversionview.sites import Site, expand, find_site
 from inversionview.storage import replacing, sweep, write_json
 
@@ -85,7 +85,7 @@ class Manifest(BaseModel):
     d_head: int = Field(ge=1)
     """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
     precision: Precision = "float16"
-    distance: distances.Distance = "euclidean"
+    distance: Distance = "euclidean"
     """Which distance the index serves; the other is searched without it."""
 
     @cached_property
@@ -244,7 +244,7 @@ class ActivationBank:
         sites: str | Sequence[str | Site] = "*",
         positions: Sequence[str] | None = None,
         precision: Precision = "float16",
-        distance: distances.Distance = "euclidean",
+        distance: Distance = "euclidean",
         rank: int = 0,
         world: int = 1,
         report: Report | None = None,
