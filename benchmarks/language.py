@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 import inversionview as iv
 from inversionview.bank.search import search
 from inversionview.gguf_reading import quick_gguf
-from inversionview.probed import tokens_per_pass
+from inversionview.harvest import tokens_per_pass
 from inversionview.studies import default_model
 
 

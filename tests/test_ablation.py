@@ -165,7 +165,7 @@ def test_batches_do_not_matter(counting: iv.Study, monkeypatch: pytest.MonkeyPat
         whole = counting.ablate(["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
         with monkeypatch.context() as patched:
             patched.setattr("inversionview.analysis.ablation.tokens_per_pass", lambda device: 30)
-            patched.setattr("inversionview.probed.tokens_per_pass", lambda device, d_model=0: 50)
+            patched.setattr("inversionview.harvest.tokens_per_pass", lambda device, d_model=0: 50)
             small = counting.ablate(["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
         for a, b in zip(whole.sets, small.sets, strict=True):
             for x, y in zip(a.losses, b.losses, strict=True):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import inversionview as iv
-from inversionview.backend import KeysValues
 from inversionview.bridge import BridgeBackend
+from inversionview.cache import KeysValues
 from inversionview.errors import InputError, SettingError, UnknownSiteError
 from inversionview.gpt2 import GPT2Backend
 from inversionview.probed import ProbedModel

@@ -227,7 +227,7 @@ def row_by_row(model: ProbedModel, tokens: Tensor, positions: np.ndarray) -> Ten
 
 @pytest.mark.parametrize("budget", [6000, 20, 1])
 def test_harvest_is_the_same_as_row_by_row(model: ProbedModel, monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setattr("inversionview.probed.tokens_per_pass", lambda device, d_model=0: budget)
+    monkeypatch.setattr("inversionview.harvest.tokens_per_pass", lambda device, d_model=0: budget)
     tokens = inputs()
     rng = np.random.default_rng(0)
     positions = np.stack([rng.permutation(length)[:2] for length in LENGTHS])

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
-from inversionview.errors import SettingError
-from inversionview.sites import Kind, Site, Sites, all_sites
+from inversionview.cache import Extended, KeysValues
+from inversionview.sites import REGISTRY, Kind, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
 """What vectors become on their way."""
@@ -52,8 +52,8 @@ class Shape:
     @property
     def withheld(self) -> dict[Kind, str]:
         """Kinds of sites that are not offered, and why."""
-        parallel: dict[Kind, str] = {"mid": "attention and MLP of this model read the same residual stream"}
-        return {**self.lacking, **(parallel if self.parallel else {})}
+        parallel = {kind.name: kind.serial for kind in REGISTRY if kind.serial and self.parallel}
+        return {**self.lacking, **parallel}
 
 
 @dataclass(frozen=True)
@@ -82,79 +82,11 @@ class Patch:
         return Patch(self.positions[here.to(self.positions.device)], self.values[here.to(self.values.device)], number)
 
 
-@dataclass(frozen=True)
-class KeysValues:
-    """What the attention of the tokens to come reads of the tokens run so far, one tensor for each layer computed.
-
-    A backend that cannot continue from keys and values keeps the tokens themselves in their place, as the ``keys`` of a
-    single layer, ``[batch, 1, pos, 1]``, with no ``values``. All that follows holds for these too.
-    """
-
-    keys: list[Float[Tensor, "batch kv_head pos d_head"]]
-    values: list[Float[Tensor, "batch kv_head pos d_head"]]
-
-    @property
-    def batch(self) -> int:
-        """How many sequences there are."""
-        return self.keys[0].size(0)
-
-    @property
-    def length(self) -> int:
-        """How many tokens each sequence has."""
-        return self.keys[0].size(2)
-
-    def cut(self, length: int) -> KeysValues:
-        """Return the first ``length`` positions, as views."""
-        return KeysValues([k[:, :, :length] for k in self.keys], [v[:, :, :length] for v in self.values])
-
-    def rows(self, index: Int[Tensor, " row"] | Bool[Tensor, " batch"]) -> KeysValues:
-        """Return some of the sequences, as a copy."""
-        return KeysValues([k[index] for k in self.keys], [v[index] for v in self.values])
-
-    def layers(self, count: int) -> KeysValues:
-        """Return the first ``count`` layers.
-
-        Raises:
-            SettingError: fewer were computed.
-        """
-        if count > len(self.keys):
-            raise SettingError(
-                f"The cache holds {len(self.keys)} layers, but {count} are run: make it with logits, or with a later site."
-            )
-        return KeysValues(self.keys[:count], self.values[:count])
-
-    def put(self, rows: Int[Tensor, " row"] | Bool[Tensor, " batch"], new: KeysValues, start: int) -> None:
-        """Copy ``new``, which holds just these rows in this order, into them from position ``start`` on, in place.
-
-        Raises:
-            SettingError: ``new`` has another number of layers, rows or positions.
-        """
-        mine = (len(self.keys), self.keys[0][rows, 0, 0].size(0), self.length)
-        theirs = (len(new.keys), new.batch, new.length)
-        if mine != theirs:
-            raise SettingError(
-                f"{theirs} layers, rows and positions cannot replace {mine}: give new keys and values of just these rows."
-            )
-        for old, fresh in zip([*self.keys, *self.values], [*new.keys, *new.values], strict=True):
-            old[rows, :, start:] = fresh[:, :, start:]
-
-
-@dataclass(frozen=True)
-class Extended:
-    """What ``Backend.extend`` computed."""
-
-    activations: Float[Tensor, "batch new d_model"] | None
-    """Of the site at the new tokens; ``None`` if no site was asked for."""
-    logits: Float[Tensor, "batch new vocabulary"] | None
-    cache: KeysValues
-    """Of the tokens before and the new ones, in the layers that were run."""
-
-
 def layers_run(shape: Shape, site: Site | None, logits: bool) -> int:
     """Return how many layers ``Backend.extend`` runs: up to the site, but at least one, so that a cache has a length."""
     if logits or site is None:
         return len(shape.heads)
-    return max(1, site.layer + (site.kind != "pre"))
+    return max(1, site.tap.blocks)
 
 
 def pulled(

@@ -1,13 +1,12 @@
 """Any causal LM, run through TransformerLens' ``TransformerBridge``, with the weights of the checkpoint as they are.
 
 Stands beside ``gpt2.py``, which is quicker but runs GPT-2 alone; both fulfil ``backend.Backend``. The bridge knows
-where in each architecture the sites lie; this file reads and writes there, and says why a model will not load.
+where in each architecture the sites lie; ``bridge_hooks.py`` reads and writes there; this file says why a model will not load.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,29 +14,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
-from transformers import DynamicCache
-from transformers.pytorch_utils import Conv1D
 
 from inversionview.architectures import opened, steady_length
-from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
+from inversionview.backend import LogitLoss, Loss, Norm, Patch, Shape, pulled
+from inversionview.bridge_extension import continues, from_keys_and_values, from_tokens
+from inversionview.bridge_hooks import HookedBridge, stop
+from inversionview.cache import Extended, KeysValues
 from inversionview.errors import WeightsError
 from inversionview.loading import first_line, load_causal_lm, quiet
-from inversionview.sites import Site
+from inversionview.sites import Site, Tap
 
-_Hook = tuple[Any, Callable[..., Tensor | None]]
-"""A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
-_Hooks = list[_Hook]
 _TRIED = 12
 """Tokens on which the bridge is held against the model itself."""
 
 
-class BridgeBackend:
-    """A causal LM with its sites laid open.
-
-    Attributes:
-        shape: its dimensions.
-        bridge: the ``TransformerBridge``; no weight is folded or centred.
-    """
+class BridgeBackend(HookedBridge):
+    """A causal LM with its sites laid open."""
 
     def __init__(self, hf_model: Any) -> None:
         """Wrap a Hugging Face causal LM, in place: its submodules become the bridge's, its weights are not touched.
@@ -46,8 +38,7 @@ class BridgeBackend:
             WeightsError: TransformerLens has no bridge for this architecture, or one that lacks some of the sites.
         """
         architecture = type(hf_model).__name__
-        self._weights = sorted(hf_model.named_parameters(), key=lambda item: item[0])  # the bridge will rename them
-        self._embedding = hf_model.get_input_embeddings()
+        super().__init__(hf_model)
         vocabulary = self._embedding.weight.size(0)
         try:
             with quiet():
@@ -98,88 +89,28 @@ class BridgeBackend:
             WeightsError: there is no such model, or its files are truncated, foreign, or would run code.
         """
         model, tokenizer = load_causal_lm(
-            name_or_path, dtype=dtype, gguf_file=gguf_file, trust_remote_code=trust_remote_code,
-            tokenizer_lies_elsewhere=tokenizer_lies_elsewhere, attention="eager",
-        )  # fmt: skip
+            name_or_path,
+            dtype=dtype,
+            gguf_file=gguf_file,
+            trust_remote_code=trust_remote_code,
+            tokenizer_lies_elsewhere=tokenizer_lies_elsewhere,
+            attention="eager",
+        )
         return cls(model.to(device)), tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self._weights[0][1].device
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every weight with its Hugging Face name, sorted; tied weights once."""
         return ((name, weight.detach()) for name, weight in self._weights)
 
-    def activations(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        sites: Sequence[Site],
-        positions: Int[Tensor, "batch k"],
-    ) -> Float[Tensor, "site batch k d_model"]:
-        """See ``Backend.activations``."""
-        out = self._weights[0][1].new_empty(len(sites), *positions.shape, self.shape.d_model)
-        self.read_into(out, tokens, mask, sites, positions, {})
-        return out
-
-    def read_into(
-        self,
-        out: Sequence[Float[Tensor, "batch k width"]],
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        sites: Sequence[Site],
-        positions: Int[Tensor, "batch k"],
-        maps: Mapping[Site, Float[Tensor, "d_head width"]],
-    ) -> None:
-        """See ``Backend.read_into``."""
-        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-        waiting: dict[Any, list[int]] = {}  # for each hook point, which of the sites are read there
-        for i, site in enumerate(sites):
-            waiting.setdefault(self._point(site), []).append(i)
-
-        def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            here = value[rows, positions]
-            for i in waiting.pop(hook):
-                out[i][:] = self._head_output(here, sites[i], maps.get(sites[i])) if sites[i].kind == "head" else here
-            if not waiting:
-                raise StopAtLayerException(value)  # the bridge's forward catches it
-
-        if sites:
-            self._run(tokens, mask, [(point, read) for point in waiting])
-        if waiting:
-            raise LookupError(f"{sites[next(iter(waiting.values()))[0]]} is never reached")
-
-    def logits(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        patches: Mapping[Site, Patch] | None = None,
-    ) -> Float[Tensor, "batch pos vocabulary"]:
-        """See ``Backend.logits``. Patching a head adds new − old to the output of the attention layer."""
-        return self._run(tokens, mask, self._patched(patches))
-
-    def _patched(self, patches: Mapping[Site, Patch] | None) -> _Hooks:
-        """Return the hooks of all patches, in the order of computation."""
-        ordered = sorted((patches or {}).items(), key=lambda item: item[0])
-        return [hook for site, patch in ordered for hook in self._patch_hooks(site, patch)]
-
     def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """See ``Backend.final_norm``."""
         norm = getattr(self.bridge, "ln_final", None)  # OpenAI's first GPT ends without one
-        return x if norm is None else self._through(norm, x)
+        return x if norm is None else self.through(norm, x)
 
     def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
         """See ``Backend.unembed``. OPT-350M embeds in fewer dimensions than its stream has, and goes back to them first."""
         narrowed = getattr(self.bridge, "project_out", None)
-        return self._through(self.bridge.unembed, x if narrowed is None else self._through(narrowed, x))
-
-    @torch.no_grad()
-    def _through(self, part: Any, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """Run the Hugging Face module behind a part of the bridge, without the bridge's hooks."""
-        out: Tensor = part.original_component(x.to(self._weights[0][1]))
-        return out
+        return self.through(self.bridge.unembed, x if narrowed is None else self.through(narrowed, x))
 
     def attention(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, layer: int
@@ -192,7 +123,7 @@ class BridgeBackend:
             found.append(pattern)
             raise StopAtLayerException(pattern)
 
-        self._run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
+        self.run(tokens, mask, [(self.bridge.blocks[layer].attn.hook_pattern, read)])
         return found[0]
 
     def patterns(
@@ -208,7 +139,7 @@ class BridgeBackend:
             if len(found) == len(points):
                 raise StopAtLayerException(pattern)
 
-        self._run(tokens, mask, [(point, read) for point in points])
+        self.run(tokens, mask, [(point, read) for point in points])
         return torch.stack([found[point] for point in points])
 
     def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
@@ -220,8 +151,8 @@ class BridgeBackend:
             found.append(value)
             raise StopAtLayerException(value)
 
-        hooks = self._patch_hooks(Site(layer, "pre"), Patch(first, x[:, None]))
-        self._run(first, None, [*hooks, (self._point(Site(layer, "head", 0)), read)])
+        hooks = self.writers(Site(layer, "pre"), Patch(first, x[:, None]))
+        self.run(first, None, [*hooks, (self.point(Tap(layer, "attn_z")), read)])
         w_o = self.w_o(layer)
         return torch.einsum("bhi,hid->hbd", found[0].reshape(len(x), *w_o.shape[:2]), w_o)
 
@@ -234,8 +165,8 @@ class BridgeBackend:
         def read(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
             found.append(value)
 
-        with self._embedded(), torch.enable_grad():
-            out = self._run(tokens, mask, [(block.attn.o.hook_out, read) for block in self.bridge.blocks], grad=True)
+        with self.embedded(), torch.enable_grad():
+            out = self.run(tokens, mask, [(block.attn.o.hook_out, read) for block in self.bridge.blocks], grad=True)
             return torch.stack(torch.autograd.grad(loss(out).sum(), found))
 
     def extend(
@@ -248,83 +179,21 @@ class BridgeBackend:
         patches: Mapping[Site, Patch] | None = None,
     ) -> Extended:
         """See ``Backend.extend``. A model that does not continue from keys and values runs all tokens again."""
-        run = self._continue if self._continues else self._again
-        return run(tokens, cache, site, logits, patches)
-
-    def _continue(
-        self,
-        tokens: Int[Tensor, "batch new"],
-        cache: KeysValues | None,
-        site: Site | None,
-        logits: bool,
-        patches: Mapping[Site, Patch] | None = None,
-    ) -> Extended:
-        layers = layers_run(self.shape, site, logits)
-        past = DynamicCache() if cache is None else _dynamic(cache.layers(layers))
-        found: list[Float[Tensor, "batch new d_model"]] = []
-        start = 0 if cache is None else cache.length
-        hooks = self._patched({where: patch.after(start) for where, patch in (patches or {}).items()})
-        hooks += [] if site is None else [self._reader(site, found)]
-        if not logits:
-            last = site if site and site != Site(0, "pre") else Site(layers - 1, "post")
-            hooks.append((self._point(last), _stop))
-        out = self._run(tokens, None, hooks, past)
-        run = past.layers[:layers]
-        kept = KeysValues([layer.keys for layer in run], [layer.values for layer in run])
-        return Extended(found[0] if found else None, out if logits else None, kept)
-
-    def _again(
-        self,
-        tokens: Int[Tensor, "batch new"],
-        cache: KeysValues | None,
-        site: Site | None,
-        logits: bool,
-        patches: Mapping[Site, Patch] | None = None,
-    ) -> Extended:
-        """Do what ``_continue`` does from the tokens alone, which it keeps for that."""
-        every = tokens if cache is None else torch.cat([cache.keys[0][:, 0, :, 0], tokens], dim=1)
-        new = torch.arange(every.size(1) - tokens.size(1), every.size(1), device=every.device).expand(len(tokens), -1)
-        z = None if site is None else self.activations(every, None, [site], new)[0]
-        out = self.logits(every, None, patches)[:, -tokens.size(1) :] if logits else None
-        return Extended(z, out, KeysValues([every[:, None, :, None]], []))
+        run = from_keys_and_values if self._continues else from_tokens
+        return run(self, tokens, cache, site, logits, patches)
 
     @cached_property
     def _continues(self) -> bool:
-        """Whether the model, run in two pieces with keys and values between, computes what it does in one."""
-        tokens = torch.arange(12, device=self.device).remainder(self.shape.vocabulary).view(2, 6)
-        whole = self.logits(tokens, None)[:, 4:]
-        try:
-            with quiet():
-                first = self._continue(tokens[:, :4], None, None, True).cache
-                parts = self._continue(tokens[:, 4:], first, None, True).logits
-                assert parts is not None
-        except Exception:  # whatever an architecture without a plain cache does with one
-            return False
-        return bool((parts - whole).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm())
+        return continues(self)
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
         """See ``Backend.pull``."""
         found: list[Float[Tensor, "batch pos d_model"]] = []
-        with self._embedded() as leaves, torch.enable_grad():
-            self._run(tokens, mask, [self._reader(site, found), (self._point(site), _stop)], grad=True)
+        with self.embedded() as leaves, torch.enable_grad():
+            self.run(tokens, mask, [self.reader(site, found), (self.point(site.tap), stop)], grad=True)
             return pulled(leaves[0], found[0], loss)
-
-    @contextlib.contextmanager
-    def _embedded(self) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
-        """Begin graphs at the token embeddings, which are put into the list that is given."""
-        leaves: list[Float[Tensor, "batch pos d_model"]] = []
-
-        def cut(module: Any, args: Any, embedded: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            leaves.append(embedded.detach().requires_grad_())
-            return leaves[-1]
-
-        handle = self._embedding.register_forward_hook(cut)
-        try:
-            yield leaves
-        finally:
-            handle.remove()
 
     @torch.no_grad()
     def embeddings(self) -> Float[Tensor, "vocabulary d_model"]:
@@ -341,57 +210,9 @@ class BridgeBackend:
         def read(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
             unread.discard(hook)
 
-        self._run(token, None, [(point, read) for point in unread])
+        self.run(token, None, [(point, read) for point in unread])
         if unread:
             raise LookupError(f"{len(unread)} attention patterns are never reached")
-
-    def _run(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        hooks: _Hooks,
-        past: DynamicCache | None = None,
-        grad: bool = False,
-    ) -> Tensor:
-        """Return the logits, unless a hook stops the run. The bridge derives the position ids from the mask.
-
-        ``past`` is what the tokens follow; their keys and values are added to it.
-        """
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask, 0)  # the padding id may lie outside the embedding
-        try:
-            for point, hook in hooks:
-                point.add_hook(hook)
-            with torch.set_grad_enabled(grad):  # not inference_mode: decoders are trained on these activations
-                more: dict[str, Any] = {"use_cache": False} if past is None else {"past_key_values": past}
-                if mask is not None and self.shape.steady is not None:  # else padding would count as length
-                    more["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-                out: Tensor = self.bridge(tokens, attention_mask=None if mask is None else mask.long(), **more)
-            return out
-        finally:
-            for point, _ in hooks:
-                point.remove_hooks()
-
-    def _reader(self, site: Site, found: list[Float[Tensor, "batch pos d_model"]]) -> _Hook:
-        """Return a hook that puts the activations of ``site`` at all positions into ``found``."""
-
-        def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            found.append(self._head_output(value, site) if site.kind == "head" else value.clone())
-
-        return self._point(site), read
-
-    def _point(self, site: Site) -> Any:
-        """Return the hook point where ``site`` is read; for a head, that of the input of W_O."""
-        block = self.bridge.blocks[site.layer]
-        if site.kind == "head":
-            return block.attn.o.hook_in
-        return getattr(block, "hook_mlp_out" if site.kind == "mlp" else f"hook_resid_{site.kind}")
-
-    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """See ``Backend.w_o``."""
-        linear = self.bridge.blocks[layer].attn.o.original_component
-        matrix = linear.weight if isinstance(linear, Conv1D) else linear.weight.T
-        return matrix.detach().unflatten(0, (int(self.bridge.cfg.n_heads), -1))
 
     def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """See ``Backend.b_o``."""
@@ -416,7 +237,7 @@ class BridgeBackend:
             if len(found) == len(set(points)):
                 raise StopAtLayerException(value)
 
-        self._run(tokens, mask, [(point, read) for point in set(points)])
+        self.run(tokens, mask, [(point, read) for point in set(points)])
         return torch.stack([found[point] for point in points])
 
     def entering(self, layer: int) -> Norm | None:
@@ -424,51 +245,5 @@ class BridgeBackend:
         block = self.bridge.blocks[layer]
         norm, scale = getattr(block, "ln1_post", None), float(getattr(block, "residual_contribution_scale", 1.0))
         if norm is not None:
-            return partial(self._through, norm)
+            return partial(self.through, norm)
         return None if scale == 1.0 else partial(torch.mul, torch.tensor(scale))
-
-    def _head_output(
-        self, z: Float[Tensor, "batch k *width"], site: Site, instead: Float[Tensor, "d_head width"] | None = None
-    ) -> Float[Tensor, "batch k width"]:
-        """Return a head's output from the input of W_O, which some bridges split into heads and some do not."""
-        w_o = self.w_o(site.layer)
-        return z.reshape(*z.shape[:2], *w_o.shape[:2])[:, :, site.head] @ (w_o[site.head] if instead is None else instead)
-
-    def _patch_hooks(self, site: Site, patch: Patch) -> _Hooks:
-        """Return hooks that write at ``site``.
-
-        x.mid is written as what the attention adds to x.pre: the bridge's ``hook_resid_mid`` is the input of the MLP's
-        norm, which the residual stream passes by.
-        """
-        at = patch.index
-        block = self.bridge.blocks[site.layer]
-        kept: list[Float[Tensor, "batch k d_model"]] = []
-
-        def keep(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            kept.append(self._head_output(value[at], site) if site.kind == "head" else value[at])
-
-        def write(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
-            new = patch.values.to(value)
-            if site.kind == "head":
-                new = value[at] + new - kept.pop()
-            elif site.kind == "mid":
-                new = new - kept.pop()
-            return value.index_put(at, new)
-
-        if site.kind == "head":
-            return [(self._point(site), keep), (block.attn.o.hook_out, write)]
-        if site.kind == "mid":
-            return [(block.hook_resid_pre, keep), (block.hook_attn_out, write)]
-        return [(self._point(site), write)]
-
-
-def _stop(value: Tensor, hook: Any) -> None:
-    raise StopAtLayerException(value)  # the bridge's forward catches it
-
-
-def _dynamic(cache: KeysValues) -> DynamicCache:
-    """Return a Hugging Face cache that holds a copy of ``cache``; all layers whole, those of a sliding window too."""
-    past = DynamicCache()
-    for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-        past.update(keys, values, layer)
-    return past

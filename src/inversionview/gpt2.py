@@ -1,124 +1,35 @@
 """A plain GPT-2 over a Hugging Face checkpoint, for speed: it imports in no time and harvests every site in one pass.
 
 Stands beside ``bridge.py``, which runs any causal LM; both fulfil ``backend.Backend``, and a test holds one against the other.
-Reads ``config.json`` and ``model.safetensors`` (or ``pytorch_model.bin`` with ``weights_only``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.backend import Extended, KeysValues, LogitLoss, Loss, Norm, Patch, Shape, layers_run, pulled
+from inversionview.backend import LogitLoss, Loss, Norm, Patch, layers_run, pulled
+from inversionview.cache import Extended, KeysValues
 from inversionview.errors import WeightsError
-from inversionview.sites import Site
-
-_ACTIVATIONS = {
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": F.gelu,
-    "relu": F.relu,
-}
+from inversionview.gpt2_files import read_weights, readable
+from inversionview.gpt2_network import GPT2Network, linear
+from inversionview.sites import Site, Tap
+from inversionview.sites.kind import Weights
 
 
-class _Block(NamedTuple):
-    """Weights of one block; matrices are (in, out), as GPT-2 keeps them."""
-
-    ln_1: tuple[Tensor, Tensor]
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    ln_2: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
-
-
-_NAMES = _Block("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # type: ignore[arg-type]
-
-
-_ALIASES = {
-    "hidden_size": "n_embd",
-    "max_position_embeddings": "n_positions",
-    "num_attention_heads": "n_head",
-    "num_hidden_layers": "n_layer",
-}
-_DEFAULTS: dict[str, Any] = {"n_embd": 768, "n_positions": 1024, "n_head": 12, "n_layer": 12, "vocab_size": 50257}
-
-
-ADAPTER = "adapter_config.json"
-"""By which a folder of PEFT is known: its weights are not those of the model alone."""
-
-
-class GPT2Backend:
+class GPT2Backend(GPT2Network):
     """GPT-2 with its sites laid open."""
-
-    def __init__(
-        self, config: Mapping[str, Any], weights: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype
-    ) -> None:
-        tensors = {name.removeprefix("transformer."): w.to(device, dtype) for name, w in weights.items()}
-        config = _stated(config)
-        tied = config.get("tie_word_embeddings", True)
-        if tied and "wte.weight" not in tensors and "lm_head.weight" in tensors:  # of two equal ones either may have been kept
-            tensors["wte.weight"] = tensors["lm_head.weight"]
-        self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
-        tied = tied and _same(
-            self.wte, tensors.get("lm_head.weight", self.wte)
-        )  # else the weights are right, as transformers has it
-        self.head = self.wte if tied else tensors["lm_head.weight"]
-        layers, self.n_heads = config["n_layer"], config["n_head"]
-        self.blocks = [
-            _Block(*((tensors[f"h.{i}.{n}.weight"], tensors[f"h.{i}.{n}.bias"]) for n in _NAMES)) for i in range(layers)
-        ]
-        self.ln_f = tensors["ln_f.weight"], tensors["ln_f.bias"]
-        self.eps = config.get("layer_norm_epsilon", 1e-5)
-        if not isinstance(self.eps, (int, float)) or not 0 <= self.eps < 1:
-            raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps!r}: it is damaged.")
-        self.activation = _ACTIVATIONS[config.get("activation_function", "gelu_new")]
-        d_model, length = self.wte.size(1), self.wpe.size(0)
-        self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
-        used = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"} | (set() if tied else {"lm_head.weight"})
-        used |= {f"h.{i}.{n}.{part}" for i in range(layers) for n in _NAMES for part in ("weight", "bias")}
-        self._tensors = {name: tensor for name, tensor in sorted(tensors.items()) if name in used}
-        self._check(config, tensors)
-
-    def _check(self, config: Mapping[str, Any], names: Iterable[str]) -> None:
-        d, rows, length = (config[key] for key in ("n_embd", "vocab_size", "n_positions"))
-        inner = config.get("n_inner") or 4 * d
-        sizes = [(d, d), (d, 3 * d), (d, d), (d, d), (d, inner), (inner, d)]  # of a norm: gain and bias
-        wanted = [((n_in,) if i in (0, 3) else (n_in, n_out), (n_out,)) for i, (n_in, n_out) in enumerate(sizes)]
-        outer = [tuple(w.shape) for w in (self.wte, self.wpe, self.head, *self.ln_f)]
-        found = [[(tuple(w.shape), tuple(b.shape)) for w, b in block] for block in self.blocks]
-        deeper = any(name.startswith(f"h.{len(self.blocks)}.") for name in names)
-        if (
-            any(block != wanted for block in found)
-            or outer != [(rows, d), (length, d), (rows, d), (d,), (d,)]
-            or deeper
-            or self.n_heads < 1
-            or d % self.n_heads
-        ):
-            raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
 
     @staticmethod
     def reads(folder: Path) -> bool:
         """Return whether ``folder`` is a Hugging Face directory of a GPT-2 that this file runs faithfully."""
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return False
-        if not isinstance(config, dict):
-            return False
-        plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
-        known = config.get("activation_function", "gelu_new") in list(_ACTIVATIONS)
-        if (folder / ADAPTER).exists() or config.get("quantization_config") or config.get("auto_map"):
-            return False
-        one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
-        return config.get("model_type") == "gpt2" and plain and known and one_file
+        return readable(folder)
 
     @classmethod
     def from_folder(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GPT2Backend:
@@ -127,15 +38,10 @@ class GPT2Backend:
         Raises:
             WeightsError: the weights are truncated, foreign, or would need code to be run.
         """
-        from safetensors.torch import load_file
-
         path = folder / "model.safetensors"
+        path = path if path.exists() else folder / "pytorch_model.bin"
         try:
-            if path.exists():
-                weights = load_file(path)
-            else:
-                path = folder / "pytorch_model.bin"
-                weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = read_weights(path)
             return cls(json.loads((folder / "config.json").read_text(encoding="utf-8")), weights, device, dtype)
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
@@ -145,17 +51,6 @@ class GPT2Backend:
             raise WeightsError(
                 f"{path} cannot be read, it is truncated or not a weights file: copy or download it again."
             ) from error
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.wte.device
-
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Yield every weight with its name, sorted."""
-        return self._tensors.items()
-
-    # -- forward ------------------------------------------------------------------------------------------------------
 
     def activations(
         self,
@@ -180,41 +75,38 @@ class GPT2Backend:
         maps: Mapping[Site, Float[Tensor, "d_head width"]],
     ) -> None:
         """See ``Backend.read_into``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
-        wanted = {site: i for i, site in enumerate(sites)}
-        last = max(site.layer for site in sites)
+        wanted: dict[Tap, list[int]] = {}  # for each tap, which of the sites are read there
+        for i, site in enumerate(sites):
+            wanted.setdefault(site.tap, []).append(i)
+        end = max(wanted, key=lambda tap: tap.order)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
         every = positions.size(1) == tokens.size(1) and bool(
             (positions == torch.arange(tokens.size(1), device=self.device)).all()
         )
 
-        def keep(site: Site, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
-            if site in wanted:
-                out[wanted[site]][:] = x if selected else x[rows, positions]
+        def keep(tap: Tap, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
+            here = x if selected or tap not in wanted else x[rows, positions]
+            for i in wanted.get(tap, ()):
+                out[i][:] = sites[i].read(here, maps[sites[i]] if sites[i] in maps else sites[i].matrix(self))
 
         x, allowed = self._embed(tokens, mask)
-        for layer, block in enumerate(self.blocks[: last + 1]):
-            here = positions if layer == last and not every else None
-            final = {site.kind for site in wanted if site.layer == last} if layer == last else set()
-            keep(Site(layer, "pre"), x, False)
-            if final == {"pre"}:
+        for layer, block in enumerate(self.blocks[: end.layer + 1]):
+            here = positions if layer == end.layer and not every else None
+            keep(Tap(layer, "resid_pre"), x, False)
+            if end == (layer, "resid_pre"):
                 break
             z = self._attend(block, x, allowed, here)
-            heads = [site for h in range(self.n_heads) if (site := Site(layer, "head", h)) in wanted]
-            if heads:
-                at = (z if here is not None else z[rows, positions]).unflatten(-1, (self.n_heads, -1))
-                w_o = self._w_o(block)
-                for site in heads:
-                    out[wanted[site]][:] = at[:, :, site.head] @ (maps[site] if site in maps else w_o[site.head])
-            if final and final <= {"pre", "head"}:
+            keep(Tap(layer, "attn_z"), z, here is not None)
+            if end == (layer, "attn_z"):
                 break
-            x = (x if here is None else x[rows, positions]) + _linear(z, block.out)
-            keep(Site(layer, "mid"), x, here is not None)
-            if final and final <= {"pre", "head", "mid"}:
+            x = (x if here is None else x[rows, positions]) + linear(z, block.out)
+            keep(Tap(layer, "resid_mid"), x, here is not None)
+            if end == (layer, "resid_mid"):
                 break
             m = self._mlp(block, x)
-            keep(Site(layer, "mlp"), m, here is not None)
+            keep(Tap(layer, "mlp_out"), m, here is not None)
             x = x + m
-            keep(Site(layer, "post"), x, here is not None)
+            keep(Tap(layer, "resid_post"), x, here is not None)
 
     def logits(
         self,
@@ -254,26 +146,6 @@ class GPT2Backend:
             found.append(self._pattern(block, x, allowed)[rows, :, positions].transpose(1, 2))
             x = self._block(block, x, allowed)
         return torch.stack(found)
-
-    def _block(
-        self,
-        block: _Block,
-        x: Float[Tensor, "batch pos d_model"],
-        allowed: Bool[Tensor, "batch 1 query key"] | None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        x = x + _linear(self._attend(block, x, allowed, None), block.out)
-        return x + self._mlp(block, x)
-
-    def _pattern(
-        self,
-        block: _Block,
-        x: Float[Tensor, "batch pos d_model"],
-        allowed: Bool[Tensor, "batch 1 query key"] | None,
-    ) -> Float[Tensor, "batch head query key"]:
-        q, k, _ = self._qkv(block, x)
-        scores = q @ k.mT / q.size(-1) ** 0.5
-        causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
-        return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
 
     def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
         """See ``Backend.attended``."""
@@ -336,49 +208,26 @@ class GPT2Backend:
 
         What the attention layers give is put into ``seen``.
         """
-        found, kept = None, KeysValues([], [])
+        way, kept = _Way(self, site, patches or {}), KeysValues([], [])
         layers = layers_run(self.shape, site, logits)
-
-        def patched(where: Site, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
-            if not patches or where not in patches:
-                return x
-            return x.index_put(patches[where].index, patches[where].values)
-
         for layer, block in enumerate(self.blocks[:layers]):
-            here = site if site is not None and site.layer == layer else None
-            x = patched(Site(layer, "pre"), x)
+            x = way.passed(Tap(layer, "resid_pre"), x)
             q, k, v = self._qkv(block, x)
             if past is not None:
                 k, v = torch.cat([past.keys[layer], k], dim=2), torch.cat([past.values[layer], v], dim=2)
             kept.keys.append(k)
             kept.values.append(v)
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-            attended = _linear(z.transpose(1, 2).flatten(2), block.out)
-            for h in [h for h in range(self.n_heads) if patches and Site(layer, "head", h) in patches]:
-                own = z[:, h] @ self._w_o(block)[h]
-                attended = attended + (patched(Site(layer, "head", h), own) - own)  # elsewhere exactly nothing
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None).transpose(1, 2)
+            attended = way.attended(layer, z, linear(z.flatten(2), block.out))
             if seen is not None:
                 seen.append(attended)
-            middle = patched(Site(layer, "mid"), x + attended)
-            if here and here.head is not None:
-                found = z[:, here.head] @ self._w_o(block)[here.head]
-            elif here and here.kind in ("pre", "mid"):
-                found = x if here.kind == "pre" else middle
-            if found is not None and not logits:
+            middle = way.passed(Tap(layer, "resid_mid"), x + attended)
+            if way.found is not None and not logits:
                 break
-            mlp = patched(Site(layer, "mlp"), self._mlp(block, middle))
-            x = patched(Site(layer, "post"), middle + mlp)
-            if here and here.kind in ("mlp", "post"):
-                found = mlp if here.kind == "mlp" else x
-        return x if site == Site(layers, "pre") else found, x, kept
-
-    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """See ``Backend.w_o``."""
-        return self._w_o(self.blocks[layer])
-
-    def b_o(self, layer: int) -> Float[Tensor, " d_model"]:
-        """See ``Backend.b_o``."""
-        return self.blocks[layer].out[1]
+            mlp = way.passed(Tap(layer, "mlp_out"), self._mlp(block, middle))
+            x = way.passed(Tap(layer, "resid_post"), middle + mlp)
+        way.look(Tap(layers, "resid_pre"), x)
+        return way.found, x, kept
 
     def attention_outputs(
         self,
@@ -398,75 +247,39 @@ class GPT2Backend:
         """See ``Backend.entering``: in GPT-2 as it is."""
         return None
 
-    def _w_o(self, block: _Block) -> Float[Tensor, "head d_head d_model"]:
-        return block.out[0].unflatten(0, (self.n_heads, -1))
 
-    def _embed(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
-        """Return the first residual stream, and which keys a query sees (``None``: the causal ones)."""
-        return self._place(self.wte[tokens], mask)
+class _Way:
+    """What is read and written on the way of a run."""
 
-    def _place(
-        self, embedded: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
-        """Add positions, see ``_embed``."""
-        length = embedded.size(1)
-        if mask is None or bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
-            return embedded + self.wpe[:length], None
-        place = (mask.long().cumsum(1) - 1).clamp(min=0)
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
-        eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
-        return embedded + self.wpe[place], (causal & mask[:, None, None, :]) | eye
+    def __init__(self, weights: Weights, site: Site | None, patches: Mapping[Site, Patch]) -> None:
+        self.weights, self.site, self.patches = weights, site, patches
+        self.found: Float[Tensor, "batch new d_model"] | None = None
+        """The activations of ``site``, once the run is there."""
+        self.patched: dict[Tap, list[Site]] = {}
+        for each in sorted(patches):
+            self.patched.setdefault(each.tap, []).append(each)
 
-    def _qkv(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> list[Float[Tensor, "batch head pos d_head"]]:
-        joint = _linear(self._norm(x, block.ln_1), block.qkv)
-        return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1)]
+    def look(self, tap: Tap, x: Float[Tensor, "batch new *width"]) -> None:
+        """Read ``site`` if this is its tap."""
+        if self.site is not None and self.site.tap == tap:
+            self.found = self.site.read(x, self.site.matrix(self.weights))
 
-    def _attend(
-        self,
-        block: _Block,
-        x: Float[Tensor, "batch pos d_model"],
-        allowed: Bool[Tensor, "batch 1 query key"] | None,
-        positions: Int[Tensor, "batch k"] | None,
-    ) -> Float[Tensor, "batch query d_model"]:
-        """Return the input of W_O, at all positions or at ``positions`` only."""
-        q, k, v = self._qkv(block, x)
-        if positions is None:
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-        else:
-            rows = torch.arange(len(x), device=self.device)[:, None]
-            keys = torch.arange(x.size(1), device=self.device)
-            seen = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
-            z = F.scaled_dot_product_attention(q.transpose(1, 2)[rows, positions].transpose(1, 2), k, v, attn_mask=seen)
-        return z.transpose(1, 2).flatten(2)
+    def passed(self, tap: Tap, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
+        """Return what the value of a tap becomes; it is read after that."""
+        for site in self.patched.get(tap, ()):
+            at, new = self.patches[site].index, self.patches[site].values
+            x = x.index_put(at, site.write(x[at], new, site.read(x[at], site.matrix(self.weights))))
+        self.look(tap, x)
+        return x
 
-    def _mlp(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        hidden: Tensor = self.activation(_linear(self._norm(x, block.ln_2), block.up))
-        return _linear(hidden, block.down)
-
-    def _norm(self, x: Tensor, gain_bias: tuple[Tensor, Tensor]) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *gain_bias, self.eps)
-
-
-def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config.json with the sizes that it leaves to GPT-2's defaults, or states by the names other models have.
-
-    Raises:
-        WeightsError: one of them is no whole number.
-    """
-    stated = {**_DEFAULTS, **config}
-    stated |= {own: config[other] for other, own in _ALIASES.items() if other in config}
-    for key in _DEFAULTS:
-        if not isinstance(stated[key], int):
-            raise WeightsError(f"Its config.json states a size of {stated[key]!r} ({key}): it is damaged.")
-    return stated
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or torch.equal(one, other)
-
-
-def _linear(x: Float[Tensor, "*batch d_in"], weight: tuple[Tensor, Tensor]) -> Float[Tensor, "*batch d_out"]:
-    matrix, bias = weight
-    return torch.addmm(bias, x.reshape(-1, x.size(-1)), matrix).unflatten(0, x.shape[:-1])
+    def attended(
+        self, layer: int, z: Float[Tensor, "batch new head d_head"], given: Float[Tensor, "batch new d_model"]
+    ) -> Float[Tensor, "batch new d_model"]:
+        """Return what becomes of what the attention has given; its heads are read from the input ``z`` of W_O as it was."""
+        tap = Tap(layer, "attn_z")
+        for site in self.patched.get(tap, ()):
+            old = site.read(z, site.matrix(self.weights))
+            new = old.index_put(self.patches[site].index, self.patches[site].values)
+            given = site.write(given, new - old)  # elsewhere exactly nothing
+        self.look(tap, z)
+        return given

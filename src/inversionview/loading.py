@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from inversionview.errors import WeightsError
 from inversionview.gguf_reading import quick_gguf
-from inversionview.gpt2 import ADAPTER
+from inversionview.gpt2_files import ADAPTER
 from inversionview.naming import check_model_path
 
 

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview import distances
+from inversionview.harvest import tokens_per_pass
 from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.probed import ProbedModel
 from inversionview.scope import Distance
 from inversionview.sites import Site
 

@@ -294,7 +294,7 @@ def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], ou
 
 
 def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], watch: Watch) -> npt.NDArray[np.bool_]:
-    heads = [number for number, site in enumerate(sites) if site.kind == "head"]
+    heads = [number for number, site in enumerate(sites) if site.is_head]
     telling = np.ones((len(sites), len(bank), len(bank.manifest.positions)), dtype=np.bool_)
     for start in range(0, len(bank) if heads else 0, 1024):
         rows = np.arange(start, min(start + 1024, len(bank)))

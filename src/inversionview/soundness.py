@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -25,7 +24,7 @@ import inversionview
 from inversionview.backend import Backend, Patch
 from inversionview.errors import StorageError, WeightsError
 from inversionview.integrity import digest, read_sealed, sealed
-from inversionview.sites import Kind, Site
+from inversionview.sites import KINDS, Kind, Site
 from inversionview.storage import write_json
 
 _LENGTH = 4
@@ -97,7 +96,7 @@ def _kept(path: Path) -> Soundness | None:
     except (OSError, ValueError, KeyError):
         return None
     whole = isinstance(lacking, dict) and isinstance(adds_up, bool)
-    if not whole or not all(kind in get_args(Kind) and isinstance(why, str) for kind, why in lacking.items()):
+    if not whole or not all(kind in KINDS and isinstance(why, str) for kind, why in lacking.items()):
         return None
     return Soundness(lacking, adds_up)
 
@@ -198,8 +197,8 @@ class _Trial:
                 patches[site] = Patch(self.every.expand(2, -1), self.z[site], rows[len(ways) : len(ways) + 2])
                 ways += [(kind, "own"), (kind, "other")]
         outer = {0, len(self.shape.heads) - 1}
-        for kind in ("mlp", "head"):
-            chosen = [site for site in self.z if site.kind == kind and (kind == "mlp" or site.layer in outer)]
+        for kind, layers in (("mlp", set(range(len(self.shape.heads)))), ("head", outer)):
+            chosen = [site for site in self.z if site.kind == kind and site.layer in layers]
             patches |= {site: Patch(self.every, self.z[site][:1], rows[[len(ways)]]) for site in chosen}
             ways.append((kind, "own"))
         logits = self.backend.logits(torch.cat([self.texts, self.texts[:1].expand(len(ways), -1)]), None, patches)

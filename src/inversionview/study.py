@@ -63,7 +63,7 @@ from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.scopes import OWN, Scope
-from inversionview.sites import FAMILIES, Site, expand, find_site
+from inversionview.sites import Site, expand, find_site
 from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import check_writable
 from inversionview.studies import (
@@ -227,7 +227,7 @@ class Study:
         The run's own are of its own distance.
         """
         own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
-        return own.get(FAMILIES.get(site.kind, ""), self.spec.epsilon)
+        return own.get(site.family, self.spec.epsilon)
 
     def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.
@@ -255,7 +255,7 @@ class Study:
         strings = tuple(self.model.vocabulary.strings(ids))
         shown = self.model.vocabulary.decode(ids)
         attention = None
-        if where.kind == "head":  # what stands behind the position is never computed
+        if where.is_head:  # what stands behind the position is never computed
             pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
             attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
         bos = self.model.vocabulary.bos is not None

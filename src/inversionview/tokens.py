@@ -5,7 +5,6 @@ Works on the Rust ``tokenizers`` object directly, so that reading a shipped stud
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from inversionview.errors import InputError, WeightsError
-from inversionview.pieces import Pieces, described, own_decoder, parts_of
+from inversionview.framing import bos_stated, frame_of, plain_tokenizer, unprefixed
+from inversionview.pieces import Pieces, own_decoder
 
 _EMPTY = "The text is empty: give the input whose activation you want to read."
 
@@ -35,9 +35,15 @@ class Vocabulary:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, bos: str | None, eos: str | None, pad: str | None, unknown: str | None = None,
-        *, adds_bos: bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: Tokenizer,
+        bos: str | None,
+        eos: str | None,
+        pad: str | None,
+        unknown: str | None = None,
+        *,
+        adds_bos: bool | None = None,
+    ) -> None:
         """Resolve the special tokens of ``tokenizer``; ``adds_bos``: what its configuration says of BOS, if anything."""
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
@@ -48,7 +54,7 @@ class Vocabulary:
             self.tokenizer.decoder = own
         self.pieces = Pieces(tokenizer)
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        before, after = _frame(tokenizer)
+        before, after = frame_of(tokenizer)
         if not before and not after and bos is not None and (adds_bos is not False or bos == eos):
             before = (self._id(bos),)
         self.named_bos = bos is not None
@@ -116,17 +122,8 @@ class Vocabulary:
         try:
             ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
-            raise self._explained(text) from error
+            raise _explained(self.tokenizer, text) from error
         return self._framed(text, ids, truncate)
-
-    def _explained(self, text: str) -> InputError:
-        """Return the error that says why a text cannot be encoded."""
-        if not text.strip():
-            return InputError(_EMPTY)
-        if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
-            return InputError(f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out.")
-        lacking = next((c for c in text if not self._knows(c)), text)
-        return InputError(f"The tokenizer cannot encode {lacking!r} in {_short(text)}: its vocabulary lacks it.")
 
     def encode_many(self, texts: Sequence[str], truncate: int | None = None) -> list[list[int] | InputError]:
         """Return what ``encode`` gives of each text, or the error that it raises; of many texts in parallel."""
@@ -170,13 +167,6 @@ class Vocabulary:
         body = list(ids[begun:])
         return body[: len(body) - int(body[-1:] == [self.eos])]
 
-    def _knows(self, character: str) -> bool:
-        try:
-            self.tokenizer.encode(character, add_special_tokens=False)
-        except Exception:
-            return False
-        return True
-
     def continued(self, text: str) -> list[int]:
         """Return the ids of a text that goes on after another: spaces count, and none is put before it.
 
@@ -186,27 +176,13 @@ class Vocabulary:
         try:
             ids = list(self._unprefixed.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # tokenizers raises bare Exception where there is no token for the unknown
-            raise self._explained(text) from error
+            raise _explained(self.tokenizer, text) from error
         self._check_embedded(text, ids)
         return ids
 
     @cached_property
     def _unprefixed(self) -> Tokenizer:
-        """The same tokenizer, but it puts no space before a text."""
-        steps = [*parts_of(described(self.tokenizer.normalizer)), *parts_of(described(self.tokenizer.pre_tokenizer))]
-        if not any(step["type"] == "Prepend" or _prefixes(step) for step in steps):
-            return self.tokenizer
-        whole = json.loads(self.tokenizer.to_str())
-        for step in parts_of(whole["pre_tokenizer"]):
-            if _prefixes(step):
-                step["prepend_scheme" if step["type"] == "Metaspace" else "add_prefix_space"] = (
-                    "never" if step["type"] == "Metaspace" else False
-                )
-        kept = [step for step in parts_of(whole["normalizer"]) if step["type"] != "Prepend"]
-        whole["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-        made = Tokenizer.from_str(json.dumps(whole))
-        made.encode_special_tokens = self.tokenizer.encode_special_tokens
-        return made
+        return unprefixed(self.tokenizer)
 
     def single(self, text: str) -> int | None:
         """Return the token that a text is as it goes on after another, so that ``" Mary"`` is told from ``"Mary"``.
@@ -261,7 +237,7 @@ class Vocabulary:
         Raises:
             WeightsError: the files are missing or not a tokenizer.
         """
-        plain = _plain(folder)
+        plain = plain_tokenizer(folder)
         if plain is None:
             from inversionview.loading import load_tokenizer
 
@@ -282,97 +258,31 @@ class Vocabulary:
         copy = Tokenizer.from_str(backend.to_str())
         copy.encode_special_tokens = backend.encode_special_tokens  # of what is not written down
         return cls(
-            copy, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token,
-            adds_bos=_adds_bos(tokenizer),
-        )  # fmt: skip
+            copy,
+            tokenizer.bos_token,
+            tokenizer.eos_token,
+            tokenizer.pad_token,
+            tokenizer.unk_token,
+            adds_bos=bos_stated(tokenizer),
+        )
 
 
-_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes of tokenizers that are their tokenizer.json; any other may make another of it."""
-_SILENT = frozenset({
-    "backend", "chat_template", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_input_names",
-    "model_max_length", "name_or_path", "padding_side", "tokenizer_class", "truncation_side",
-})  # fmt: skip
-"""Settings of tokenizer_config.json that change no ids."""
-_NAMES = frozenset(f"{each}_token" for each in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
-_BESIDE = ("added_tokens.json", "special_tokens_map.json")
-_PATCHED = 100_000
-"""Tokenizers of more tokens are mended by transformers on loading, some of them."""
+def _explained(tokenizer: Tokenizer, text: str) -> InputError:
+    """Return the error that says why a text cannot be encoded."""
+    if not text.strip():
+        return InputError(_EMPTY)
+    if half := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
+        return InputError(f"The text {_short(text)} holds {half!r}, half of a character: write it whole or leave it out.")
+    lacking = next((c for c in text if not _knows(tokenizer, c)), text)
+    return InputError(f"The tokenizer cannot encode {lacking!r} in {_short(text)}: its vocabulary lacks it.")
 
 
-def _plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
-    """Return a folder's tokenizer.json and its named tokens if ``AutoTokenizer``, too, takes it as it is; else ``None``.
-
-    That spares importing transformers, for character tokenizers and studies that come with the package. Whatever is not known
-    to leave the ids alone is a reason to ask ``AutoTokenizer``.
-    """
+def _knows(tokenizer: Tokenizer, character: str) -> bool:
     try:
-        config = _config(folder)
-        strange = set(config) - _SILENT - _NAMES or any((folder / name).exists() for name in _BESIDE)
-        if strange or config.get("tokenizer_class") not in _PLAIN:
-            return None
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # tokenizers raises bare Exception; what is wrong is told by AutoTokenizer
-        return None
-    given = {key: token.get("content") if isinstance(token, dict) else token for key, token in config.items() if key in _NAMES}
-    named = {key: token for key, token in given.items() if isinstance(token, str)}
-    if any(token is not None and key not in named for key, token in given.items()):
-        return None
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    larger = tokenizer.get_vocab_size(with_added_tokens=True) > _PATCHED
-    return None if larger or tokenizer.padding or not known.issuperset(named.values()) else (tokenizer, named)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """Return a folder's ``tokenizer_config.json``; raise ``ValueError`` or ``OSError`` where there is none."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError("tokenizer_config.json is not an object")
-    return config
-
-
-def _adds_bos(tokenizer: Any) -> bool | None:
-    """Return what the configuration of a Hugging Face tokenizer says of BOS: transformers itself may have dropped it.
-
-    GGUF files name a BOS of every model, and nearly all say that it is not added: believed where it is the padding, too.
-    """
-    name = str(getattr(tokenizer, "name_or_path", "") or "")
-    try:
-        folder = Path(name)
-        if name and not folder.is_dir():
-            from huggingface_hub import try_to_load_from_cache
-
-            cached = try_to_load_from_cache(name, "tokenizer_config.json")
-            folder = Path(cached).parent if isinstance(cached, str) else folder
-        said = _config(folder).get("add_bos_token") if name else None
-    except (OSError, ValueError):  # no such file, or the name of no repository
-        said = None
-    padding = tokenizer.bos_token == tokenizer.pad_token
-    said = said if said is not None or not padding else getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")
-    return said if isinstance(said, bool) else None
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return what a tokenizer's own post-processor puts before a text and after it."""
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-    for step in parts_of(described(tokenizer.post_processor)):
-        if step["type"] in ("RobertaProcessing", "BertProcessing"):
-            before, after = (step["cls"][1], *before), (*after, step["sep"][1])
-        if step["type"] == "TemplateProcessing":
-            ids = [step["special_tokens"][part["SpecialToken"]["id"]]["ids"] if "SpecialToken" in part else None
-                   for part in step["single"]]  # fmt: skip
-            text = ids.index(None)
-            before = (*(i for some in ids[:text] for i in some or ()), *before)
-            after = (*after, *(i for some in ids[text:] for i in some or ()))
-    return before, after
-
-
-def _prefixes(step: Any) -> bool:
-    """Return whether a pre-tokenizer puts a space before a text."""
-    if step["type"] == "Metaspace":
-        return bool(step.get("prepend_scheme", "always") != "never")
-    return bool(step["type"] == "ByteLevel" and step["add_prefix_space"])
+        tokenizer.encode(character, add_special_tokens=False)
+    except Exception:
+        return False
+    return True
 
 
 def _short(text: str) -> str:

@@ -63,7 +63,7 @@ def components(what: str, known: Sequence[Site]) -> list[Component]:
             found += [Component(site) for site in expand(ends, known)]
             continue
         sites = [find_site(end, known) for end in ends if end]
-        if len(ends) != 2 or len(set(sites)) != 2 or not {site.kind for site in sites} <= {"pre", "mid", "post"}:
+        if len(ends) != 2 or len(set(sites)) != 2 or any(site.family != "residual" for site in sites):
             raise SettingError(f"{part!r} is no difference of two states of the residual stream: write x1.post-x0.post.")
         found.append(Component(*sites))
     return list(dict.fromkeys(found))
@@ -145,7 +145,7 @@ class Entrances:
         self, site: Site, v: Float[Tensor, "row d_model"], scales: Mapping[int, Float[Tensor, "row 1"]] | None = None
     ) -> Float[Tensor, "row d_model"]:
         """Return what a site adds to the residual stream; without ``scales`` up to a factor of each row."""
-        norm = self.norms.get(site.layer) if site.kind == "head" else None
+        norm = self.norms.get(site.layer) if site.is_head else None
         if norm is None:
             return v
         return norm.frozen(v, torch.ones_like(v[:, :1]) if scales is None else scales[site.layer])
@@ -156,13 +156,13 @@ class _Reading:
 
     def __init__(self, model: ProbedModel, what: Sequence[Component], folded: bool) -> None:
         self.model, self.what = model, what
-        if not model.sound.adds_up and any(component.site.kind in ("head", "mlp") for component in what):
+        if not model.sound.adds_up and any(component.site.family in ("head", "mlp") for component in what):
             raise SettingError(
                 f"Heads and MLPs of {model.name} do not add up to its residual stream, which it norms between them: attribute "
                 "states of the stream, such as x0.post."
             )
         self.norm = last_norm(model) if folded else None
-        self.entrances = Entrances(model, [component.site.layer for component in what if component.site.kind == "head"])
+        self.entrances = Entrances(model, [component.site.layer for component in what if component.site.is_head])
         self.bias = model.backend.unembed(torch.zeros(1, model.shape.d_model, device=model.device)).float()
         last = Site(len(model.shape.heads) - 1, "post")
         self.sites = sorted({site for component in what for site in component.sites} | {last})

@@ -108,7 +108,7 @@ class Prompts:
 
 def heads_of(model: ProbedModel) -> list[Site]:
     """Return the attention heads, in the order of computation."""
-    return [site for site in model.sites if site.kind == "head"]
+    return [site for site in model.sites if site.is_head]
 
 
 # -- direct effects ---------------------------------------------------------------------------------------------------

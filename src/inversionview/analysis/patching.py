@@ -20,10 +20,11 @@ from torch import Tensor
 from inversionview.backend import Patch
 from inversionview.contrasts import Pairs
 from inversionview.errors import SettingError, UnknownPositionError
+from inversionview.harvest import tokens_per_pass
 from inversionview.information import Mean, interval, resampled
 from inversionview.inputs import Ids
 from inversionview.positions import Positions, as_number
-from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.probed import ProbedModel
 from inversionview.progress import Progress
 from inversionview.sites import EMBEDDINGS, Site, expand
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from inversionview.analysis.attribution import Entrances
 from inversionview.errors import InputError, SettingError
+from inversionview.harvest import tokens_per_pass
 from inversionview.inputs import Ids, Inputs
-from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.probed import ProbedModel
 from inversionview.progress import Progress
 from inversionview.sites import Site
 from inversionview.storage import read_array, write_array
@@ -160,7 +161,7 @@ def retrieval_heads(
     if not 0 <= least < 1 or not len(chosen) or not all(0 <= layer < depth for layer in chosen):
         raise SettingError(f"Layers must be of 0 to {depth - 1} and the least share from 0 to below 1.")
     sites = [site for site in model.sites if site.layer in set(chosen) and site.kind in ("pre", "head", "mid")]
-    total = dict.fromkeys((site for site in sites if site.kind == "head"), 0.0)
+    total = dict.fromkeys((site for site in sites if site.is_head), 0.0)
     size = max(8, 2**25 // (len(sites) * model.shape.d_model))
     entrances = Entrances(model, chosen)
     for done, rows in enumerate(_parts(np.arange(len(tokens)), size)):

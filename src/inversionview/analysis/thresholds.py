@@ -37,7 +37,7 @@ def typical_epsilons(
     """
     found: dict[str, float] = {}
     for family in dict.fromkeys(FAMILIES.values()):
-        some = [site for site in sites if FAMILIES.get(site.kind) == family]
+        some = [site for site in sites if site.family == family]
         some = [some[i * len(some) // min(_SITES, len(some))] for i in range(min(_SITES, len(some)))]
         near = [_quantile(activations(site), distance) for site in some]
         typical = sorted(near)[len(near) // 2] if near else 0.0

@@ -98,7 +98,7 @@ class Manifest(BaseModel):
 
     def width(self, site: str) -> int:
         """Return how many numbers an activation of a site has."""
-        return self.d_head if Site.parse(site).kind == "head" else self.d_model
+        return Site.parse(site).width(self.d_model, self.d_head)
 
     @cached_property
     def slots(self) -> list[tuple[str, int]]:

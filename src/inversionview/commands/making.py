@@ -353,7 +353,9 @@ def evaluate(
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
     loaded = loaded_study(study, on)
     with bar("evaluating", 1000, quiet=as_json) as advance:
-        result = loaded.evaluate(queries=queries, samples=samples, seed=seed, report=lambda share, _: advance(int(1000 * share), ""))
+        result = loaded.evaluate(
+            queries=queries, samples=samples, seed=seed, report=lambda share, _: advance(int(1000 * share), "")
+        )
     if as_json:
         print_json(result)
         return

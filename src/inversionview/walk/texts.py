@@ -1,0 +1,74 @@
+"""The texts of a language model among which a walk moves, and the probabilities of their next tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.cache import Extended
+from inversionview.errors import SettingError
+from inversionview.inputs import Ids
+from inversionview.probed import ProbedModel
+
+
+class Texts:
+    """Texts of some lengths that begin alike and keep some tokens.
+
+    Args:
+        model: the probed model.
+        lengths: the fewest and the most tokens of an input, BOS counted and EOS not.
+        given: the tokens that every input begins with, by default what stands before a text (BOS).
+        keep: positions of tokens that stay.
+
+    Raises:
+        SettingError: nothing is left to change.
+    """
+
+    def __init__(self, model: ProbedModel, lengths: tuple[int, int], given: Sequence[int], keep: Sequence[int]) -> None:
+        v = self.vocabulary = model.vocabulary
+        self.given = np.array(list(given) or v.front, dtype=np.int64)
+        self.shortest = max(len(v.front) + 1, lengths[0])
+        self.longest = min(lengths[1], (model.shape.steady or model.shape.max_length) - 1)
+        self.kept = np.isin(np.arange(self.longest + 1), keep)
+        begun = len(self.given)
+        self.free = np.flatnonzero(~self.kept[begun : self.longest]) + begun
+        """Positions whose tokens may change."""
+        if not len(self.free):
+            raise SettingError("Every token is kept: leave some to change, or give a longer text.")
+        banned = torch.zeros(model.shape.vocabulary)
+        banned[[i for i in {*v.special, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
+        self.banned = banned.to(model.device)
+        """−∞ at the tokens that stand in no text, 0 at the others."""
+
+    def ends(self, tokens: Ids) -> Ids:
+        """Return where EOS stands."""
+        ends: Ids = (tokens != self.vocabulary.pad).sum(1) - 1
+        return ends
+
+    def inside(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which tokens are those of the text or BOS."""
+        return np.arange(tokens.shape[1]) < self.ends(tokens)[:, None]
+
+    def log_probs(self, out: Extended | None, count: int) -> Float[Tensor, "row vocabulary"]:
+        """Return log p of the next token, special tokens left out; all alike where β is 0."""
+        scores = self.banned.expand(count, -1) if out is None or out.logits is None else out.logits[:, -1] + self.banned
+        return scores.float().log_softmax(-1)
+
+
+def at(log_p: Float[Tensor, "row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:
+    """Return log p of one token of each row; for padding, which has none, any value."""
+    ids = torch.from_numpy(token).to(log_p.device).clamp(max=log_p.size(1) - 1)
+    return log_p.gather(1, ids[:, None])[:, 0].cpu().double().numpy()
+
+
+def draw(log_p: Float[Tensor, "row vocabulary"], rng: np.random.Generator) -> Ids:
+    """Draw a token of each row."""
+    steps = log_p.double().exp().cumsum(-1)
+    where = torch.from_numpy(rng.random((len(log_p), 1))).to(steps) * steps[:, -1:]
+    drawn: Ids = torch.searchsorted(steps, where, right=True)[:, 0].clamp(max=log_p.size(1) - 1).cpu().numpy()
+    return drawn
