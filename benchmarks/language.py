@@ -27,7 +27,7 @@ import inversionview as iv
 from inversionview.bank.search import search
 from inversionview.gguf_reading import quick_gguf
 from inversionview.probed import tokens_per_pass
-from inversionview.studies import default_model
+from inversionview.studies.shipped import default_model
 
 
 def main() -> None:

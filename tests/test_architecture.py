@@ -32,11 +32,13 @@ ORDER = [
     "analysis.retrieval", "analysis.attributes",
     "interpret.prompts", "interpret.cache", "interpret.client", "interpret.scoring", "interpret.sides", "interpret.statements",
     "interpret.readings", "interpret.interpretation", "interpret.run",
-    "studies.shipped", "studies.counting", "studies.addition", "studies.ioi", "studies.statements", "studies.facts", "studies",
+    "spec", "studies.shipped", "studies.counting", "studies.addition", "studies.ioi", "studies.statements", "studies.facts",
+    "studies.definition", "studies.counting_definition", "studies.addition_definition", "studies.ioi_definition",
+    "studies.facts_definition", "studies.unnamed", "studies.registry", "studies.decoders",
     "studies.training", "studies.known_heads",
     "views.colours", "views.text", "views.tables", "views.attributions", "views.files", "views.columns", "views.plots",
     "views.maps", "views.interventions", "views.flows", "views.interpretations", "views.heads", "views.circuit",
-    "views.contents", "spec", "study",
+    "views.contents", "study",
     "recall", "runs", "demo",
     "explorer.contract", "explorer.queue", "explorer.banks", "explorer.service", "explorer.problems",
     "explorer.shelf", "explorer.events", "explorer.routes", "explorer.guard", "explorer.app",
@@ -49,7 +51,19 @@ ORDER = [
 ]  # fmt: skip
 
 
-PACKAGES = ("decoder", "walk", "preimage", "views", "bank", "analysis", "interpret", "commands", "explorer", "records")
+PACKAGES = (
+    "decoder",
+    "walk",
+    "preimage",
+    "views",
+    "bank",
+    "analysis",
+    "interpret",
+    "commands",
+    "explorer",
+    "records",
+    "studies",
+)
 
 
 def modules() -> dict[str, Path]:

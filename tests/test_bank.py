@@ -22,7 +22,7 @@ from inversionview import distances, errors, information
 from inversionview.bank import index, shards, store
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.spec import SPECS
+from inversionview.studies.registry import defined
 from tests.test_cli import run
 
 ROWS = 3000
@@ -407,7 +407,7 @@ def test_the_first_search_builds_a_bank_and_the_second_reuses_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(SPECS, "counting", SPECS["counting"].model_copy(update={"rows": 2000}))
+    monkeypatch.setattr(defined("counting").spec, "rows", 2000)
     asked = ("search", "counting", COUNT, "--at", ":", "--site", "a1.0", "--json")
     code, out, err = run(capsys, *asked)
     value = json.loads(out)

@@ -26,7 +26,7 @@ from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.preimage.sampled import FACTS, Setting, draw, perturbed
 from inversionview.runs import Reading, train_texts
 from inversionview.sites import expand, select
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from tests.conftest import sentences
 
 torch.set_num_threads(1)

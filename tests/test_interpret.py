@@ -24,7 +24,7 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.scoring import Told, auroc, balanced_accuracy, beats
 from inversionview.interpret.sides import Half, sides
 from inversionview.interpret.statements import NOTHING, feature_statement, listed_values
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from inversionview.views.interpretations import markdown, page
 from tests.scripted import Reply, form, sensible, serving
 from tests.test_cli import bad, run

@@ -43,14 +43,14 @@ from inversionview.errors import (
     WeightsError,
 )
 from inversionview.filters import feature_names, parse_filters
-from inversionview.inputs import Ids, Inputs, TextInputs, begun_before
+from inversionview.inputs import Ids, Inputs, begun_before
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
 from inversionview.memory import check_memory
-from inversionview.naming import check_study
+from inversionview.naming import STUDIES
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
@@ -63,24 +63,14 @@ from inversionview.preimage.walked import Prior, language_ground, study_ground, 
 from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import FAMILIES, Site, expand, find_site
-from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
+from inversionview.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.storage import check_writable
-from inversionview.studies import (
-    DEFAULT_MODEL,
-    LANGUAGE,
-    SHIPPED,
-    STUDIES,
-    decoder_path,
-    default_model,
-    kept_options,
-    language_inputs,
-    shipped_inputs,
-    shipped_path,
-    trained_decoder,
-)
+from inversionview.studies.decoders import decoder_path, trained_decoder
+from inversionview.studies.definition import Definition
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
-from inversionview.studies.shipped import check_shipped
+from inversionview.studies.registry import default_model_called, defined, stated
+from inversionview.studies.shipped import check_shipped, shipped_path
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
@@ -106,6 +96,11 @@ class Study:
         self.sites: list[Site] = expand(spec.sites, model.sites)
         self._bank: ActivationBank | None = None
 
+    @property
+    def definition(self) -> Definition:
+        """What the study is: ask it, not for the study's name."""
+        return defined(self.spec.inputs)
+
     @cached_property
     def inputs(self) -> Inputs:
         """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped.
@@ -114,15 +109,7 @@ class Study:
             InputError: it is a model alone.
         """
         self._has_more_than_a_model()
-        if self.spec.inputs in SHIPPED:
-            return shipped_inputs(self.spec.inputs)
-        if self.spec.inputs in LANGUAGE:
-            return language_inputs(self.spec.inputs, self.model.vocabulary, self.spec.options)
-        corpus = (self.folder or Path()) / "corpus"
-        inputs = TextInputs.load(corpus, self.model.vocabulary)
-        if inputs.max_length > self.model.shape.max_length:
-            raise InputError(f"The corpus in {corpus} holds longer texts than {self.model.name} reads: train the run again.")
-        return inputs
+        return self.definition.inputs(self.model, self.spec.options, self.folder)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -161,7 +148,7 @@ class Study:
     @property
     def bare(self) -> bool:
         """It is a model alone, without inputs or a decoder."""
-        return self.spec.inputs == "none"
+        return self.definition.bare
 
     def _has_more_than_a_model(self) -> None:
         if self.bare:
@@ -178,27 +165,26 @@ class Study:
     def keep(self, folder: Path) -> None:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
         if not (folder / "study.json").exists():
-            path = self.spec.model or ("" if self.model.name in (*SHIPPED, DEFAULT_MODEL) else str(self.model_path.resolve()))
+            path = self.spec.model or ("" if default_model_called(self.model.name) else str(self.model_path.resolve()))
             write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
 
     @property
     def model_path(self) -> Path:
         """Where the probed model lies (or its hub name)."""
-        if self.model.name == DEFAULT_MODEL:
-            return default_model()
-        return shipped_path(self.model.name, "model") if self.model.name in SHIPPED else Path(self.model.name)
+        default = default_model_called(self.model.name)
+        return Path(self.model.name) if default is None else default()
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
     @property
     def position_names(self) -> list[str]:
         """The named positions of the study's inputs."""
-        if self.spec.inputs not in STUDIES:
+        if not self.definition.positions:
             return ["END"]
         return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
 
     def _named(self, tokens: Ids) -> dict[str, Ids]:
-        if self.spec.inputs in STUDIES:
+        if self.definition.positions:
             return self.inputs.named_positions(tokens)
         last = (tokens != self.model.vocabulary.pad).sum(1) - 1
         return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
@@ -304,7 +290,7 @@ class Study:
             epsilon=self.epsilon_at(query.site, distance) if epsilon is None else epsilon,
             distance=distance or self.spec.distance,
             count=count,
-            settings=self.spec.pool if settings == "auto" else settings,
+            settings=self.definition.pool if settings == "auto" else settings,
             each=each,
             fixed=None if fixed is None else self.positions.finder(query.ids, fixed),
             seed=seed,
@@ -403,7 +389,7 @@ class Study:
     @property
     def has_prior(self) -> bool:
         """Its inputs have a distribution of their own, that walks go by, and not the model's."""
-        return self.spec.inputs in STUDIES and bool(self.inputs.moves)
+        return self.definition.moves
 
     def target(self, query: Query, distance: Distance | None = None, fixed: str | int | None = None) -> Target:
         """Return what a walk compares: the query's activation, by a distance, at one position or the nearest of all.
@@ -709,10 +695,11 @@ class Study:
     @property
     def named_heads(self) -> list[NamedHead]:
         """The heads that matter, as far as is known without computing: found before, shipped, or published; else none."""
-        if self.spec.inputs != "ioi":
+        published = self.definition.published
+        if published is None:
             return []
         known = self.known_heads()
-        return published_heads(self.model.shape) if known is None else known.found
+        return published_heads(published, self.model.shape) if known is None else known.found
 
     # -- direct logit attribution -------------------------------------------------------------------------------------
 
@@ -1148,35 +1135,32 @@ def load(
         return Study(
             str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
         )
-    text, folder = str(name), Path(name).expanduser()
-    if text in STUDIES:
-        spec, run = SPECS[text], None
-    else:
-        check_study(name)
-        spec, run = read_spec(folder), folder
+    text = str(name)
+    spec, run = stated(name)
     if run is not None and not model:
         check_model(spec, run)
-    language = spec.inputs in LANGUAGE
-    if options and not language:
+    definition = defined(spec.inputs)
+    if options and not definition.options:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
-    if spec.inputs in SHIPPED and not (model or spec.model):
-        check_shipped(f"{spec.inputs}/model")
-    own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
-    shipped = Vocabulary.from_folder(shipped_path(spec.inputs, "model")) if spec.inputs in SHIPPED else None
+    default = not (model or spec.model)
+    if definition.ships_model and default:
+        check_shipped(f"{definition.name}/model")
+    shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
     probed = ProbedModel.from_pretrained(
-        model or spec.model or own or "", device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped
-    )
-    if own is not None:
-        probed.name = DEFAULT_MODEL if language else spec.inputs
-    if spec.inputs in SHIPPED:
-        check_vocabulary(probed, spec.inputs)
+        definition.default_model() if default else model or spec.model,
+        device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped,
+    )  # fmt: skip
+    if default:
+        probed.name = definition.default_name
+    if definition.ships_model:
+        check_vocabulary(probed, definition)
     spec = spec.model_copy(
-        update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)}
+        update={"options": {**spec.options, **definition.kept_options(options)}, "site": spec.site or _last(spec, probed)}
     )
     if run is not None and begun_before(run, probed.vocabulary):
         probed.vocabulary.begin(probed.vocabulary.former or 0)
     study = Study(text, spec, probed, run)
-    if language:
+    if definition.any_model:
         longest = study.inputs.max_length  # what does not do for this model is told now
         if longest > probed.shape.max_length:
             raise InputError(
@@ -1192,11 +1176,11 @@ def _last(spec: StudySpec, model: ProbedModel) -> str:
     return expand(spec.sites, model.sites)[-1].short
 
 
-def check_vocabulary(model: ProbedModel, study: str) -> None:
-    """Raise ``WeightsError`` unless the model has the vocabulary of a shipped study, in its order."""
-    wanted = shipped_inputs(study)
+def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
+    """Raise ``WeightsError`` unless the model has the vocabulary of a study that ships one, in its order."""
+    wanted = definition.inputs(model, {})
     if model.vocabulary.tokens[: wanted.pad + 1] != wanted.vocabulary or model.shape.max_length < wanted.max_length:
         raise WeightsError(
-            f"{model.name} is not a model of the {study} study: its vocabulary must be {''.join(wanted.vocabulary)}, in this "
-            f"order, and it must read {wanted.max_length} tokens."
+            f"{model.name} is not a model of the {definition.name} study: its vocabulary must be "
+            f"{''.join(wanted.vocabulary)}, in this order, and it must read {wanted.max_length} tokens."
         )

@@ -24,6 +24,7 @@ from inversionview.commands.shared import (
     print_json,
 )
 from inversionview.errors import SettingError
+from inversionview.naming import is_study
 
 if TYPE_CHECKING:
     from inversionview.study import Study
@@ -118,6 +119,4 @@ def _study_and_maybe_text(
 
 
 def _is_study(name: str) -> bool:
-    from inversionview.studies import STUDIES
-
-    return name in STUDIES or (Path(name) / "study.json").is_file()
+    return is_study(name) or (Path(name) / "study.json").is_file()

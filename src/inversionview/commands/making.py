@@ -30,7 +30,8 @@ from inversionview.commands.shared import (
 )
 from inversionview.errors import InputError, SettingError
 from inversionview.interruption import resumable
-from inversionview.naming import STUDIES, check_model_name, check_study
+from inversionview.naming import check_model_name, check_study, is_study
+from inversionview.studies.registry import defined
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -100,7 +101,7 @@ def train(
         raise SettingError("--facts and --names are of the studies facts and ioi: leave them out with --texts.")
     if texts is None:
         unused(context, "there are no --texts", "max_length")
-    if stream or (stream is None and study in ("counting", "addition")):
+    if stream or (stream is None and is_study(study) and defined(study).streamed):
         unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
     if bank is not None:
         unused(context, "a bank is given", "inputs")
@@ -108,12 +109,12 @@ def train(
         unused(context, "the decoder is built around a language model", "width", "decoder_layers")
     if (lora is not None) + full + frozen > (base is not None):
         raise SettingError("Give one of --lora, --full and --frozen, and only with --decoder-from.")
-    if study is not None and study not in STUDIES:
+    if study is not None and not is_study(study):
         check_study(study)
     for name in (model, base):
         if name is not None:
             check_model_name(name)
-    check_sites_of(study if study in STUDIES else None, model, [sites])
+    check_sites_of(study if is_study(study) else None, model, [sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, Watch, resolved, train_study, train_texts
 

@@ -27,7 +27,7 @@ from inversionview.locks import locked
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 from inversionview.storage import replacing
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from inversionview.tokens import character_tokenizer
 
 Report = Callable[[float, float], None]
