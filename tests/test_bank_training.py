@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import inversionview as iv
 from inversionview import errors
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
 from inversionview.decoder.loss import chunked_cross_entropy, cross_entropy
@@ -159,7 +160,7 @@ POSITIONS = ("F1", "=", "A1")
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     study = iv.load("addition")
-    return ActivationBank.build(
+    return build_bank(
         tmp_path_factory.mktemp("bank"), study.model, study.inputs, rows=3000, sites="x0.pre,a0.*", positions=POSITIONS,
         precision="float32",
     )  # fmt: skip

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import inversionview as iv
 from benchmarks.damage import OTHER, SITE, TEXT, TOLD, TRACEBACK, make_model, run
 from inversionview import errors
-from inversionview.bank import store
+from inversionview.bank import manifest
 from inversionview.bank.blocks import sums_of
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
@@ -68,14 +68,14 @@ def banked(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Heads and other sites, in several shards."""
     folder = tmp_path_factory.mktemp("banked") / "bank"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "SHARD_ROWS", 1024)
+        patch.setattr(manifest, "SHARD_ROWS", 1024)
         addition.build_bank(folder, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"])
     return folder
 
 
 @pytest.fixture
 def copy(banked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "SHARD_ROWS", 1024)
+    monkeypatch.setattr(manifest, "SHARD_ROWS", 1024)
     return Path(shutil.copytree(banked, tmp_path / "bank"))
 
 

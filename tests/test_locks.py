@@ -17,7 +17,7 @@ import pytest
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.bank.store import ActivationBank
+from inversionview.bank.harvest import build_bank
 from inversionview.cli import main
 from inversionview.inputs import TextInputs
 from inversionview.locks import clear, locked
@@ -277,8 +277,8 @@ def test_processes_of_one_bank_share_its_folder(own_model: Path, tmp_path: Path)
     inputs = TextInputs.tokenize([f"{line} {n}" for line in sentences() for n in range(2)], model.vocabulary, 32)
     options = {"rows": 480, "sites": "x0.post", "world": 2}
     with another(HOLDS, tmp_path / ".shard-00000.lock") as (process, _):
-        ActivationBank.build(tmp_path, model, inputs, rank=1, **options)
+        build_bank(tmp_path, model, inputs, rank=1, **options)
         with pytest.raises(errors.LockedError, match=str(process.pid)):
-            ActivationBank.build(tmp_path, model, inputs, rank=0, **options)
-    assert len(ActivationBank.build(tmp_path, model, inputs, rank=0, **options)) == 480
+            build_bank(tmp_path, model, inputs, rank=0, **options)
+    assert len(build_bank(tmp_path, model, inputs, rank=0, **options)) == 480
     assert not list(tmp_path.glob(".*"))

@@ -22,6 +22,7 @@ from inversionview.errors import InputError
 from inversionview.integrity import check_folder, reason
 from inversionview.memory import check_memory
 from inversionview.moves import Move, Proposal
+from inversionview.places import NamedPlaces, Placing
 from inversionview.records.corpus import encoded, in_memory, longest, on_disk
 from inversionview.tokens import Vocabulary
 
@@ -78,6 +79,15 @@ class Inputs(ABC):
         """Return for each named position its index in each row, ``[rows]``; −1 where a row lacks it."""
         return {"END": self.lengths(tokens) - 1 - (tokens == self.eos).any(1)}
 
+    @cached_property
+    def position_names(self) -> list[str]:
+        """What named positions are called."""
+        return list(self.named_positions(self.tokens(np.arange(1))))
+
+    def placed(self, names: Sequence[str]) -> Placing:
+        """Return where the places of these names are: a bank of them holds these in its rows."""
+        return NamedPlaces(tuple(names), self)
+
     default_positions: Sequence[str] = ()
     """Names of the positions that a decoder is trained on and a bank holds; by default all tokens, and all names but END."""
 
@@ -95,7 +105,7 @@ class Inputs(ABC):
     @cached_property
     def place_count(self) -> int:
         """How many kinds of position ``places`` tells apart."""
-        return 1 + len(self.named_positions(self.tokens(np.arange(1))))
+        return 1 + len(self.position_names)
 
     def trained_positions(self, tokens: Ids) -> npt.NDArray[np.bool_]:
         """Return which positions a decoder is trained on, ``[rows, max_length]``: by default all but EOS and padding."""

@@ -20,7 +20,7 @@ from inversionview.analysis.retrieval import (
     measured_known,
     retrieval_heads,
 )
-from inversionview.bank.places import cache
+from inversionview.bank.finding import cache
 from inversionview.bank.store import ActivationBank
 from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError

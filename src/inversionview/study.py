@@ -26,7 +26,8 @@ from inversionview.analysis.patching import Cumulative, Patching, parse_activati
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
-from inversionview.bank import places
+from inversionview.bank import finding
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
@@ -791,7 +792,7 @@ class Study:
     def build_bank(
         self, folder: str | Path | None = None, *, rows: int, report: BankReport | None = None, **options: Any
     ) -> ActivationBank:
-        """Harvest a bank of the study's corpus, or what lacks of it; see ``ActivationBank.build`` for the options.
+        """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.build_bank`` for the options.
 
         Args:
             folder: where to; by default the user's cache, where later searches find it.
@@ -799,8 +800,8 @@ class Study:
             report: called with how many inputs are done, and of how many.
             options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
         """
-        return ActivationBank.build(
-            folder or places.cached(self.model, self.inputs, rows), self.model, self.inputs, rows=rows, report=report,
+        return build_bank(
+            folder or finding.cached(self.model, self.inputs, rows), self.model, self.inputs, rows=rows, report=report,
             **{"sites": self.sites, "distance": self.spec.distance, **options},
         )  # fmt: skip
 
@@ -830,7 +831,7 @@ class Study:
         if self.known_bank() is None:
             rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
             if begin is not None:
-                begin(places.cached(self.model, self.inputs, rows), rows)
+                begin(finding.cached(self.model, self.inputs, rows), rows)
             self._bank = self.build_bank(rows=rows, report=report)
         assert self._bank is not None
         return self._bank
@@ -844,10 +845,10 @@ class Study:
         given = None if folder is None else Path(folder)
         own = given or (self.folder / "bank" if self.folder else Path())
         inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
-        kept = [inner] if given is not None or (self.folder and places.begun(own)) else places.kept(self.model, self.inputs)
+        kept = [inner] if given is not None or (self.folder and finding.begun(own)) else finding.kept(self.model, self.inputs)
         if not kept:
             raise BankError(f"{self.name} has no bank yet: build one with `inversionview bank`.")
-        return places.check(kept[0], self.model, self.inputs, report)
+        return finding.check(kept[0], self.model, self.inputs, report)
 
     def known_bank(self) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet.
@@ -856,7 +857,7 @@ class Study:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
         if self._bank is None:
-            self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+            self._bank = finding.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
     def search(

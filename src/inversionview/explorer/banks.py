@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from inversionview.bank.store import ActivationBank, check_positions
+from inversionview.bank.manifest import check_positions
+from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError
 from inversionview.explorer.queue import BusyError
 from inversionview.preimage.core import Query
