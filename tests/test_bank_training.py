@@ -145,7 +145,7 @@ def test_files_of_a_restricted_decoder(tmp_path: Path) -> None:
 
 def test_tokens_of_a_corpus(own_model: Path) -> None:
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     tokens, shares = written_tokens(inputs)
     rows = [set(model.encode(text)) for text in sentences()]
     assert tokens == tuple(sorted(set().union(*rows)))

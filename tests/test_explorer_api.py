@@ -36,10 +36,10 @@ from inversionview.explorer import banks, contract, service
 from inversionview.explorer.app import create_app
 from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
-from inversionview.inputs import TextInputs
 from inversionview.spec import StudySpec, write_spec
 from inversionview.studies.registry import defined, stated
 from inversionview.studies.shipped import shipped_path
+from inversionview.texts import TextInputs
 from tests.language import deep_llama
 from tests.test_cli import bad, run
 

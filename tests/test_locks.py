@@ -19,10 +19,10 @@ import inversionview as iv
 from inversionview import errors
 from inversionview.bank.harvest import build_bank
 from inversionview.cli import main
-from inversionview.inputs import TextInputs
 from inversionview.locks import clear, locked
 from inversionview.runs import Reading, Watch, train_texts
 from inversionview.storage import check_writable, recover, replacing, sweep, write_json
+from inversionview.texts import TextInputs
 from tests.conftest import sentences
 
 WRITES = """
@@ -265,7 +265,7 @@ def test_a_run_is_locked_while_it_is_trained_and_free_after(own_model: Path, tmp
         )  # fmt: skip
     else:
         model = iv.ProbedModel.from_pretrained(own_model)
-        inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+        inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
         iv.train(model, inputs, "x0.post", config, tmp_path / "run", report=look, width=16, layers=1)
     assert seen == [True]
     assert not (tmp_path / "run" / ".lock").exists()

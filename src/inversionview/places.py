@@ -26,13 +26,14 @@ class Places(NamedTuple):
     """Which of the names it has."""
 
     def by_row(self, rows: int) -> tuple[Int[np.ndarray, "row k"], Int[np.ndarray, " place"]]:
-        """Return the positions of every row, as the model is asked for them, and which of its row's each place is.
+        """Return the positions of every row, as the model is asked for them, and which of all these each place is.
 
         Args:
             rows: how many rows of tokens there are.
 
         Returns:
-            ``[row, k]``, k being the most places that a row has; −1 where a row has fewer, or lacks one.
+            ``[row, k]``, k being the most places that a row has, −1 where a row has fewer, or lacks one; and ``[place]``, an
+            index into these as they stand row by row.
         """
         counts = np.bincount(self.row, minlength=rows)
         order = np.argsort(self.row, kind="stable")
@@ -40,7 +41,7 @@ class Places(NamedTuple):
         slots[order] = np.arange(len(order)) - (np.cumsum(counts) - counts)[self.row[order]]
         at = np.full((rows, int(counts.max(initial=0))), -1)
         at[self.row, slots] = self.position
-        return at, slots
+        return at, self.row * at.shape[1] + slots
 
 
 class Placing(Protocol):

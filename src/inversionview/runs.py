@@ -22,7 +22,7 @@ from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import Report, TrainConfig, train
 from inversionview.errors import MismatchError, SettingError
-from inversionview.inputs import Inputs, TextInputs
+from inversionview.inputs import Inputs
 from inversionview.locks import locked
 from inversionview.naming import is_study
 from inversionview.probed import PRECISIONS, Precision, ProbedModel
@@ -32,6 +32,7 @@ from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import read_array, replacing, write_array
 from inversionview.study import Study, load
+from inversionview.texts import TextInputs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -44,7 +44,7 @@ from inversionview.errors import (
     WeightsError,
 )
 from inversionview.filters import feature_names, parse_filters
-from inversionview.inputs import Ids, Inputs, begun_before
+from inversionview.inputs import Ids, Inputs
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries, Scope
@@ -72,6 +72,7 @@ from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
 from inversionview.studies.registry import default_model_called, defined, stated
 from inversionview.studies.shipped import check_shipped, shipped_path
+from inversionview.texts import begun_before
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings

@@ -108,8 +108,7 @@ def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: f
 def _rows(bank: ActivationBank, name: str, count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return random rows of a bank that have a position."""
     rows = np.random.default_rng(seed).permutation(len(bank))[:count]
-    _, places = bank.inputs.placed([name]).read(rows)
-    there: npt.NDArray[np.int64] = rows[places.position >= 0]
+    there: npt.NDArray[np.int64] = rows[bank.located(rows, [name])[1][:, 0] >= 0]
     return there
 
 

@@ -137,15 +137,23 @@ class ActivationBank:
         """Return the tokens of some rows of the bank, ``[len(rows), max_length]``."""
         return self.places.tokens(rows)
 
+    def located(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> tuple[Ids, Int[np.ndarray, "row name"]]:
+        """Return the tokens of some rows, and where in each the places of these names are; −1 where it lacks one."""
+        tokens, found = self.inputs.placed(names).read(rows)
+        grid = (len(rows), len(names))
+        return tokens[found.row.reshape(grid)[:, 0]], found.position.reshape(grid)
+
     def run(self, rows: npt.NDArray[np.int64], sites: Sequence[Site], names: Sequence[str] | None = None) -> Harvested:
         """Run the model at places of some rows of the bank; by default at those of all its positions."""
         places = self.places if names is None else self.inputs.placed(names)
         tokens, found = places.read(rows)
-        positions, slots = found.by_row(len(tokens))
-        z = self.model.harvest_compact(tokens, sites, positions.clip(min=0))
+        positions, which = found.by_row(len(tokens))
+        z = [part.flatten(0, 1) for part in self.model.harvest_compact(tokens, sites, positions.clip(min=0))]
+        if not np.array_equal(which, np.arange(positions.size)):  # as they are with named positions
+            z = [part[torch.from_numpy(which)] for part in z]
         grid = (len(rows), len(places.names))
         at, row = found.position.reshape(grid), found.row.reshape(grid)[:, 0]
-        return Harvested(tokens[row], at, [part[found.row, slots].unflatten(0, grid) for part in z])
+        return Harvested(tokens[row], at, [part.unflatten(0, grid) for part in z])
 
     def activations(self, site: str | Site, position: str, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position."""

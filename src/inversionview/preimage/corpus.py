@@ -151,10 +151,9 @@ def _samples(
     """Run hits through the model again and return them, nearest first."""
     if not len(hits):
         return ()
-    tokens = bank.tokens(hits.rows)
+    tokens, at_names = bank.located(hits.rows, [bank.manifest.positions[p] for p in bank.position_numbers(at)])
     per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), query.z.expand(len(tokens), -1), query.site, distance)
-    named = bank.inputs.named_positions(tokens)
-    places = torch.from_numpy(np.stack([named[bank.manifest.positions[p]] for p in bank.position_numbers(at)], axis=1))
+    places = torch.from_numpy(at_names)
     reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
     nearest, which = reached.min(1)
     position = places.gather(1, which[:, None])[:, 0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from inversionview.errors import InputError, WeightsError
-from inversionview.inputs import TextInputs
 from inversionview.probed import ProbedModel
 from inversionview.studies.definition import Definition, Options
+from inversionview.texts import TextInputs
 
 
 def _kept_texts(model: ProbedModel, options: Options, run: Path | None) -> TextInputs:
