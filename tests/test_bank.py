@@ -23,6 +23,7 @@ from inversionview.bank import harvest, index, manifest, shards
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
+from inversionview.scope import Distance
 from inversionview.studies.registry import defined
 from tests.test_cli import run
 
@@ -53,7 +54,7 @@ def exact(counting: iv.Study) -> tuple[np.ndarray, Tensor]:
 
 
 def brute(
-    counting: iv.Study, exact: tuple[np.ndarray, Tensor], query: iv.Query, kind: distances.Distance, names: list[str]
+    counting: iv.Study, exact: tuple[np.ndarray, Tensor], query: iv.Query, kind: Distance, names: list[str]
 ) -> np.ndarray:
     """D of every input, from the definition: the minimum over named positions."""
     tokens, z = exact
@@ -81,7 +82,7 @@ def test_a_bank_holds_the_activations_of_its_corpus(
 @pytest.mark.parametrize("kind", ["euclidean", "cosine"])
 @pytest.mark.parametrize("names", [["query", ":"], [":"]])
 def test_search_finds_what_brute_force_finds(
-    bank: ActivationBank, counting: iv.Study, exact: tuple[np.ndarray, Tensor], kind: distances.Distance, names: list[str]
+    bank: ActivationBank, counting: iv.Study, exact: tuple[np.ndarray, Tensor], kind: Distance, names: list[str]
 ) -> None:
     texts = [COUNT, "abcabcabcabc|a:4", "zzzzzzzzzxy|x:1"]
     for site in counting.sites:

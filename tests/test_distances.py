@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inversionview.distances import between, check_epsilon, cosine, euclidean, nearest_position
+from inversionview.distances import between, cosine, euclidean, nearest_position
 from inversionview.errors import SettingError
+from inversionview.scope import check_epsilon
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -24,6 +24,7 @@ from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.scoring import Told, auroc, balanced_accuracy, beats
 from inversionview.interpret.sides import Half, sides
 from inversionview.interpret.statements import NOTHING, feature_statement, listed_values
+from inversionview.scope import Distance
 from inversionview.studies.registry import shipped_inputs
 from inversionview.views.interpretations import markdown, page
 from tests.scripted import Reply, form, sensible, serving
@@ -44,7 +45,7 @@ def bank(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Activa
 
 @pytest.mark.parametrize("kind", ["euclidean", "cosine"])
 @pytest.mark.parametrize("at", [None, "="])
-def test_sides_are_their_definition(bank: ActivationBank, kind: distances.Distance, at: str | None) -> None:
+def test_sides_are_their_definition(bank: ActivationBank, kind: Distance, at: str | None) -> None:
     """Even rows to make, odd ones to test; inside the farthest first, outside beyond gap·ε the nearest first; no query."""
     epsilon, own = (0.3, 7) if kind == "euclidean" else (0.05, 7)
     site = iv.Site.parse("x0.mid")

@@ -22,6 +22,7 @@ from inversionview import distances
 from inversionview.errors import InputError, SettingError, UnknownPositionError
 from inversionview.information import Bits
 from inversionview.measure import distance_to, nearest
+from inversionview.scope import Distance
 from inversionview.walk.diagnostics import Mixing
 from inversionview.walk.kernel import StudyKernel
 from inversionview.walk.pool import Pool
@@ -197,9 +198,7 @@ def test_every_sample_is_what_the_model_says(
             assert sample.token_distances[streamed[sample.text][1]] == pytest.approx(again, abs=ROUNDING)
 
 
-def by_definition(
-    study: iv.Study, query: iv.Query, text: str, kind: distances.Distance, fixed: str | None
-) -> tuple[float, int | None]:
+def by_definition(study: iv.Study, query: iv.Query, text: str, kind: Distance, fixed: str | None) -> tuple[float, int | None]:
     """D from the input's own activations: the minimum over all tokens but EOS, or the one at the fixed position."""
     ids = study.model.encode(text)
     z = study.model.activations(torch.tensor([ids]), [query.site])[0, 0]

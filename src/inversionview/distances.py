@@ -5,17 +5,11 @@ Pure functions on tensors; nothing here knows of models.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.errors import SettingError
-
-Distance = Literal["euclidean", "cosine"]
-MOST_EPSILON = 1e6
-"""No threshold is larger: cosine distances end at 2, and single precision far above."""
+from inversionview.scope import Distance, check_distance
 
 
 def euclidean(query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
@@ -50,22 +44,6 @@ def between(
     return (euclidean if check_distance(kind) == "euclidean" else cosine)(query, z)
 
 
-def check_distance(kind: str) -> Distance:
-    """Return ``kind`` if it names a distance.
-
-    Raises:
-        SettingError: it does not.
-    """
-    if kind not in get_args(Distance):
-        raise SettingError(f"There is no distance {kind!r}: choose euclidean or cosine.")
-    return kind  # type: ignore[return-value]
-
-
-def epsilon_text(epsilon: float, kind: Distance) -> str:
-    """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``."""
-    return f"ε = {epsilon:g} ({kind})"
-
-
 def nearest_position(
     distances: Float[Tensor, "batch pos"], candidates: Bool[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
@@ -76,16 +54,3 @@ def nearest_position(
     """
     masked = distances.masked_fill(~candidates, torch.inf)
     return torch.min(masked, dim=1)
-
-
-def check_epsilon(epsilon: float) -> float:
-    """Return ``epsilon`` if it can be a threshold.
-
-    Raises:
-        SettingError: it is not a positive number, or beyond ``MOST_EPSILON``.
-    """
-    if not 0 < epsilon < float("inf"):
-        raise SettingError(f"ε must be a positive number, but is {epsilon}: the paper uses 0.1.")
-    if epsilon > MOST_EPSILON:
-        raise SettingError(f"ε must be at most {MOST_EPSILON:,.0f}, but is {epsilon:.3g}: the paper uses 0.1.")
-    return epsilon

@@ -11,6 +11,7 @@ from torch import Tensor
 from inversionview import distances
 from inversionview.inputs import Ids
 from inversionview.probed import ProbedModel, tokens_per_pass
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 
@@ -19,7 +20,7 @@ def distance_to(
     tokens: Int[Tensor, "batch pos"],
     z: Float[Tensor, "batch d_model"],
     site: Site,
-    kind: distances.Distance = "euclidean",
+    kind: Distance = "euclidean",
     fixed: Callable[[Ids], Ids] | None = None,
 ) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, " batch"], Int[Tensor, " batch"]]:
     """Run ``tokens`` (padded on the right) through the model and measure them against one query activation per row.
@@ -52,7 +53,7 @@ def nearest(
     model: ProbedModel,
     tokens: Ids,
     queries: Sequence[tuple[Float[Tensor, " d_model"], Site]],
-    kind: distances.Distance,
+    kind: Distance,
     report: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "query input"]:
     """Return D(z_q, x) of every query (its activation and site) and input, padded on the right: one pass serves all queries."""

@@ -22,9 +22,9 @@ from inversionview.analysis.retrieval import (
 )
 from inversionview.bank.finding import cache
 from inversionview.bank.store import ActivationBank
-from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.studies.facts import FactsInputs
 from inversionview.study import Study
 

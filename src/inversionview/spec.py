@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from inversionview.distances import Distance
 from inversionview.errors import UnknownStudyError, WeightsError
 from inversionview.integrity import KEY, changed, digests, file_digest, read_sealed, reason, sealed
 from inversionview.naming import STUDIES
 from inversionview.probed import Precision
+from inversionview.scope import Distance
 from inversionview.storage import write_json
 
 

@@ -33,7 +33,7 @@ from inversionview.bank.store import Report as BankReport
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.decoder.model import Decoder
-from inversionview.distances import Distance, between, check_distance, check_epsilon
+from inversionview.distances import between
 from inversionview.errors import (
     BankError,
     InputError,
@@ -63,6 +63,7 @@ from inversionview.preimage.threshold import Threshold, threshold_study
 from inversionview.preimage.walked import Prior, language_ground, study_ground, walked_preimage
 from inversionview.probed import PRECISIONS, ProbedModel
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.sites import FAMILIES, Site, expand, find_site
 from inversionview.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.storage import check_writable

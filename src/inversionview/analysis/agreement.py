@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.distances import Distance
 from inversionview.inputs import Ids, Inputs
 from inversionview.preimage.core import Query
+from inversionview.scope import Distance
 
 _SPLITS = 20
 """Random splits that tell how far apart two samples of one distribution are."""

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.analysis.places import Allowed, enumerated, places
 from inversionview.analysis.retrieval import MOST_BOS, RetrievalHead, attends_elsewhere
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, entropy, mean
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Report = Callable[[int, int], None]
@@ -97,7 +97,7 @@ class ContentTable:
     known: float
     """Share of the facts that the model completes rightly."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     queries: int
     seed: int
     heads: tuple[HeadContent, ...]
@@ -122,7 +122,7 @@ def head_contents(
     known: float,
     queries: int = 400,
     epsilon: float = 0.25,
-    distance: distances.Distance = "cosine",
+    distance: Distance = "cosine",
     nothing: str = "–",
     most: float = MOST_BOS,
     seed: int = 0,
@@ -166,7 +166,7 @@ def head_contents(
 
 def _content(
     bank: ActivationBank, head: RetrievalHead, site: Site, works: Allowed, columns: dict[str, npt.NDArray[Any]], nothing: str,
-    queries: int, epsilon: float, distance: distances.Distance, seed: int,
+    queries: int, epsilon: float, distance: Distance, seed: int,
 ) -> HeadContent:  # fmt: skip
     told: dict[str, Told | None] = dict.fromkeys(columns)
     silent = columns["relation"] == nothing

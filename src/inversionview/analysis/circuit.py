@@ -19,10 +19,10 @@ from inversionview.analysis.features import Codes, codes_of, place_information
 from inversionview.analysis.heads import NamedHead
 from inversionview.analysis.places import Place, places
 from inversionview.bank.store import ActivationBank
-from inversionview.distances import Distance
 from inversionview.errors import InputError
 from inversionview.information import Mean, entropy, shares
 from inversionview.inputs import Ids, Inputs
+from inversionview.scope import Distance
 
 POSITIONAL = ("order", "S1_position", "relative_position")
 """Features that say where S1 stands; order is its place relative to IO."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.analysis.places import Allowed, Place, Report, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
@@ -22,6 +21,7 @@ from inversionview.errors import SettingError, did_you_mean
 from inversionview.filters import Filter, parse_filters, said
 from inversionview.information import Mean, entropy, mean, means, shares
 from inversionview.inputs import Ids
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Feature = Callable[[str], Any]
@@ -77,7 +77,7 @@ class FeatureTable:
     inputs: int
     """How many the bank has that satisfy ``where``."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     fixed: bool
     """D was compared at the query's own position only."""
     seed: int
@@ -234,7 +234,7 @@ def feature_information(
     sites: str | Sequence[str | Site] = "*",
     positions: Sequence[str] | None = None,
     epsilon: float = 0.1,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     fixed: bool = False,
     features: Sequence[str] | None = None,
     extra: Mapping[str, Feature] | None = None,
@@ -274,7 +274,7 @@ def feature_information(
 
 
 def place_information(
-    codes: Codes, place: Place, epsilon: float, distance: distances.Distance, fixed: bool, seed: int
+    codes: Codes, place: Place, epsilon: float, distance: Distance, fixed: bool, seed: int
 ) -> tuple[Total, list[Cell]]:
     """Return what one site tells at one position, in all and about each feature; see ``feature_information``."""
     found = place.preimages(epsilon, distance, fixed)

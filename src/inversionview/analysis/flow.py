@@ -20,13 +20,13 @@ from inversionview.analysis.patching import Activation, PatchedRuns
 from inversionview.analysis.places import places
 from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, check_target, held_out, study_pairs
-from inversionview.distances import Distance
 from inversionview.errors import SettingError
 from inversionview.filters import Filter, feature_names, parse_filters, said
 from inversionview.information import Mean, entropy, interval, resampled, shares
 from inversionview.inputs import Ids, Inputs
 from inversionview.positions import Positions
 from inversionview.probed import ProbedModel
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Kind = Literal["read", "write", "keep", "answer"]

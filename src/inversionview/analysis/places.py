@@ -10,13 +10,13 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.information import Mean, least, mean, value
 from inversionview.inputs import Ids
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_epsilon
 from inversionview.sites import Site, expand
 
 ENOUGH = 2**14
@@ -39,7 +39,7 @@ class Place:
     z: Float[Tensor, "query d_model"]
     allowed: Allowed | None
 
-    def preimages(self, epsilon: float, distance: distances.Distance, fixed: bool) -> Iterator[Hits]:
+    def preimages(self, epsilon: float, distance: Distance, fixed: bool) -> Iterator[Hits]:
         """Yield each query's preimage among what is allowed, on stored distances; with ``fixed`` at this position only."""
         return search(
             self.bank, self.site, self.z, epsilon=epsilon, distance=distance, at=self.position if fixed else None, verify=False,
@@ -121,7 +121,7 @@ class Curve:
     """Queries with one other input inside ε or none count as log₂ of the bank, the most that it can show."""
     least: tuple[float, ...]
     """The same means, but these queries count as the least that they can mean: where there are any, all that is known."""
-    distance: distances.Distance = "euclidean"
+    distance: Distance = "euclidean"
 
     @property
     def bounded(self) -> tuple[bool, ...]:
@@ -136,7 +136,7 @@ def bits_curve(
     queries: int = 200,
     sites: str | Sequence[str | Site] = "*",
     positions: Sequence[str] | None = None,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     fixed: bool = False,
     seed: int = 0,
     report: Report | None = None,
@@ -148,7 +148,7 @@ def bits_curve(
     """
     if not epsilons:
         raise SettingError("Name at least one ε.")
-    ladder, curves = sorted(distances.check_epsilon(e) for e in epsilons), []
+    ladder, curves = sorted(check_epsilon(e) for e in epsilons), []
     for place in places(bank, sites, positions, queries, seed, report):
         told = [_told(place, epsilon, distance, fixed) for epsilon in ladder]
         bits, low = tuple(mean(each[:, 0], seed=seed) for each in told), tuple(float(each[:, 1].mean()) for each in told)
@@ -156,7 +156,7 @@ def bits_curve(
     return curves
 
 
-def _told(place: Place, epsilon: float, distance: distances.Distance, fixed: bool) -> npt.NDArray[np.float64]:
+def _told(place: Place, epsilon: float, distance: Distance, fixed: bool) -> npt.NDArray[np.float64]:
     """Return each query's bits and the least that they can be, ``[query, 2]``."""
     every = zip(place.rows.tolist(), place.preimages(epsilon, distance, fixed), strict=True)
     return np.array([(bits_of(row, hits), least_of(place.bank, row, hits)) for row, hits in every])

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.distances import Distance, between
+from inversionview.distances import between
+from inversionview.scope import Distance
 from inversionview.sites import FAMILIES, Site
 
 SHARE = 0.01

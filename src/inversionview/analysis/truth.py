@@ -12,7 +12,6 @@ from jaxtyping import Float
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.analysis.features import Codes, codes_of
 from inversionview.analysis.places import Report
 from inversionview.bank.search import Hits, search
@@ -25,6 +24,7 @@ from inversionview.integrity import file_digest, read_sealed, sealed
 from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance
 from inversionview.sites import Site
 from inversionview.storage import write_json
 
@@ -64,7 +64,7 @@ class Truth:
     decoder: str
     """Checksum of the weights."""
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     positions: tuple[str, ...]
     """Named positions at which D may be reached, and queries were read."""
     inputs: int
@@ -121,7 +121,7 @@ def decoder_against_truth(
     sites: list[Site],
     *,
     epsilon: float = 0.1,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     queries: int = 100,
     samples: int = 128,
     seed: int = 0,
@@ -185,7 +185,7 @@ class _Site:
     codes: Codes
     site: Site
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     samples: int
     rng: np.random.Generator
 

@@ -21,13 +21,13 @@ from inversionview.bank.blocks import sums_of
 from inversionview.bank.manifest import VECTORS, Manifest, Precision, check_positions, check_rows, read_manifest
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.bank.store import ActivationBank, Harvested, Report, row_hashes
-from inversionview.distances import Distance
 from inversionview.errors import BankError, MismatchError, SettingError
 from inversionview.inputs import Inputs
 from inversionview.integrity import sealed
 from inversionview.locks import clear, locked
 from inversionview.memory import check_disk
 from inversionview.probed import ProbedModel
+from inversionview.scope import Distance
 from inversionview.sites import Site, expand
 from inversionview.storage import replacing, sweep, write_json
 

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inversionview.bank.index import WIDTH
-from inversionview.distances import Distance
 from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
 from inversionview.inputs import Inputs
 from inversionview.integrity import KEY, read_sealed, reason, sealed
 from inversionview.probed import ProbedModel
 from inversionview.ranges import whole
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Precision = Literal["float16", "float32"]

@@ -23,6 +23,7 @@ from inversionview.bank.index import survivors
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError
+from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.sites import Site
 
 Rows = npt.NDArray[np.int64]
@@ -73,7 +74,7 @@ def search(
     z: Float[Tensor, "query d_model"],
     *,
     epsilon: float,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     at: str | Sequence[str] | None = None,
     k: int = 0,
     verify: bool = True,
@@ -103,7 +104,7 @@ def search(
         UnknownSiteError, UnknownPositionError: the bank does not hold them.
         BankError: a shard is damaged.
     """
-    distances.check_epsilon(epsilon)
+    check_epsilon(epsilon)
     numbers = bank.site_number(site), bank.position_numbers(at)
     size = len(bank) if first is None else min(first, len(bank))
     scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed, size)
@@ -126,7 +127,7 @@ class _Scope:
         bank: ActivationBank,
         site: int,
         positions: list[int],
-        distance: distances.Distance,
+        distance: Distance,
         epsilon: float,
         k: int,
         verify: bool,
@@ -137,7 +138,7 @@ class _Scope:
         self.size, self.proposals, self.allowed = size, proposals, allowed
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
         self.epsilon, self.k = epsilon, min(k, size if allowed is None else int(allowed[:size].sum()))
-        distances.check_distance(distance)
+        check_distance(distance)
         self.indexed = bank.manifest.distance == distance
         self.tolerance = self._tolerance() if verify else 0.0
 

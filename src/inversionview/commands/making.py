@@ -257,7 +257,7 @@ def evaluate(
     as_json: JsonOpt = False,
 ) -> None:
     """Measure the decoder's good ratio: the share of samples inside ε, per site, on held-out queries."""
-    from inversionview.distances import epsilon_text
+    from inversionview.scope import epsilon_text
 
     loaded = loaded_study(study, model, device)
     with bar("evaluating", len(loaded.sites), quiet=as_json) as advance:

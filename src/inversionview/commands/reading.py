@@ -301,7 +301,7 @@ def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt =
 
 def _thresholds(study: Study) -> str:
     """Return the ε of readings in a line."""
-    from inversionview.distances import epsilon_text
+    from inversionview.scope import epsilon_text
 
     spec = study.spec
     if not spec.epsilons:

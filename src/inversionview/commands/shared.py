@@ -183,7 +183,7 @@ def numbers(text: str) -> list[float]:
 
 def check(epsilons: Iterable[float | None], distance: str | None) -> None:
     """Find out what is wrong before a bank is built, not after."""
-    from inversionview.distances import check_distance, check_epsilon
+    from inversionview.scope import check_distance, check_epsilon
 
     for epsilon in epsilons:
         check_epsilon(1.0 if epsilon is None else epsilon)

@@ -110,7 +110,7 @@ def truth(
 
     Of a run with a decoder of its own the result is kept beside it, and readings tell it.
     """
-    from inversionview.distances import epsilon_text
+    from inversionview.scope import epsilon_text
     from inversionview.views.tables import truth_table
 
     loaded = loaded_study(study, model)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
@@ -21,6 +20,7 @@ from inversionview.measure import distance_to
 from inversionview.memory import check_memory
 from inversionview.probed import ProbedModel
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 
@@ -32,7 +32,7 @@ def good_shares(
     sites: Sequence[Site],
     *,
     epsilon: float = 0.1,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     queries: int = 200,
     samples: int = 8,
     seed: int = 0,

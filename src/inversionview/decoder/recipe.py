@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inversionview.distances import Distance, check_distance, check_epsilon
 from inversionview.errors import SettingError
 from inversionview.ranges import YEAR, check_seed, finite, positive, whole
+from inversionview.scope import Distance, check_distance, check_epsilon
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inversionview.distances import Distance
+from inversionview.scope import Distance
 
 Value = bool | int | float | str
 """Of a feature."""

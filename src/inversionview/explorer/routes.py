@@ -15,12 +15,12 @@ from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
 import inversionview
-from inversionview.distances import Distance
 from inversionview.explorer import contract, service
 from inversionview.explorer.events import Events, EventStream
 from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
+from inversionview.scope import Distance
 from inversionview.study import Study
 
 GRACE = 2.0

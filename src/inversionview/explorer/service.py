@@ -23,7 +23,6 @@ from inversionview.analysis.patching import PatchedRuns, parse_activations
 from inversionview.bank.search import search
 from inversionview.contrasts import Pairs, check_target, contrasted
 from inversionview.decoder.evaluation import good_shares
-from inversionview.distances import Distance
 from inversionview.errors import InputError, MismatchError, SettingError, WeightsError
 from inversionview.explorer import contract
 from inversionview.explorer.banks import Report, bank_of, holds, lacking
@@ -32,6 +31,7 @@ from inversionview.preimage.completeness import VARIANTS
 from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.sampled import AUTO, Setting
 from inversionview.preimage.walked import measured
+from inversionview.scope import Distance
 from inversionview.study import Study
 
 Source = Literal["decoder", "corpus", "walk"]

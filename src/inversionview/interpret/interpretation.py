@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inversionview.distances import Distance
 from inversionview.information import Mean
 from inversionview.interpret.scoring import Score, Told
+from inversionview.scope import Distance
 
 
 @dataclass(frozen=True)

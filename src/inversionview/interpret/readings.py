@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.analysis.features import Codes
 from inversionview.analysis.places import draw_queries
 from inversionview.bank.store import ActivationBank
@@ -22,6 +21,7 @@ from inversionview.interpret.scoring import Told
 from inversionview.interpret.sides import Half, Rows, Sides, sides
 from inversionview.interpret.statements import FeatureStatement, feature_statement
 from inversionview.measure import distance_to
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Report = Callable[[int, int], None]
@@ -33,7 +33,7 @@ class Scope:
     """How preimages are compared."""
 
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     fixed: bool
     """At the query's own position only."""
     gap: float

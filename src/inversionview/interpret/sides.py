@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.bank.store import ActivationBank
 from inversionview.information import least, value
 from inversionview.ranges import finite
+from inversionview.scope import Distance, check_epsilon
 from inversionview.sites import Site
 
 Rows = npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ def sides(
     own: Sequence[Rows],
     *,
     epsilon: float,
-    distance: distances.Distance = "euclidean",
+    distance: Distance = "euclidean",
     at: str | None = None,
     gap: float = GAP,
 ) -> Iterator[Sides]:
@@ -103,7 +103,7 @@ def sides(
         SettingError: ε or the gap is none.
         UnknownSiteError, UnknownPositionError: the bank does not hold them.
     """
-    distances.check_epsilon(epsilon)
+    check_epsilon(epsilon)
     finite(gap, "The gap, by which outside begins outside ε,", 1)
     every = _measured(bank, site, z, distance, at)
     for near, rows in zip(every, own, strict=True):
@@ -135,9 +135,7 @@ def _of(rows: Rows, parity: int) -> Rows:
     return rows[rows % 2 == parity][: 2 * _MOST]
 
 
-def _measured(
-    bank: ActivationBank, site: str | Site, z: Tensor, distance: distances.Distance, at: str | None
-) -> npt.NDArray[np.float32]:
+def _measured(bank: ActivationBank, site: str | Site, z: Tensor, distance: Distance, at: str | None) -> npt.NDArray[np.float32]:
     """Return D of every row that is looked at, ``[query, row]``."""
     number, positions = bank.site_number(site), bank.position_numbers(at)
     size = min(len(bank), _MOST_ROWS)

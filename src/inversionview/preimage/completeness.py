@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import SettingError
@@ -30,6 +29,7 @@ from inversionview.preimage.core import Query
 from inversionview.preimage.sampled import Setting, trained_site
 from inversionview.probed import ProbedModel
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance, check_epsilon
 
 Report = Callable[[float, str], None]
 """Called with the share of the work that is done, and a note."""
@@ -91,7 +91,7 @@ class Completeness:
     """The completeness check of one query."""
 
     query: Query
-    kind: distances.Distance
+    kind: Distance
     epsilon: float
     seed: int
     rows: npt.NDArray[np.int64] = field(repr=False)
@@ -130,7 +130,7 @@ def completeness(
     queries: Sequence[Query],
     *,
     epsilon: float,
-    distance: distances.Distance,
+    distance: Distance,
     variants: Sequence[Setting] = VARIANTS,
     draws: int = 8,
     quick: bool = False,
@@ -159,7 +159,7 @@ def completeness(
         SettingError: a setting is out of range.
         UnknownSiteError: the decoder was not trained on a query's site.
     """
-    distances.check_epsilon(epsilon)
+    check_epsilon(epsilon)
     if not queries or not variants:
         raise SettingError("There must be a query and a variant to score it under.")
     for setting in variants:

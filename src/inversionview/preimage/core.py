@@ -10,9 +10,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.distances import Distance
 from inversionview.information import Bits
 from inversionview.inputs import Ids
+from inversionview.scope import Distance
 from inversionview.sites import Site
 from inversionview.walk.report import WalkReport
 

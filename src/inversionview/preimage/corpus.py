@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview import distances
 from inversionview.bank.approximate import load_or_build
 from inversionview.bank.search import Hits, Proposals, search
 from inversionview.bank.store import ActivationBank
@@ -21,6 +20,7 @@ from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.ranges import check_seed, whole
+from inversionview.scope import Distance
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
@@ -34,7 +34,7 @@ class _Where(TypedDict):
     """What is compared, and up to which distance."""
 
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     at: str | Sequence[str] | None
 
 
@@ -43,7 +43,7 @@ def corpus_preimage(
     query: Query,
     *,
     epsilon: float,
-    distance: distances.Distance,
+    distance: Distance,
     k: int = 10,
     at: str | Sequence[str] | None = None,
     count: int | None = None,
@@ -145,7 +145,7 @@ def _chosen(hits: Hits, epsilon: float, count: int, seed: int) -> Hits:
 
 
 def _samples(
-    bank: ActivationBank, query: Query, hits: Hits, *, epsilon: float, distance: distances.Distance,
+    bank: ActivationBank, query: Query, hits: Hits, *, epsilon: float, distance: Distance,
     at: str | Sequence[str] | None,
 ) -> tuple[Sample, ...]:  # fmt: skip
     """Run hits through the model again and return them, nearest first."""

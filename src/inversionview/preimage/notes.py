@@ -10,12 +10,12 @@ import torch
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.pairs import allowed_positions
-from inversionview.distances import Distance, epsilon_text
 from inversionview.errors import UnknownPositionError
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
 from inversionview.preimage.core import Preimage, Query
 from inversionview.probed import ProbedModel
+from inversionview.scope import Distance, epsilon_text
 
 MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""

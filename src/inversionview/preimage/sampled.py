@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.decoder.model import Decoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.errors import SettingError, UnknownPositionError, UnknownSiteError, did_you_mean
@@ -23,6 +22,7 @@ from inversionview.preimage.core import Preimage, Query, Sample
 from inversionview.preimage.samples import choose, samples_of
 from inversionview.probed import ProbedModel
 from inversionview.ranges import check_seed, finite, positive, whole
+from inversionview.scope import Distance, check_epsilon
 from inversionview.sites import Site
 
 Report = Callable[[float, str], None]
@@ -158,7 +158,7 @@ def sampled_preimage(
     query: Query,
     *,
     epsilon: float,
-    distance: distances.Distance,
+    distance: Distance,
     count: int = 100,
     settings: Sequence[Setting] | Pool = "auto",
     each: int = 64,
@@ -190,7 +190,7 @@ def sampled_preimage(
         UnknownSiteError: the decoder was not trained on the site.
         UnknownPositionError: no candidate has the fixed position.
     """
-    distances.check_epsilon(epsilon)
+    check_epsilon(epsilon)
     chosen = pool_named(settings) if isinstance(settings, str) else tuple(settings)
     if not chosen:
         raise SettingError("There must be a way to draw candidates: give a setting, or a pool of them.")
@@ -248,7 +248,7 @@ class _Reading:
     model: ProbedModel
     query: Query
     epsilon: float
-    distance: distances.Distance
+    distance: Distance
     fixed: Callable[[Ids], Ids] | None
 
     @cached_property

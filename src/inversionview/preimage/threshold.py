@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview import distances
 from inversionview.inputs import Inputs
 from inversionview.measure import nearest
 from inversionview.preimage.completeness import Report, Values, chosen_rows, is_query
 from inversionview.preimage.core import Query
 from inversionview.probed import ProbedModel
+from inversionview.scope import Distance, check_epsilon
 
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 """The thresholds that are always looked at."""
@@ -65,7 +65,7 @@ class Threshold:
     """The threshold study of one query."""
 
     query: Query
-    kind: distances.Distance
+    kind: Distance
     epsilon: float
     """The study's."""
     distance: Values = field(repr=False)
@@ -131,7 +131,7 @@ def threshold_study(
     query: Query,
     *,
     epsilon: float,
-    distance: distances.Distance,
+    distance: Distance,
     epsilons: Sequence[float] = (),
     limit: int | None = None,
     seed: int = 0,
@@ -153,7 +153,7 @@ def threshold_study(
     Raises:
         SettingError: a setting is out of range.
     """
-    rungs = [distances.check_epsilon(e) for e in (*(epsilons or LADDER), epsilon)]
+    rungs = [check_epsilon(e) for e in (*(epsilons or LADDER), epsilon)]
     tokens = inputs.tokens(chosen_rows(inputs, limit, seed))
     tokens = tokens[~is_query(tokens, query, inputs.pad)]
     found = nearest(model, tokens, [(query.z, query.site)], distance, lambda n: report(n / len(tokens), "") if report else None)

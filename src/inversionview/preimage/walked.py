@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview import distances
 from inversionview.errors import InputError, SettingError
 from inversionview.inputs import Ids, Inputs
 from inversionview.measure import distance_to
@@ -22,6 +21,7 @@ from inversionview.preimage.core import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.preimage.samples import samples_of
 from inversionview.probed import ProbedModel
 from inversionview.ranges import whole
+from inversionview.scope import check_epsilon
 from inversionview.walk.chains import KEPT_STEPS
 from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.walk.kernel import Kernel, StudyKernel, Target, keys_of
@@ -133,7 +133,7 @@ def walked_preimage(
         SettingError: ε or the count is out of range.
         InputError: the prior gives the query probability 0, or it lies outside ε.
     """
-    distances.check_epsilon(epsilon)
+    check_epsilon(epsilon)
     whole(count, "The count of samples")
     check_memory(settings.chains, "chains", ground.chain_bytes + 8 * ground.width * (2 * KEPT_STEPS + 32))
     rng = np.random.default_rng((settings.seed, 11))

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analysis.flow import FLOOR, OTHERS, Edge, Flow, Node, stream
-from inversionview.distances import epsilon_text
+from inversionview.scope import epsilon_text
 from inversionview.sites import Site
 from inversionview.views.files import check_formats, write_figure, write_page, write_records
 from inversionview.views.text import at_least

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from inversionview.analysis.features import Cell, FeatureTable, Total
 from inversionview.analysis.places import Curve
-from inversionview.distances import epsilon_text
+from inversionview.scope import epsilon_text
 from inversionview.views.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 from inversionview.views.text import at_least
 

@@ -12,10 +12,10 @@ from inversionview.analysis.agreement import Agreement
 from inversionview.analysis.features import Cell, FeatureTable, Total
 from inversionview.analysis.places import Curve
 from inversionview.analysis.truth import SiteTruth
-from inversionview.distances import epsilon_text
 from inversionview.information import least
 from inversionview.preimage.completeness import Completeness, Scores
 from inversionview.preimage.threshold import Threshold
+from inversionview.scope import epsilon_text
 from inversionview.views.text import at_least, marked, query_line, visible
 
 _COLUMNS = 7

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview import distances
 from inversionview.inputs import Ids, Inputs
+from inversionview.scope import Distance
 from inversionview.sites import Site
 
 Measure = Callable[[Ids], tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]]
@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
     z: Float[Tensor, " d_model"]
     site: Site
-    kind: distances.Distance
+    kind: Distance
     fixed: Callable[[Ids], Ids] | None = None
     """The position to compare, in place of the minimum."""
 
