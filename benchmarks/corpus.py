@@ -23,6 +23,7 @@ from rich.table import Table
 import inversionview as iv
 from inversionview.analysis.features import feature_information
 from inversionview.backend import Shape
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids, mix
@@ -178,7 +179,7 @@ def _large(folder: Path, rows: int, pipe: multiprocessing.connection.Connection)
 
 
 def large(folder: Path, rows: int = 20_000_000) -> list[Row]:
-    seconds = timed(lambda: ActivationBank.build(folder, _Random(), _Numbered(rows), rows=rows))  # type: ignore[arg-type]
+    seconds = timed(lambda: build_bank(folder, _Random(), _Numbered(rows), rows=rows))  # type: ignore[arg-type]
     here, there = multiprocessing.Pipe()
     worker = multiprocessing.get_context("spawn").Process(target=_large, args=(folder, rows, there))
     worker.start()

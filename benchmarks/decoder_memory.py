@@ -25,7 +25,7 @@ from inversionview.decoder.pairs import Batch, Group
 from inversionview.decoder.pretrained import PretrainedDecoder
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.training import make_accelerator, optimizers_of, step
-from inversionview.studies import default_model
+from inversionview.studies.shipped import default_model
 
 VOCABULARY, LENGTH, PAIRS, SITES, D_MODEL = 49_152, 17, 64, 20, 576
 

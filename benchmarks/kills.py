@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import inversionview as iv
-from inversionview.bank import store
+from inversionview.bank import manifest
 from inversionview.cli import main
 from inversionview.interpret.cache import AnswerCache
 from inversionview.interpret.prompts import Form, Prompt
@@ -184,8 +184,8 @@ def warm() -> None:
     for name in ("accelerate", "matplotlib.pyplot", "pandas", "plotly.graph_objects"):
         import_module(name)
     torch.set_num_threads(1)
-    store.SHARD_ROWS = 256
-    store.SHARD_BYTES = 2**30
+    manifest.SHARD_ROWS = 256
+    manifest.SHARD_BYTES = 2**30
     for name in ("counting", "addition"):
         assert iv.load(name).model.fingerprint
 

@@ -10,11 +10,8 @@ over random heads, positions and queries; and the same by brute force on vectors
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -27,7 +24,9 @@ import inversionview as iv
 from inversionview.bank.search import search
 from inversionview.gguf_reading import quick_gguf
 from inversionview.harvest import tokens_per_pass
-from inversionview.studies import default_model
+from inversionview.studies.shipped import default_model
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main() -> None:

@@ -76,9 +76,9 @@ def streamed(model: str, text: str, site: str, count: int, *options: str) -> tup
 
 def first(seconds: float) -> None:
     """The first fifty members of a bare two-layer GPT-2, from process start."""
-    import inversionview.studies
+    from inversionview.studies.shipped import shipped_path
 
-    path = str(inversionview.studies.shipped_path("counting", "model"))
+    path = str(shipped_path("counting", "model"))
     head("model", "site", "first member, s", "first 50, s", "members/s")
     for site in ("x0.post", "a1.0", "x1.post"):
         one, fifty, reading = streamed(path, COUNTING, site, 50, "--seconds", str(seconds))

@@ -73,9 +73,8 @@ def imports(path: Path, known: dict[str, Path], public: dict[str, str]) -> Itera
             for alias in node.names:
                 if alias.name.startswith("inversionview."):
                     yield alias.name.removeprefix("inversionview.")
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "iv":
-            if node.attr in public:
-                yield public[node.attr]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "iv" and node.attr in public:
+            yield public[node.attr]
 
 
 def picture() -> str:

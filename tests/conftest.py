@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview.bank import places
+from inversionview.bank import finding
 
 torch.set_num_threads(2)
 ROWS = 4000
@@ -44,7 +44,7 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
         for study in (iv.load("counting"), iv.load("addition")):
-            study.build_bank(places.cached(study.model, study.inputs, ROWS), rows=ROWS)
+            study.build_bank(finding.cached(study.model, study.inputs, ROWS), rows=ROWS)
         yield home
 
 

@@ -294,7 +294,7 @@ def test_the_plus_sign_of_addition(addition: iv.Study) -> None:
 
 
 def test_a_run_on_texts_is_ablated_at_its_end(own_model: Path, tmp_path: Path) -> None:
-    from inversionview.inputs import TextInputs
+    from inversionview.texts import TextInputs
     from tests.conftest import sentences
 
     study = iv.load(model=own_model)

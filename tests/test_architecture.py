@@ -1,4 +1,4 @@
-"""The plan of the package holds: imports go down only, no circle, results know nothing of their pictures, nothing is too long."""
+"""The plan of the package holds: imports go down only, no circle, results draw nothing, nothing is too long."""
 
 from __future__ import annotations
 

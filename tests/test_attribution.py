@@ -355,7 +355,7 @@ def test_the_last_stream_promotes_what_the_model_answers(addition: iv.Study) -> 
 def test_an_answer_that_the_inputs_lack_is_refused(addition: iv.Study, own_model: Path) -> None:
     with pytest.raises(InputError, match=r"no answer 'A5'.*A1, A2, A3, A4"):
         answer_cases(addition.inputs, "A5")
-    texts = iv.Inputs.from_texts([f"ann has {n} figs" for n in range(60)], ProbedModel.from_pretrained(own_model).tokenizer)
+    texts = iv.TextInputs.tokenize([f"ann has {n} figs" for n in range(60)], ProbedModel.from_pretrained(own_model).tokenizer)
     with pytest.raises(InputError, match="no answers of their own"):
         answer_cases(texts, "count")
     with pytest.raises(SettingError, match="at least 1"):

@@ -19,11 +19,12 @@ from torch import Tensor
 
 import inversionview as iv
 from inversionview import distances, errors, information
-from inversionview.bank import index, shards, store
+from inversionview.bank import harvest, index, manifest, shards
+from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.scope import Distance
-from inversionview.spec import SPECS
+from inversionview.studies.registry import defined
 from tests.test_cli import run
 
 ROWS = 3000
@@ -34,8 +35,8 @@ COUNT = "vvzccvczvvvzvcvc|v:8"
 def small_shards() -> Iterator[None]:
     """Several shards and passes even in a small bank."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "SHARD_ROWS", 1024)
-        patch.setattr(store, "_PASS_BYTES", 2**22)
+        patch.setattr(manifest, "SHARD_ROWS", 1024)
+        patch.setattr(harvest, "_PASS_BYTES", 2**22)
         yield
 
 
@@ -263,7 +264,7 @@ def test_an_interrupted_build_goes_on(counting: iv.Study, tmp_path: Path) -> Non
 
 
 def _build(folder: str, rank: int) -> None:
-    store.SHARD_ROWS = 1024
+    manifest.SHARD_ROWS = 1024
     study = iv.load("counting")
     study.build_bank(folder, rows=ROWS, sites="a1.0", rank=rank, world=2)
 
@@ -349,7 +350,7 @@ def test_nan_activations_are_refused_when_built_and_when_searched(copy: Path, co
     array = np.lib.format.open_memmap(copy / "shard-00002" / "activations.npy", mode="r+")
     array[:] = np.nan
     array.flush()
-    written = store.read_manifest(copy)
+    written = read_manifest(copy)
     shards.write_checksums(copy / "shard-00002", written.shards[2], written)
     opened = ActivationBank.open(copy, counting.model, counting.inputs)
     with pytest.raises(errors.BankError, match=r"NaN.*shard-00002|shard-00002.*NaN"):
@@ -405,7 +406,7 @@ def test_the_first_search_builds_a_bank_and_the_second_reuses_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(SPECS, "counting", SPECS["counting"].model_copy(update={"rows": 2000}))
+    monkeypatch.setattr(defined("counting").spec, "rows", 2000)
     asked = ("search", "counting", COUNT, "--at", ":", "--site", "a1.0", "--json")
     code, out, err = run(capsys, *asked)
     value = json.loads(out)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import inversionview as iv
 from inversionview import errors
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
 from inversionview.decoder.config import DecoderConfig
@@ -28,7 +29,7 @@ from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.preimage.sampled import FACTS, Setting, draw, perturbed
 from inversionview.runs import Reading, train_texts
 from inversionview.sites import expand, select
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from tests.conftest import sentences
 
 torch.set_num_threads(1)
@@ -146,7 +147,7 @@ def test_files_of_a_restricted_decoder(tmp_path: Path) -> None:
 
 def test_tokens_of_a_corpus(own_model: Path) -> None:
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     tokens, shares = written_tokens(inputs)
     rows = [set(model.encode(text)) for text in sentences()]
     assert tokens == tuple(sorted(set().union(*rows)))
@@ -161,7 +162,7 @@ POSITIONS = ("F1", "=", "A1")
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     study = iv.load("addition")
-    return ActivationBank.build(
+    return build_bank(
         tmp_path_factory.mktemp("bank"), study.model, study.inputs, rows=3000, sites="x0.pre,a0.*", positions=POSITIONS,
         precision="float32",
     )  # fmt: skip

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.spec import SPECS, write_spec
-from inversionview.studies import shipped_path
+from inversionview.naming import is_study
+from inversionview.spec import write_spec
+from inversionview.studies.registry import stated
+from inversionview.studies.shipped import shipped_path
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"
@@ -112,7 +114,7 @@ def test_path_leads_to_hugging_face_folders(capsys: pytest.CaptureFixture[str], 
 def test_path_of_a_decoder_is_that_which_is_read_with(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, study: str, holds: tuple[str, ...]
 ) -> None:
-    spec = SPECS[study] if study in SPECS else SPECS["ioi"].model_copy(update={"inputs": study})
+    spec = stated(study if is_study(study) else "ioi")[0].model_copy(update={"inputs": study})
     write_spec(tmp_path / "b", spec)
     for part in holds:
         (tmp_path / "b" / part).mkdir()
@@ -128,7 +130,7 @@ def test_path_of_a_decoder_is_that_which_is_read_with(
 def test_path_and_evaluate_say_the_same_where_there_is_no_decoder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, holds: tuple[str, ...]
 ) -> None:
-    write_spec(tmp_path / "b", SPECS["addition"])
+    write_spec(tmp_path / "b", stated("addition")[0])
     for part in holds:
         (tmp_path / "b" / part).mkdir()
     said = [run(capsys, *words) for words in (("path", str(tmp_path / "b"), "decoder"), ("evaluate", str(tmp_path / "b")))]

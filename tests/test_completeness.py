@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 import inversionview as iv
 from inversionview import errors
 from inversionview.decoder.sampling import token_log_probs
-from inversionview.inputs import Ids, Inputs
+from inversionview.inputs import Ids
 from inversionview.measure import distance_to, nearest
 from inversionview.preimage.completeness import chosen_rows, completeness, is_query, summary
 from inversionview.preimage.threshold import find_gaps, threshold_study
 from inversionview.scopes import Scope
 from inversionview.sites import Site
 from inversionview.studies.addition import AdditionInputs
+from inversionview.texts import TextInputs
 from inversionview.views import columns, plots
 from tests.test_cli import bad, run
 
@@ -284,7 +285,7 @@ def test_counting(counting: iv.Study) -> None:
 
 def test_texts_of_a_run_are_their_own_inputs(addition: iv.Study) -> None:
     texts = [f"{a}+{b}={a + b}" for a in range(100, 110) for b in range(200, 210)]
-    inputs = Inputs.from_texts(texts, addition.model.vocabulary)
+    inputs = TextInputs.tokenize(texts, addition.model.vocabulary)
     queries = [addition.query(texts[17], at="=", site="a0.0")]
     found = completeness(addition.decoder, addition.model, inputs, queries, Scope(), draws=1)[0]
     assert len(found.rows) == 100

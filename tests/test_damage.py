@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 import inversionview as iv
 from benchmarks.damage import OTHER, SITE, TEXT, TOLD, TRACEBACK, make_model, run
 from inversionview import errors
-from inversionview.bank import store
+from inversionview.bank import manifest
 from inversionview.bank.blocks import sums_of
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.inputs import Inputs, TextInputs
 from inversionview.integrity import CHECKSUMS, digests, sealed
 from inversionview.probed import ProbedModel
 from inversionview.spec import StudySpec, model_files, write_spec
 from inversionview.studies import shipped
+from inversionview.texts import TextInputs
 from inversionview.tokens import Vocabulary
 from tests.test_cli import run as command
 
@@ -68,14 +68,14 @@ def banked(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Heads and other sites, in several shards."""
     folder = tmp_path_factory.mktemp("banked") / "bank"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "SHARD_ROWS", 1024)
+        patch.setattr(manifest, "SHARD_ROWS", 1024)
         addition.build_bank(folder, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"])
     return folder
 
 
 @pytest.fixture
 def copy(banked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "SHARD_ROWS", 1024)
+    monkeypatch.setattr(manifest, "SHARD_ROWS", 1024)
     return Path(shutil.copytree(banked, tmp_path / "bank"))
 
 
@@ -371,7 +371,7 @@ def test_a_forged_corpus_is_told(texts: Path, rows: list[list[Any]], said: str) 
 def test_tokens_are_those_that_were_given(model: Path) -> None:
     vocabulary = Vocabulary.from_folder(model)
     lines = [f"{'ab' * (n % 5 + 1)} {n}" for n in range(90)]
-    inputs = Inputs.from_texts(lines, vocabulary)
+    inputs = TextInputs.tokenize(lines, vocabulary)
     rows = np.array([3, 89, 0, 3])
     found = inputs.tokens(rows)
     for row, ids in zip(rows, found, strict=True):

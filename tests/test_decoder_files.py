@@ -267,7 +267,7 @@ def test_evaluate_of_such_a_decoder_is_an_error(tmp_path: Path, capsys: pytest.C
 def trained(own_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Tensor]]:
     """What trains a run of two pools into a folder, or what lacks of it."""
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
 
     def train(folder: Path | None, config: iv.TrainConfig = RUN, **options: Any) -> dict[str, Tensor]:
         return iv.train(model, inputs, ["x0.post", "a0.1"], config, folder, **SIZES, **options).kept()

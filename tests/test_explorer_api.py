@@ -30,15 +30,16 @@ from schemathesis.specs.openapi import checks
 
 import inversionview as iv
 from inversionview.analysis.heads import NamedHead
-from inversionview.bank import places
+from inversionview.bank import finding
 from inversionview.commands.exploring import bound
 from inversionview.explorer import banks, contract, service
 from inversionview.explorer.app import create_app
 from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
-from inversionview.inputs import TextInputs
-from inversionview.spec import SPECS, StudySpec, write_spec
-from inversionview.studies import shipped_path
+from inversionview.spec import StudySpec, write_spec
+from inversionview.studies.registry import defined, stated
+from inversionview.studies.shipped import shipped_path
+from inversionview.texts import TextInputs
 from tests.language import deep_llama
 from tests.test_cli import bad, run
 
@@ -345,7 +346,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
 def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said how long it takes and which command builds it; a walk reads by default; with a bank the corpus does."""
     monkeypatch.setattr(banks, "QUICK", 0.0)
-    monkeypatch.setattr(places, "cache", lambda: deep.folder / "cache")
+    monkeypatch.setattr(finding, "cache", lambda: deep.folder / "cache")
     built: list[int] = []
     monkeypatch.setattr(iv.Study, "build_bank", lambda self, *a, **k: built.append(1))
     with TestClient(create_app({"ioi": lambda: deep}), base_url="http://localhost") as client:
@@ -458,8 +459,8 @@ def test_a_mistake_ends_a_stream(client: TestClient) -> None:
 
 
 def test_a_bank_is_built_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "cache", lambda: tmp_path)
-    monkeypatch.setitem(SPECS, "addition", SPECS["addition"].model_copy(update={"rows": 20_000}))
+    monkeypatch.setattr(finding, "cache", lambda: tmp_path)
+    monkeypatch.setattr(defined("addition").spec, "rows", 20_000)
     monkeypatch.setattr("inversionview.explorer.events.PROGRESS", 0.0)
     with TestClient(create_app({"addition": lambda: iv.load("addition")}), base_url="http://localhost") as client:
         found = streamed(client, "addition", text=ADD, source="corpus", count=5)
@@ -779,7 +780,7 @@ def test_explore_opens_the_study_that_was_named_last_and_has_each_once(
     monkeypatch.setattr("inversionview.explorer.app.create_app", created)
     monkeypatch.setattr(Server, "run", lambda *_: None)
     for run_of in ("b", "c/b", "ioi"):
-        write_spec(tmp_path / run_of, SPECS["counting"])
+        write_spec(tmp_path / run_of, stated("counting")[0])
     places = {"tmp": str(tmp_path), "shipped": str(shipped_path("counting", "model").parent)}
     code, out, _ = run(capsys, "explore", "--no-browser", "--port", "0", *(word.format(**places) for word in arguments))
     assert code == 0

@@ -21,6 +21,7 @@ from inversionview import distances, errors, information
 from inversionview.analysis import places
 from inversionview.analysis.features import Cell, FeatureTable, Total, codes_of, feature_information, pattern
 from inversionview.analysis.places import bits_curve, draw_queries
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.inputs import Ids
@@ -49,7 +50,7 @@ class FewAdditions(AdditionInputs):
 def bank(request: pytest.FixtureRequest, addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     inputs = FewAdditions() if request.param == "all there is" else addition.inputs
     folder = tmp_path_factory.mktemp("bank")
-    return ActivationBank.build(folder, addition.model, inputs, rows=ROWS, positions=NAMES, precision="float32")
+    return build_bank(folder, addition.model, inputs, rows=ROWS, positions=NAMES, precision="float32")
 
 
 def preimages(
@@ -154,7 +155,7 @@ def test_within_a_filter_the_table_is_its_definition(bank: ActivationBank, where
 
 def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> None:
     """x0.pre is token plus position: constant at '=', the digit A1 at A1."""
-    bank = ActivationBank.build(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
+    bank = build_bank(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
     table = feature_information(bank, study="few", queries=200, scope=Scope(0.01))
     cells = {(c.position, c.feature): c for c in table.cells}
     totals = {t.position: t.bits.value for t in table.totals}

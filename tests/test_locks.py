@@ -17,12 +17,12 @@ import pytest
 
 import inversionview as iv
 from inversionview import errors
-from inversionview.bank.store import ActivationBank
+from inversionview.bank.harvest import build_bank
 from inversionview.cli import main
-from inversionview.inputs import TextInputs
 from inversionview.locks import clear, locked
 from inversionview.runs import Reading, Watch, train_texts
 from inversionview.storage import check_writable, recover, replacing, sweep, write_json
+from inversionview.texts import TextInputs
 from tests.conftest import sentences
 
 WRITES = """
@@ -265,7 +265,7 @@ def test_a_run_is_locked_while_it_is_trained_and_free_after(own_model: Path, tmp
         )  # fmt: skip
     else:
         model = iv.ProbedModel.from_pretrained(own_model)
-        inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+        inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
         iv.train(model, inputs, "x0.post", config, tmp_path / "run", report=look, width=16, layers=1)
     assert seen == [True]
     assert not (tmp_path / "run" / ".lock").exists()
@@ -277,8 +277,8 @@ def test_processes_of_one_bank_share_its_folder(own_model: Path, tmp_path: Path)
     inputs = TextInputs.tokenize([f"{line} {n}" for line in sentences() for n in range(2)], model.vocabulary, 32)
     options = {"rows": 480, "sites": "x0.post", "world": 2}
     with another(HOLDS, tmp_path / ".shard-00000.lock") as (process, _):
-        ActivationBank.build(tmp_path, model, inputs, rank=1, **options)
+        build_bank(tmp_path, model, inputs, rank=1, **options)
         with pytest.raises(errors.LockedError, match=str(process.pid)):
-            ActivationBank.build(tmp_path, model, inputs, rank=0, **options)
-    assert len(ActivationBank.build(tmp_path, model, inputs, rank=0, **options)) == 480
+            build_bank(tmp_path, model, inputs, rank=0, **options)
+    assert len(build_bank(tmp_path, model, inputs, rank=0, **options)) == 480
     assert not list(tmp_path.glob(".*"))

@@ -19,7 +19,7 @@ from inversionview.errors import UnknownSiteError
 from inversionview.header import sites_of
 from inversionview.naming import is_hub_name
 from inversionview.sites import Site, all_sites, expand, find_site
-from inversionview.studies import default_model
+from inversionview.studies.shipped import default_model
 
 ADD = "615+861=1476"
 

@@ -136,7 +136,7 @@ def test_texts_are_kept_as_arrow_without_empty_lines(run: Path) -> None:
 
 def test_the_library_way(own_model: Path, tmp_path: Path) -> None:
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     config = iv.TrainConfig(minutes=None, steps=2, batch=8, pool=2, evaluations=1, queries=2)
     decoder = iv.train(model, inputs, sites="a0.*", config=config, width=16, layers=1)
     decoder.save_pretrained(tmp_path)

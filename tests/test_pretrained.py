@@ -188,14 +188,14 @@ def test_inputs_longer_than_the_lm_reads_are_refused(base: Path) -> None:
 
 def test_another_vocabulary_is_refused(base: Path, own_model: Path) -> None:
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     with pytest.raises(MismatchError, match="another vocabulary"):
         iv.train(model, inputs, "x0.post", iv.TrainConfig(minutes=None, steps=1), base=str(base))
 
 
 def test_a_batch_in_parts_is_the_batch_whole(own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     config = iv.TrainConfig(minutes=None, steps=3, batch=16, groups=2, pool=3, queries=2, evaluations=1)
     made = []
     for rows in (3, 100):
@@ -210,7 +210,7 @@ def test_a_batch_in_parts_is_the_batch_whole(own_model: Path, monkeypatch: pytes
 def test_training_changes_what_it_should_and_goes_on_exactly(own_model: Path, tmp_path: Path, tuning: str) -> None:
     """A run of two pools, and one that is cut after its first and goes on: the same losses and weights."""
     model = iv.ProbedModel.from_pretrained(own_model)
-    inputs = iv.Inputs.from_texts(sentences(), model.tokenizer)
+    inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
     config = iv.TrainConfig(minutes=None, steps=8, batch=16, groups=2, pool=4, queries=2, evaluations=1)
     sizes = {"base": str(own_model), "tuning": tuning, "lora": 2, "pathway": 16, "cells": 2, "hidden": 16}
     decoder = iv.train(model, inputs, "x0.post", config, tmp_path / "whole", **sizes)

@@ -30,13 +30,13 @@ from inversionview import cli
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.contrasts import TextPair, read_pairs
 from inversionview.errors import InputError, InversionViewError, LeftOut
-from inversionview.inputs import TextInputs
 from inversionview.records.reading import read
 from inversionview.records.streams import BLOCK
 from inversionview.records.texts import read_texts, read_words
 from inversionview.records.values import values
 from inversionview.studies.statements import read_statements
 from inversionview.study import Study
+from inversionview.texts import TextInputs
 from inversionview.tokens import Vocabulary
 
 TEXTS = [

@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import inversionview as iv
-from inversionview.studies import shipped_inputs, shipped_path
+from inversionview.studies.registry import shipped_inputs
+from inversionview.studies.shipped import shipped_path
 from inversionview.studies.training import accuracy, train_shipped
 
 # Huang et al. 2024, sections 3.1 and 3.3

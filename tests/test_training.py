@@ -25,7 +25,7 @@ from inversionview.decoder.pairs import Stream, pick_pairs, pool_of_batches
 from inversionview.decoder.pathway import polar
 from inversionview.decoder.whitening import clusters, fit_site
 from inversionview.sites import expand
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 
 SMALL = ["--batch", "32", "--width", "16", "--decoder-layers", "1", "--sites", "x0.pre,x1.post"]
 

@@ -21,10 +21,10 @@ from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.errors import InputError, UnknownPositionError
 from inversionview.explorer.service import place
-from inversionview.inputs import TextInputs, begun_before
 from inversionview.runs import Reading, train_texts
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.ioi import IOIInputs
+from inversionview.texts import TextInputs, begun_before
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.language import LanguageKernel

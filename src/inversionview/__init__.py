@@ -30,7 +30,7 @@ _PUBLIC = {
     "Setting": "preimage.sampled",
     "Site": "sites",
     "Study": "study",
-    "TextInputs": "inputs",
+    "TextInputs": "texts",
     "TrainConfig": "decoder.training",
     "load": "study",
     "show": "explorer.widget",
@@ -66,12 +66,13 @@ if TYPE_CHECKING:
     from inversionview.decoder.training import TrainConfig, train
     from inversionview.errors import InversionViewError
     from inversionview.explorer.widget import show
-    from inversionview.inputs import Inputs, TextInputs
+    from inversionview.inputs import Inputs
     from inversionview.preimage.core import Preimage, Query, Sample
     from inversionview.preimage.sampled import Setting
     from inversionview.probed import ProbedModel
     from inversionview.sites import Site
     from inversionview.study import Study, load
+    from inversionview.texts import TextInputs
 
 
 def __getattr__(name: str) -> Any:

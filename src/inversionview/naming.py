@@ -6,22 +6,27 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import TypeGuard
 
 from inversionview.errors import SettingError, UnknownStudyError, WeightsError, did_you_mean
 
-SHIPPED = ("counting", "addition")
-LANGUAGE = ("ioi", "facts")
-STUDIES = (*SHIPPED, *LANGUAGE)
+STUDIES = ("counting", "addition", "ioi", "facts")
+"""Each has a definition, see ``studies.registry``."""
 _MOST = 6
 """Runs that an error names at most."""
 _PARTS = ("bank", "decoder", "corpus", "checkpoints")
 """Folders of a run."""
 
 
+def is_study(name: str | None) -> TypeGuard[str]:
+    """Return whether a name is that of a study, and not of a run."""
+    return name in STUDIES
+
+
 def check_study(name: str | Path) -> None:
     """Raise ``UnknownStudyError`` unless there is such a study or run; it says what there is, and the way out."""
     text, folder = str(name), Path(name).expanduser()
-    if text not in STUDIES and not (folder / "study.json").is_file():
+    if not is_study(text) and not (folder / "study.json").is_file():
         raise UnknownStudyError(_sentence(text, folder))
 
 
@@ -33,7 +38,7 @@ def check_model_name(name: str) -> None:
         WeightsError: it is no hub name, and nothing lies there; or a folder without a model.
     """
     path = Path(name).expanduser()
-    if name in STUDIES or (path / "study.json").is_file():
+    if is_study(name) or (path / "study.json").is_file():
         raise SettingError(f"{name} is a study, no model: give it as STUDY, and a model by --model.")
     check_model_path(str(path))
     if not path.exists() and not is_hub_name(name):

@@ -19,7 +19,7 @@ from inversionview.analysis.retrieval import (
     measured_known,
     retrieval_heads,
 )
-from inversionview.bank.places import cache
+from inversionview.bank.finding import cache
 from inversionview.bank.store import ActivationBank
 from inversionview.errors import SettingError
 from inversionview.progress import Progress

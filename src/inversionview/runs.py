@@ -22,23 +22,22 @@ from inversionview.analysis.thresholds import TEXTS, typical_epsilons
 from inversionview.bank.store import ActivationBank
 from inversionview.decoder.training import AfterPool, TrainConfig, train
 from inversionview.errors import MismatchError, SettingError
-from inversionview.inputs import Inputs, TextInputs
+from inversionview.inputs import Inputs
 from inversionview.locks import locked
+from inversionview.naming import is_study
 from inversionview.probed import PRECISIONS, Precision, ProbedModel
 from inversionview.progress import Progress
 from inversionview.records.texts import read_texts
 from inversionview.sites import Site, expand, select
 from inversionview.spec import StudySpec, check_model, model_files, read_spec, write_spec
 from inversionview.storage import read_array, replacing, write_array
-from inversionview.studies import SHIPPED, STUDIES
 from inversionview.study import Study, load
+from inversionview.texts import TextInputs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-STREAMED = SHIPPED
-"""Studies of small models on endless inputs: running them is cheaper than reading activations from disk."""
 NAMED = "named"
 """In place of heads: those that the study knows to matter."""
 _LM_POOL = 16
@@ -130,7 +129,7 @@ def train_study(
         MismatchError: ``out`` holds another run.
         LockedError: another process trains into it.
     """
-    if study not in STUDIES:
+    if not is_study(study):
         raise SettingError(f"{study} is no study: to go on with a run, give the command that began it.")
     with watch.alone(out):
         return _train_study(study, out, config, model, given or {}, reading, watch, options)
@@ -148,8 +147,8 @@ def _train_study(
     site = base.spec.site if base.spec.site in chosen else chosen[0]
     changed: dict[str, Any] = {"model": resolved(model or ""), "dtype": reading.precision, "sites": chosen, "site": site}
     spec = base.spec.model_copy(update=changed)
-    stream = study in STREAMED if reading.stream is None else reading.stream
-    if stream and study == "facts":
+    stream = base.definition.streamed if reading.stream is None else reading.stream
+    if stream and base.definition.retrieves:
         raise SettingError("Decoders of facts are trained from a bank, where heads do not rest on BOS: leave out --stream.")
     return _train(base.model, base.inputs, spec, out, config, replace(reading, stream=stream), watch, options)
 
@@ -241,13 +240,13 @@ def _train(
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if bank is None else bank
         config = _sparing(config, len(spec.sites))
-    if spec.inputs == "texts" and not spec.epsilons and watch.rank[0] == 0:
+    if study.definition.own_epsilons and not spec.epsilons and watch.rank[0] == 0:
         study.spec = spec.model_copy(update={"epsilons": _epsilons(study, bank)})
         write_spec(out, study.spec)
     if options.get("base"):
         config = replace(config, pool=min(config.pool, _LM_POOL))
     options = {"width": spec.width, **options}
-    if bank is not None and spec.inputs == "facts":
+    if bank is not None and study.definition.retrieves:
         options["telling"] = _telling(model, bank, expand(spec.sites, model.sites), out, watch)
         config = replace(config, rebalance=0.0)  # good ratios are those of all inputs
     train(model, inputs, spec.sites, config, out, bank=bank, report=watch.report, accelerator=watch.accelerator, **options)

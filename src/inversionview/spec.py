@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inversionview.errors import UnknownStudyError, WeightsError
 from inversionview.integrity import KEY, changed, digests, file_digest, read_sealed, reason, sealed
+from inversionview.naming import STUDIES
 from inversionview.probed import Precision
 from inversionview.scope import Distance
 from inversionview.storage import write_json
@@ -19,10 +20,10 @@ class StudySpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    inputs: Literal["counting", "addition", "ioi", "facts", "texts", "none"]
-    """``counting``, ``addition``, ``ioi``, ``facts``; ``texts``, the run's own ``corpus`` folder; ``none``, a model alone."""
+    inputs: str
+    """Of which study; ``texts``, the run's own ``corpus`` folder; ``none``, a model alone. See ``studies.registry``."""
     options: dict[str, str | list[str]] = {}
-    """Of the inputs, by name; see ``studies.language_inputs``."""
+    """Of the inputs, by name; see ``studies.definition``."""
     model: str = ""
     """Path or hub name of the probed model; empty for the shipped one, of a language model's study for SmolLM2-135M."""
     dtype: Precision = "fp32"
@@ -46,6 +47,13 @@ class StudySpec(BaseModel):
     width: int = Field(default=96, ge=1)
     """Width of the decoder that is trained unless another is asked for."""
 
+    @field_validator("inputs")
+    @classmethod
+    def _known(cls, inputs: str) -> str:
+        if inputs not in (known := (*STUDIES, "texts", "none")):
+            raise ValueError(f"there are only {', '.join(known)}")
+        return inputs
+
     @field_validator("options")
     @classmethod
     def _typed(cls, options: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
@@ -59,49 +67,6 @@ class StudySpec(BaseModel):
         if not names:
             raise ValueError("there must be at least one")
         return names
-
-    @property
-    def pool(self) -> Literal["auto", "facts"]:
-        """Settings under which the decoder's candidates are drawn unless others are asked for; see ``preimage.sampled``."""
-        return "facts" if self.inputs == "facts" else "auto"
-
-
-SPECS = {
-    "counting": StudySpec(
-        inputs="counting",
-        sites=["x0.pre", "a0.0", "x0.mid", "m0", "x0.post", "a1.0", "x1.mid", "m1", "x1.post"],
-        text="vvzccvczvvvzvcvc|v:8",
-        at=":",
-        site="a1.0",
-        width=64,
-    ),
-    "addition": StudySpec(
-        inputs="addition", sites=["x0.pre", "a*.*", "x*.mid", "x*.post"], text="615+861=1476", at="=", site="a0.0"
-    ),
-    "ioi": StudySpec(
-        inputs="ioi",
-        sites=["a*.*"],
-        text="When Mary and John went to the store, John gave a drink to",
-        at="END",
-        site="",
-        distance="cosine",
-        rows=20_000,
-    ),
-    "facts": StudySpec(
-        inputs="facts",
-        sites=["a*.*"],
-        text="The capital of France is",
-        at="END",
-        site="",
-        distance="cosine",
-        epsilon=0.25,
-        rows=20_000,
-    ),
-}
-"""The studies of Huang et al. 2024: sites of sections 3.1 and 3.3; distances of 3.2 and 3.4, and ε of 3.4.
-
-No site: the model's last of these.
-"""
 
 
 def read_spec(folder: Path) -> StudySpec:

@@ -25,7 +25,8 @@ from inversionview.analysis.patching import Cumulative, Patching, parse_activati
 from inversionview.analysis.prompts import prompt_cases
 from inversionview.analysis.retrieval import kept_known
 from inversionview.analysis.truth import SiteTruth, Truth, decoder_against_truth, kept_truth, weights_of
-from inversionview.bank import places
+from inversionview.bank import finding
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.contrasts import Pairs, TextPair, check_target, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.decoder.decoder import Decoder
@@ -41,14 +42,14 @@ from inversionview.errors import (
     WeightsError,
 )
 from inversionview.filters import feature_names, parse_filters
-from inversionview.inputs import Ids, Inputs, TextInputs, begun_before
+from inversionview.inputs import Ids, Inputs
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
 from inversionview.interpret.readings import Queries
 from inversionview.interpret.run import Confirm, interpret
 from inversionview.interpret.sides import GAP
 from inversionview.memory import check_memory
-from inversionview.naming import check_study
+from inversionview.naming import STUDIES
 from inversionview.positions import Positions
 from inversionview.preimage.completeness import VARIANTS, Completeness, completeness, is_query
 from inversionview.preimage.core import Preimage, Query
@@ -64,24 +65,15 @@ from inversionview.ranges import check_seed, whole
 from inversionview.scope import Distance, check_distance, check_epsilon
 from inversionview.scopes import OWN, Scope
 from inversionview.sites import Site, expand, find_site
-from inversionview.spec import SPECS, StudySpec, check_model, model_files, read_spec, write_spec
+from inversionview.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.storage import check_writable
-from inversionview.studies import (
-    DEFAULT_MODEL,
-    LANGUAGE,
-    SHIPPED,
-    STUDIES,
-    decoder_path,
-    default_model,
-    kept_options,
-    language_inputs,
-    shipped_inputs,
-    shipped_path,
-    trained_decoder,
-)
+from inversionview.studies.decoders import decoder_path, trained_decoder
+from inversionview.studies.definition import Definition
 from inversionview.studies.facts import FactsInputs
 from inversionview.studies.known_heads import heads_cache, keep_heads, published_heads, read_heads, shipped_heads
-from inversionview.studies.shipped import check_shipped
+from inversionview.studies.registry import default_model_called, defined, stated
+from inversionview.studies.shipped import check_shipped, shipped_path
+from inversionview.texts import begun_before
 from inversionview.tokens import Vocabulary
 from inversionview.walk.kernel import Target
 from inversionview.walk.run import Found, WalkSettings
@@ -106,6 +98,11 @@ class Study:
         self.sites: list[Site] = expand(spec.sites, model.sites)
         self._bank: ActivationBank | None = None
 
+    @property
+    def definition(self) -> Definition:
+        """What the study is: ask it, not for the study's name."""
+        return defined(self.spec.inputs)
+
     @cached_property
     def inputs(self) -> Inputs:
         """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped.
@@ -114,15 +111,7 @@ class Study:
             InputError: it is a model alone.
         """
         self._has_more_than_a_model()
-        if self.spec.inputs in SHIPPED:
-            return shipped_inputs(self.spec.inputs)
-        if self.spec.inputs in LANGUAGE:
-            return language_inputs(self.spec.inputs, self.model.vocabulary, self.spec.options)
-        corpus = (self.folder or Path()) / "corpus"
-        inputs = TextInputs.load(corpus, self.model.vocabulary)
-        if inputs.max_length > self.model.shape.max_length:
-            raise InputError(f"The corpus in {corpus} holds longer texts than {self.model.name} reads: train the run again.")
-        return inputs
+        return self.definition.inputs(self.model, self.spec.options, self.folder)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -161,7 +150,7 @@ class Study:
     @property
     def bare(self) -> bool:
         """It is a model alone, without inputs or a decoder."""
-        return self.spec.inputs == "none"
+        return self.definition.bare
 
     def _has_more_than_a_model(self) -> None:
         if self.bare:
@@ -178,27 +167,26 @@ class Study:
     def keep(self, folder: Path) -> None:
         """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
         if not (folder / "study.json").exists():
-            path = self.spec.model or ("" if self.model.name in (*SHIPPED, DEFAULT_MODEL) else str(self.model_path.resolve()))
+            path = self.spec.model or ("" if default_model_called(self.model.name) else str(self.model_path.resolve()))
             write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
 
     @property
     def model_path(self) -> Path:
         """Where the probed model lies (or its hub name)."""
-        if self.model.name == DEFAULT_MODEL:
-            return default_model()
-        return shipped_path(self.model.name, "model") if self.model.name in SHIPPED else Path(self.model.name)
+        default = default_model_called(self.model.name)
+        return Path(self.model.name) if default is None else default()
 
     # -- positions ----------------------------------------------------------------------------------------------------
 
     @property
     def position_names(self) -> list[str]:
         """The named positions of the study's inputs."""
-        if self.spec.inputs not in STUDIES:
+        if not self.definition.positions:
             return ["END"]
         return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
 
     def _named(self, tokens: Ids) -> dict[str, Ids]:
-        if self.spec.inputs in STUDIES:
+        if self.definition.positions:
             return self.inputs.named_positions(tokens)
         last = (tokens != self.model.vocabulary.pad).sum(1) - 1
         return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
@@ -307,7 +295,7 @@ class Study:
                 None if fixed is None else self.positions.finder(query.ids, fixed),
             ),
             count=count,
-            settings=self.spec.pool if settings == "auto" else settings,
+            settings=self.definition.pool if settings == "auto" else settings,
             each=each,
             seed=seed,
             report=report,
@@ -405,7 +393,7 @@ class Study:
     @property
     def has_prior(self) -> bool:
         """Its inputs have a distribution of their own, that walks go by, and not the model's."""
-        return self.spec.inputs in STUDIES and bool(self.inputs.moves)
+        return self.definition.moves
 
     def target(
         self,
@@ -721,10 +709,11 @@ class Study:
     @property
     def named_heads(self) -> list[NamedHead]:
         """The heads that matter, as far as is known without computing: found before, shipped, or published; else none."""
-        if self.spec.inputs != "ioi":
+        published = self.definition.published
+        if published is None:
             return []
         known = self.known_heads()
-        return published_heads(self.model.shape) if known is None else known.found
+        return published_heads(published, self.model.shape) if known is None else known.found
 
     # -- direct logit attribution -------------------------------------------------------------------------------------
 
@@ -816,7 +805,7 @@ class Study:
     def build_bank(
         self, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
     ) -> ActivationBank:
-        """Harvest a bank of the study's corpus, or what lacks of it; see ``ActivationBank.build`` for the options.
+        """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.build_bank`` for the options.
 
         Args:
             folder: where to; by default the user's cache, where later searches find it.
@@ -824,8 +813,8 @@ class Study:
             report: called with the share of the inputs that is done, and a note.
             options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
         """
-        return ActivationBank.build(
-            folder or places.cached(self.model, self.inputs, rows), self.model, self.inputs, rows=rows, report=report,
+        return build_bank(
+            folder or finding.cached(self.model, self.inputs, rows), self.model, self.inputs, rows=rows, report=report,
             **{"sites": self.sites, "distance": self.spec.distance, **options},
         )  # fmt: skip
 
@@ -855,7 +844,7 @@ class Study:
         if self.known_bank() is None:
             rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
             if begin is not None:
-                begin(places.cached(self.model, self.inputs, rows), rows)
+                begin(finding.cached(self.model, self.inputs, rows), rows)
             self._bank = self.build_bank(rows=rows, report=report)
         assert self._bank is not None
         return self._bank
@@ -869,10 +858,10 @@ class Study:
         given = None if folder is None else Path(folder)
         own = given or (self.folder / "bank" if self.folder else Path())
         inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
-        kept = [inner] if given is not None or (self.folder and places.begun(own)) else places.kept(self.model, self.inputs)
+        kept = [inner] if given is not None or (self.folder and finding.begun(own)) else finding.kept(self.model, self.inputs)
         if not kept:
             raise BankError(f"{self.name} has no bank yet: build one with `inversionview bank`.")
-        return places.check(kept[0], self.model, self.inputs, report)
+        return finding.check(kept[0], self.model, self.inputs, report)
 
     def known_bank(self) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet.
@@ -881,7 +870,7 @@ class Study:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
         if self._bank is None:
-            self._bank = places.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+            self._bank = finding.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
 
     def search(
@@ -1170,35 +1159,32 @@ def load(
         return Study(
             str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
         )
-    text, folder = str(name), Path(name).expanduser()
-    if text in STUDIES:
-        spec, run = SPECS[text], None
-    else:
-        check_study(name)
-        spec, run = read_spec(folder), folder
+    text = str(name)
+    spec, run = stated(name)
     if run is not None and not model:
         check_model(spec, run)
-    language = spec.inputs in LANGUAGE
-    if options and not language:
+    definition = defined(spec.inputs)
+    if options and not definition.options:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
-    if spec.inputs in SHIPPED and not (model or spec.model):
-        check_shipped(f"{spec.inputs}/model")
-    own = None if model or spec.model else default_model() if language else shipped_path(spec.inputs, "model")
-    shipped = Vocabulary.from_folder(shipped_path(spec.inputs, "model")) if spec.inputs in SHIPPED else None
+    default = not (model or spec.model)
+    if definition.ships_model and default:
+        check_shipped(f"{definition.name}/model")
+    shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
     probed = ProbedModel.from_pretrained(
-        model or spec.model or own or "", device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped
-    )
-    if own is not None:
-        probed.name = DEFAULT_MODEL if language else spec.inputs
-    if spec.inputs in SHIPPED:
-        check_vocabulary(probed, spec.inputs)
+        definition.default_model() if default else model or spec.model,
+        device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped,
+    )  # fmt: skip
+    if default:
+        probed.name = definition.default_name
+    if definition.ships_model:
+        check_vocabulary(probed, definition)
     spec = spec.model_copy(
-        update={"options": {**spec.options, **kept_options(options)}, "site": spec.site or _last(spec, probed)}
+        update={"options": {**spec.options, **definition.kept_options(options)}, "site": spec.site or _last(spec, probed)}
     )
     if run is not None and begun_before(run, probed.vocabulary):
         probed.vocabulary.begin(probed.vocabulary.former or 0)
     study = Study(text, spec, probed, run)
-    if language:
+    if definition.any_model:
         longest = study.inputs.max_length  # what does not do for this model is told now
         if longest > probed.shape.max_length:
             raise InputError(
@@ -1214,11 +1200,11 @@ def _last(spec: StudySpec, model: ProbedModel) -> str:
     return expand(spec.sites, model.sites)[-1].short
 
 
-def check_vocabulary(model: ProbedModel, study: str) -> None:
-    """Raise ``WeightsError`` unless the model has the vocabulary of a shipped study, in its order."""
-    wanted = shipped_inputs(study)
+def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
+    """Raise ``WeightsError`` unless the model has the vocabulary of a study that ships one, in its order."""
+    wanted = definition.inputs(model, {})
     if model.vocabulary.tokens[: wanted.pad + 1] != wanted.vocabulary or model.shape.max_length < wanted.max_length:
         raise WeightsError(
-            f"{model.name} is not a model of the {study} study: its vocabulary must be {''.join(wanted.vocabulary)}, in this "
-            f"order, and it must read {wanted.max_length} tokens."
+            f"{model.name} is not a model of the {definition.name} study: its vocabulary must be "
+            f"{''.join(wanted.vocabulary)}, in this order, and it must read {wanted.max_length} tokens."
         )

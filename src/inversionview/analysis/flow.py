@@ -180,8 +180,16 @@ def flow(
     confirming = _Confirming(model, inputs, positions, name, filters, limit, seed)
     tested = list(confirming.tested(edges, least_effect, lambda share: tell(0.75 + 0.25 * share, "patching")))
     made = _found(bank, scope, looks, codes, known, tested)
-    least = {"least_attention": least_attention, "least_effect": least_effect}
-    return Flow(study=study, target=name, where=tuple(map(str, filters)), pairs=confirming.counts, seed=seed, **least, **made)
+    return Flow(
+        study=study,
+        target=name,
+        where=tuple(map(str, filters)),
+        pairs=confirming.counts,
+        least_attention=least_attention,
+        least_effect=least_effect,
+        seed=seed,
+        **made,
+    )
 
 
 def _found(

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from inversionview.bank.manifest import MOST
 from inversionview.bank.search import search
-from inversionview.bank.store import MOST, ActivationBank
+from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError, SettingError
 from inversionview.integrity import file_digest, read_sealed, reason, sealed
 from inversionview.sites import Site
@@ -107,7 +108,7 @@ def load_or_build(bank: ActivationBank, site: Site, position: int, *, epsilon: f
 def _rows(bank: ActivationBank, name: str, count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return random rows of a bank that have a position."""
     rows = np.random.default_rng(seed).permutation(len(bank))[:count]
-    there: npt.NDArray[np.int64] = rows[bank.inputs.named_positions(bank.tokens(rows))[name] >= 0]
+    there: npt.NDArray[np.int64] = rows[bank.located(rows, [name])[1][:, 0] >= 0]
     return there
 
 

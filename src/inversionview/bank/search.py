@@ -303,15 +303,13 @@ class _Scope:
         exact, place = np.empty(len(inverse), dtype=np.float32), np.empty(len(inverse), dtype=np.int64)
         order = np.argsort(inverse, kind="stable")
         for start in range(0, len(rows), 8192):
-            tokens = bank.tokens(rows[start : start + 8192])
-            named = bank.inputs.named_positions(tokens)
-            at = np.stack([named[name] for name in names], axis=1)
-            (z,) = bank.model.harvest_compact(tokens, [bank.sites[self.site]], at.clip(min=0))  # (row, position, width)
-            a, b = np.searchsorted(inverse[order], [start, start + len(tokens)])
+            made = bank.run(rows[start : start + 8192], [bank.sites[self.site]], names)
+            z, lacking = made.activations[0], torch.from_numpy(made.at < 0)
+            a, b = np.searchsorted(inverse[order], [start, start + len(z)])
             for part in np.array_split(order[a:b], max(1, (b - a) // _PAIRS)):
                 own = torch.from_numpy(inverse[part] - start)
                 d = distances.between(self.distance, queries[part, None], z[own])
-                lowest = d.masked_fill(torch.from_numpy(at < 0)[own], torch.inf).min(1)
+                lowest = d.masked_fill(lacking[own], torch.inf).min(1)
                 exact[part] = lowest.values.numpy()
                 place[part] = np.array(self.positions)[lowest.indices.numpy()]
         return exact, place

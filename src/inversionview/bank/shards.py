@@ -9,19 +9,17 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
 from inversionview.bank.index import Index
+from inversionview.bank.manifest import Manifest
 from inversionview.errors import BankError
 from inversionview.integrity import read_sealed, sealed
 from inversionview.storage import write_json
-
-if TYPE_CHECKING:
-    from inversionview.bank.store import Manifest
 
 CHECKSUMS = "checksums.json"
 _MAGIC = b"\x93NUMPY\x01"

@@ -12,6 +12,7 @@ from inversionview.commands.checked import unused
 from inversionview.commands.options import BareStudyArg, JsonOpt, ModelOptions, PositionOptions, SeedOpt
 from inversionview.commands.shared import app, bar, loaded_study, out, print_json
 from inversionview.errors import SettingError
+from inversionview.naming import is_study
 
 if TYPE_CHECKING:
     from inversionview.analysis.attribution import RateTable
@@ -122,6 +123,4 @@ def _study_and_maybe_text(
 
 
 def _is_study(name: str) -> bool:
-    from inversionview.studies import STUDIES
-
-    return name in STUDIES or (Path(name) / "study.json").is_file()
+    return is_study(name) or (Path(name) / "study.json").is_file()

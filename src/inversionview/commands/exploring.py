@@ -19,7 +19,7 @@ from inversionview.commands.options import DeviceOpt
 from inversionview.commands.shared import app, device_named, err, out
 from inversionview.errors import SettingError, WeightsError
 from inversionview.interruption import INTERRUPTED
-from inversionview.naming import SHIPPED, STUDIES, check_model_name, check_study
+from inversionview.naming import check_model_name, check_study, is_study
 
 if TYPE_CHECKING:
     from inversionview.study import Study
@@ -94,13 +94,16 @@ def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[d
     if model is not None:
         check_model_name(model)
         _on_the_hub(model)
+    from inversionview.studies.registry import definitions
     from inversionview.study import load
 
     if model is not None and len(dict(named)) > 1:
         raise SettingError("--model is another checkpoint for one run, or a model alone: give at most one run with it.")
     opener = partial(load, device=device_named(device))
-    openers: dict[str, Callable[[], Study]] = {name: partial(opener, name) for name in SHIPPED}
-    taken = {*SHIPPED, *(place for place, _ in named if isinstance(place, str))}
+    openers: dict[str, Callable[[], Study]] = {
+        each.name: partial(opener, each.name) for each in definitions() if each.ships_model
+    }
+    taken = {*openers, *(place for place, _ in named if isinstance(place, str))}
     called = {place: place if isinstance(place, str) else _name(place, taken) for place in dict(named)}
     for place, run in named:
         openers[called[place]] = partial(opener, str(Path(run).expanduser()), model=model)
@@ -115,7 +118,7 @@ def _place(run: str) -> str | Path:
     """Return a study's name or the folder of a run, if there is one that can be read."""
     from inversionview.spec import read_spec
 
-    if run in STUDIES:
+    if is_study(run):
         return run
     check_study(run)
     folder = Path(run).expanduser()

@@ -38,7 +38,7 @@ def heads(
 
     check_formats(to or [], FORMATS)
     loaded = loaded_study(study, on)
-    if loaded.spec.inputs == "facts":
+    if loaded.definition.retrieves:
         raise SettingError(f"The heads that retrieve facts are found by another command: inversionview recall {study}.")
     with bar("measuring heads", 1000, quiet=as_json) as advance:
         table = loaded.heads(

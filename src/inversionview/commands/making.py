@@ -28,8 +28,9 @@ from inversionview.commands.shared import (
 )
 from inversionview.errors import InputError, SettingError
 from inversionview.interruption import resumable
-from inversionview.naming import STUDIES, check_model_name, check_study
+from inversionview.naming import check_model_name, check_study, is_study
 from inversionview.scope import epsilon_text
+from inversionview.studies.registry import defined
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ class HarvestOptions:
         """
         if texts is None:
             unused(context, "there are no --texts", "max_length")
-        if self.stream or (self.stream is None and study in ("counting", "addition")):
+        if self.stream or (self.stream is None and is_study(study) and defined(study).streamed):
             unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
         if self.bank is not None:
             unused(context, "a bank is given", "inputs")
@@ -180,12 +181,12 @@ def train(
     corpus.check(study, model)
     harvest.check(context, study, corpus.texts)
     decoder.check(context)
-    if study is not None and study not in STUDIES:
+    if study is not None and not is_study(study):
         check_study(study)
     for name in (model, decoder.base):
         if name is not None:
             check_model_name(name)
-    check_sites_of(study if study in STUDIES else None, model, [harvest.sites])
+    check_sites_of(study if is_study(study) else None, model, [harvest.sites])
     from inversionview.decoder.training import TrainConfig, make_accelerator
     from inversionview.runs import Reading, train_study, train_texts
 

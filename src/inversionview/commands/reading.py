@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -334,19 +333,16 @@ def _thresholds(study: Study) -> str:
 @app.command(epilog="Example: `inversionview path addition decoder`")
 def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
     """Print where a study's probed model lies, or the decoder that it is read with."""
-    from inversionview.naming import check_study
-    from inversionview.spec import SPECS, read_spec
-    from inversionview.studies import LANGUAGE, STUDIES, default_model, shipped_path, trained_decoder
+    from inversionview.studies.decoders import trained_decoder
+    from inversionview.studies.registry import defined, stated
 
     if part not in ("model", "decoder"):
         raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
-    check_study(study)
-    run = None if study in STUDIES else Path(study).expanduser()
-    spec = SPECS[study] if run is None else read_spec(run)
+    spec, run = stated(study)
     if part == "decoder":
         print_line(trained_decoder(study, spec.inputs, run).resolve())
     else:
-        print_line(spec.model or (default_model() if spec.inputs in LANGUAGE else shipped_path(spec.inputs, "model")))
+        print_line(spec.model or defined(spec.inputs).default_model())
 
 
 @app.command()

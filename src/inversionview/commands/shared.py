@@ -17,7 +17,7 @@ from inversionview.commands.options import InputOptions, ModelOptions
 from inversionview.commands.terminal import SafeConsole
 from inversionview.errors import InversionViewError, SettingError
 from inversionview.interruption import resumable
-from inversionview.naming import LANGUAGE, STUDIES, check_model_name, check_study
+from inversionview.naming import check_model_name, check_study, is_study
 from inversionview.printable import json_line, shown
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def study_and_text(what: InputOptions, on: ModelOptions, sites: Iterable[str | N
     """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
     if what.text is not None:
         return loaded_study(what.study or "", on, sites), what.text
-    if what.study is None or on.model is None or what.study in STUDIES:
+    if what.study is None or on.model is None or is_study(what.study):
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
     return loaded_study(None, on, sites), what.study
 
@@ -97,13 +97,12 @@ def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | N
     if not named:
         return
     from inversionview.header import check_sites
-    from inversionview.spec import SPECS, read_spec
-    from inversionview.studies import default_model
+    from inversionview.studies.registry import defined, stated
 
-    spec = None if study is None else SPECS[study] if study in STUDIES else read_spec(Path(study).expanduser())
+    spec = None if study is None else stated(study)[0]
     path = model or (spec.model if spec else "")
-    if not path and spec is not None and spec.inputs in LANGUAGE:
-        path = str(default_model())
+    if not path and spec is not None and defined(spec.inputs).any_model:
+        path = str(defined(spec.inputs).default_model())
     if path:
         check_sites(path, [name.strip() for name in named])
 

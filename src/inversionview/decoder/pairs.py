@@ -19,9 +19,10 @@ from torch import Tensor
 
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.errors import InputError
-from inversionview.inputs import Ids, Inputs, TextInputs
+from inversionview.inputs import Ids, Inputs
 from inversionview.probed import ProbedModel
 from inversionview.sites import Site
+from inversionview.texts import TextInputs
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from inversionview.bank.store import ActivationBank, check_positions
+from inversionview.bank.manifest import check_positions
+from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError
 from inversionview.explorer.queue import BusyError
 from inversionview.preimage.core import Query
 from inversionview.progress import Progress
-from inversionview.studies import DEFAULT_MODEL, LANGUAGE
 from inversionview.study import Study
 
 QUICK = 1e13
@@ -109,6 +109,7 @@ def _duration(seconds: float) -> str:
 def _command(study: Study) -> str:
     """Return the command that builds the bank which the study's readings then find."""
     parts = ["inversionview", "bank", study.name, "--inputs", str(_rows(study))]
-    if study.spec.inputs in LANGUAGE and not study.spec.model and study.model.name != DEFAULT_MODEL:
+    own = study.definition
+    if own.any_model and not study.spec.model and study.model.name != own.default_name:
         parts += ["--model", study.model.name]
     return shlex.join(parts)

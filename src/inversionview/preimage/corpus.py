@@ -178,12 +178,10 @@ class _Search:
         if not len(hits):
             return ()
         bank, query = self.bank, self.query
-        tokens = bank.tokens(hits.rows)
+        tokens, at_names = bank.located(hits.rows, [bank.manifest.positions[p] for p in bank.position_numbers(self.scope.at)])
         z = query.z.expand(len(tokens), -1)
         per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), z, query.site, self.scope.distance)
-        named = bank.inputs.named_positions(tokens)
-        names = [bank.manifest.positions[number] for number in bank.position_numbers(self.scope.at)]
-        places = torch.from_numpy(np.stack([named[name] for name in names], axis=1))
+        places = torch.from_numpy(at_names)
         reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
         nearest, which = reached.min(1)
         position = places.gather(1, which[:, None])[:, 0]

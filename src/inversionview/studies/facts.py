@@ -48,6 +48,49 @@ class _Found(NamedTuple):
     """Index of the subject's last token."""
 
 
+class _Wording:
+    """Reads inputs that are no rows of the corpus by their words: those of a template, and the first known subject."""
+
+    def __init__(self, vocabulary: Vocabulary, templates: Sequence[str], subjects: Sequence[str]) -> None:
+        self.vocabulary, self.templates, self.subjects = vocabulary, templates, subjects
+
+    @lru_cache(maxsize=2**16)  # noqa: B019  it lives as long as its study
+    def read(self, ids: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the numbers of subject and template and where the subject ends, of an input without BOS; −1 for none of it."""
+        text = self.vocabulary.decode(ids)
+        subject, template, span = -1, -1, None
+        for number, (before, after) in self._frames:
+            if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
+                template, span = number, (len(before), len(text) - len(after))
+                break
+        hit = self._names.search(text, *(span or ()))
+        if hit is not None:
+            subject = self._subject_numbers[hit.group()]
+            end = hit.end()
+        elif span is not None:
+            end = span[1]
+        else:
+            return -1, template, -1
+        at = next(k for k in range(1, len(ids) + 1) if k == len(ids) or len(self.vocabulary.decode(ids[:k])) >= end)
+        return subject, template, at
+
+    @cached_property
+    def _frames(self) -> list[tuple[int, tuple[str, str]]]:
+        """Each template's number, and what stands before and after the subject; those that say most come first."""
+        parts = [template.rstrip().partition(SLOT) for template in self.templates]
+        return sorted(enumerate((a, b) for a, _, b in parts), key=lambda part: -len("".join(part[1])))
+
+    @cached_property
+    def _subject_numbers(self) -> dict[str, int]:
+        return {subject.strip(): number for number, subject in enumerate(self.subjects)}
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        """Finds a known subject as whole words; of two that begin together the longer one."""
+        names = sorted(self._subject_numbers, key=len, reverse=True)
+        return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, names)) + r")(?!\w)")
+
+
 class FactsInputs(Inputs):
     """Statements in the tokens of a model, as many as there are.
 
@@ -82,6 +125,7 @@ class FactsInputs(Inputs):
         self._number = {row.ids[:-1]: i for i, row in enumerate(rows)}
         self.subjects, self._subject = _numbered([s.subject for s in statements])
         self.templates, self._template = _numbered([s.template for s in statements])
+        self._wording = _Wording(vocabulary, self.templates, self.subjects)
         self.relations, self._relation = _numbered([s.relation for s in statements])
         self._objects = np.array([s.object or NONE for s in statements] + [NONE])
         self._asked = np.full(len(self.templates) + 1, -1)
@@ -171,44 +215,9 @@ class FactsInputs(Inputs):
         ends = self._ends(tokens)
         for i in np.flatnonzero(row < 0):
             begun = len(self.tokenizer.front)
-            found.subject[i], found.template[i], found.at[i] = self._read(tuple(tokens[i, begun : ends[i] + 1].tolist()))
+            ids = tuple(tokens[i, begun : ends[i] + 1].tolist())
+            found.subject[i], found.template[i], found.at[i] = self._wording.read(ids)
         return found
-
-    @lru_cache(maxsize=2**16)  # noqa: B019  inputs live as long as their study
-    def _read(self, ids: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return subject, template and where the subject ends, of an input that is no row of the corpus; −1 for none of it."""
-        text = self.tokenizer.decode(ids)
-        subject, template, span = -1, -1, None
-        for number, (before, after) in self._frames:
-            if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
-                template, span = number, (len(before), len(text) - len(after))
-                break
-        hit = self._names.search(text, *(span or ()))
-        if hit is not None:
-            subject = self._subject_numbers[hit.group()]
-            end = hit.end()
-        elif span is not None:
-            end = span[1]
-        else:
-            return -1, template, -1
-        at = next(k for k in range(1, len(ids) + 1) if k == len(ids) or len(self.tokenizer.decode(ids[:k])) >= end)
-        return subject, template, at
-
-    @cached_property
-    def _frames(self) -> list[tuple[int, tuple[str, str]]]:
-        """Each template's number, and what stands before and after the subject; those that say most come first."""
-        parts = [template.rstrip().partition(SLOT) for template in self.templates]
-        return sorted(enumerate((a, b) for a, _, b in parts), key=lambda part: -len("".join(part[1])))
-
-    @cached_property
-    def _subject_numbers(self) -> dict[str, int]:
-        return {subject.strip(): number for number, subject in enumerate(self.subjects)}
-
-    @cached_property
-    def _names(self) -> re.Pattern[str]:
-        """Finds a known subject as whole words; of two that begin together the longer one."""
-        names = sorted(self._subject_numbers, key=len, reverse=True)
-        return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, names)) + r")(?!\w)")
 
     # -- positions and features ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Heads that are known before anything is computed: shipped with a study, kept from an earlier run, or published.
 
-Kept results lie in the run's folder or in the user's cache, named by the fingerprints of model and inputs. The published
-circuit is that of GPT-2 small, which is known by its shape alone: so is a model that was trained on from it.
+Kept results lie in the run's folder or in the user's cache, named by the fingerprints of model and inputs.
 """
 
 from __future__ import annotations
@@ -16,25 +15,16 @@ from inversionview.analysis.heads import GROUPS, HeadTable, NamedHead
 from inversionview.backend import Shape
 from inversionview.integrity import read_sealed, sealed
 from inversionview.storage import replacing
+from inversionview.studies.definition import PublishedHeads
 from inversionview.studies.shipped import FILES, check_shipped
 
-PUBLISHED = {
-    "name mover": "9.9 10.0 9.6 9.0 9.7 10.1 10.2 10.6 10.10 11.2 11.9",
-    "negative name mover": "10.7 11.10",
-    "S-inhibition": "7.3 7.9 8.6 8.10",
-    "induction": "5.5 5.8 5.9 6.9",
-    "duplicate token": "0.1 0.10 3.0",
-    "previous token": "2.2 4.11",
-}
-"""The 26 heads of GPT-2 small (Wang et al. 2022, Fig. 2; Huang et al. 2024, Table 2); from 9.0 on, backup name movers."""
-_GPT2_SMALL = Shape((12,) * 12, 768, 50257, 1024)
 
-
-def published_heads(shape: Shape) -> list[NamedHead]:
-    """Return the published heads of a model of this shape; none but for GPT-2 small's."""
-    if shape != _GPT2_SMALL:
+def published_heads(published: PublishedHeads, shape: Shape) -> list[NamedHead]:
+    """Return the published heads of a model of this shape; none where they are another's."""
+    if shape != published.shape:
         return []
-    return [NamedHead(f"a{head}", group, GROUPS[group]) for group, heads in PUBLISHED.items() for head in heads.split()]
+    groups = published.groups.items()
+    return [NamedHead(f"a{head}", group, GROUPS[group]) for group, heads in groups for head in heads.split()]
 
 
 def shipped_heads(study: str, model: str, inputs: str) -> HeadTable | None:

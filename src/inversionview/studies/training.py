@@ -28,7 +28,7 @@ from inversionview.progress import Progress
 from inversionview.ranges import check_seed, whole
 from inversionview.sites import Site
 from inversionview.storage import replacing
-from inversionview.studies import shipped_inputs
+from inversionview.studies.registry import shipped_inputs
 from inversionview.tokens import character_tokenizer
 
 """Called with the share of a training that is done, and the loss."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inversionview.bank.store import ActivationBank, read_manifest
+from inversionview.bank.manifest import read_manifest
+from inversionview.bank.store import ActivationBank
 from inversionview.errors import BankError
 from inversionview.inputs import Inputs
 from inversionview.probed import ProbedModel

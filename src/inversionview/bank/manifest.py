@@ -1,0 +1,196 @@
+"""What a bank's ``manifest.json`` states: all that fixes its content, from the model to the layout of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from inversionview.bank.index import WIDTH
+from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
+from inversionview.inputs import Inputs
+from inversionview.integrity import KEY, read_sealed, reason, sealed
+from inversionview.probed import ProbedModel
+from inversionview.ranges import whole
+from inversionview.scope import Distance
+from inversionview.sites import Site
+
+Precision = Literal["float16", "float32"]
+VECTORS = ("activations", "heads")
+"""Arrays of vectors: of d_model numbers, and of d_head."""
+SHARD_BYTES = 2**29
+"""Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
+SHARD_ROWS = 2**18
+MOST = 2**34
+"""Inputs of a bank, at most."""
+
+
+class Manifest(BaseModel):
+    """What ``manifest.json`` holds: all that fixes a bank's content."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    format: Literal[3] = 3
+    model: str
+    fingerprint: str
+    """Of the probed model's weights."""
+    corpus: str
+    """Fingerprint of the inputs."""
+    inputs: int = Field(ge=1, le=MOST)
+    """How many: the first so many of the corpus, in its fixed random order."""
+    sites: list[str]
+    positions: list[str]
+    d_model: int = Field(ge=1)
+    d_head: int = Field(ge=1)
+    """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
+    precision: Precision = "float16"
+    distance: Distance = "euclidean"
+    """Which distance the index serves; the other is searched without it."""
+
+    @cached_property
+    def shard_rows(self) -> int:
+        """Rows of every shard but the last."""
+        return int(min(SHARD_ROWS, max(256, 2 ** int(np.log2(max(1, SHARD_BYTES // self.row_bytes))))))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an input's activations."""
+        return sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
+
+    def width(self, site: str) -> int:
+        """Return how many numbers an activation of a site has."""
+        return Site.parse(site).width(self.d_model, self.d_head)
+
+    @cached_property
+    def slots(self) -> list[tuple[str, int]]:
+        """In which array each site lies, and where in it."""
+        counts = {"activations": 0, "heads": 0}
+        found = []
+        for site in self.sites:
+            name = "activations" if self.width(site) == self.d_model else "heads"
+            found.append((name, counts[name]))
+            counts[name] += 1
+        return found
+
+    @property
+    def shards(self) -> list[range]:
+        """The rows of every shard."""
+        step = self.shard_rows
+        return [range(start, min(start + step, self.inputs)) for start in range(0, self.inputs, step)]
+
+    @cached_property
+    def mark(self) -> str:
+        """What tells this bank's shards from another's."""
+        return str(sealed(self.model_dump(exclude={"model"}))[KEY])
+
+    def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and type of every array of a shard."""
+        slices, width = (len(self.sites), len(self.positions)), WIDTH
+        held = {"activations": self.d_model, "heads": self.d_head}
+        counts = {name: sum(slot == name for slot, _ in self.slots) for name in held}
+        vectors = {name: ((count, slices[1], rows, held[name]), self.precision) for name, count in counts.items() if count}
+        return {
+            **vectors,
+            "sums": ((*slices, rows), "uint32"),
+            "places": ((slices[1], rows), "int32"),
+            "hashes": ((rows,), "uint64"),
+            "sketches": ((*slices, rows, width), "float16"),
+            "order": ((*slices, rows), "int32"),
+            "basis": ((*slices, width, self.d_model), "float32"),
+            "scales": ((*slices, 2), "float64"),
+        }
+
+    def check(self, folder: Path, model: ProbedModel, inputs: Inputs) -> None:
+        """Hold the manifest of the bank in ``folder`` against model and corpus.
+
+        Raises:
+            MismatchError: it is of others.
+            BankError: what it states cannot be of these.
+        """
+        if self.fingerprint != model.fingerprint:
+            raise MismatchError(
+                f"The bank {folder} was made of another probed model ({self.model}) than {model.name}: build one for this "
+                "model with `inversionview bank`."
+            )
+        if self.corpus != inputs.fingerprint:
+            raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
+        known = {site.short for site in model.sites}
+        names = inputs.position_names
+        wrong = {
+            "sites": not known.issuperset(self.sites),
+            "positions": not set(names).issuperset(self.positions),
+            "d_model": self.d_model != model.shape.d_model,
+            "d_head": self.d_head != model.width(Site(0, "head", 0)),
+            "inputs": self.inputs > (inputs.placed(self.positions).size or MOST),
+        }
+        if any(wrong.values()):
+            said = ", ".join(key for key, bad in wrong.items() if bad)
+            raise _damaged_manifest(folder, f"its {said} cannot be of this model and corpus")
+
+    @field_validator("sites", "positions")
+    @classmethod
+    def _distinct(cls, names: list[str]) -> list[str]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("there must be at least one, and each once")
+        return names
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bank's manifest.
+
+    Raises:
+        BankError: there is none, it is damaged, or of an earlier version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        left = ", for it holds no manifest.json: delete what is left there, and" if folder.is_dir() else ":"
+        raise BankError(f"There is no bank in {folder}{left} build one with `inversionview bank`.")
+    try:
+        held = read_sealed(path)
+        if held.get("format") in (1, 2):
+            raise BankError(
+                f"The bank {folder} was made by an earlier version, without checksums: delete that folder and give the command "
+                "that made it again."
+            )
+        return Manifest.model_validate(held)
+    except (OSError, ValueError) as error:
+        raise _damaged_manifest(folder, reason(error)) from error
+
+
+def _damaged_manifest(folder: Path, why: str) -> BankError:
+    return BankError(f"{folder / 'manifest.json'} is damaged ({why}): delete {folder} and build the bank again.")
+
+
+def check_rows(rows: int, most: int | None) -> int:
+    """Return ``rows`` if the corpus has so many; ``most`` is how many it has, ``None`` where it has no end.
+
+    Raises:
+        SettingError: it has not, or ``rows`` is below 1.
+    """
+    whole(rows, "The number of inputs of a bank", most=MOST)
+    if most is not None and rows > most:
+        raise SettingError(f"The corpus has {most:,} inputs: ask for 1 to {most:,}, not {rows:,}.")
+    return rows
+
+
+def check_positions(inputs: Inputs, positions: Sequence[str] | None) -> list[str]:
+    """Return the named positions that a bank shall hold.
+
+    Raises:
+        UnknownPositionError: the inputs have no position of that name.
+    """
+    known = inputs.position_names
+    if positions is None:
+        return list(inputs.default_positions) or [name for name in known if name != "END"] or known
+    if not positions:
+        raise UnknownPositionError(f"No position is named: give some of {', '.join(known)}.")
+    for name in positions:
+        if name not in known:
+            raise UnknownPositionError(
+                f"The corpus has no named position {name!r}; it has {', '.join(known)}.{did_you_mean(name, known)}"
+            )
+    return [name for name in known if name in positions]

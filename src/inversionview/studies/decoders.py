@@ -1,0 +1,45 @@
+"""Where the decoder lies that a study or a run is read with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inversionview.errors import WeightsError
+from inversionview.storage import recover
+from inversionview.studies.registry import defined
+from inversionview.studies.shipped import shipped_path
+
+
+def decoder_path(inputs: str, run: Path | None) -> Path:
+    """Return where the decoder lies, or would, that a study or run reads with.
+
+    A run of a shipped study with a bank but no training reads with the shipped one.
+
+    Args:
+        inputs: which the study has, as ``StudySpec.inputs``.
+        run: its folder.
+    """
+    shipped = shipped_path(inputs, "decoder")
+    if run is None:
+        return shipped
+    recover(run / "decoder")
+    begun = any((run / part).exists() for part in ("decoder", "checkpoints"))
+    banked = defined(inputs).spec is not None and (run / "bank").exists()
+    return shipped if banked and not begun else run / "decoder"
+
+
+def trained_decoder(name: str, inputs: str, run: Path | None) -> Path:
+    """Return what ``decoder_path`` does, if a decoder is there; ``name`` is the study's, or the run's folder as it was given.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    path = decoder_path(inputs, run)
+    if not (path / "config.json").exists():
+        missing = (
+            f"{name} has no trained decoder in {path}: run `inversionview train` to its end first"
+            if run is not None
+            else f"No decoder comes with {name}: train one, `inversionview train {name} --out RUN`, and read RUN"
+        )
+        raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
+    return path
