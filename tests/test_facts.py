@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import inversionview as iv
 from inversionview import recall
-from inversionview.analysis.attributes import ContentTable, HeadContent, Told
+from inversionview.analysis.attributes import Carried, ContentTable, HeadContent
 from inversionview.analysis.retrieval import (
     RetrievalHead,
     attends_elsewhere,
@@ -490,8 +490,8 @@ def test_patching_and_ablation_ask_for_the_object(folder: Path, study: Any) -> N
 # -- the table and the command ----------------------------------------------------------------------------------------
 
 
-def _told(feature: str, share: float, asked: float | None = None, unasked: float | None = None) -> Told:
-    return Told(feature, Mean(share * 2, share, share * 3), share, 2.0, 50, asked, unasked)
+def _told(feature: str, share: float, asked: float | None = None, unasked: float | None = None) -> Carried:
+    return Carried(feature, Mean(share * 2, share, share * 3), share, 2.0, 50, asked, unasked)
 
 
 @pytest.mark.parametrize(

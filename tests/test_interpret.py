@@ -22,7 +22,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.interpret.clauses import NOTHING, listed_values
 from inversionview.interpret.client import Client
 from inversionview.interpret.interpretation import Interpretations
-from inversionview.interpret.scoring import Told, auroc, balanced_accuracy, beats
+from inversionview.interpret.scoring import Verdict, auroc, balanced_accuracy, beats
 from inversionview.interpret.sides import Half, sides
 from inversionview.interpret.statements import feature_statement
 from inversionview.scope import Distance
@@ -98,13 +98,13 @@ def test_scores_are_their_definition(rows: list[tuple[bool, int]]) -> None:
 
 
 def test_a_statement_beats_another_only_beyond_chance() -> None:
-    good, chance = [Told(0.9, 0.9, 40)] * 5, [Told(0.5, 0.5, 40)] * 5
+    good, chance = [Verdict(0.9, 0.9, 40)] * 5, [Verdict(0.5, 0.5, 40)] * 5
     assert beats(good, chance)
     assert not beats(chance, good)
     assert not beats(good, good)
     assert not beats(good[:1], chance[:1])
     rng = np.random.default_rng(0)
-    lots = ([Told(float(x), 0.5, 40) for x in rng.normal(0.5, 0.2, 4)] for _ in range(1000))
+    lots = ([Verdict(float(x), 0.5, 40) for x in rng.normal(0.5, 0.2, 4)] for _ in range(1000))
     assert np.mean([beats(lot, chance[:4]) for lot in lots]) < 0.04  # 0.025 is meant
 
 

@@ -243,9 +243,11 @@ class _Runs:
         return logits[torch.arange(len(rows))[:, None], torch.from_numpy(self.reads[rows])].float()
 
     def measure(
-        self, rows: npt.NDArray[np.int64], original: Float[Tensor, "row target vocabulary"],
+        self,
+        rows: npt.NDArray[np.int64],
+        original: Float[Tensor, "row target vocabulary"],
         patched: Float[Tensor, "row target vocabulary"],
-    ) -> Float[np.ndarray, "row target measure"]:  # fmt: skip
+    ) -> Float[np.ndarray, "row target measure"]:
         """Return KL, the highest logit, that token's after patching, and whether the first token is the right one, twice."""
         p, q = original.log_softmax(-1), patched.log_softmax(-1)
         top, first = original.max(-1)

@@ -33,7 +33,7 @@ _SCOPE = Scope(0.25, "cosine", OWN)
 
 
 @dataclass(frozen=True)
-class Told:
+class Carried:
     """What a head tells about a feature, over the inputs on which it works and whose subject has it."""
 
     feature: str
@@ -58,10 +58,10 @@ class HeadContent:
     """Share of the prompts on which it attends less than 0.6 to BOS."""
     works_asking_nothing: float
     """And of the sentences that ask for nothing."""
-    attributes: tuple[Told, ...]
+    attributes: tuple[Carried, ...]
     """What holds of subjects, what it tells most about first, by share."""
-    relation: Told | None
-    subject: Told | None
+    relation: Carried | None
+    subject: Carried | None
 
     @property
     def asked(self) -> float | None:
@@ -174,7 +174,7 @@ def _content(
     scope: Scope[Own],
     seed: int,
 ) -> HeadContent:
-    told: dict[str, Told | None] = dict.fromkeys(columns)
+    told: dict[str, Carried | None] = dict.fromkeys(columns)
     silent = columns["relation"] == nothing
     if works.sum() >= LEAST_INPUTS:
         (place,) = places(bank, [site], [head.position], queries, seed, None, works)
@@ -197,7 +197,7 @@ def _told(
     hits: Sequence[Hits],
     whole: bool,
     seed: int,
-) -> Told | None:
+) -> Carried | None:
     """Return what preimages tell about a feature among the inputs ``there``; ``None`` where it is constant or these are few.
 
     P(φ ∣ preimage) is as in ``Codes.known``: the query is left out, and the prior counts as one more input.
@@ -223,4 +223,4 @@ def _told(
         return float(bits[chosen].mean() / least) if chosen.sum() >= _LEAST_QUERIES else None
 
     average = mean(bits, seed=seed)
-    return Told(name, average, average.value / least, least, len(bits), part(mask), part(~mask))
+    return Carried(name, average, average.value / least, least, len(bits), part(mask), part(~mask))

@@ -275,9 +275,14 @@ def _gradient(
 
 
 def patched_effects(
-    model: ProbedModel, pairs: Pairs, at: str, heads: Sequence[Site], positions: Positions, seed: int,
+    model: ProbedModel,
+    pairs: Pairs,
+    at: str,
+    heads: Sequence[Site],
+    positions: Positions,
+    seed: int,
     advance: Callable[[float], None],
-) -> tuple[list[Mean], tuple[float, float]]:  # fmt: skip
+) -> tuple[list[Mean], tuple[float, float]]:
     """Return what patching each head at one position does, LD_orig − LD_patched, the mean over pairs with its interval.
 
     And the means of LD_orig and of LD_contrast.

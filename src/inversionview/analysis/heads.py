@@ -215,9 +215,12 @@ def _rounded(value: Any) -> Any:
 
 
 def group_of(
-    attention: dict[str, float], direct: Mean, effect: dict[str, Mean], copy: Sequence[float] | None,
+    attention: dict[str, float],
+    direct: Mean,
+    effect: dict[str, Mean],
+    copy: Sequence[float] | None,
     repetition: dict[str, float],
-) -> str:  # fmt: skip
+) -> str:
     """Return a head's group by the criteria of Wang et al. 2022, ``NONE`` where it meets none.
 
     Args:
@@ -366,9 +369,14 @@ def _at(name: str) -> tuple[int, int]:
 
 
 def _measures(
-    sites: Sequence[str], direct: Sequence[Mean], attended: Values, repeated: Values, estimates: Values,
-    patched: dict[str, dict[int, Mean]], copies: dict[int, Sequence[float]],
-) -> tuple[HeadMeasures, ...]:  # fmt: skip
+    sites: Sequence[str],
+    direct: Sequence[Mean],
+    attended: Values,
+    repeated: Values,
+    estimates: Values,
+    patched: dict[str, dict[int, Mean]],
+    copies: dict[int, Sequence[float]],
+) -> tuple[HeadMeasures, ...]:
     found = []
     for i, site in enumerate(sites):
         attention = {f"{q}→{k}": float(attended[i, *_at(f"{q}→{k}")]) for q in POSITIONS for k in KEYS}

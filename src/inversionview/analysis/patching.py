@@ -77,7 +77,7 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site], example: str 
 
 
 @dataclass(frozen=True)
-class Place:
+class PairPlace:
     """Where one position lies in every pair."""
 
     original: Ids
@@ -85,7 +85,7 @@ class Place:
     contrast: Ids
 
 
-def place_of(at: str | None, pairs: Pairs, positions: Positions) -> Place | None:
+def place_of(at: str | None, pairs: Pairs, positions: Positions) -> PairPlace | None:
     """Return where a position lies in originals and contrasts; ``None`` for every position.
 
     Raises:
@@ -109,7 +109,7 @@ def place_of(at: str | None, pairs: Pairs, positions: Positions) -> Place | None
             f"{int(lacking.sum()):,} of {len(pairs):,} pairs have no single position {at!r}, such as {text!r} and its "
             f"contrast: name another position ({', '.join(positions.named(pairs.original))}), or filter the inputs."
         )
-    return Place(both[0], both[1])
+    return PairPlace(both[0], both[1])
 
 
 class PatchedRuns:

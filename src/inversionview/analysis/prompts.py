@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from inversionview.analysis.attribution import Cases, token_count
 from inversionview.errors import InputError, InversionViewError
 from inversionview.probed import ProbedModel
-from inversionview.records.reading import Place, read
+from inversionview.records.reading import RecordPlace, read
 from inversionview.records.texts import read_words
 
 Locate = Callable[[Sequence[int], str | int], int]
@@ -103,7 +103,7 @@ def _prompt(value: Any) -> Prompt:
 
 
 @contextmanager
-def _standing(place: Place) -> Iterator[None]:
+def _standing(place: RecordPlace) -> Iterator[None]:
     """Say in what is wrong with a record where it stands."""
     try:
         yield

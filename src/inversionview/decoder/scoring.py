@@ -112,9 +112,13 @@ def log_probs(
 
 
 def _one_by_one(
-    decoder: Decoder, tree: PrefixTree, z: Float[Tensor, "draw d_model"], site: int, temperatures: Sequence[float],
+    decoder: Decoder,
+    tree: PrefixTree,
+    z: Float[Tensor, "draw d_model"],
+    site: int,
+    temperatures: Sequence[float],
     report: Callable[[int], None] | None,
-) -> Float[Tensor, "temperature input"]:  # fmt: skip
+) -> Float[Tensor, "temperature input"]:
     """Do what ``log_probs`` says for a decoder around a causal LM, whose attention does not branch: input by input."""
     out = torch.empty(len(temperatures), len(tree))
     for start in range(0, len(tree), _LEAVES // 64):

@@ -140,7 +140,7 @@ def _begun(
     config: TrainConfig,
     out: Path | None,
     accelerator: Accelerator,
-) -> _Run:
+) -> _Training:
     """Return a run as it begins, or as its last checkpoint in ``out`` stands."""
     optimizers = optimizers_of(decoder, config)
     base = optim.rates(optimizers)
@@ -153,11 +153,11 @@ def _begun(
         if accelerator.is_main_process:
             row = cut_metrics(out / "metrics.jsonl", standing.step)
     clock = Clock(config, standing, accelerator)
-    return _Run(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row)
+    return _Training(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row)
 
 
 @dataclass
-class _Run:
+class _Training:
     """A run under way."""
 
     decoder: Decoder

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
-
+from dataclasses import asdict
+from dataclasses import dataclass
 from inversionview.information import Mean
-from inversionview.interpret.scoring import Score, Told
+from inversionview.interpret.scoring import Score
+from inversionview.interpret.scoring import Verdict
 from inversionview.scope import Distance
+from pathlib import Path
+from typing import Any
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class QueryReading:
     """What a language model says is free to vary."""
     clauses: tuple[dict[str, Any], ...]
     """The feature statement, clause by clause."""
-    told: Told | None
+    told: Verdict | None
     """How the statement did on unseen inputs, where it was tested."""
     problem: str | None
     samples: tuple[Sample, ...]

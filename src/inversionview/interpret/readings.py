@@ -18,7 +18,7 @@ from inversionview.errors import InputError, UnknownPositionError
 from inversionview.inputs import Ids
 from inversionview.interpret.clauses import FeatureStatement
 from inversionview.interpret.prompts import Shown
-from inversionview.interpret.scoring import Told
+from inversionview.interpret.scoring import Verdict
 from inversionview.interpret.sides import Half, Rows, Sides, sides
 from inversionview.interpret.statements import feature_statement
 from inversionview.measure import distance_to
@@ -27,7 +27,7 @@ from inversionview.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class ReadCell:
     """A site at a named position with its queries; all sites at a position have the same."""
 
     bank: ActivationBank
@@ -76,13 +76,13 @@ class Cell:
             if (nearest[i] <= self.scope.epsilon) == inside
         ]
 
-    def told(self, query: int, statement: FeatureStatement, line: bool = False) -> Told | None:
+    def told(self, query: int, statement: FeatureStatement, line: bool = False) -> Verdict | None:
         """Score a statement on a query's unseen inputs; with ``line`` on those next to ε. ``None``: there are too few."""
         half = self.sides[query].line if line else self.sides[query].test
         if not half.enough:
             return None
         rows, inside = labelled(half)
-        return Told.of(inside, statement.holds(rows), statement.agreement(rows))
+        return Verdict.of(inside, statement.holds(rows), statement.agreement(rows))
 
 
 def labelled(half: Half, most: int | None = None) -> tuple[Rows, npt.NDArray[np.bool_]]:
@@ -139,7 +139,7 @@ def read_cells(
     scope: Scope[Own],
     gap: float,
     after: Callable[[], None],
-) -> list[Cell]:
+) -> list[ReadCell]:
     """Return the cells of some sites at one position, with their feature statements.
 
     Args:
@@ -169,12 +169,12 @@ def read_cells(
         )
         found = tuple(near)
         made = tuple(feature_statement(codes, each.fit, every) if each.usable else None for each in found)
-        cells.append(Cell(bank, codes, scope, site, position, tokens, at, query, own, found, made))
+        cells.append(ReadCell(bank, codes, scope, site, position, tokens, at, query, own, found, made))
         after()
     return cells
 
 
-def rival(cells: Sequence[Cell], number: int, query: int) -> FeatureStatement | None:
+def rival(cells: Sequence[ReadCell], number: int, query: int) -> FeatureStatement | None:
     """Return the feature statement that one of these cells is compared with: of another site, for the same query.
 
     It is that of the next site whose statement names other features; where all name the same, the site's own of another query.

@@ -31,8 +31,8 @@ from inversionview.interpret.prompts import (
     statement_prompt,
     summary_prompt,
 )
-from inversionview.interpret.readings import Cell, Queries, labelled, read_cells, rival, shown
-from inversionview.interpret.scoring import Score, Told, beats
+from inversionview.interpret.readings import Queries, ReadCell, labelled, read_cells, rival, shown
+from inversionview.interpret.scoring import Score, Verdict, beats
 from inversionview.interpret.sides import GAP
 from inversionview.progress import Progress
 from inversionview.scopes import Own, Scope
@@ -124,7 +124,7 @@ class _Run:
     part: float
     """Share of the work that this is."""
 
-    def groups(self, cells: Sequence[tuple[Site, str]]) -> list[tuple[list[Cell], list[int]]]:
+    def groups(self, cells: Sequence[tuple[Site, str]]) -> list[tuple[list[ReadCell], list[int]]]:
         """Return for each position its cells and which of them were asked for; one alone has another to be compared with."""
         wanted: dict[str, list[Site]] = {}
         for site, position in cells:
@@ -149,7 +149,7 @@ class _Run:
         after = every[(every.index(sites[0]) + 1) % len(every)]
         return sites if after == sites[0] else [*sites, after]
 
-    def by_features(self, group: Sequence[Cell], number: int) -> Interpretation:
+    def by_features(self, group: Sequence[ReadCell], number: int) -> Interpretation:
         """Return what features tell of a cell."""
         cell, seed, count = group[number], self.queries.seed, len(group[number].sides)
         scored = [i for i in range(count) if cell.statements[i] is not None]
@@ -178,7 +178,7 @@ class _Run:
             least=float(np.mean(low)) if (low := [s.least for s in cell.sides]) != [s.bits for s in cell.sides] else None,
         )  # fmt: skip
 
-    def _reading(self, cell: Cell, query: int, told: Told | None) -> QueryReading:
+    def _reading(self, cell: ReadCell, query: int, told: Verdict | None) -> QueryReading:
         statement, side = cell.statements[query], cell.sides[query]
         inside = np.sort(np.concatenate([side.fit.inside, side.test.inside]))[: 2 * _SAMPLES]  # by row: a random choice
         samples = sorted(cell.verified(query, inside, True)[:_SAMPLES], key=lambda each: each[1])
@@ -215,7 +215,7 @@ class _Model:
     report: Progress
 
     def interpret(
-        self, cells: Sequence[tuple[Sequence[Cell], int]], made: Sequence[Interpretation], confirm: Confirm | None
+        self, cells: Sequence[tuple[Sequence[ReadCell], int]], made: Sequence[Interpretation], confirm: Confirm | None
     ) -> list[Interpretation]:
         """Return the interpretations with what the model says in place of what features tell."""
         readable = [[i for i, side in enumerate(group[n].sides) if len(side.fit.inside)] for group, n in cells]
@@ -252,19 +252,19 @@ class _Model:
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def _statement(self, cell: Cell, query: int) -> Prompt:
+    def _statement(self, cell: ReadCell, query: int) -> Prompt:
         half = cell.sides[query].fit
         inside = cell.verified(query, np.sort(half.inside)[:_INSIDE], True)  # by row: a random choice
         outside = cell.verified(query, half.outside[:_OUTSIDE], False)
         shown = [[each for each, _ in side] for side in (inside, outside)]
         return statement_prompt(cell.place, cell.shown(query), shown[0], shown[1], self.glossary)
 
-    def _summary(self, cell: Cell, said: dict[int, Outcome]) -> Prompt:
+    def _summary(self, cell: ReadCell, said: dict[int, Outcome]) -> Prompt:
         return summary_prompt(
             cell.place, [each.statement for each in said.values() if isinstance(each, Statement)], self.glossary
         )
 
-    def _tests(self, group: Sequence[Cell], number: int) -> list[_Test]:
+    def _tests(self, group: Sequence[ReadCell], number: int) -> list[_Test]:
         """Return the unseen inputs of the first few queries that have enough, in random order."""
         cell, tests = group[number], list[_Test]()
         for query, side in enumerate(cell.sides):
@@ -278,7 +278,7 @@ class _Model:
             tests.append(_Test(query, inputs, inside[lot], rows[lot], other))
         return tests
 
-    def _judged(self, cell: Cell, tests: Sequence[_Test], said: dict[int, Outcome]) -> list[Prompt]:
+    def _judged(self, cell: ReadCell, tests: Sequence[_Test], said: dict[int, Outcome]) -> list[Prompt]:
         prompts = []
         for test in tests:
             own = said[test.query]
@@ -289,7 +289,7 @@ class _Model:
 
     def _estimate(
         self,
-        cells: Sequence[tuple[Sequence[Cell], int]],
+        cells: Sequence[tuple[Sequence[ReadCell], int]],
         asked: Sequence[Sequence[Prompt]],
         readable: Sequence[Sequence[int]],
         tests: Sequence[Sequence[_Test]],
@@ -307,17 +307,22 @@ class _Model:
     # -- what became of it --------------------------------------------------------------------------------------------
 
     def _interpretation(
-        self, cell: Cell, made: Interpretation, said: dict[int, Outcome], summarized: Outcome, tests: Sequence[_Test],
+        self,
+        cell: ReadCell,
+        made: Interpretation,
+        said: dict[int, Outcome],
+        summarized: Outcome,
+        tests: Sequence[_Test],
         guesses: Sequence[Outcome],
-    ) -> Interpretation:  # fmt: skip
-        own, others, features, problems = dict[int, Told](), dict[int, Told](), dict[int, Told](), dict[int, str]()
+    ) -> Interpretation:
+        own, others, features, problems = dict[int, Verdict](), dict[int, Verdict](), dict[int, Verdict](), dict[int, str]()
         for number, test in enumerate(tests):
             pair = guesses[2 * number : 2 * number + 2]
             if all(isinstance(each, Guesses) for each in pair):
                 own[test.query], others[test.query] = (_told(test, each) for each in pair if isinstance(each, Guesses))
                 statement = cell.statements[test.query]
                 assert statement is not None
-                features[test.query] = Told.of(test.inside, statement.holds(test.rows), statement.agreement(test.rows))
+                features[test.query] = Verdict.of(test.inside, statement.holds(test.rows), statement.agreement(test.rows))
             else:
                 problems[test.query] = next(str(each) for each in pair if isinstance(each, InversionViewError))
         score, by_features = Score.of(list(own.values()), self.seed), Score.of(list(features.values()), self.seed)
@@ -336,16 +341,18 @@ class _Model:
             note=str(summarized) if isinstance(summarized, InversionViewError) else made.note,
         )  # fmt: skip
 
-    def _reading(self, reading: QueryReading, outcome: Outcome | None, told: Told | None, problem: str | None) -> QueryReading:
+    def _reading(
+        self, reading: QueryReading, outcome: Outcome | None, told: Verdict | None, problem: str | None
+    ) -> QueryReading:
         if isinstance(outcome, Statement):
             return replace(reading, statement=outcome.statement, varies=outcome.varies, told=told, problem=problem)
         why = "There is no other input inside ε." if outcome is None else str(outcome)
         return replace(reading, statement=None, told=None, problem=why)
 
 
-def _told(test: _Test, guesses: Guesses) -> Told:
+def _told(test: _Test, guesses: Guesses) -> Verdict:
     graded = np.array(probabilities(guesses, len(test.inputs)))
-    return Told.of(test.inside, graded > 0.5, graded)
+    return Verdict.of(test.inside, graded > 0.5, graded)
 
 
 def _split(outcomes: Sequence[Outcome], like: Sequence[Sequence[Prompt]]) -> list[list[Outcome]]:

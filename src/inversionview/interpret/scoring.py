@@ -51,7 +51,7 @@ def _check(inside: Labels) -> None:
 
 
 @dataclass(frozen=True)
-class Told:
+class Verdict:
     """What a statement said of one query's inputs."""
 
     balanced_accuracy: float
@@ -59,7 +59,7 @@ class Told:
     inputs: int
 
     @classmethod
-    def of(cls, inside: Labels, said: Labels, scores: Graded) -> Told:
+    def of(cls, inside: Labels, said: Labels, scores: Graded) -> Verdict:
         """Score what was said."""
         return cls(balanced_accuracy(inside, said), auroc(inside, scores), len(inside))
 
@@ -75,7 +75,7 @@ class Score:
     """In all."""
 
     @classmethod
-    def of(cls, told: Sequence[Told], seed: int = 0) -> Score | None:
+    def of(cls, told: Sequence[Verdict], seed: int = 0) -> Score | None:
         """Return the score over queries; ``None`` without any."""
         if not told:
             return None
@@ -87,7 +87,7 @@ class Score:
         return asdict(self)
 
 
-def beats(told: Sequence[Told], other: Sequence[Told], confidence: float = 0.95) -> bool:
+def beats(told: Sequence[Verdict], other: Sequence[Verdict], confidence: float = 0.95) -> bool:
     """Return whether the balanced accuracy is above another's on the same inputs, query by query.
 
     The interval of the mean difference by Student's t lies above 0: a bootstrap of a few queries would be too sure. One query

@@ -196,7 +196,7 @@ def sampled_preimage(
     whole(count, "The count of samples")
     check_seed(seed)
     _check_room(decoder, query, chosen, each)
-    read = _Asked(decoder, model, query, scope)
+    read = _OneQuery(decoder, model, query, scope)
     if found is not None:
         found(read.first_look(chosen, count, seed))
     generator = torch.Generator().manual_seed(seed)
@@ -262,7 +262,7 @@ def _drawing(report: Progress, share: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _OneQuery:
     """What stays the same while one query is read."""
 
     decoder: Decoder
@@ -295,7 +295,7 @@ class _Asked:
 class _Measured:
     """Distinct candidates with how often each was drawn, and their distances."""
 
-    read: _Asked
+    read: _OneQuery
     tokens: Int[Tensor, "candidate pos"]
     times: Int[Tensor, " candidate"]
     per_token: Float[Tensor, "candidate pos"]

@@ -33,7 +33,7 @@ _SHOWN = 10
 """So many fields are named in an error."""
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """Where a record stands."""
 
     source: str
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 class Record(NamedTuple):
     """A value and where it stands."""
 
-    place: Place
+    place: RecordPlace
     value: Any
     """A line of a text, what JSON gives, or the row of a table as a mapping."""
     share: float = 0.0
@@ -105,7 +105,7 @@ def hub(name: str, field: str) -> Iterator[Record]:
         if field in (rows.column_names or ()):
             rows = rows.select_columns([field])
         for number, row in enumerate(islice(rows, LIMIT), 1):
-            yield Record(Place(name, "record", number), row)
+            yield Record(RecordPlace(name, "record", number), row)
     except Exception as error:  # the hub's errors share no base
         raise InputError(
             f"The dataset {name} cannot be read ({type(error).__name__}): is the name right, has it a train split, is there a "
@@ -141,38 +141,38 @@ def _form(stream: Stream, bare: Form) -> Form:
 def _numbered(path: Path, batches: Iterator[tuple[float, Rows]]) -> Iterator[Record]:
     every = ((share, row) for share, rows in batches for row in rows)
     for number, (share, row) in enumerate(every, 1):
-        yield Record(Place(str(path), "record", number), row, share)
+        yield Record(RecordPlace(str(path), "record", number), row, share)
 
 
-def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[Place, Any]]:
+def _parsed(stream: Stream, form: Form, field: str | None) -> Iterator[tuple[RecordPlace, Any]]:
     name = str(stream.path)
     if form == "text":
         check_text(stream, field)
-        yield from ((Place(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
+        yield from ((RecordPlace(name, "line", number), line) for number, line in enumerate(stream.lines(), 1))
     elif form == "json":
         yield from _unwrapped(_placed(values(stream.characters(), name), name), name, field)
     else:
-        yield from ((Place(name, "line", line), row) for line, row in comma_separated(stream, tabs=form == "tsv"))
+        yield from ((RecordPlace(name, "line", line), row) for line, row in comma_separated(stream, tabs=form == "tsv"))
 
 
-def _placed(found: Iterator[tuple[int, Any]], name: str) -> Iterator[tuple[Place, Any]]:
+def _placed(found: Iterator[tuple[int, Any]], name: str) -> Iterator[tuple[RecordPlace, Any]]:
     before = 0
     for number, (line, value) in enumerate(found, 1):
-        yield Place(name, "line", line, number if line == before else 0), value
+        yield RecordPlace(name, "line", line, number if line == before else 0), value
         before = line
 
 
-def _unwrapped(found: Iterator[tuple[Place, Any]], name: str, field: str | None) -> Iterator[tuple[Place, Any]]:
+def _unwrapped(found: Iterator[tuple[RecordPlace, Any]], name: str, field: str | None) -> Iterator[tuple[RecordPlace, Any]]:
     """Yield records; where all there is is an object around a list of them, those in the list."""
     first = list(islice(found, 2))
     inner = _inner(first[0], field) if len(first) == 1 else None
     if inner is not None:
-        yield from ((Place(name, "record", number), value) for number, value in enumerate(inner, 1))
+        yield from ((RecordPlace(name, "record", number), value) for number, value in enumerate(inner, 1))
     else:
         yield from chain(first, found)
 
 
-def _inner(only: tuple[Place, Any], field: str | None) -> list[Any] | None:
+def _inner(only: tuple[RecordPlace, Any], field: str | None) -> list[Any] | None:
     """Return the list of records that an object stands around; ``None`` where it is a record itself, or holds no list.
 
     A list of strings is one of texts only where it is called so: a record may well hold its tokens or labels in one.
@@ -210,7 +210,7 @@ def _others(value: dict[str, Any], name: str, strictly: bool) -> bool:
     return any(isinstance(each, str) and " " in each.strip() for each in rest)
 
 
-def _check_characters(place: Place, value: Any) -> None:
+def _check_characters(place: RecordPlace, value: Any) -> None:
     """Refuse half of a surrogate pair: JSON can write it, but it is no character."""
     try:
         json.dumps(value, ensure_ascii=False).encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from inversionview.errors import InputError, LeftOut
 from inversionview.progress import Progress
-from inversionview.records.reading import Place, Record, hub, is_saved, located, named_form, read
+from inversionview.records.reading import Record, RecordPlace, hub, is_saved, located, named_form, read
 from inversionview.records.syntax import are_rows
 
 FIELD = "text"
@@ -28,10 +28,10 @@ class Text(str):
     """A text that knows where it stands."""
 
     __slots__ = ("place",)
-    place: Place
+    place: RecordPlace
 
     @classmethod
-    def at(cls, text: str, place: Place) -> Text:
+    def at(cls, text: str, place: RecordPlace) -> Text:
         """Return a text that stands there."""
         made = cls(text)
         made.place = place
@@ -161,7 +161,7 @@ def _text(record: Record, field: str, way_out: str) -> str | None:
     raise InputError(f"{where} is {kind_of(value)}, not a text: give texts, or name another field.")
 
 
-def _lacks(place: Place, field: str, record: dict[str, Any], way_out: str) -> str:
+def _lacks(place: RecordPlace, field: str, record: dict[str, Any], way_out: str) -> str:
     """Say which fields there are, and that the one with the longest text may be meant."""
     where = f"{place.within.capitalize()} of {place.source} has no field {field!r}"
     if not record:

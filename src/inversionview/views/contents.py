@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analysis.attributes import CARRIES, ContentTable, HeadContent, Told
+from inversionview.analysis.attributes import CARRIES, Carried, ContentTable, HeadContent
 from inversionview.errors import SettingError
 from inversionview.printable import one_line
 from inversionview.storage import check_writable, replacing
@@ -69,14 +69,14 @@ def _cells(content: HeadContent) -> Iterator[str]:
     yield {True: "yes", False: "no", None: "–"}[content.agnostic]
 
 
-def _named(told: Told | None) -> str:
+def _named(told: Carried | None) -> str:
     """Return a feature with its bits; nothing where the head hardly tells of it."""
     if told is None or told.share < CARRIES:
         return "–"
     return f"{one_line(told.feature)} {min(told.bits.value, told.entropy):.2f} ({_share(told)})"
 
 
-def _share(told: Told | None) -> str:
+def _share(told: Carried | None) -> str:
     return _percent(None if told is None else told.share)
 
 
