@@ -7,7 +7,9 @@ import math
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,13 @@ from torch import Tensor
 import inversionview as iv
 from inversionview import distances, errors, information
 from inversionview.bank import harvest, index, manifest, shards
+from inversionview.bank.harvest import build_bank
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
+from inversionview.places import Places, Placing
 from inversionview.scope import Distance
+from inversionview.studies.addition import AdditionInputs
 from inversionview.studies.registry import defined
 from tests.test_cli import run
 
@@ -318,6 +323,63 @@ def test_an_approximate_index_where_rows_lack_the_position(addition: iv.Study, t
     assert found.recall is not None
     assert 0.95 <= found.recall <= 1
     assert all(sample.position == 12 for sample in found)
+
+
+class Digits(AdditionInputs):
+    """Additions of which every token behind BOS is a place of its own, as no study has them yet."""
+
+    count = 150
+
+    @cached_property
+    def position_names(self) -> list[str]:
+        return ["digit"]
+
+    def placed(self, names: Sequence[str]) -> Placing:
+        return EveryDigit(tuple(names), self)
+
+
+@dataclass(frozen=True)
+class EveryDigit:
+    names: tuple[str, ...]
+    inputs: Digits
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        return (self.inputs.lengths(self.inputs.corpus(np.arange(self.inputs.count))) - 1).cumsum()
+
+    @property
+    def size(self) -> int:
+        return int(self.ends[-1])
+
+    def tokens(self, numbers: np.ndarray) -> np.ndarray:
+        return self.inputs.corpus(np.searchsorted(self.ends, numbers, side="right"))
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, Places]:
+        which, row = np.unique(np.searchsorted(self.ends, numbers, side="right"), return_inverse=True)
+        begun = np.concatenate([[0], self.ends])[which[row]]
+        return self.inputs.corpus(which), Places(row, numbers - begun + 1, np.zeros_like(row))
+
+
+def test_a_corpus_may_have_a_place_at_every_token(addition: iv.Study, tmp_path: Path) -> None:
+    """Bank and search take their rows from the corpus' places, whatever these are."""
+    inputs, site = Digits(), iv.Site.parse("x1.post")
+    placed = inputs.placed(["digit"])
+    assert placed.size is not None
+    bank = build_bank(tmp_path, addition.model, inputs, rows=placed.size, sites=[site], precision="float32")
+    assert len(bank.shards) > 1
+    tokens = inputs.corpus(np.arange(inputs.count))
+    every = addition.model.activations(torch.from_numpy(tokens), [site])[0]
+    own = np.argwhere((tokens != inputs.pad) & (np.arange(tokens.shape[1]) > 0))
+    assert len(own) == len(bank)
+    z = every[own[:, 0], own[:, 1]]
+    rows = np.random.default_rng(0).permutation(len(bank))
+    torch.testing.assert_close(bank.activations(site, "digit", rows), z[rows], atol=1e-4, rtol=1e-4)
+    assert (bank.tokens(rows) == tokens[own[rows, 0]]).all()
+    for query in rows[:20]:
+        d = (z - z[query]).norm(dim=-1) / z[query].norm()
+        (hits,) = search(bank, site, z[query][None], epsilon=0.3)
+        assert set(hits.rows.tolist()) == set(np.flatnonzero(d.numpy() <= 0.3).tolist())
+        assert np.abs(hits.distances - d.numpy()[hits.rows]).max() < 1e-4
 
 
 # -- damage and mistakes --------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Failure(Problem):
     retry_after: int | None = Field(description="Seconds after which to ask again, where the server is busy.")
 
 
-class InputPlace(Model):
+class Place(Model):
     """An input and a position in it."""
 
     text: str
@@ -116,7 +116,7 @@ class Preimage(Model):
     notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")
 
 
-class PlaceEvent(InputPlace):
+class PlaceEvent(Place):
     """First event of a stream: what is read."""
 
     site: str
@@ -124,7 +124,7 @@ class PlaceEvent(InputPlace):
     source: Literal["decoder", "corpus", "walk", "all"] = Field(description="What reads it: what was asked for, or the first.")
 
 
-class ProgressEvent(Model):
+class Progress(Model):
     """Event of a stream: how far the work is."""
 
     share: float
@@ -184,7 +184,7 @@ class Reading(Model):
 
     version: Literal[1]
     study: str
-    place: InputPlace
+    place: Place
     site: str
     preimage: Preimage
     features: Features | None = Field(description="null for studies without features.")
@@ -266,7 +266,7 @@ class Attention(Model):
     weights: list[float]
 
 
-class MapCell(Model):
+class Cell(Model):
     """A site of the map; null where nothing is known."""
 
     site: str
@@ -286,7 +286,7 @@ class Map(Model):
     position: int
     epsilon: float
     distance: Distance
-    cells: list[MapCell]
+    cells: list[Cell]
 
 
 class Effect(Model):

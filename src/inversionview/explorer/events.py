@@ -44,7 +44,7 @@ class Events:
         self._task.report(share, note)
         if time.monotonic() - self._told >= PROGRESS:
             self._told = time.monotonic()
-            self._send("progress", contract.ProgressEvent(share=share, note=note).json_bytes())
+            self._send("progress", contract.Progress(share=share, note=note).json_bytes())
 
     def finish(self, future: Future[bytes]) -> None:
         """Send the last event."""

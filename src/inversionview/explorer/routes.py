@@ -28,7 +28,7 @@ GRACE = 2.0
 LOADING = 60.0
 """Seconds that a request waits for a study that is still being loaded."""
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
-`progress` (ProgressEvent) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first
+`progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first
 look: true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no
 bank has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
@@ -83,8 +83,8 @@ class Explorer:
             ("/healthz", self.healthz, contract.Health),
             ("/studies", self.studies, contract.Studies),
             (one, self.study, contract.StudyInfo),
-            (f"{one}/place", self.place, contract.InputPlace),
-            (f"{one}/random", self.random, contract.InputPlace),
+            (f"{one}/place", self.place, contract.Place),
+            (f"{one}/random", self.random, contract.Place),
             (f"{one}/attention", self.attention, contract.Attention),
             (f"{one}/read", self.read, contract.Reading),
             (f"{one}/map", self.map, contract.Map),

@@ -141,7 +141,7 @@ def _first_text(study: Study) -> str:
     return _BARE_TEXT
 
 
-def place(study: Study, text: str, at: str | int | None = None) -> contract.InputPlace:
+def place(study: Study, text: str, at: str | int | None = None) -> contract.Place:
     """Return an input's tokens and the position that ``at`` means, by default the study's.
 
     Raises:
@@ -152,7 +152,7 @@ def place(study: Study, text: str, at: str | int | None = None) -> contract.Inpu
     return _place(study, ids, study.locate(ids, study.spec.at if at is None else at))
 
 
-def random_place(study: Study, seed: int = 0) -> contract.InputPlace:
+def random_place(study: Study, seed: int = 0) -> contract.Place:
     """Return a random input of the test split, at the study's position.
 
     Raises:
@@ -163,9 +163,9 @@ def random_place(study: Study, seed: int = 0) -> contract.InputPlace:
     return _place(study, ids, study.locate(ids, study.spec.at))
 
 
-def _place(study: Study, ids: Sequence[int], position: int) -> contract.InputPlace:
+def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
     vocabulary = study.model.vocabulary
-    return contract.InputPlace(
+    return contract.Place(
         text=vocabulary.decode(ids), tokens=vocabulary.strings(ids), ids=list(ids), position=position,
         names=study.positions.names(ids), bos=vocabulary.bos is not None,
     )  # fmt: skip
@@ -203,7 +203,7 @@ def reading(study: Study | None, preimage: Preimage, id: str | None = None, part
     query = preimage.query
     names = {} if study is None else study.positions.names(query.ids)
     tokens, ids = list(query.tokens), list(query.ids)
-    place = contract.InputPlace(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos)
+    place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos)
     return contract.Reading(
         version=1,
         study=id or (query.model if study is None else identifier(study)),
@@ -438,10 +438,10 @@ def bits_map(
     return contract.Map(kind="bits", position=here.position, epsilon=within, distance=metric, cells=cells)
 
 
-def _cell(site: str, bits: information.Bits | None) -> contract.MapCell:
+def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
     if bits is None:
-        return contract.MapCell(site=site, value=None, low=None, high=None)
-    return contract.MapCell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
+        return contract.Cell(site=site, value=None, low=None, high=None)
+    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
 
 
 def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Progress | None = None) -> contract.Map:
@@ -463,7 +463,7 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: P
         )  # fmt: skip
         _RATIOS[study] = information.means(shares.T)
     told = zip(study.sites, _RATIOS[study], strict=True)
-    cells = [contract.MapCell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
+    cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
     where = study.spec
     return contract.Map(kind="ratio", position=position, epsilon=where.epsilon, distance=where.distance, cells=cells)
 

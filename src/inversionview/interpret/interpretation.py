@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from dataclasses import dataclass
-from inversionview.information import Mean
-from inversionview.interpret.scoring import Score
-from inversionview.interpret.scoring import Verdict
-from inversionview.scope import Distance
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
+
+from inversionview.information import Mean
+from inversionview.interpret.scoring import Score, Verdict
+from inversionview.scope import Distance
 
 
 @dataclass(frozen=True)
