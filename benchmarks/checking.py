@@ -65,7 +65,7 @@ def main() -> None:
         for site in sites:
             query = study.query(text, at=at, site=site)
             kinds: dict[str, Callable[[ActivationBank, iv.Query], object]] = {
-                "30 inputs": lambda bank, q: study.search(q, bank=bank, count=30),  # noqa: B023
+                "30 inputs": lambda bank, q: iv.search(study, q, bank=bank, count=30),  # noqa: B023
                 "numbers of rows alone": lambda bank, q: next(search(bank, q.site, q.z[None], epsilon=0.1)),
             }
             for kind, ask in kinds.items():

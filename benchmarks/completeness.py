@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 import inversionview as iv
+from inversionview.analyses.complete.measure import pilot_floors
 from inversionview.decoder.scoring import PrefixTree, log_probs
-from inversionview.measure import nearest
-from inversionview.preimage.completeness import pilot_floors
+from inversionview.model.measure import nearest
 
 TEMPERATURES = (1.0, 2.0)
 BATCH = 256

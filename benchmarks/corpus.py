@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 import inversionview as iv
-from inversionview.analysis.features import feature_information
-from inversionview.backend import Shape
-from inversionview.bank.harvest import build_bank
+from inversionview.analyses.inform.measure import feature_information
+from inversionview.analyses.truth.show import truth_table
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.inputs import Ids, mix
-from inversionview.views.tables import truth_table
+from inversionview.core.arrays import Ids
+from inversionview.corpora.inputs import mix
+from inversionview.model.backend import Shape
 
 Row = tuple[str, str, str]
 
@@ -45,7 +46,7 @@ def peak() -> float:
 
 def counting_bank(folder: Path, rows: int) -> list[Row]:
     study = iv.load("counting")
-    seconds = timed(lambda: study.build_bank(folder, rows=rows, positions=["query", ":"]))
+    seconds = timed(lambda: iv.build_bank(study, folder, rows=rows, positions=["query", ":"]))
     return [
         (f"bank of {rows:,} counting inputs, 9 sites × 2 positions", f"{seconds:.0f} s, peak memory {peak():.2f} GB", "120 s")
     ]
@@ -55,7 +56,7 @@ def first_bank(folder: Path) -> list[Row]:
     rows = []
     for name in ("counting", "addition"):
         study = iv.load(name)
-        seconds = timed(lambda study=study, name=name: study.build_bank(folder / name, rows=200_000))
+        seconds = timed(lambda study=study, name=name: iv.build_bank(study, folder / name, rows=200_000))
         rows.append((f"first bank, 200,000 inputs, {name}", f"{seconds:.0f} s", "40 s"))
     return rows
 
@@ -111,7 +112,7 @@ def many(folder: Path, queries: int = 1000) -> list[Row]:
 def table(folder: Path) -> list[Row]:
     study = iv.load("addition")
     positions = ["+", "=", "A1", "A2", "A3"]
-    built = timed(lambda: study.build_bank(folder, rows=810_000, positions=positions))
+    built = timed(lambda: iv.build_bank(study, folder, rows=810_000, positions=positions))
     bank = ActivationBank.open(folder, study.model, study.inputs)
     seconds = timed(lambda: feature_information(bank, study="addition", queries=200))
     return [
@@ -179,7 +180,7 @@ def _large(folder: Path, rows: int, pipe: multiprocessing.connection.Connection)
 
 
 def large(folder: Path, rows: int = 20_000_000) -> list[Row]:
-    seconds = timed(lambda: build_bank(folder, _Random(), _Numbered(rows), rows=rows))  # type: ignore[arg-type]
+    seconds = timed(lambda: harvest_bank(folder, _Random(), _Numbered(rows), rows=rows))  # type: ignore[arg-type]
     here, there = multiprocessing.Pipe()
     worker = multiprocessing.get_context("spawn").Process(target=_large, args=(folder, rows, there))
     worker.start()
@@ -195,8 +196,8 @@ def truth() -> None:
     for name, rows, options in (("counting", 1_000_000, {"positions": ["query", ":"]}), ("addition", 810_000, {})):
         study = iv.load(name)
         with tempfile.TemporaryDirectory() as folder:
-            bank = study.build_bank(folder, rows=rows, **options)
-            console.print(f"{name}, {rows:,} inputs", truth_table(study.against_truth(bank=bank, queries=100)))
+            bank = iv.build_bank(study, folder, rows=rows, **options)
+            console.print(f"{name}, {rows:,} inputs", truth_table(iv.truth(study, bank=bank, queries=100)))
 
 
 def main() -> None:

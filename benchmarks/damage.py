@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 import inversionview as iv
+from inversionview.core.errors import InversionViewError
 from inversionview.decoder.training import TrainConfig
-from inversionview.errors import InversionViewError
-from inversionview.runs import Reading, Watch, train_texts
-from inversionview.tokens import character_tokenizer
+from inversionview.model.tokens import character_tokenizer
+from inversionview.runs.train import Reading, Watch, train_texts
 
 TEXT, SITE = "ann has 7 figs", "x1.post"
 CONFIG = TrainConfig(minutes=None, steps=4, batch=32, pool=2, groups=2, evaluations=1, queries=2)
@@ -83,11 +83,11 @@ def questions(folder: Path) -> dict[str, Callable[[], Any]]:
 
     def read() -> Any:
         opened, query = study()
-        return _shown(opened.preimage(query, each=8))
+        return _shown(iv.read(opened, query, each=8, source="decoder"))
 
     def search() -> Any:
         opened, query = study()
-        found = opened.search(query, epsilon=0.3, k=5)
+        found = iv.search(opened, query, epsilon=0.3, k=5)
         return _shown(found), found.bits
 
     def evaluate() -> Any:

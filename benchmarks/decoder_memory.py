@@ -18,12 +18,12 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 
-from inversionview.decoder import model as decoder_model
+from inversionview.decoder import scratch as decoder_model
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Batch, Group
 from inversionview.decoder.pretrained import PretrainedDecoder
 from inversionview.decoder.recipe import TrainConfig
+from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.training import make_accelerator, optimizers_of, step
 from inversionview.studies.shipped import default_model
 

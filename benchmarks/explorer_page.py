@@ -23,10 +23,10 @@ import uvicorn
 from playwright.sync_api import Browser
 
 import inversionview as iv
-from inversionview.commands.exploring import bound
-from inversionview.explorer import page as exported
 from inversionview.explorer.app import create_app
+from inversionview.explorer.command import bound
 from inversionview.explorer.routes import API
+from inversionview.page import bundle as exported
 from tests.browser import chromium, opened
 
 SWEEP = """
@@ -57,7 +57,9 @@ new MutationObserver((_, me) => {
 def readings(rows: int) -> list[dict[str, object]]:
     """One reading of counting with that many rows."""
     study = iv.load("counting")
-    preimage = study.preimage(study.query("vvzccvczvvvzvcvc|v:8", at=":", site="a1.0"), count=rows, each=max(64, rows // 4))
+    preimage = iv.read(
+        study, study.query("vvzccvczvvvzvcvc|v:8", at=":", site="a1.0"), count=rows, each=max(64, rows // 4), source="decoder"
+    )
     return [exported.reading(preimage, study)]
 
 

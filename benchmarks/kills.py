@@ -31,12 +31,12 @@ import numpy as np
 import torch
 
 import inversionview as iv
+from inversionview.analyses.interpret.cache import AnswerCache
+from inversionview.analyses.interpret.prompts import Form, Prompt
 from inversionview.bank import manifest
 from inversionview.cli import main
-from inversionview.interpret.cache import AnswerCache
-from inversionview.interpret.prompts import Form, Prompt
-from inversionview.runs import Reading, train_study
-from inversionview.storage import read_array, write_array
+from inversionview.core.storage import read_array, write_array
+from inversionview.runs.train import Reading, train_study
 
 TIMES = ("seconds", "pairs_per_second", "checksum")
 """Fields that hold a time, or the checksum of one."""
@@ -203,5 +203,5 @@ if __name__ == "__main__":
         os.environ["XDG_CACHE_HOME"] = folder
         place = Path(folder)
         warm()
-        bank_of_figures = ended(begun(lambda _: iv.load("counting").build_bank(rows=512) and None, place / "first"))
+        bank_of_figures = ended(begun(lambda _: iv.build_bank(iv.load("counting"), rows=512) and None, place / "first"))
         sys.exit(1 if bank_of_figures or told(asked.kills, asked.seed, place) else 0)

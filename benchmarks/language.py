@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 
 import inversionview as iv
 from inversionview.bank.search import search
-from inversionview.gguf_reading import quick_gguf
-from inversionview.harvest import tokens_per_pass
+from inversionview.model.gguf import quick_gguf
+from inversionview.model.harvest import tokens_per_pass
 from inversionview.studies.shipped import default_model
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

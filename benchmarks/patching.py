@@ -16,10 +16,12 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import inversionview as iv
-from inversionview.analysis.patching import PatchedRuns, parse_activations, steps
-from inversionview.backend import Patch
-from inversionview.contrasts import Pairs
-from inversionview.study import Study
+from inversionview.analyses.patch.measure import steps
+from inversionview.corpora.contrasts import Pairs
+from inversionview.intervene.activations import parse_activations
+from inversionview.intervene.patched_runs import PatchedRuns
+from inversionview.model.backend import Patch
+from inversionview.studies.study import Study
 
 PART = 8000
 ROWS = 1000
@@ -86,7 +88,7 @@ def main() -> None:
     study = iv.load("addition")
     limit = int(sys.argv[1]) if len(sys.argv) > 1 else None
     began = time.perf_counter()
-    pairs = study.pairs(target="A1", changes=["F1", "S1"], limit=limit)
+    pairs = iv.pairs(study, target="A1", changes=["F1", "S1"], limit=limit)
     made = time.perf_counter() - began
     activations = parse_activations(["=:a*.*"], study.model.sites)
     sets = [tuple(range(8)), *(s for each in steps(8, "both").values() for s in each)]

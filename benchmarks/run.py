@@ -24,14 +24,14 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 import inversionview as iv
-from inversionview import optim
-from inversionview.bridge import BridgeBackend
+from inversionview.core import optim
 from inversionview.decoder.beginning import new_decoder
 from inversionview.decoder.pairs import Stream, pool_of_batches
 from inversionview.decoder.sampling import sample
 from inversionview.decoder.training import make_accelerator, step
-from inversionview.measure import distance_to
-from inversionview.runs import train_study
+from inversionview.model.bridge import BridgeBackend
+from inversionview.model.measure import distance_to
+from inversionview.runs.train import train_study
 
 
 def rate(work: Callable[[], int], rounds: int = 5) -> float:
@@ -150,7 +150,7 @@ def ten_minutes(study: str) -> float:
     """Good ratio of a decoder trained from scratch for ten minutes."""
     with tempfile.TemporaryDirectory() as folder:
         made = train_study(study, Path(folder) / "run", iv.TrainConfig(minutes=10.0))
-        return float(made.evaluate()["mean"])
+        return float(iv.evaluate(made)["mean"])
 
 
 def main() -> None:
@@ -178,8 +178,8 @@ def main() -> None:
     row("verified samples/s, counting", sampling(counting), "1,000")
     row("read, addition, s", reading("addition", "615+861=1476", "=", "a0.0"), "6", digits=2)
     row("read, counting, s", reading("counting", "vvzccvczvvvzvcvc|v:8", ":", "a1.0"), "6", digits=2)
-    row("good ratio, shipped counting decoder", counting.evaluate()["mean"], "0.70", digits=3)
-    row("good ratio, shipped addition decoder", addition.evaluate()["mean"], "0.85", digits=3)
+    row("good ratio, shipped counting decoder", iv.evaluate(counting)["mean"], "0.70", digits=3)
+    row("good ratio, shipped addition decoder", iv.evaluate(addition)["mean"], "0.85", digits=3)
     if options.ten_minutes:
         row("good ratio after 10 minutes, counting", ten_minutes("counting"), "0.40", digits=3)
         row("good ratio after 10 minutes, addition", ten_minutes("addition"), "0.72", digits=3)

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 import inversionview as iv
-from inversionview.analysis.agreement import total_variation
-from inversionview.errors import InversionViewError
-from inversionview.measure import nearest
+from inversionview.analyses.agree.measure import total_variation
+from inversionview.core.errors import InversionViewError
+from inversionview.model.measure import nearest
 
 COUNTING, ADDITIONS = "vvzccvczvvvzvcvc|v:8", ("615+861=1476", "403+288=691")
 SENTENCE = "When Mary and John went to the store, John gave a drink to everyone who had come with them"
@@ -54,7 +54,7 @@ def rates(seconds: float) -> None:
     for at in ("query", ":"):
         for site in study.sites:
             query = study.query(COUNTING, at=at, site=site)
-            alone, ladder = (study.walk(query, seconds=seconds, exchange=exchange) for exchange in (False, True))
+            alone, ladder = (iv.walk(study, query, seconds=seconds, exchange=exchange) for exchange in (False, True))
             assert alone.walk is not None
             assert ladder.walk is not None
             told = "–" if ladder.bits is None or ladder.bits.high is None else f"{ladder.bits.value:.1f}"
@@ -122,7 +122,7 @@ def bits(seconds: float) -> None:
         found, times, measured, widths = [], [], [], []
         for seed in range(3):
             query = study.query(COUNTING, at="query", site=site)
-            preimage = study.walk(query, epsilon=epsilon, seconds=seconds, bits_within=0.5, seed=seed, **options)
+            preimage = iv.walk(study, query, epsilon=epsilon, seconds=seconds, bits_within=0.5, seed=seed, **options)
             told, walk = preimage.bits, preimage.walk
             assert told is not None
             assert walk is not None
@@ -143,7 +143,7 @@ def against_all(task: tuple[str, str, str, float]) -> tuple[Any, ...]:
     inside = study.inputs.tokens(np.flatnonzero(distance <= epsilon))
     if len(inside) <= 50:
         return (text, at, site, len(inside), None, None, None, None, None, None)
-    preimage = study.walk(query, seconds=seconds, until_mixed=True, count=1)
+    preimage = iv.walk(study, query, seconds=seconds, until_mixed=True, count=1)
     walk, found = preimage.walk, preimage.bits
     assert walk is not None
     assert preimage.draws is not None
@@ -206,7 +206,7 @@ def agreement(seconds: float) -> None:
         sources = ("walk", "corpus", "decoder", *(["all"] if name == "addition" else []))
         for at, site in asked_of(study):
             try:
-                result = study.agree(study.query(text, at=at, site=site), sources=sources, seconds=seconds)
+                result = iv.agree(study, study.query(text, at=at, site=site), sources=sources, seconds=seconds)
             except InversionViewError as error:
                 row(name, at, site, str(error))
                 continue

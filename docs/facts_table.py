@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import inversionview as iv
-from inversionview import recall
-from inversionview.views.contents import markdown
+from inversionview.analyses.recall import verb as recall
+from inversionview.analyses.recall.show import markdown
 
 DOCUMENT = Path(__file__).with_name("facts.md")
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"

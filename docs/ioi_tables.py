@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import inversionview as iv
-from inversionview.analysis.attribution import rates
-from inversionview.analysis.circuit import circuit_table, subject_cases
-from inversionview.analysis.head_measures import Prompts
-from inversionview.analysis.heads import PAIRS
-from inversionview.contrasts import held_out
-from inversionview.scopes import OWN, Scope
-from inversionview.storage import replacing
-from inversionview.views import circuit
-from inversionview.views.heads import save_heads
+from inversionview.analyses.attribute.measure import promotion_rates
+from inversionview.analyses.heads import show_circuit
+from inversionview.analyses.heads.circuit import circuit_table, subject_cases
+from inversionview.analyses.heads.head_measures import Prompts
+from inversionview.analyses.heads.measure import PAIRS
+from inversionview.analyses.heads.show import save_heads
+from inversionview.core.scope import OWN, Scope
+from inversionview.core.storage import replacing
+from inversionview.corpora.contrasts import held_out
 
 DOCUMENT = Path(__file__).with_name("language-models.md")
 FIGURE = Path(__file__).parent / "images" / "ioi-heads.png"
@@ -34,33 +34,41 @@ def told(share: float, note: str = "") -> None:
 
 
 def heads(study: iv.Study, bank: str | None) -> str:
-    table = study.heads(report=told)
+    table = iv.heads(study, report=told)
     save_heads(table, FIGURE)
-    return circuit.heads_markdown(table)
+    return show_circuit.heads_markdown(table)
 
 
 def contents(study: iv.Study, bank: str | None) -> str:
     searched = study.bank(bank, report=lambda share, _: told(share, "bank"))
     table = circuit_table(
-        searched, study.named_heads, Scope(study.spec.epsilon, study.spec.distance, OWN),
+        searched, iv.named_heads(study), Scope(study.spec.epsilon, study.spec.distance, OWN),
         report=lambda share, _: told(share, "preimages"),
     )  # fmt: skip
-    return f"{circuit.contents_markdown(table)}\nWhere a name mover itself moves IO:\n\n{circuit.moved_markdown(table)}"
+    return (
+        f"{show_circuit.contents_markdown(table)}\nWhere a name mover itself moves IO:\n\n{show_circuit.moved_markdown(table)}"
+    )
 
 
 def rated(study: iv.Study, bank: str | None) -> str:
-    groups = {head.site: head.group for head in study.named_heads if head.group in circuit.WRITE}
-    io = study.rates(",".join(groups), target="IO")
-    return circuit.rates_markdown(io, rates(study.model, subject_cases(study.inputs, 1000), ",".join(groups)), groups)
+    groups = {head.site: head.group for head in iv.named_heads(study) if head.group in show_circuit.WRITE}
+    io = iv.rates(study, ",".join(groups), target="IO")
+    return show_circuit.rates_markdown(
+        io, promotion_rates(study.model, subject_cases(study.inputs, 1000), ",".join(groups)), groups
+    )
 
 
 def patched(study: iv.Study, bank: str | None) -> str:
-    found = study.named_heads
+    found = iv.named_heads(study)
     prompts = Prompts.of(study.inputs, held_out(study.inputs, (), 3 * PAIRS, 0)).first(PAIRS)
-    result = study.patch(
-        [f"{head.position}:{head.site}" for head in found], prompts.pairs(study.inputs), cumulative="forward", report=told
+    result = iv.patch(
+        study,
+        [f"{head.position}:{head.site}" for head in found],
+        iv.pairs(prompts, study.inputs),
+        cumulative="forward",
+        report=told,
     )
-    return circuit.patching_markdown(result, found)
+    return show_circuit.patching_markdown(result, found)
 
 
 STEPS: dict[str, Callable[[iv.Study, str | None], str]] = {

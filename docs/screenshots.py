@@ -49,7 +49,7 @@ def terminal() -> None:
     console = Console(file=io.StringIO(), width=82, record=True, force_terminal=True, color_system="truecolor")
     for name, text, at, site in TERMINAL:
         study = iv.load(name)
-        console.print(study.preimage(study.query(text, at=at, site=site), count=12, fixed=at), "")
+        console.print(iv.read(study, study.query(text, at=at, site=site), count=12, fixed=at, source="decoder"), "")
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 1000})
         page.set_content(f"<body style='margin:0'>{console.export_svg(title='inversionview read --source decoder')}")

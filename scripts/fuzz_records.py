@@ -29,10 +29,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inversionview.contrasts import read_pairs
-from inversionview.errors import InversionViewError, LeftOut
+from inversionview.corpora.contrasts import read_pairs
+from inversionview.core.errors import InversionViewError, LeftOut
 from inversionview.records.texts import read_texts, read_words
-from inversionview.studies.statements import read_statements
+from inversionview.studies.facts.statements import read_statements
 
 Rows = list[dict[str, Any]]
 TEXTS: Rows = [

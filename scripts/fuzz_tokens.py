@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from inversionview.errors import InputError
-from inversionview.tokens import Vocabulary
+from inversionview.core.errors import InputError
+from inversionview.model.tokens import Vocabulary
 from tests.vocabularies import GPT2, LLAMA, QWEN, QWEN_SPECIALS, byte_level, fast, legacy_llama, metaspace, words
 
 PIECES = (

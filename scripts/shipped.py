@@ -2,7 +2,7 @@
 
 import json
 
-from inversionview.integrity import CHECKSUMS, file_digest, sealed
+from inversionview.core.integrity import CHECKSUMS, file_digest, sealed
 from inversionview.studies.shipped import CARRIED, FILES
 
 parts = [FILES / part for part in CARRIED]

@@ -44,7 +44,7 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
         for study in (iv.load("counting"), iv.load("addition")):
-            study.build_bank(finding.cached(study.model, study.inputs, ROWS), rows=ROWS)
+            iv.build_bank(study, finding.cached(study.model, study.inputs, ROWS), rows=ROWS)
         yield home
 
 
@@ -68,7 +68,7 @@ def own_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A one-layer Llama of width 32, trained for some seconds to continue those sentences."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from inversionview.tokens import character_tokenizer
+    from inversionview.model.tokens import character_tokenizer
 
     torch.manual_seed(0)
     characters = [*"abcdefghijklmnopqrstuvwxyz 0123456789", "B", "E", "P"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inversionview.studies.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
+from inversionview.studies.ioi.corpus import NAMES, OBJECTS, PLACES, TEMPLATES
 
 LAYERS, HEADS = 30, 9
 BEGIN, END = "<|im_start|>", "<|im_end|>"

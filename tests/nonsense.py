@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import inversionview as iv
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
 ENCODINGS = ["ascii", "cp1252", "utf-8"]
 """Of the output; the small tasks themselves write ASCII."""
@@ -185,15 +187,15 @@ class TooLong(BaseException):
 
 def prepared(folder: Path) -> dict[str, str]:
     """Make what tasks read, cut short what takes long, and return what the words in capitals mean."""
-    from inversionview import runs, study
-    from inversionview.analysis import heads
-    from inversionview.commands import exploring
+    from inversionview.analyses.heads import measure as heads
+    from inversionview.analyses.threshold import measure as threshold
+    from inversionview.corpora.inputs import Inputs
     from inversionview.decoder import training
-    from inversionview.inputs import Inputs
-    from inversionview.preimage import completeness, threshold
-    from inversionview.studies import training as probing
-    from inversionview.studies.facts import FactsInputs
-    from inversionview.studies.ioi import NAMES
+    from inversionview.explorer import command as exploring
+    from inversionview.runs import train as runs
+    from inversionview.runs import train_probed as probing
+    from inversionview.studies.facts.corpus import FactsInputs
+    from inversionview.studies.ioi.corpus import NAMES
     from inversionview.walk.run import Walk
     from tests.language import deep_llama
 
@@ -207,13 +209,13 @@ def prepared(folder: Path) -> dict[str, str]:
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
-    original = study.load
+    original = load.load
     remembered = cache(original)
 
     def load(name: Any = None, **options: Any) -> Any:
         loaded = remembered(name, **options)
         if not loaded.bare and loaded._bank is None and loaded.spec.inputs == "addition":
-            loaded._bank = loaded.build_bank(folder / "bank", rows=100)
+            loaded._bank = iv.build_bank(loaded, folder / "bank", rows=100)
             loaded.sites = loaded.sites[:2]
         if not loaded.bare and isinstance(loaded.inputs, FactsInputs) and loaded.inputs.known is None:
             import numpy as np
@@ -221,11 +223,11 @@ def prepared(folder: Path) -> dict[str, str]:
             loaded.inputs.known = np.ones(loaded.inputs.facts, dtype=bool)
         return loaded
 
-    study.load = runs.load = load
+    load.load = runs.load = load
     exploring.serve = lambda *_: None
     probing.train_probed = lambda *_, **__: {"accuracy": 0.0, "minutes": 0.0}
-    few = completeness.chosen_rows
-    completeness.chosen_rows = threshold.chosen_rows = lambda *asked: few(*asked)[:20]
+    few = listing.chosen_rows
+    listing.chosen_rows = threshold.chosen_rows = lambda *asked: few(*asked)[:20]
     split = Inputs.split
     Inputs.split = lambda self, name: split(self, name)[:50]
     heads.CANDIDATES, heads.PAIRS = dict.fromkeys(heads.CANDIDATES, 1), 2

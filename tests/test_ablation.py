@@ -17,11 +17,12 @@ from rich.console import Console
 from transformers import GPT2LMHeadModel
 
 import inversionview as iv
-from inversionview.analysis.ablation import Ablated, Ablation, Loss, _others, ablation
-from inversionview.analysis.patching import parse_activations
-from inversionview.contrasts import held_out
-from inversionview.errors import InversionViewError, SettingError, UnknownPositionError, UnknownSiteError
-from inversionview.filters import feature_names, parse_filters
+from inversionview.analyses.ablate.measure import _others, ablation
+from inversionview.analyses.ablate.result import Ablated, Ablation, Loss
+from inversionview.core.errors import InversionViewError, SettingError, UnknownPositionError, UnknownSiteError
+from inversionview.corpora.contrasts import held_out
+from inversionview.corpora.filters import feature_names, parse_filters
+from inversionview.intervene.activations import parse_activations
 from tests.plain import Plain, real
 from tests.test_cli import bad, run
 
@@ -129,7 +130,7 @@ ADDITION_SETS = [
 @pytest.mark.parametrize("activations", ADDITION_SETS, ids=lambda texts: texts[0])
 def test_addition(addition: iv.Study, plain: dict[str, Plain], activations: list[str], by: Any) -> None:
     wanted = Expected(addition, plain["addition"], 14, seed=2)
-    result = addition.ablate(activations, by=by, limit=14, seed=2)
+    result = iv.ablate(addition, activations, by=by, limit=14, seed=2)
     alone = [(text,) for text in activations]
     assert [each.activations for each in result.sets] == alone + ([tuple(activations)] if len(activations) > 1 else [])
     for each in result.sets:
@@ -144,7 +145,7 @@ def test_counting(counting: iv.Study, plain: dict[str, Plain], activations: list
     """Strings differ in length."""
     wanted = Expected(counting, plain["counting"], 12, seed=1)
     assert len(set(wanted.first)) > 4
-    result = counting.ablate(activations, by=by, limit=12, seed=1)
+    result = iv.ablate(counting, activations, by=by, limit=12, seed=1)
     for each in result.sets:
         agree(each, wanted.losses(each.activations, by))
     assert loss_of(result, "count", -1).kl.value > 0.01
@@ -152,21 +153,21 @@ def test_counting(counting: iv.Study, plain: dict[str, Plain], activations: list
 
 def test_filtered_inputs(addition: iv.Study, plain: dict[str, Plain]) -> None:
     where = ["A1=1", "F2+S2=9"]
-    result = addition.ablate(["S1:x0.pre"], where=where, limit=12)
+    result = iv.ablate(addition, ["S1:x0.pre"], where=where, limit=12)
     expected = Expected(addition, plain["addition"], 12, where=where)
     agree(result.sets[0], expected.losses(["S1:x0.pre"], "mean"))
     assert all(str(int("".join(map(str, ids[1:4]))) + int("".join(map(str, ids[5:8]))))[0] == "1" for ids in expected.ids)
     assert result.where == ("A1=1", "F2+S2=9")
-    assert addition.ablate(["+:x0.post"], where="A1=1,F2+S2=9", limit=12).where == ("A1=1,F2+S2=9",)  # type: ignore[arg-type]
+    assert iv.ablate(addition, ["+:x0.post"], where="A1=1,F2+S2=9", limit=12).where == ("A1=1,F2+S2=9",)  # type: ignore[arg-type]
 
 
 def test_batches_do_not_matter(counting: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     for by in ("mean", "resample"):
-        whole = counting.ablate(["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
+        whole = iv.ablate(counting, ["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
         with monkeypatch.context() as patched:
-            patched.setattr("inversionview.analysis.ablation.tokens_per_pass", lambda device: 30)
-            patched.setattr("inversionview.harvest.tokens_per_pass", lambda device, d_model=0: 50)
-            small = counting.ablate(["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
+            patched.setattr("inversionview.analyses.ablate.measure.tokens_per_pass", lambda device: 30)
+            patched.setattr("inversionview.model.harvest.tokens_per_pass", lambda device, d_model=0: 50)
+            small = iv.ablate(counting, ["query:a0.0", "*:m1"], by=by, limit=200)  # type: ignore[arg-type]
         for a, b in zip(whole.sets, small.sets, strict=True):
             for x, y in zip(a.losses, b.losses, strict=True):
                 for key in ("kl", "top_logit", "decrement", "relative"):
@@ -178,13 +179,13 @@ def test_batches_do_not_matter(counting: iv.Study, monkeypatch: pytest.MonkeyPat
 def test_ablating_by_the_own_value_loses_nothing(addition: iv.Study, counting: iv.Study) -> None:
     """The mean of a single input is its own value."""
     for study, texts in ((addition, ["+:x0.post", "*:a0.0", "=:x1.mid"]), (counting, ["query:a0.0", "*:m0"])):
-        for each in study.ablate(texts, limit=1).sets:
+        for each in iv.ablate(study, texts, limit=1).sets:
             for loss in each.losses:
                 assert abs(loss.kl.value) < 1e-6
                 assert abs(loss.decrement.value) < 1e-4
         with pytest.raises(SettingError, match="give at least two"):
-            study.ablate(texts, by="resample", limit=1)
-        assert study.ablate(texts, by="zero", limit=1).sets[-1].losses[0].kl.value > 1e-3
+            iv.ablate(study, texts, by="resample", limit=1)
+        assert iv.ablate(study, texts, by="zero", limit=1).sets[-1].losses[0].kl.value > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_ablating_by_the_own_value_loses_nothing(addition: iv.Study, counting: i
 )
 @pytest.mark.parametrize("by", ["mean", "zero", "resample"])
 def test_what_is_predicted_before_loses_exactly_nothing(addition: iv.Study, text: str, before: list[str], by: Any) -> None:
-    result = addition.ablate([text], by=by, limit=60)
+    result = iv.ablate(addition, [text], by=by, limit=60)
     for loss in result.sets[0].losses:
         values = [x for mean in (loss.kl, loss.decrement, loss.relative) for x in (mean.value, mean.low, mean.high)]
         if loss.target in before:
@@ -219,7 +220,7 @@ def test_what_is_predicted_before_loses_exactly_nothing(addition: iv.Study, text
     st.integers(0, 1000),
 )
 def test_what_always_holds(addition: iv.Study, activations: list[str], by: Any, seed: int) -> None:
-    result = addition.ablate(activations, by=by, limit=40, seed=seed)
+    result = iv.ablate(addition, activations, by=by, limit=40, seed=seed)
     assert len(result.sets) == len(activations) + (len(activations) > 1)
     for each in result.sets:
         for loss in each.losses:
@@ -229,7 +230,7 @@ def test_what_always_holds(addition: iv.Study, activations: list[str], by: Any, 
             assert loss.relative.value == pytest.approx(loss.decrement.value / loss.top_logit.value)
             for mean in (loss.kl, loss.top_logit, loss.decrement, loss.relative):
                 assert mean.low - 1e-6 <= mean.value <= mean.high + 1e-6
-    first = addition.ablate(activations[:1], by=by, limit=40, seed=seed)
+    first = iv.ablate(addition, activations[:1], by=by, limit=40, seed=seed)
     for a, b in zip(first.sets[0].losses, result.sets[0].losses, strict=True):  # alone it is what it is beside others
         assert a.kl.value == pytest.approx(b.kl.value, rel=1e-3, abs=1e-6)
         assert (a.target, a.top_logit) == (b.target, b.top_logit)
@@ -280,12 +281,12 @@ def test_intervals_are_those_of_the_inputs(addition: iv.Study) -> None:
 
 def test_the_plus_sign_of_addition(addition: iv.Study) -> None:
     """Huang et al. 2024, Table 1: x^{0,post} at + tells what follows hardly anything."""
-    result = addition.ablate(["+:x0.post"], limit=1000)
+    result = iv.ablate(addition, ["+:x0.post"], limit=1000)
     for loss in result.sets[0].losses:
         assert loss.kl.value < 0.5
         assert abs(loss.relative.value) < 0.2
         assert loss.accuracy > 0.9
-    strong = addition.ablate(["=:x1.post"], limit=1000)
+    strong = iv.ablate(addition, ["=:x1.post"], limit=1000)
     assert loss_of(strong, "A1").kl.value > 1
     assert loss_of(strong, "A1").accuracy_patched < 0.7
 
@@ -294,12 +295,12 @@ def test_the_plus_sign_of_addition(addition: iv.Study) -> None:
 
 
 def test_a_run_on_texts_is_ablated_at_its_end(own_model: Path, tmp_path: Path) -> None:
-    from inversionview.texts import TextInputs
+    from inversionview.corpora.texts import TextInputs
     from tests.conftest import sentences
 
     study = iv.load(model=own_model)
     study.inputs = TextInputs.tokenize(sentences(), study.model.vocabulary, 32)
-    result = study.ablate(["*:x0.pre", "END:a0.0"], limit=12)
+    result = iv.ablate(study, ["*:x0.pre", "END:a0.0"], limit=12)
     assert [loss.target for loss in result.sets[0].losses] == ["END"]
     assert result.sets[0].losses[0].kl.value > 0.05
     assert result.sets[0].losses[0].accuracy > result.sets[0].losses[0].accuracy_patched - 1e-9
@@ -316,7 +317,7 @@ def test_json_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, addi
     )  # fmt: skip
     assert (code, err) == (0, "")
     value = json.loads(out)
-    wanted = addition.ablate(["+:x0.post", "=:a0.0"], by="resample", limit=50, seed=3, where=["A1=1"])
+    wanted = iv.ablate(addition, ["+:x0.post", "=:a0.0"], by="resample", limit=50, seed=3, where=["A1=1"])
     assert value == json.loads(json.dumps(wanted.to_json()))
     assert [each["activations"] for each in value["sets"]] == [["+:x0.post"], ["=:a0.0"], ["+:x0.post", "=:a0.0"]]
     rows = list(csv.DictReader(files[0].open(encoding="utf-8")))
@@ -339,7 +340,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str], addition: iv.Study) -> No
     for said in ("ablation by mean", "A1", "A4", "KL (nats)", "30 inputs", "its mean over them"):
         assert said in " ".join(out.split()), said
     console = Console(width=140, record=True)
-    console.print(addition.ablate(["=:a0.0", "=:a0.1"], by="zero", limit=10, where=["A1=1"]))
+    console.print(iv.ablate(addition, ["=:a0.0", "=:a0.1"], by="zero", limit=10, where=["A1=1"]))
     assert "=:a0.0 =:a0.1" in console.export_text()
 
 
@@ -375,10 +376,10 @@ def test_mistakes(
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        (lambda s: s.ablate([]), SettingError),
-        (lambda s: s.ablate(["+:m0"], by="average"), SettingError),
-        (lambda s: s.ablate(["+:m9"]), UnknownSiteError),
-        (lambda s: s.ablate(["Q:m0"], limit=5), UnknownPositionError),
+        (lambda s: iv.ablate(s, []), SettingError),
+        (lambda s: iv.ablate(s, ["+:m0"], by="average"), SettingError),
+        (lambda s: iv.ablate(s, ["+:m9"]), UnknownSiteError),
+        (lambda s: iv.ablate(s, ["Q:m0"], limit=5), UnknownPositionError),
         (lambda s: ablation(s.model, np.zeros((0, 14), np.int64), {"A1": np.zeros(0, np.int64)},
                             parse_activations(["+:m0"], s.model.sites), s.positions), SettingError),
     ],
@@ -390,6 +391,6 @@ def test_mistakes_in_the_library(addition: iv.Study, call: Callable[[iv.Study], 
 
 def test_progress_is_told(addition: iv.Study) -> None:
     shares: list[float] = []
-    addition.ablate(["+:m0"], limit=2000, report=lambda share, note: shares.append(share))
+    iv.ablate(addition, ["+:m0"], limit=2000, report=lambda share, note: shares.append(share))
     assert shares == sorted(set(shares))
     assert shares[-1] == 1

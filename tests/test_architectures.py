@@ -16,12 +16,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from inversionview.backend import Patch
-from inversionview.bridge import BridgeBackend
-from inversionview.errors import WeightsError
-from inversionview.sites import Site
-from inversionview.soundness import Soundness, soundness
-from inversionview.tokens import character_tokenizer
+from inversionview.core.errors import WeightsError
+from inversionview.model.backend import Patch
+from inversionview.model.bridge import BridgeBackend
+from inversionview.model.sites.site import Site
+from inversionview.model.soundness import Soundness, soundness
+from inversionview.model.tokens import character_tokenizer
 
 CHARACTERS = [*"abcdefghijklmnopqrstuvwxyzACDFGHIJKLMNOQRSTUVWXYZ0123456789 .,;:!?", "B", "E", "P"]
 VOCABULARY = len(CHARACTERS)

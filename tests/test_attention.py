@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import inversionview as iv
-from inversionview.tokens import character_tokenizer
-from inversionview.views.text import attention_line
+from inversionview.model.tokens import character_tokenizer
+from inversionview.preimage.show import attention_line
 from tests.test_cli import run
 
 CHARACTERS = [*"abcdefgh ", "B", "E", "P"]
@@ -65,7 +65,9 @@ def test_only_heads_attend(addition: iv.Study) -> None:
         query = addition.query("615+861=1476", at="=", site=site)
         assert query.attention is None
         assert "attention" not in query.to_json()
-    assert "attends" not in str(addition.preimage(addition.query("615+861=1476", site="x0.post"), count=3, each=2))
+    assert "attends" not in str(
+        iv.read(addition, addition.query("615+861=1476", site="x0.post"), count=3, each=2, source="decoder")
+    )
     made = iv.Query("a", (0,), ("a",), 0, iv.Site(0, "head", 0), "m", torch.zeros(1))
     assert made.attention is None
 
@@ -73,7 +75,7 @@ def test_only_heads_attend(addition: iv.Study) -> None:
 def test_a_reading_says_where_its_head_looks(addition: iv.Study) -> None:
     """The hundreds' head: F1 and S1 come first, whichever is ahead."""
     query = addition.query("615+861=1476", at="=", site="a0.0")
-    line = str(addition.preimage(query, count=3, each=2)).splitlines()[1]
+    line = str(iv.read(addition, query, count=3, each=2, source="decoder")).splitlines()[1]
     assert line.startswith(" " * len("query ") + "attends to '")
     assert all(f"at {i}: {query.attention[i]:.2f}" in line for i in (1, 5))
     assert line.count("at ") <= 6

@@ -16,14 +16,16 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import inversionview as iv
-from inversionview.analysis.attribution import Attribution, Cases, answer_cases, attribute, components, rates
-from inversionview.analysis.prompts import prompt_cases, word_ids
-from inversionview.bridge import BridgeBackend
-from inversionview.errors import InputError, SettingError, UnknownPositionError, UnknownSiteError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.probed import ProbedModel
-from inversionview.sites import Site
-from inversionview.tokens import Vocabulary
+from inversionview.analyses.attribute.cases import Cases, answer_cases
+from inversionview.analyses.attribute.measure import attributions, components, promotion_rates
+from inversionview.analyses.attribute.prompts import prompt_cases, word_ids
+from inversionview.analyses.attribute.result import Attribution
+from inversionview.core.errors import InputError, SettingError, UnknownPositionError, UnknownSiteError
+from inversionview.model.bridge import BridgeBackend
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
+from inversionview.model.tokens import Vocabulary
 from tests.test_architectures import ARCHITECTURES, VOCABULARY, Loaded, save
 from tests.test_cli import bad, run
 
@@ -133,8 +135,8 @@ def test_contributions_are_the_formula_on_a_plain_forward(name: str, tmp_path: P
     x, norm = found[Site(1, "post")][0], FORMULAS[name](plain)
     w_u = plain.get_output_embeddings().weight
     for position in (0, 4):
-        results = attribute(model, ids.tolist(), position, "a*.*,m*,x*.*", k=7)
-        unfolded = attribute(model, ids.tolist(), position, "a*.*,m*,x*.*", k=7, folded=False)
+        results = attributions(model, ids.tolist(), position, "a*.*,m*,x*.*", k=7)
+        unfolded = attributions(model, ids.tolist(), position, "a*.*,m*,x*.*", k=7, folded=False)
         assert [r.site for r in results] == [s.short for s in sorted(found, key=lambda s: ("amx".index(s.short[0]), s))]
         for result, bare in zip(results, unfolded, strict=True):
             v = found[Site.parse(result.site)][0, position]
@@ -157,16 +159,16 @@ def test_parts_of_the_stream_add_up_to_the_logits(tmp_path: Path, options: dict[
         biases = sum(layer_norm_frozen(plain, block.attn.c_proj.bias, x) for block in plain.transformer.h) @ w_u.T
         rest = ln_bias @ w_u.T
     for position in range(len(IDS)):
-        parts = attribute(model, IDS, position, "x0.pre,a*.*,m*", k=k)
+        parts = attributions(model, IDS, position, "x0.pre,a*.*,m*", k=k)
         assert (sum(map(by_id, parts)) + biases[position] + rest - logits[position]).abs().max() <= 1e-4
-        steps = attribute(model, IDS, position, "x0.pre,x0.mid-x0.pre,x0.post-x0.mid,x1.post-x0.post", k=k)
+        steps = attributions(model, IDS, position, "x0.pre,x0.mid-x0.pre,x0.post-x0.mid,x1.post-x0.post", k=k)
         assert (sum(map(by_id, steps)) + rest - logits[position]).abs().max() <= 1e-4
-        (last,) = attribute(model, IDS, position, "x1.post", k=k)
+        (last,) = attributions(model, IDS, position, "x1.post", k=k)
         assert (by_id(last) + rest - logits[position]).abs().max() <= 1e-4
 
 
 def test_a_difference_is_attributed_with_either_sign(model: ProbedModel) -> None:
-    there, back, mlp = attribute(model, IDS, 6, "x1.post-x1.mid, x1.mid−x1.post, m1", k=len(WORDS))
+    there, back, mlp = attributions(model, IDS, 6, "x1.post-x1.mid, x1.mid−x1.post, m1", k=len(WORDS))
     assert (there.site, back.site) == ("x1.post-x1.mid", "x1.mid-x1.post")
     assert torch.allclose(by_id(there), -by_id(back), atol=1e-5)
     assert torch.allclose(by_id(there), by_id(mlp), atol=1e-4)
@@ -179,7 +181,7 @@ def test_sites_may_be_written_in_every_style(model: ProbedModel) -> None:
 
 
 def test_a_result_says_where_it_was_read(model: ProbedModel) -> None:
-    (result,) = attribute(model, IDS, -2, "a1.0", folded=False)
+    (result,) = attributions(model, IDS, -2, "a1.0", folded=False)
     value = json.loads(json.dumps(result.to_json()))
     assert (value["position"], value["tokens"][6], value["site"], value["folded"]) == (6, " to", "a1.0", False)
     assert len(value["promoted"]) == len(value["suppressed"]) == 1  # a tenth of 14 tokens
@@ -205,7 +207,7 @@ def test_a_result_says_where_it_was_read(model: ProbedModel) -> None:
 )
 def test_mistakes(model: ProbedModel, options: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        attribute(model, IDS, **{"position": 3, "what": "a0.0", **options})
+        attributions(model, IDS, **{"position": 3, "what": "a0.0", **options})
 
 
 class _Squashing(GPT2Backend):
@@ -218,8 +220,8 @@ class _Squashing(GPT2Backend):
 def test_a_norm_that_does_not_only_scale_is_not_folded(folder: Path) -> None:
     model = ProbedModel(_Squashing.from_folder(folder), Vocabulary.from_folder(folder), "tanh")
     with pytest.raises(SettingError, match="cannot be frozen"):
-        attribute(model, IDS, 3, "a0.0")
-    assert attribute(model, IDS, 3, "a0.0", folded=False)
+        attributions(model, IDS, 3, "a0.0")
+    assert attributions(model, IDS, 3, "a0.0", folded=False)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -282,9 +284,11 @@ def test_rates_are_those_of_a_naive_loop(
     model: ProbedModel, plain: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch, folded: bool, numbers: int
 ) -> None:
     """Whatever the size of the batches."""
-    monkeypatch.setattr("inversionview.analysis.attribution._NUMBERS", numbers)
+    monkeypatch.setattr("inversionview.analyses.attribute.measure._NUMBERS", numbers)
     cases, done = some_cases(40), []
-    table = rates(model, cases, "a*.*,m1,x1.post", k=4, folded=folded, report=lambda _, note: done.append(counted(note)))
+    table = promotion_rates(
+        model, cases, "a*.*,m1,x1.post", k=4, folded=folded, report=lambda _, note: done.append(counted(note))
+    )
     assert [row.site for row in table.rows] == ["a0.0", "a0.1", "a1.0", "a1.1", "m1", "x1.post"]
     assert (table.inputs, table.candidates, table.k, table.tokens, table.folded) == (40, 3, 4, 14, folded)
     assert done[-1] == (240, 240)
@@ -306,14 +310,14 @@ def test_what_adds_nothing_promotes_nothing(tmp_path: Path) -> None:
         plain.transformer.h[0].mlp.c_proj.weight.zero_()
         plain.transformer.h[0].mlp.c_proj.bias.zero_()
     plain.save_pretrained(tmp_path)
-    (row,) = rates(ProbedModel.from_pretrained(tmp_path), some_cases(10), "m0", k=13).rows
+    (row,) = promotion_rates(ProbedModel.from_pretrained(tmp_path), some_cases(10), "m0", k=13).rows
     assert (row.promoted.value, row.suppressed.value) == (0, 0)
     assert row.promoted.high == pytest.approx(1 - 0.025 ** (1 / 10))  # Clopper and Pearson without a hit
 
 
 def test_no_inputs_have_no_rate(model: ProbedModel) -> None:
     with pytest.raises(InputError, match="no input"):
-        rates(model, some_cases(0), "a0.0")
+        promotion_rates(model, some_cases(0), "a0.0")
 
 
 # -- the studies' own inputs -------------------------------------------------------------------------------------------
@@ -348,7 +352,7 @@ def test_counting_is_read_at_the_colon(counting: iv.Study) -> None:
 def test_the_last_stream_promotes_what_the_model_answers(addition: iv.Study) -> None:
     """x1.post with the norm's bias is the logits; without it the first token is still the model's own in nearly all inputs."""
     cases = answer_cases(addition.inputs, "A2", 500)
-    (row,) = rates(addition.model, cases, "x1.post").rows
+    (row,) = promotion_rates(addition.model, cases, "x1.post").rows
     assert row.promoted_first.value > 0.95
 
 
@@ -428,7 +432,7 @@ def test_one_text_of_a_model_alone(
     code, said, err = run(capsys, *arguments, "--json", "--out", str(tmp_path / "found.parquet"))
     value = json.loads(said)
     assert (code, err, value["folded"]) == (0, "", False)
-    wanted = [result.to_json() for result in attribute(model, IDS, 6, "a1.1,x1.post-x0.post", folded=False)]
+    wanted = [result.to_json() for result in attributions(model, IDS, 6, "a1.1,x1.post-x0.post", folded=False)]
     assert value["sites"] == json.loads(json.dumps(wanted))
     assert (tmp_path / "found.parquet").stat().st_size > 0
     code, said, err = run(capsys, *arguments)
@@ -544,29 +548,29 @@ def test_a_model_alone_has_no_answers(capsys: pytest.CaptureFixture[str], folder
 def test_a_study_attributes_a_query_or_a_text(folder: Path, model: ProbedModel, counting: iv.Study) -> None:
     study, text = iv.load(model=folder), " Mary and John gave milk to"
     query = study.query(text, at=" John", site="a1.1")
-    assert study.attribute(query) == attribute(model, IDS, 3, "a1.1")
-    wanted = attribute(model, IDS, 3, "x1.post-x0.post,a0.*", k=4, folded=False)
-    assert study.attribute(query, "x1.post-x0.post,a0.*", k=4, folded=False) == wanted
-    assert study.attribute(text, "x1.post-x0.post,a0.*", at=" John", k=4, folded=False) == wanted
-    assert study.attribute(text, at=0) == attribute(model, IDS, 0, study.spec.site)
-    (result,) = counting.attribute("vvzccvczvvvzvcvc|v:8")
+    assert iv.attribute(study, query) == attributions(model, IDS, 3, "a1.1")
+    wanted = attributions(model, IDS, 3, "x1.post-x0.post,a0.*", k=4, folded=False)
+    assert iv.attribute(study, query, "x1.post-x0.post,a0.*", k=4, folded=False) == wanted
+    assert iv.attribute(study, text, "x1.post-x0.post,a0.*", at=" John", k=4, folded=False) == wanted
+    assert iv.attribute(study, text, at=0) == attributions(model, IDS, 0, study.spec.site)
+    (result,) = iv.attribute(counting, "vvzccvczvvvzvcvc|v:8")
     assert (result.site, result.tokens[result.position]) == (counting.spec.site, counting.spec.at)
     with pytest.raises(SettingError, match="A query has its position"):
-        study.attribute(query, at=2)
+        iv.attribute(study, query, at=2)
     with pytest.raises(UnknownPositionError, match="no position 'Q'"):
-        study.attribute(text, at="Q")
+        iv.attribute(study, text, at="Q")
 
 
 def test_a_study_takes_rates_over_its_answers(addition: iv.Study) -> None:
     told: list[tuple[int, int]] = []
-    found = addition.rates(
-        "a*.*", target="A2", k=3, folded=False, limit=40, seed=5, report=lambda _, note: told.append(counted(note))
+    found = iv.rates(
+        addition, "a*.*", target="A2", k=3, folded=False, limit=40, seed=5, report=lambda _, note: told.append(counted(note))
     )
-    assert found == rates(addition.model, answer_cases(addition.inputs, "A2", 40, seed=5), "a*.*", k=3, folded=False)
+    assert found == promotion_rates(addition.model, answer_cases(addition.inputs, "A2", 40, seed=5), "a*.*", k=3, folded=False)
     assert told[-1] == (320, 320)
-    first = addition.rates(limit=40)
-    assert first == rates(addition.model, answer_cases(addition.inputs, "A1", 40), addition.spec.site)
-    assert first != addition.rates(limit=40, target="A3")
+    first = iv.rates(addition, limit=40)
+    assert first == promotion_rates(addition.model, answer_cases(addition.inputs, "A1", 40), addition.spec.site)
+    assert first != iv.rates(addition, limit=40, target="A3")
 
 
 def test_a_study_takes_rates_over_prompts(folder: Path, model: ProbedModel, prompts: Path) -> None:
@@ -575,8 +579,8 @@ def test_a_study_takes_rates_over_prompts(folder: Path, model: ProbedModel, prom
     for at, wanted in ((None, 6), (0, 0), (" gave", 4)):
         cases = prompt_cases(model, prompts, study.locate, at="END" if at is None else at, among=among)
         assert cases.positions[0] == wanted
-        assert study.rates("a1.*", prompts=str(prompts), among=str(among), at=at) == rates(model, cases, "a1.*")
-    assert study.rates("a1.*", prompts=prompts).candidates == 3
+        assert iv.rates(study, "a1.*", prompts=str(prompts), among=str(among), at=at) == promotion_rates(model, cases, "a1.*")
+    assert iv.rates(study, "a1.*", prompts=prompts).candidates == 3
 
 
 @pytest.mark.parametrize(
@@ -594,9 +598,9 @@ def test_a_study_takes_rates_over_prompts(folder: Path, model: ProbedModel, prom
 )
 def test_mistakes_in_rates(addition: iv.Study, options: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        addition.rates(**options)
+        iv.rates(addition, **options)
 
 
 def test_no_rates_without_answers(folder: Path) -> None:
     with pytest.raises(SettingError, match="no answers of its own"):
-        iv.load(model=folder).rates("a0.0")
+        iv.rates(iv.load(model=folder), "a0.0")

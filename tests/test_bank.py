@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import inversionview as iv
-from inversionview import distances, errors, information
 from inversionview.bank import harvest, index, manifest, shards
-from inversionview.bank.harvest import build_bank
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.places import Places, Placing
-from inversionview.scope import Distance
-from inversionview.studies.addition import AdditionInputs
+from inversionview.core import errors, information
+from inversionview.core.scope import Distance
+from inversionview.corpora.places import Places, Placing
+from inversionview.model import distances
+from inversionview.studies.addition.corpus import AdditionInputs
 from inversionview.studies.registry import defined
 from tests.test_cli import run
 
@@ -48,7 +49,7 @@ def small_shards() -> Iterator[None]:
 @pytest.fixture(scope="module", params=["float16", "float32"])
 def bank(request: pytest.FixtureRequest, counting: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     folder = tmp_path_factory.mktemp("banks") / request.param
-    return counting.build_bank(folder, rows=ROWS, precision=request.param)
+    return iv.build_bank(counting, folder, rows=ROWS, precision=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_the_index_rules_most_out(bank: ActivationBank, counting: iv.Study) -> N
 
 def test_preimage_of_the_corpus(bank: ActivationBank, counting: iv.Study, exact: tuple[np.ndarray, Tensor]) -> None:
     query = counting.query(COUNT, at=":", site="a1.0")
-    preimage = counting.search(query, epsilon=0.2, k=5, bank=bank)
+    preimage = iv.search(counting, query, epsilon=0.2, k=5, bank=bank)
     wanted = brute(counting, exact, query, "euclidean", ["query", ":"])
     assert len(preimage.inside) == (wanted <= 0.2).sum() > 0
     assert [s.distance for s in preimage] == sorted(s.distance for s in preimage)
@@ -188,7 +189,7 @@ def test_preimage_of_the_corpus(bank: ActivationBank, counting: iv.Study, exact:
 def test_the_query_itself_never_counts(bank: ActivationBank, counting: iv.Study) -> None:
     text = counting.model.vocabulary.decode([i for i in bank.tokens(np.array([1234]))[0] if i != counting.inputs.pad])
     query = counting.query(text, at="query", site="x1.post")
-    preimage = counting.search(query, bank=bank, k=3, epsilon=1e-5)
+    preimage = iv.search(counting, query, bank=bank, k=3, epsilon=1e-5)
     assert text not in {s.text for s in preimage}
     assert len(preimage) >= 3
     assert preimage.bits is not None
@@ -197,7 +198,7 @@ def test_the_query_itself_never_counts(bank: ActivationBank, counting: iv.Study)
 
 def test_k_nearest_when_nothing_is_inside(bank: ActivationBank, counting: iv.Study, exact: tuple[np.ndarray, Tensor]) -> None:
     query = counting.query(COUNT, at=":", site="x0.mid")
-    preimage = counting.search(query, epsilon=1e-7, k=12, bank=bank, fixed="query")
+    preimage = iv.search(counting, query, epsilon=1e-7, k=12, bank=bank, fixed="query")
     wanted = np.sort(brute(counting, exact, query, "euclidean", ["query"]))[:12]
     np.testing.assert_allclose([s.distance for s in preimage], wanted, rtol=1e-2)
     assert preimage.bits is not None
@@ -210,7 +211,7 @@ def test_bits_of_the_embedding_in_closed_form(bank: ActivationBank, counting: iv
     """x0.pre is token plus position: its preimage is the inputs with this token at this position, at ':' any of that length."""
     features = counting.inputs.features(bank.tokens(np.arange(ROWS)))
     query = counting.query(COUNT, at=name, site="x0.pre")
-    preimage = counting.search(query, bank=bank, fixed=name, epsilon=0.01)
+    preimage = iv.search(counting, query, bank=bank, fixed=name, epsilon=0.01)
     same = features["length"] == 16
     same &= features["letter"] == "v" if "letter" in wanted else True
     assert preimage.bits is not None
@@ -249,7 +250,7 @@ def test_a_corpus_goes_on_with_rows_drawn_anew(counting: iv.Study, addition: iv.
     assert all((one[name] == two[name]).all() for name in one)
     assert addition.inputs.corpus_size == 810_000
     with pytest.raises(errors.SettingError, match="810,000 inputs"):
-        addition.build_bank("nowhere", rows=810_001)
+        iv.build_bank(addition, "nowhere", rows=810_001)
 
 
 def test_an_interrupted_build_goes_on(counting: iv.Study, tmp_path: Path) -> None:
@@ -258,12 +259,12 @@ def test_an_interrupted_build_goes_on(counting: iv.Study, tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        counting.build_bank(tmp_path, rows=2500, sites="x0.pre", report=stop)
+        iv.build_bank(counting, tmp_path, rows=2500, sites="x0.pre", report=stop)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["manifest.json", "shard-00000"]
     kept = (tmp_path / "shard-00000" / "activations.npy").stat().st_mtime_ns
     with pytest.raises(errors.BankError, match="lacks 2 of 3"):
         ActivationBank.open(tmp_path, counting.model, counting.inputs)
-    counting.build_bank(tmp_path, rows=2500, sites="x0.pre")
+    iv.build_bank(counting, tmp_path, rows=2500, sites="x0.pre")
     assert (tmp_path / "shard-00000" / "activations.npy").stat().st_mtime_ns == kept
     assert len(ActivationBank.open(tmp_path, counting.model, counting.inputs)) == 2500
 
@@ -271,7 +272,7 @@ def test_an_interrupted_build_goes_on(counting: iv.Study, tmp_path: Path) -> Non
 def _build(folder: str, rank: int) -> None:
     manifest.SHARD_ROWS = 1024
     study = iv.load("counting")
-    study.build_bank(folder, rows=ROWS, sites="a1.0", rank=rank, world=2)
+    iv.build_bank(study, folder, rows=ROWS, sites="a1.0", rank=rank, world=2)
 
 
 def test_two_processes_build_one_bank(counting: iv.Study, tmp_path: Path) -> None:
@@ -281,28 +282,28 @@ def test_two_processes_build_one_bank(counting: iv.Study, tmp_path: Path) -> Non
         worker.start()
     for worker in workers:
         worker.join()
-    counting.build_bank(tmp_path / "one", rows=ROWS, sites="a1.0")
+    iv.build_bank(counting, tmp_path / "one", rows=ROWS, sites="a1.0")
     for path in sorted((tmp_path / "one").rglob("*.npy")):
         other = tmp_path / "two" / path.relative_to(tmp_path / "one")
         np.testing.assert_allclose(np.load(path).astype(float), np.load(other).astype(float), rtol=1e-2, atol=1e-3)
     with pytest.raises(errors.SettingError, match="rank"):
-        counting.build_bank(tmp_path / "two", rows=ROWS, rank=2, world=2)
+        iv.build_bank(counting, tmp_path / "two", rows=ROWS, rank=2, world=2)
 
 
 def test_an_approximate_index_proposes_and_the_exact_distance_decides(
     bank: ActivationBank, counting: iv.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query = counting.query(COUNT, at=":", site="a1.0")
-    exact = counting.search(query, epsilon=0.2, k=0, bank=bank)
-    found = counting.search(query, epsilon=0.2, k=0, bank=bank, approximate=True)
-    again = counting.search(query, epsilon=0.2, k=0, bank=bank, approximate=True)
+    exact = iv.search(counting, query, epsilon=0.2, k=0, bank=bank)
+    found = iv.search(counting, query, epsilon=0.2, k=0, bank=bank, approximate=True)
+    again = iv.search(counting, query, epsilon=0.2, k=0, bank=bank, approximate=True)
     assert {s.text for s in found} <= {s.text for s in exact}
     assert [s.text for s in again] == [s.text for s in found]
     assert found.recall is not None
     assert len(found) >= 0.8 * found.recall * len(exact)
     assert found.recall >= 0.95
     assert "Approximate: finds" in repr(found)
-    wider = counting.search(query, epsilon=0.3, k=0, bank=bank, approximate=True)
+    wider = iv.search(counting, query, epsilon=0.3, k=0, bank=bank, approximate=True)
     assert wider.recall is not None
     assert wider.recall >= 0.95
     settings = sorted(path.name for path in (bank.folder / "faiss" / "a1.0@:").glob("*.json"))
@@ -310,16 +311,16 @@ def test_an_approximate_index_proposes_and_the_exact_distance_decides(
     path = bank.folder / "faiss" / "a1.0@:" / "index.faiss"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(errors.BankError, match="damaged"):
-        counting.search(query, bank=bank, approximate=True)
+        iv.search(counting, query, bank=bank, approximate=True)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(errors.SettingError, match="pip install"):
-        counting.search(query, bank=bank, approximate=True)
+        iv.search(counting, query, bank=bank, approximate=True)
 
 
 def test_an_approximate_index_where_rows_lack_the_position(addition: iv.Study, tmp_path: Path) -> None:
     """Sums of three digits have no A4: they are neither proposed nor asked for the recall."""
-    bank = addition.build_bank(tmp_path, rows=1500, sites="x0.post", positions=["A4"])
-    found = addition.search(addition.query("615+861=1476", at="A4", site="x0.post"), bank=bank, k=0, approximate=True)
+    bank = iv.build_bank(addition, tmp_path, rows=1500, sites="x0.post", positions=["A4"])
+    found = iv.search(addition, addition.query("615+861=1476", at="A4", site="x0.post"), bank=bank, k=0, approximate=True)
     assert found.recall is not None
     assert 0.95 <= found.recall <= 1
     assert all(sample.position == 12 for sample in found)
@@ -365,7 +366,7 @@ def test_a_corpus_may_have_a_place_at_every_token(addition: iv.Study, tmp_path: 
     inputs, site = Digits(), iv.Site.parse("x1.post")
     placed = inputs.placed(["digit"])
     assert placed.size is not None
-    bank = build_bank(tmp_path, addition.model, inputs, rows=placed.size, sites=[site], precision="float32")
+    bank = harvest_bank(tmp_path, addition.model, inputs, rows=placed.size, sites=[site], precision="float32")
     assert len(bank.shards) > 1
     tokens = inputs.corpus(np.arange(inputs.count))
     every = addition.model.activations(torch.from_numpy(tokens), [site])[0]
@@ -404,7 +405,7 @@ def test_a_damaged_shard_is_named_and_mended(copy: Path, counting: iv.Study, nam
     with pytest.raises(errors.BankError, match="shard-00001"):
         ActivationBank.open(copy, counting.model, counting.inputs)
     manifest = json.loads((copy / "manifest.json").read_text())
-    counting.build_bank(copy, rows=ROWS, precision=manifest["precision"])
+    iv.build_bank(counting, copy, rows=ROWS, precision=manifest["precision"])
     assert path.stat().st_size == len(whole)
 
 
@@ -416,24 +417,24 @@ def test_nan_activations_are_refused_when_built_and_when_searched(copy: Path, co
     shards.write_checksums(copy / "shard-00002", written.shards[2], written)
     opened = ActivationBank.open(copy, counting.model, counting.inputs)
     with pytest.raises(errors.BankError, match=r"NaN.*shard-00002|shard-00002.*NaN"):
-        counting.search(counting.query(COUNT, at=":", site="x0.pre"), bank=opened)
+        iv.search(counting, counting.query(COUNT, at=":", site="x0.pre"), bank=opened)
     broken = iv.load("counting")
     broken.model.backend.blocks[1].down[0][0] = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(errors.BankError, match=r"NaN or infinite activations at m1, x1\.post"):
-        broken.build_bank(tmp_path / "nan", rows=100)
+        iv.build_bank(broken, tmp_path / "nan", rows=100)
 
 
 def test_too_large_for_fp16(counting: iv.Study, tmp_path: Path) -> None:
     large = iv.load("counting")
     large.model.backend.wte.mul_(1e6)  # type: ignore[attr-defined]
     with pytest.raises(errors.BankError, match="--dtype fp32"):
-        large.build_bank(tmp_path / "a", rows=100, sites="x0.pre")
-    large.build_bank(tmp_path / "b", rows=100, sites="x0.pre", precision="float32")
+        iv.build_bank(large, tmp_path / "a", rows=100, sites="x0.pre")
+    iv.build_bank(large, tmp_path / "b", rows=100, sites="x0.pre", precision="float32")
 
 
 def test_foreign_banks(bank: ActivationBank, addition: iv.Study, counting: iv.Study, tmp_path: Path) -> None:
     with pytest.raises(errors.MismatchError, match="another probed model"):
-        addition.search(addition.query("615+861=1476"), bank=bank)
+        iv.search(addition, addition.query("615+861=1476"), bank=bank)
     with pytest.raises(errors.MismatchError, match="another probed model"):
         ActivationBank.open(bank.folder, addition.model, addition.inputs)
     with pytest.raises(errors.MismatchError, match="another corpus"):
@@ -441,7 +442,7 @@ def test_foreign_banks(bank: ActivationBank, addition: iv.Study, counting: iv.St
     with pytest.raises(errors.BankError, match="no bank"):
         ActivationBank.open(tmp_path, counting.model, counting.inputs)
     with pytest.raises(errors.MismatchError, match="inputs = 3000"):
-        counting.build_bank(bank.folder, rows=ROWS + 1, precision=bank.manifest.precision)
+        iv.build_bank(counting, bank.folder, rows=ROWS + 1, precision=bank.manifest.precision)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(errors.BankError, match="damaged"):
         ActivationBank.open(tmp_path, counting.model, counting.inputs)
@@ -450,15 +451,15 @@ def test_foreign_banks(bank: ActivationBank, addition: iv.Study, counting: iv.St
 def test_unknown_places(bank: ActivationBank, counting: iv.Study, tmp_path: Path) -> None:
     query = counting.query(COUNT, at=":", site="a1.0")
     with pytest.raises(errors.UnknownPositionError, match="query"):
-        counting.search(query, bank=bank, fixed="quer")
+        iv.search(counting, query, bank=bank, fixed="quer")
     with pytest.raises(errors.UnknownPositionError, match="END"):
-        counting.build_bank(tmp_path, rows=10, positions=["A1"])
+        iv.build_bank(counting, tmp_path, rows=10, positions=["A1"])
     with pytest.raises(errors.SettingError, match="ε"):
-        counting.search(query, bank=bank, epsilon=0)
+        iv.search(counting, query, bank=bank, epsilon=0)
     with pytest.raises(errors.SettingError, match="k must"):
-        counting.search(query, bank=bank, k=-1)
+        iv.search(counting, query, bank=bank, k=-1)
     with pytest.raises(errors.SettingError, match="distance"):
-        counting.search(query, bank=bank, distance="manhattan")  # type: ignore[arg-type]
+        iv.search(counting, query, bank=bank, distance="manhattan")  # type: ignore[arg-type]
 
 
 # -- the command line -----------------------------------------------------------------------------------------------------

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import inversionview as iv
-from inversionview import errors
-from inversionview.bank.harvest import build_bank
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
+from inversionview.core import errors
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.loss import chunked_cross_entropy, cross_entropy
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Banked, pick_pairs, pool_of_batches, written_tokens
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
-from inversionview.preimage.sampled import FACTS, Setting, draw, perturbed
-from inversionview.runs import Reading, train_texts
-from inversionview.sites import expand, select
+from inversionview.decoder.scratch import ScratchDecoder
+from inversionview.model.sites.patterns import expand, select
+from inversionview.runs.train import Reading, train_texts
+from inversionview.sources.sampled import draw, perturbed
+from inversionview.sources.settings import FACTS, Setting
 from inversionview.studies.registry import shipped_inputs
 from tests.conftest import sentences
 
@@ -162,7 +163,7 @@ POSITIONS = ("F1", "=", "A1")
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     study = iv.load("addition")
-    return build_bank(
+    return harvest_bank(
         tmp_path_factory.mktemp("bank"), study.model, study.inputs, rows=3000, sites="x0.pre,a0.*", positions=POSITIONS,
         precision="float32",
     )  # fmt: skip
@@ -270,7 +271,7 @@ def test_a_run_on_texts_harvests_once_and_reads(own_model: Path, tmp_path: Path)
     train_texts(str(own_model), str(tmp_path / "texts.txt"), tmp_path / "run", config, reading=reading, **SIZES)
     assert (tmp_path / "run" / "bank" / "manifest.json").stat().st_mtime_ns == written
     again = iv.load(tmp_path / "run")
-    assert len(again.preimage(again.query("bob has 23 nuts"), count=5)) == 5
+    assert len(iv.read(again, again.query("bob has 23 nuts"), count=5, source="decoder")) == 5
 
 
 def test_sites_by_layers_and_heads() -> None:
@@ -350,7 +351,7 @@ def test_damping_divides_the_odds_of_rare_tokens_that_came_too_often() -> None:
 def test_the_pool_for_facts_reads(addition: iv.Study) -> None:
     assert 12 <= len(FACTS) <= 16
     query = addition.query("615+861=1476", at="=", site="a0.0")
-    preimage = addition.preimage(query, settings="facts", distance="cosine", count=50)
+    preimage = iv.read(addition, query, settings="facts", distance="cosine", count=50, source="decoder")
     assert len(preimage.inside) >= 20
     assert preimage.candidates == 64 * len(FACTS)
 
@@ -358,9 +359,9 @@ def test_the_pool_for_facts_reads(addition: iv.Study) -> None:
 @pytest.mark.parametrize("wrong", [Setting(rotation=-0.1), Setting(rotation=2.5), Setting(damping=-1), Setting(temperature=0)])
 def test_settings_out_of_range(addition: iv.Study, wrong: Setting) -> None:
     with pytest.raises(errors.SettingError):
-        addition.preimage(addition.query("615+861=1476"), settings=[wrong])
+        iv.read(addition, addition.query("615+861=1476"), settings=[wrong], source="decoder")
     with pytest.raises(errors.SettingError, match="pool"):
-        addition.preimage(addition.query("615+861=1476"), settings="autto")
+        iv.read(addition, addition.query("615+861=1476"), settings="autto", source="decoder")
 
 
 def test_generated_inputs_are_looked_through() -> None:

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview.analysis.attribution import rates
-from inversionview.analysis.circuit import EXPECTED, FEATURES, CircuitTable, Expected, circuit_table, subject_cases
-from inversionview.analysis.heads import GROUPS, NamedHead
-from inversionview.analysis.places import draw_queries
+from inversionview.analyses.attribute.measure import promotion_rates
+from inversionview.analyses.heads import show_circuit
+from inversionview.analyses.heads.circuit import EXPECTED, FEATURES, CircuitTable, Expected, circuit_table, subject_cases
+from inversionview.analyses.heads.result import GROUPS, NamedHead
+from inversionview.analyses.places import draw_queries
 from inversionview.bank.store import ActivationBank
-from inversionview.distances import between
-from inversionview.errors import UnknownSiteError
-from inversionview.information import entropy, shares
-from inversionview.scopes import OWN, Scope
-from inversionview.sites import Site
-from inversionview.views import circuit
+from inversionview.core.errors import UnknownSiteError
+from inversionview.core.information import entropy, shares
+from inversionview.core.scope import OWN, Scope
+from inversionview.model.distances import between
+from inversionview.model.sites.site import Site
 from tests.test_heads import prompts, saved
 
 HEADS = [
@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
 
 @pytest.fixture(scope="module")
 def bank(study: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
-    return study.build_bank(tmp_path_factory.mktemp("circuit") / "bank", rows=800, precision="float32")
+    return iv.build_bank(study, tmp_path_factory.mktemp("circuit") / "bank", rows=800, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,15 @@ def test_rows_are_the_feature_information_at_each_heads_own_position(
 ) -> None:
     assert [row.head for row in table.rows] == HEADS
     for row in table.rows:
-        whole = study.inform(
-            bank=bank, sites=row.head.site, positions=[row.head.position], epsilon=EPSILON, fixed=True, queries=QUERIES, seed=1
+        whole = iv.inform(
+            study,
+            bank=bank,
+            sites=row.head.site,
+            positions=[row.head.position],
+            epsilon=EPSILON,
+            fixed=True,
+            queries=QUERIES,
+            seed=1,
         )
         assert row.bits == whole.totals[0].bits
         assert {c.feature: c.share for c in whole.cells if c.feature in FEATURES} == pytest.approx(row.shares)
@@ -134,25 +141,27 @@ def test_rates_of_the_subject(study: iv.Study) -> None:
 
 
 def test_markdown(study: iv.Study, table: CircuitTable) -> None:
-    kept = study.heads(prompts=30, anyway=True)
+    kept = iv.heads(study, prompts=30, anyway=True)
     some = prompts(study, 20)
     where = [f"{head.position}:{head.site}" for head in HEADS]
-    patched = study.patch(where, some.pairs(study.inputs), cumulative="forward")
-    io = study.rates("a1.0,a1.1", target="IO", limit=20)
+    patched = iv.patch(study, where, iv.pairs(some, study.inputs), cumulative="forward")
+    io = iv.rates(study, "a1.0,a1.1", target="IO", limit=20)
     made = {
-        circuit.heads_markdown(kept): len(kept.found),
-        circuit.contents_markdown(table): len(HEADS),
-        circuit.moved_markdown(table): 2,
-        circuit.rates_markdown(
-            io, rates(study.model, subject_cases(study.inputs, 1000), "a1.0,a1.1"), {"a1.0": "none", "a1.1": "name mover"}
+        show_circuit.heads_markdown(kept): len(kept.found),
+        show_circuit.contents_markdown(table): len(HEADS),
+        show_circuit.moved_markdown(table): 2,
+        show_circuit.rates_markdown(
+            io,
+            promotion_rates(study.model, subject_cases(study.inputs, 1000), "a1.0,a1.1"),
+            {"a1.0": "none", "a1.1": "name mover"},
         ): 2,
-        circuit.patching_markdown(patched, HEADS): len(HEADS),
+        show_circuit.patching_markdown(patched, HEADS): len(HEADS),
     }
     for text, rows in made.items():
         lines = [line for line in text.splitlines() if line.startswith("|")]
         assert len(lines) == rows + 2
         assert len({line.count("|") for line in lines}) == 1
-    last = circuit.patching_markdown(patched, HEADS).splitlines()[1 + len(HEADS)]
+    last = show_circuit.patching_markdown(patched, HEADS).splitlines()[1 + len(HEADS)]
     assert f" {patched.together.value:z.2f} [".replace("-", "−") in last
 
 

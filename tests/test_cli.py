@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.naming import is_study
-from inversionview.spec import write_spec
+from inversionview.studies.naming import is_study
 from inversionview.studies.registry import stated
 from inversionview.studies.shipped import shipped_path
+from inversionview.studies.spec import write_spec
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 ADD = "615+861=1476"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import inversionview as iv
-from inversionview.explorer.page import STATIC
-from inversionview.views import colours
-from inversionview.views.text import as_html, as_text, colour
+from inversionview.page.bundle import STATIC
+from inversionview.preimage.show import as_html, as_text
+from inversionview.show import colours
+from inversionview.show.tokens import colour
 
 CSS = (STATIC / "explorer.css").read_text(encoding="utf-8")
 READABLE = 4.5
@@ -102,7 +103,7 @@ def test_the_two_are_told_apart_by_the_colour_blind() -> None:
 
 def test_the_legend_stands_beside_rows_with_an_effect(counting: iv.Study) -> None:
     """A corpus and a walk know of no effect, so nothing is said of one."""
-    preimage = counting.preimage(counting.query("vvv|v:3", at=":", site="a1.0"), count=8, each=4)
+    preimage = iv.read(counting, counting.query("vvv|v:3", at=":", site="a1.0"), count=8, each=4, source="decoder")
     assert "less likely ■■□■■ likelier by the activation" in as_text(preimage)
     html = as_html(preimage)
     assert all(shade in html for shade in (colours.LIKELIER, colours.LESS_LIKELY))

@@ -13,17 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inversionview as iv
-from inversionview import errors
+from inversionview.analyses.complete import columns, figures
+from inversionview.analyses.complete.measure import completeness, summary
+from inversionview.analyses.listing import chosen_rows, is_query
+from inversionview.analyses.threshold import show as threshold_show
+from inversionview.analyses.threshold.measure import find_gaps, threshold_study
+from inversionview.core import errors
+from inversionview.core.arrays import Ids
+from inversionview.core.scope import Scope
+from inversionview.corpora.texts import TextInputs
 from inversionview.decoder.sampling import token_log_probs
-from inversionview.inputs import Ids
-from inversionview.measure import distance_to, nearest
-from inversionview.preimage.completeness import chosen_rows, completeness, is_query, summary
-from inversionview.preimage.threshold import find_gaps, threshold_study
-from inversionview.scopes import Scope
-from inversionview.sites import Site
-from inversionview.studies.addition import AdditionInputs
-from inversionview.texts import TextInputs
-from inversionview.views import columns, plots
+from inversionview.model.measure import distance_to, nearest
+from inversionview.model.sites.site import Site
+from inversionview.studies.addition.corpus import AdditionInputs
 from tests.test_cli import bad, run
 
 TEXT = "615+861=1476"
@@ -134,20 +136,20 @@ def test_nothing_inside_and_nothing_outside(addition: iv.Study, query: iv.Query)
 
 
 def test_seeds_reproduce(addition: iv.Study) -> None:
-    one, again, other = (addition.random_queries(4, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (iv.random_queries(addition, 4, seed=seed) for seed in (1, 1, 2))
     assert [(q.text, q.position, q.site) for q in one] == [(q.text, q.position, q.site) for q in again]
     assert [(q.text, q.position, q.site) for q in one] != [(q.text, q.position, q.site) for q in other]
     assert all(q.position > 0 for q in one)
-    first, second = (addition.complete(1, limit=50, draws=2, seed=3)[0] for _ in range(2))
+    first, second = (iv.complete(addition, 1, limit=50, draws=2, seed=3)[0] for _ in range(2))
     assert first.to_json() == second.to_json()
     assert np.array_equal(first.rows, second.rows)
 
 
 def test_random_queries_at_a_place(addition: iv.Study) -> None:
-    found = addition.random_queries(6, at="A4", site="x0.mid")
+    found = iv.random_queries(addition, 6, at="A4", site="x0.mid")
     assert {(q.position, q.site.short) for q in found} == {(12, "x0.mid")}
     with pytest.raises(errors.UnknownPositionError, match="Q"):
-        addition.random_queries(2, at="Q")
+        iv.random_queries(addition, 2, at="Q")
 
 
 def test_rows(addition: iv.Study, query: iv.Query) -> None:
@@ -225,8 +227,8 @@ def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!doctype html>")])
 def test_figures(addition: iv.Study, query: iv.Query, result, tmp_path: Path, suffix: str, magic: bytes) -> None:
     study = threshold_study(addition.model, FEW, query, Scope())
-    plots.save_completeness([result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
-    plots.save_threshold(study, tmp_path / f"threshold{suffix}")
+    figures.save_completeness([result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
+    threshold_show.save_threshold(study, tmp_path / f"threshold{suffix}")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(magic)
         if suffix == ".html":
@@ -240,18 +242,18 @@ def test_hostile_token_text_is_escaped_in_the_page(query: iv.Query, result, tmp_
 
     evil = replace(query, tokens=("<img src=x>", "$x$", "\x1b"), position=1, site=Site(0, "pre"))
     hostile = replace(result, query=evil)
-    assert plots.label(evil) == "<img src=x>($x$)· · x0.pre"
-    plots.save_completeness([hostile], tmp_path / "page.html", lambda r, places: ["<script>1</script>"] * len(places))
+    assert figures.label(evil) == "<img src=x>($x$)· · x0.pre"
+    figures.save_completeness([hostile], tmp_path / "page.html", lambda r, places: ["<script>1</script>"] * len(places))
     page = (tmp_path / "page.html").read_text()
     assert "<img src=x>" not in page
     assert "<script>1" not in page
-    plots.save_completeness([hostile], tmp_path / "figure.svg", lambda r, places: [])
+    figures.save_completeness([hostile], tmp_path / "figure.svg", lambda r, places: [])
 
 
 def test_the_densest_panels_stay_small(result) -> None:
-    assert len(plots.chosen(np.ones(100_000, dtype=np.bool_))) == 3000
-    assert plots.chosen(np.array([True, False, True])).tolist() == [0, 2]
-    counts, edges, levels = plots.density(result, result.variants[0])
+    assert len(figures.chosen(np.ones(100_000, dtype=np.bool_))) == 3000
+    assert figures.chosen(np.array([True, False, True])).tolist() == [0, 2]
+    counts, edges, levels = figures.density(result, result.variants[0])
     assert counts.sum() == (~result.inside).sum()
     assert (len(edges), len(levels)) == (121, 81)
 
@@ -275,7 +277,7 @@ def test_tables(result, tmp_path: Path, suffix: str) -> None:
 
 
 def test_counting(counting: iv.Study) -> None:
-    found = counting.complete(counting.random_queries(1, site="x0.post"), limit=300, draws=2)[0]
+    found = iv.complete(counting, iv.random_queries(counting, 1, site="x0.post"), limit=300, draws=2)[0]
     assert len(found.rows) == 300
     ids = torch.from_numpy(counting.inputs.tokens(found.rows))
     number = counting.decoder.config.sites.index("x0.post")

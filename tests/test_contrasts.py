@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 import inversionview as iv
-from inversionview.contrasts import Pairs, TextPair, held_out, study_pairs
-from inversionview.errors import InputError, InversionViewError, SettingError, UnknownPositionError
-from inversionview.filters import feature_names, parse_filters
-from inversionview.inputs import Inputs
-from inversionview.studies.addition import AdditionInputs
-from inversionview.studies.counting import CountingInputs
+from inversionview.core.errors import InputError, InversionViewError, SettingError, UnknownPositionError
+from inversionview.corpora.contrasts import Pairs, TextPair, held_out, study_pairs
+from inversionview.corpora.filters import feature_names, parse_filters
+from inversionview.corpora.inputs import Inputs
+from inversionview.studies.addition.corpus import AdditionInputs
+from inversionview.studies.counting.corpus import CountingInputs
 
 COUNTING = [*string.ascii_lowercase, *"123456789|:BEP"]
 ADDITION = [*"0123456789B+=EP"]
@@ -67,7 +67,7 @@ def counting_contrasts(letters: str, asked: str) -> set[str]:
 
 
 def test_counting_contrasts_replace_one_letter(counting: iv.Study) -> None:
-    pairs = counting.pairs(limit=3000, seed=5)
+    pairs = iv.pairs(counting, limit=3000, seed=5)
     assert len(pairs) + pairs.left_out == 3000
     pairs_of_texts = list(zip(texts(pairs.original, COUNTING), texts(pairs.contrast, COUNTING), strict=True))
     for i, (original, contrast) in enumerate(pairs_of_texts):
@@ -88,7 +88,7 @@ def test_counting_originals_are_of_the_test_split(counting: iv.Study) -> None:
     rows = counting.inputs.split("test")
     everything = counting.inputs.tokens(rows).astype(np.int8)
     short = everything[(everything == COUNTING.index("|")).argmax(1) == 6]  # five letters
-    pairs = counting.pairs(where=["length=5"])
+    pairs = iv.pairs(counting, where=["length=5"])
     expected = sorted(text for text in texts(short, COUNTING) if counting_contrasts(*counted(text)[:2]))
     assert sorted(texts(pairs.original, COUNTING)) == expected
     assert pairs.left_out == len(short) - len(expected)
@@ -97,18 +97,18 @@ def test_counting_originals_are_of_the_test_split(counting: iv.Study) -> None:
 @pytest.mark.parametrize("length", [3, 27])
 def test_the_shortest_and_the_longest_strings_have_no_contrast(counting: iv.Study, length: int) -> None:
     with pytest.raises(SettingError, match=f"does not alter count where length={length}: no contrast"):
-        counting.pairs(where=[f"length={length}"])
+        iv.pairs(counting, where=[f"length={length}"])
 
 
 @pytest.mark.parametrize("length", [4, 26])
 def test_the_next_ones_have(counting: iv.Study, length: int) -> None:
-    pairs = counting.pairs(where=[f"length={length}"], limit=300)
+    pairs = iv.pairs(counting, where=[f"length={length}"], limit=300)
     assert (len(pairs), pairs.left_out) == (300, 0)
     assert all(len(counted(text)[0]) == length for text in texts(pairs.contrast, COUNTING))
 
 
 def test_counting_filters_hold_on_both(counting: iv.Study) -> None:
-    pairs = counting.pairs(where=["count>=4", "count<=6"], limit=400)
+    pairs = iv.pairs(counting, where=["count>=4", "count<=6"], limit=400)
     for text in texts(np.concatenate([pairs.original, pairs.contrast]), COUNTING):
         assert 4 <= counted(text)[2] <= 6
     assert {counted(text)[2] for text in texts(pairs.contrast, COUNTING)} == {4, 5, 6}
@@ -146,7 +146,7 @@ def check_addition(
 @pytest.mark.parametrize(("target", "name"), enumerate(["A1", "A2", "A3", "A4"]))
 def test_addition_contrasts_of_every_target(addition: iv.Study, target: int, name: str) -> None:
     for changes in (DIGITS, ("F2", "S2"), ("S1",)):
-        pairs = addition.pairs(target=name, changes=changes, limit=400, seed=1)
+        pairs = iv.pairs(addition, target=name, changes=changes, limit=400, seed=1)
         check_addition(pairs, target, changes)
         assert len(pairs) + pairs.left_out == 400
         seen = {
@@ -159,7 +159,7 @@ def test_addition_contrasts_of_every_target(addition: iv.Study, target: int, nam
 
 
 def test_leading_zeros_and_sums_of_four_digits_occur(addition: iv.Study) -> None:
-    pairs = addition.pairs(limit=2000)
+    pairs = iv.pairs(addition, limit=2000)
     contrasts = texts(pairs.contrast, ADDITION)
     assert {text[1] for text in contrasts} == {text[5] for text in contrasts} == set("0123456789")
     assert not any(text[1] == "0" or text[5] == "0" for text in texts(pairs.original, ADDITION))
@@ -170,14 +170,14 @@ def test_addition_filters_hold_on_both(addition: iv.Study) -> None:
     def holds(digits: str, total: str) -> bool:
         return total[0] == "1" and int(digits[1]) + int(digits[4]) != 9
 
-    pairs = addition.pairs(target="A2", changes=["F1", "F2", "S1", "S2"], where=["A1=1", "F2+S2!=9"], limit=500)
+    pairs = iv.pairs(addition, target="A2", changes=["F1", "F2", "S1", "S2"], where=["A1=1", "F2+S2!=9"], limit=500)
     check_addition(pairs, 1, ("F1", "F2", "S1", "S2"), holds)
-    again = addition.pairs(target="A2", changes=["F1", "F2", "S1", "S2"], where="A1=1,F2+S2!=9", limit=500)  # type: ignore
+    again = iv.pairs(addition, target="A2", changes=["F1", "F2", "S1", "S2"], where="A1=1,F2+S2!=9", limit=500)  # type: ignore
     assert same(pairs, again)
 
 
 def test_the_whole_test_set(addition: iv.Study) -> None:
-    pairs = addition.pairs(target="A1", changes=["F1", "S1"])
+    pairs = iv.pairs(addition, target="A1", changes=["F1", "S1"])
     rows = (pairs.original[:, 1:4] @ [100, 10, 1] - 100) * 900 + pairs.original[:, 5:8] @ [100, 10, 1] - 100
     test = set(addition.inputs.split("test").tolist())
     assert len(rows) + pairs.left_out == len(test) == 202_500
@@ -213,7 +213,7 @@ def addition_contrasts(digits: str, target: int, changes: tuple[str, ...]) -> li
 )
 def test_what_is_left_out_has_no_contrast(addition: iv.Study, target: str, changes: tuple[str, ...]) -> None:
     tried = texts(held_out(addition.inputs, (), 400, 3), ADDITION)
-    pairs = addition.pairs(target=target, changes=changes, limit=400, seed=3)
+    pairs = iv.pairs(addition, target=target, changes=changes, limit=400, seed=3)
     has = {text for text in tried if addition_contrasts(added(text)[0], int(target[1]) - 1, changes)}
     assert set(texts(pairs.original, ADDITION)) == has
     assert pairs.left_out == 400 - len(has)
@@ -225,7 +225,9 @@ def test_a_lone_input_is_not_given_up_sooner(addition: iv.Study) -> None:
     found = 0
     for seed in range(30):
         try:
-            found += len(addition.pairs(target="A2", changes=["F1", "S1", "F2"], where=["F1=3", "S1=4"], limit=1, seed=seed))
+            found += len(
+                iv.pairs(addition, target="A2", changes=["F1", "S1", "F2"], where=["F1=3", "S1=4"], limit=1, seed=seed)
+            )
         except SettingError:
             continue
     assert 20 <= found < 30
@@ -292,9 +294,9 @@ def test_filtered_contrasts_are_uniform() -> None:
 @pytest.mark.parametrize("name", ["addition", "counting"])
 def test_a_seed_fixes_the_pairs(request: pytest.FixtureRequest, name: str) -> None:
     study = request.getfixturevalue(name)
-    first = study.pairs(limit=200, seed=7)
-    assert same(first, study.pairs(limit=200, seed=7))
-    other = study.pairs(limit=200, seed=8)
+    first = iv.pairs(study, limit=200, seed=7)
+    assert same(first, iv.pairs(study, limit=200, seed=7))
+    other = iv.pairs(study, limit=200, seed=8)
     tokens = COUNTING if name == "counting" else ADDITION
     assert len(set(texts(first.original, tokens)) & set(texts(other.original, tokens))) < 20
 
@@ -302,7 +304,7 @@ def test_a_seed_fixes_the_pairs(request: pytest.FixtureRequest, name: str) -> No
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 2**31))
 def test_a_limit_is_kept(addition: iv.Study, limit: int, seed: int) -> None:
-    pairs = addition.pairs(target="A2", limit=limit, seed=seed)
+    pairs = iv.pairs(addition, target="A2", limit=limit, seed=seed)
     assert len(pairs) + pairs.left_out == limit
     check_addition(pairs, 1, DIGITS)
 
@@ -325,12 +327,12 @@ def test_a_limit_is_kept(addition: iv.Study, limit: int, seed: int) -> None:
 )
 def test_what_cannot_be(addition: iv.Study, options: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingError, match=says):
-        addition.pairs(**{"limit": 50, **options} if "where" not in options else options)
+        iv.pairs(addition, **{"limit": 50, **options} if "where" not in options else options)
 
 
 def test_changing_nothing_is_no_contrast(counting: iv.Study) -> None:
     with pytest.raises(SettingError, match="Nothing may be changed: name at least one of string"):
-        counting.pairs(changes=[], limit=10)
+        iv.pairs(counting, changes=[], limit=10)
 
 
 # -- pairs of the user's own -------------------------------------------------------------------------------------------
@@ -352,8 +354,8 @@ def check_given(pairs: Pairs) -> None:
 
 
 def test_a_list_of_pairs(addition: iv.Study) -> None:
-    check_given(addition.pairs(GIVEN))
-    check_given(addition.pairs(iter(GIVEN)))
+    check_given(iv.pairs(addition, GIVEN))
+    check_given(iv.pairs(addition, iter(GIVEN)))
 
 
 def test_a_file_of_pairs(addition: iv.Study, tmp_path: Path) -> None:
@@ -362,9 +364,9 @@ def test_a_file_of_pairs(addition: iv.Study, tmp_path: Path) -> None:
     assert '"at"' in lines[2]
     path = tmp_path / "pairs.jsonl"
     path.write_text(f"\n{lines[0]}\n\n  \n{lines[1]}\n{lines[2]}")
-    check_given(addition.pairs(path))
+    check_given(iv.pairs(addition, path))
     path.write_bytes("\r\n".join(lines).encode())
-    check_given(addition.pairs(str(path)))
+    check_given(iv.pairs(addition, str(path)))
 
 
 def test_a_function_that_makes_pairs(addition: iv.Study) -> None:
@@ -382,14 +384,14 @@ def test_a_function_that_makes_pairs(addition: iv.Study) -> None:
         pair = contrast(text)
         return pair if pair is None or pair.answer != pair.contrast_answer else None
 
-    pairs = addition.pairs(harmless, limit=60, seed=2)
+    pairs = iv.pairs(addition, harmless, limit=60, seed=2)
     assert seen == [t.strip("BEP") for t in texts(held_out(addition.inputs, (), 60, 2), ADDITION)]
     kept = [text for text in seen if not text.split("=")[1].startswith("1")]
     assert 0 < len(pairs) <= len(kept) < 60
     for original, contrasting in zip(texts(pairs.original, ADDITION), texts(pairs.contrast, ADDITION), strict=True):
         assert contrasting == original[0] + "9" + original[2:]
     with pytest.raises(InputError, match="no pair"):
-        addition.pairs(lambda text: None, limit=5)
+        iv.pairs(addition, lambda text: None, limit=5)
 
 
 @pytest.mark.parametrize(
@@ -411,11 +413,11 @@ def test_a_bad_pair_is_told_by_its_number(
     addition: iv.Study, tmp_path: Path, pair: TextPair, error: type[InversionViewError], says: str
 ) -> None:
     with pytest.raises(error, match=f"^Pair 2: .*{says}"):
-        addition.pairs([GIVEN[0], pair])
+        iv.pairs(addition, [GIVEN[0], pair])
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(json.dumps(vars(each)) for each in (GIVEN[0], GIVEN[1], pair)).replace("\n", "\n\n", 1))
     with pytest.raises(error, match=f"p.jsonl, line 4: .*{says}"):
-        addition.pairs(path)
+        iv.pairs(addition, path)
 
 
 GOOD_LINE = json.dumps(vars(GIVEN[0]))
@@ -439,20 +441,20 @@ def test_bad_files_of_pairs(addition: iv.Study, tmp_path: Path, content: str, sa
     path = tmp_path / "pairs.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=says):
-        addition.pairs(path)
+        iv.pairs(addition, path)
 
 
 def test_a_missing_file_and_one_that_is_no_text(addition: iv.Study, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.jsonl cannot be read"):
-        addition.pairs(tmp_path / "none.jsonl")
+        iv.pairs(addition, tmp_path / "none.jsonl")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="bytes cannot be read"):
-        addition.pairs(tmp_path / "bytes")
+        iv.pairs(addition, tmp_path / "bytes")
 
 
 def test_given_pairs_take_no_settings_of_the_studys(addition: iv.Study) -> None:
     for options in ({"target": "A1"}, {"changes": ["F1"]}, {"where": ["A1=1"]}):
         with pytest.raises(SettingError, match="belong to a study's own contrasts"):
-            addition.pairs(GIVEN, **options)  # type: ignore[arg-type]
+            iv.pairs(addition, GIVEN, **options)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="Pairs are given: leave out target"):
-        addition.patch(["=:a0.0"], addition.pairs(limit=5), target="A2")
+        iv.patch(addition, ["=:a0.0"], iv.pairs(addition, limit=5), target="A2")

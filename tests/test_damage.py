@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 
 import inversionview as iv
 from benchmarks.damage import OTHER, SITE, TEXT, TOLD, TRACEBACK, make_model, run
-from inversionview import errors
 from inversionview.bank import manifest
 from inversionview.bank.blocks import sums_of
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.integrity import CHECKSUMS, digests, sealed
-from inversionview.probed import ProbedModel
-from inversionview.spec import StudySpec, model_files, write_spec
+from inversionview.core import errors
+from inversionview.core.integrity import CHECKSUMS, digests, sealed
+from inversionview.corpora.texts import TextInputs
+from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import Vocabulary
 from inversionview.studies import shipped
-from inversionview.texts import TextInputs
-from inversionview.tokens import Vocabulary
+from inversionview.studies.spec import StudySpec, model_files, write_spec
 from tests.test_cli import run as command
 
 Change = Callable[[dict[str, Any]], None]
@@ -69,7 +69,7 @@ def banked(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("banked") / "bank"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "SHARD_ROWS", 1024)
-        addition.build_bank(folder, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"])
+        iv.build_bank(addition, folder, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"])
     return folder
 
 
@@ -152,7 +152,7 @@ def test_rows_are_checked_wherever_they_are_read(copy: Path, addition: iv.Study)
 def test_a_shard_of_another_place_is_told(copy: Path, addition: iv.Study, tmp_path: Path, swap: tuple[str, str]) -> None:
     """Whole and sound, but not of this bank, or not here."""
     other = tmp_path / "else"
-    addition.build_bank(other, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"], precision="float32")
+    iv.build_bank(addition, other, rows=2000, sites="a0.*,x0.post", positions=["=", "A2"], precision="float32")
     source = other / "shard-00000" if swap[0] == "other" else copy / "shard-00000"
     shutil.rmtree(copy / swap[1])
     shutil.copytree(source, copy / swap[1])
@@ -243,11 +243,11 @@ def test_check_reads_all_of_a_bank(addition: iv.Study, tmp_path: Path, capsys: p
 @pytest.mark.parametrize("file", ["index.faiss", "settings-0.3.json", "index.checksum"])
 def test_a_damaged_approximate_index_is_told(copy: Path, addition: iv.Study, file: str) -> None:
     query = addition.query("615+861=1476", at="=", site="x0.post")
-    addition.search(query, epsilon=0.3, bank=copy, approximate=True, fixed="=")
+    iv.search(addition, query, epsilon=0.3, bank=copy, approximate=True, fixed="=")
     path = copy / "faiss" / "x0.post@=" / file
     flip(path, path.stat().st_size // 2)
     with pytest.raises(errors.BankError, match=r"approximate index in .* is damaged"):
-        addition.search(query, epsilon=0.3, bank=copy, approximate=True, fixed="=")
+        iv.search(addition, query, epsilon=0.3, bank=copy, approximate=True, fixed="=")
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def texts(model: Path, tmp_path: Path) -> Path:
 
 def searched(folder: Path) -> int:
     opened = iv.load(folder)
-    bank = opened.build_bank(folder / "bank", rows=60)
-    return len(opened.search(opened.query(TEXT, at="END", site=SITE), epsilon=0.3, bank=bank))
+    bank = iv.build_bank(opened, folder / "bank", rows=60)
+    return len(iv.search(opened, opened.query(TEXT, at="END", site=SITE), epsilon=0.3, bank=bank))
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inversionview.core.errors import InversionViewError, WeightsError
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, rebalanced
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
-from inversionview.errors import InversionViewError, WeightsError
+from inversionview.decoder.scratch import ScratchDecoder
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)

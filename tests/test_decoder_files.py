@@ -18,18 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import inversionview as iv
-from inversionview import errors
-from inversionview import optim as iv_optim
 from inversionview.cli import main
+from inversionview.core import errors
+from inversionview.core import optim as iv_optim
+from inversionview.core.integrity import KEY, file_digest, sealed
 from inversionview.decoder.checkpoint import Standing, load_checkpoint
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
+from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.training import optimizers_of
-from inversionview.integrity import KEY, file_digest, sealed
-from inversionview.studies.training import train_shipped
+from inversionview.runs.train_probed import train_shipped
 from tests.conftest import sentences
 from tests.test_pretrained import base as base
 from tests.test_pretrained import decoder_on

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inversionview.distances import between, cosine, euclidean, nearest_position
-from inversionview.errors import SettingError
-from inversionview.scope import check_epsilon
+from inversionview.core.errors import SettingError
+from inversionview.core.scope import check_epsilon
+from inversionview.model.distances import between, cosine, euclidean, nearest_position
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

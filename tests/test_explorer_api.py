@@ -29,17 +29,19 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 
 import inversionview as iv
-from inversionview.analysis.heads import NamedHead
+from inversionview.analyses.heads.result import NamedHead
 from inversionview.bank import finding
-from inversionview.commands.exploring import bound
-from inversionview.explorer import banks, contract, service
+from inversionview.corpora.texts import TextInputs
+from inversionview.explorer import banks
+from inversionview.explorer.answers import confirm, info, maps, readings
 from inversionview.explorer.app import create_app
+from inversionview.explorer.command import bound
 from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
-from inversionview.spec import StudySpec, write_spec
+from inversionview.page import contract
 from inversionview.studies.registry import defined, stated
 from inversionview.studies.shipped import shipped_path
-from inversionview.texts import TextInputs
+from inversionview.studies.spec import StudySpec, write_spec
 from tests.language import deep_llama
 from tests.test_cli import bad, run
 
@@ -55,7 +57,7 @@ def banked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, iv.Study]:
     for name in ("counting", "addition"):
         folder = tmp_path_factory.mktemp("runs") / name
         shipped = iv.load(name)
-        shipped.build_bank(folder / "bank", rows=ROWS)
+        iv.build_bank(shipped, folder / "bank", rows=ROWS)
         shipped.keep(folder)
         studies[name] = iv.load(folder)
     return studies
@@ -142,7 +144,7 @@ def test_studies(client: TestClient, banked: dict[str, iv.Study]) -> None:
     assert found["failed"] == []
     for info in found["studies"]:
         study = banked[info["id"]]
-        assert info == get(client, f"studies/{info['id']}") == as_json(service.study_info(study, info["id"]).model_dump())
+        assert info == get(client, f"studies/{info['id']}") == as_json(info.study_info(study, info["id"]).model_dump())
         assert [s["short"] for s in info["sites"]] == [s.short for s in study.sites]
         assert [s["latex"] for s in info["sites"]] == [s.latex for s in study.sites]
         assert info["sources"] == ["corpus", "decoder", "walk"]
@@ -176,19 +178,23 @@ def test_decoder_readings_are_the_library_s(client: TestClient, banked: dict[str
     asked = {"text": ADD, "at": "=", "site": "a0.0"}
     query = study.query(**asked)
     found = get(client, "studies/addition/read", **asked, source="decoder", count=30, seed=2, epsilon=0.2, fixed="=")
-    assert found["preimage"] == as_json(study.preimage(query, count=30, seed=2, epsilon=0.2, fixed="=").to_json())
+    assert found["preimage"] == as_json(
+        iv.read(study, query, count=30, seed=2, epsilon=0.2, fixed="=", source="decoder").to_json()
+    )
     assert (found["version"], found["study"], found["site"], found["place"]["position"]) == (1, "addition", "a0.0", 8)
     assert contract.Reading.model_validate(found).preimage.samples
     one = get(client, "studies/addition/read", **asked, temperature=0.5, noise=0.1, count=5, distance="cosine")
     setting = [iv.Setting(0.5, 0.1)]
-    assert one["preimage"] == as_json(study.preimage(query, settings=setting, each=768, count=5, distance="cosine").to_json())
+    assert one["preimage"] == as_json(
+        iv.read(study, query, settings=setting, each=768, count=5, distance="cosine", source="decoder").to_json()
+    )
 
 
 def test_corpus_readings_are_the_library_s(client: TestClient, banked: dict[str, iv.Study]) -> None:
     study = banked["counting"]
     query = study.query(COUNT, at=":", site="a1.0")
     found = get(client, "studies/counting/read", text=COUNT, source="corpus", count=25, seed=1)
-    assert found["preimage"] == as_json(study.search(query, count=25, seed=1).to_json())
+    assert found["preimage"] == as_json(iv.search(study, query, count=25, seed=1).to_json())
     assert found["preimage"]["bits"]["inputs"] == ROWS
 
 
@@ -215,9 +221,9 @@ def test_all_sources_merge(client: TestClient, banked: dict[str, iv.Study]) -> N
     assert {s["source"] for s in found["samples"]} == {"decoder", "corpus", "walk"}
     assert len({s["text"] for s in found["samples"]}) == len(found["samples"]) <= 60
     assert [s["distance"] for s in found["samples"]] == sorted(s["distance"] for s in found["samples"])
-    decoded = as_json(study.preimage(query, count=20).to_json()["samples"])
+    decoded = as_json(iv.read(study, query, count=20, source="decoder").to_json()["samples"])
     assert [s for s in found["samples"] if s["source"] == "decoder"] == decoded
-    assert found["bits"] == as_json(study.search(query, count=20).to_json()["bits"])
+    assert found["bits"] == as_json(iv.search(study, query, count=20).to_json()["bits"])
 
 
 def test_features_are_those_of_the_samples(client: TestClient, counting: iv.Study) -> None:
@@ -250,13 +256,13 @@ def test_bits_map(client: TestClient, banked: dict[str, iv.Study]) -> None:
     assert (found["kind"], found["position"]) == ("bits", study.query(COUNT, at="query").position)
     assert [c["site"] for c in found["cells"]] == [s.short for s in study.sites]
     for cell in found["cells"]:
-        bits = study.search(study.query(COUNT, at="query", site=cell["site"]), count=1, epsilon=0.2).bits
+        bits = iv.search(study, study.query(COUNT, at="query", site=cell["site"]), count=1, epsilon=0.2).bits
         assert (cell["value"], cell["low"], cell["high"]) == (bits.value, bits.low, bits.high)
 
 
 def test_ratio_map(client: TestClient, banked: dict[str, iv.Study]) -> None:
     found = get(client, "studies/addition/map", text=ADD, kind="ratio")
-    measured = banked["addition"].evaluate(queries=25)["sites"]
+    measured = iv.evaluate(banked["addition"], queries=25)["sites"]
     assert {c["site"]: c["value"] for c in found["cells"]} == pytest.approx(measured)
     assert all(c["low"] <= c["value"] <= c["high"] for c in found["cells"])
 
@@ -271,8 +277,8 @@ def test_patch(client: TestClient, banked: dict[str, iv.Study]) -> None:
     study = banked["addition"]
     found = get(client, "studies/addition/patch", text=ADD, at="=", site="a0.0", target="A2", count=40, seed=3)
     query = study.query(ADD, at="=", site="a0.0")
-    pairs = service.query_pairs(study, query, "A2", count=40, seed=3)
-    result = study.patch(["=:a0.0"], pairs, seed=3)
+    pairs = confirm.query_pairs(study, query, "A2", count=40, seed=3)
+    result = iv.patch(study, ["=:a0.0"], pairs, seed=3)
     assert (found["site"], found["position"], found["target"], found["answer"], found["pairs"]) == ("a0.0", 8, "A2", "4", 40)
     assert (found["ld_orig"], found["ld_contrast"]) == (result.ld_orig.value, result.ld_contrast.value)
     assert found["effect"] == vars(result.together)
@@ -291,8 +297,8 @@ def test_patch(client: TestClient, banked: dict[str, iv.Study]) -> None:
 def test_complete(client: TestClient, banked: dict[str, iv.Study]) -> None:
     study = banked["addition"]
     found = get(client, "studies/addition/complete", text=ADD, at="A1", site="x1.post", limit=600, epsilon=0.5, seed=4)
-    (result,) = study.complete([study.query(ADD, at="A1", site="x1.post")], limit=600, epsilon=0.5, seed=4)
-    texts = study.texts(result, np.arange(600))
+    (result,) = iv.complete(study, [study.query(ADD, at="A1", site="x1.post")], limit=600, epsilon=0.5, seed=4)
+    texts = iv.texts(study, result, np.arange(600))
     expected = zip(result.distance, result.log_p(), result.inside, texts, strict=True)
     by_text = {text: (pytest.approx(float(d)), pytest.approx(float(p), abs=1e-3), int(i)) for d, p, i, text in expected}
     assert len(found["points"]) == 600
@@ -308,7 +314,7 @@ def test_a_model_alone_and_a_run_on_texts(addition: iv.Study, tmp_path: Path) ->
         tmp_path / "run", StudySpec(inputs="texts", model=str(addition.model_path), sites=["a0.0", "x0.post"], site="a0.0")
     )
     run, bare = iv.load(tmp_path / "run"), iv.load(model=addition.model_path)
-    run.build_bank(tmp_path / "run" / "bank", rows=100, positions=["END"])
+    iv.build_bank(run, tmp_path / "run" / "bank", rows=100, positions=["END"])
     with TestClient(create_app({"run": lambda: run, "bare": lambda: bare, "broken": lambda: iv.load("none")}),
                     base_url="http://localhost") as client:  # fmt: skip
         both = get(client, "studies")
@@ -362,7 +368,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
         assert built == []
         monkeypatch.undo()
         monkeypatch.setattr(banks, "QUICK", 0.0)
-        deep.build_bank(deep.folder / "bank", rows=60, sites="a3.*,a20.*")
+        iv.build_bank(deep, deep.folder / "bank", rows=60, sites="a3.*,a20.*")
         info = get(client, "studies/ioi")
         assert (info["sources"], info["lacking"]) == (["corpus", "walk"], None)
 
@@ -370,7 +376,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
 def test_a_map_of_many_sites_is_one_pass(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sites that the bank lacks have no value and are not read; the others have the bits that a search tells."""
     if deep.known_bank() is None:
-        deep.build_bank(deep.folder / "bank", rows=60, sites="a3.*,a20.*")
+        iv.build_bank(deep, deep.folder / "bank", rows=60, sites="a3.*,a20.*")
     asked: list[list[str]] = []
     activations = iv.ProbedModel.activations
 
@@ -379,23 +385,23 @@ def test_a_map_of_many_sites_is_one_pass(deep: iv.Study, monkeypatch: pytest.Mon
         return activations(self, tokens, sites, positions)
 
     monkeypatch.setattr(iv.ProbedModel, "activations", counted)
-    found = service.bits_map(deep, MARY, "END", epsilon=0.5)
+    found = maps.bits_map(deep, MARY, "END", epsilon=0.5)
     held = [f"a{layer}.{head}" for layer in (3, 20) for head in range(9)]
     assert asked == [held]
     assert [cell.site for cell in found.cells] == [site.short for site in deep.sites]
     assert {cell.site for cell in found.cells if cell.value is not None} == set(held)
     for cell in found.cells:
         if cell.site in ("a3.4", "a20.3"):
-            bits = deep.search(deep.query(MARY, at="END", site=cell.site), epsilon=0.5, count=1).bits
+            bits = iv.search(deep, deep.query(MARY, at="END", site=cell.site), epsilon=0.5, count=1).bits
             assert bits is not None
             assert (cell.value, cell.low, cell.high) == (bits.value, bits.low, bits.high)
 
 
 def test_heads_of_a_circuit_are_named(deep: iv.Study, counting: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = [NamedHead("a20.3", "name mover", "END"), NamedHead("a9.1", "induction", "S2")]
-    assert service.study_info(counting).heads_named == []
+    assert info.study_info(counting).heads_named == []
     monkeypatch.setattr(iv.Study, "named_heads", property(lambda self: heads))
-    told = [(head.site, head.position, head.group) for head in service.study_info(deep).heads_named]
+    told = [(head.site, head.position, head.group) for head in info.study_info(deep).heads_named]
     assert told == [("a20.3", "END", "name mover"), ("a9.1", "S2", "induction")]
 
 
@@ -579,8 +585,8 @@ def test_who_goes_away_frees_the_worker(served: Served, accept: str) -> None:
 
 def test_two_clients_at_once_are_served_in_turn(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """One asks eight times at once, then the other once: the other is not last."""
-    release, done, drawn = held(served.queue), [], service.random_place
-    monkeypatch.setattr(service, "random_place", lambda *arguments: (time.sleep(0.1), drawn(*arguments))[1])
+    release, done, drawn = held(served.queue), [], info.random_place
+    monkeypatch.setattr(readings, "random_place", lambda *arguments: (time.sleep(0.1), drawn(*arguments))[1])
 
     def ask(client: str) -> int:
         code = httpx.get(f"{served.url}/studies/counting/random", headers={"X-Client": client}, timeout=30).status_code

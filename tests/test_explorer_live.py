@@ -24,9 +24,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
-from inversionview.analysis.heads import NamedHead
-from inversionview.commands.exploring import bound
+from inversionview.analyses.heads.result import NamedHead
 from inversionview.explorer.app import create_app
+from inversionview.explorer.command import bound
 from tests.browser import LONE, chromium, opened
 from tests.language import deep_llama
 
@@ -509,7 +509,7 @@ def deep_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of ``ioi`` on a model of 270 heads, some of them named, beside a study that is still being loaded."""
     study = iv.load("ioi", model=deep_llama(tmp_path_factory.mktemp("deep") / "llama"))
     study.folder = tmp_path_factory.mktemp("runs") / "ioi"
-    study.build_bank(study.folder / "bank", rows=40)
+    iv.build_bank(study, study.folder / "bank", rows=40)
     go = threading.Event()
 
     def slowly() -> iv.Study:

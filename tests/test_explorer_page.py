@@ -18,12 +18,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import inversionview as iv
-from inversionview import information
 from inversionview.cli import main
-from inversionview.explorer import page as exported
-from inversionview.explorer.service import reading
-from inversionview.printable import cell
-from inversionview.views.colours import LESS_LIKELY, LIKELIER
+from inversionview.core import information
+from inversionview.core.printable import cell
+from inversionview.page import bundle as exported
+from inversionview.preimage.reading import reading
+from inversionview.show.colours import LESS_LIKELY, LIKELIER
 from tests.browser import LONE, chromium, opened
 from tests.conftest import ROWS
 
@@ -46,8 +46,10 @@ def browser() -> Iterator[Browser]:
 def three(counting: iv.Study) -> list[dict[str, Any]]:
     """The paper's three readings of counting side by side, two by the decoder and one of the corpus, all inside ε shown."""
     places = (("query", "x0.mid"), ("query", "x0.post"))
-    drawn = [counting.preimage(counting.query(COUNT, at=at, site=site), count=200, each=24) for at, site in places]
-    searched = counting.search(counting.query(COUNT, at=":", site="a1.0"), count=200)
+    drawn = [
+        iv.read(counting, counting.query(COUNT, at=at, site=site), count=200, each=24, source="decoder") for at, site in places
+    ]
+    searched = iv.search(counting, counting.query(COUNT, at=":", site="a1.0"), count=200)
     assert 20 < len(searched.inside) == searched.inside_count < 200 == len(searched)
     return [reading(counting, preimage).to_json() for preimage in (*drawn, searched)]
 
@@ -444,7 +446,7 @@ def test_layout_does_not_jump(browser: Browser, page_of_three: str) -> None:
 
 
 def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) -> None:
-    preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
+    preimage = iv.read(addition, addition.query(ADD, at="=", site="a0.0"), count=30, source="decoder")
     with opened(browser, preimage.to_html(tmp_path / "known.html").as_uri()) as page:
         expect(page.locator(".common")).to_be_visible()
     with opened(browser, replace(preimage, study=None).to_html(tmp_path / "alone.html").as_uri()) as page:
@@ -455,7 +457,7 @@ def test_a_preimage_alone(browser: Browser, addition: iv.Study, tmp_path: Path) 
 
 
 def test_empty_and_bits(browser: Browser, tmp_path: Path, addition: iv.Study) -> None:
-    preimage = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=30)
+    preimage = iv.read(addition, addition.query(ADD, at="=", site="a0.0"), count=30, source="decoder")
     searched = replace(preimage, bits=information.bits(25, 100_000), source="corpus")
     readings = [reading(None, replace(preimage, samples=())).to_json(), reading(None, searched).to_json()]
     path = exported.to_html(readings, tmp_path / "empty.html")
@@ -504,7 +506,7 @@ def test_mounts_in_a_shadow_tree(browser: Browser, three: list[dict[str, Any]], 
 
 def test_size_of_500_rows(addition: iv.Study, counting: iv.Study) -> None:
     for study, text, site in ((counting, COUNT, "a1.0"), (addition, ADD, "a0.0")):
-        made = reading(study, study.preimage(study.query(text, site=site), count=500)).to_json()
+        made = reading(study, iv.read(study, study.query(text, site=site), count=500, source="decoder")).to_json()
         assert len(exported.page([made]).encode()) <= 500_000
 
 

@@ -18,10 +18,10 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 import inversionview as iv
-from inversionview.commands import exploring
-from inversionview.commands.exploring import allowed, bound
-from inversionview.errors import SettingError
+from inversionview.core.errors import SettingError
+from inversionview.explorer import command as exploring
 from inversionview.explorer.app import create_app
+from inversionview.explorer.command import allowed, bound
 from inversionview.explorer.connections import settings
 from inversionview.explorer.queue import WorkQueue
 from tests.browser import chromium, opened

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import inversionview as iv
-from inversionview.explorer import banks, queue, service
+from inversionview.explorer import banks, queue
+from inversionview.explorer.answers import confirm
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from tests.test_explorer_api import ADD, COUNT
 
@@ -247,16 +248,16 @@ def test_side_by_side_they_find_what_they_find_alone(
     first, second = counting.query(COUNT, at=":", site="a1.0"), addition.query(ADD, at="=", site="a0.0")
 
     def walk(report: Any) -> Any:
-        found = counting.walk(first, steps=15, chains=16, population=16, seed=3, report=report).to_json()
+        found = iv.walk(counting, first, steps=15, chains=16, population=16, seed=3, report=report).to_json()
         return found["samples"], found["bits"]
 
     def complete(report: Any) -> Any:
-        return service.complete(addition, second, limit=200, seed=4, report=report)
+        return confirm.completed(addition, second, limit=200, seed=4, report=report)
 
     jobs = [
         walk,
-        lambda report: counting.preimage(first, count=30, each=8, seed=1, report=report).to_json(),
-        lambda report: addition.preimage(second, count=30, each=8, seed=2, report=report).to_json(),
+        lambda report: iv.read(counting, first, count=30, each=8, seed=1, report=report, source="decoder").to_json(),
+        lambda report: iv.read(addition, second, count=30, each=8, seed=2, report=report, source="decoder").to_json(),
         complete,
     ]
     alone = [job(None) for job in jobs]
@@ -291,7 +292,7 @@ def test_a_walk_that_waits_goes_no_shorter(counting: iv.Study, monkeypatch: pyte
 
     monkeypatch.setattr("inversionview.walk.run.time", SimpleNamespace(perf_counter=look))
     query = counting.query(COUNT, at=":", site="a1.0")
-    found = counting.walk(query, seconds=1.0, chains=8, exchange=False, report=report).walk
+    found = iv.walk(counting, query, seconds=1.0, chains=8, exchange=False, report=report).walk
     assert found is not None
     assert found.steps >= 20
     assert found.seconds < 1000

@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 import inversionview as iv
-from inversionview.commands.exploring import bound, shown
 from inversionview.explorer.app import STATIC, create_app
+from inversionview.explorer.command import bound, shown
 from inversionview.explorer.connections import Connection, settings
 from inversionview.explorer.guard import HEADERS
 from inversionview.explorer.queue import WorkQueue
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
     """Addition as a run with a small bank."""
     folder = tmp_path_factory.mktemp("served") / "addition"
     shipped = iv.load("addition")
-    shipped.build_bank(folder / "bank", rows=2000, positions=["=", "A1"], sites="a0.*")
+    iv.build_bank(shipped, folder / "bank", rows=2000, positions=["=", "A1"], sites="a0.*")
     shipped.keep(folder)
     return iv.load(folder)
 
@@ -246,7 +246,7 @@ def test_who_waits_when_it_ends_is_told(run: iv.Study, monkeypatch: pytest.Monke
             if not deaf:
                 report(0.1)
 
-    monkeypatch.setattr("inversionview.explorer.service.bits_map", bits_map)
+    monkeypatch.setattr("inversionview.explorer.answers.maps.bits_map", bits_map)
     queue = WorkQueue()
     with Served({"addition": run}, queue) as made, ExitStack() as stack:
         request = f"GET {ONE}/map?text={PLUS} HTTP/1.1\r\nHost: localhost\r\n\r\n"

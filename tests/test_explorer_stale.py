@@ -15,9 +15,9 @@ import uvicorn
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
-from inversionview.commands.exploring import bound
-from inversionview.errors import StorageError
+from inversionview.core.errors import StorageError
 from inversionview.explorer.app import create_app
+from inversionview.explorer.command import bound
 from tests.browser import chromium, opened
 
 ADD, OTHER = "615+861=1476", "111+222=333"
@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of addition with a small bank, of the same as another study, and of one that cannot be loaded."""
     folder = tmp_path_factory.mktemp("runs") / "addition"
     shipped = iv.load("addition")
-    shipped.build_bank(folder / "bank", rows=ROWS, positions=["=", "A1", "F1"])
+    iv.build_bank(shipped, folder / "bank", rows=ROWS, positions=["=", "A1", "F1"])
     shipped.keep(folder)
     run = iv.load(folder)
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import inversionview as iv
-from inversionview.explorer import service
+from inversionview.explorer.answers import confirm
 from inversionview.explorer.app import create_app
 from inversionview.explorer.queue import WorkQueue
 from tests.browser import chromium, opened
@@ -23,8 +23,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
     """Addition as a run with a small bank."""
     folder = tmp_path_factory.mktemp("words") / "addition"
     shipped = iv.load("addition")
-    shipped.build_bank(
-        folder / "bank", rows=20_000, positions=["=", "A1"], sites=[iv.Site.parse("a0.0"), iv.Site.parse("a0.1")]
+    iv.build_bank(
+        shipped, folder / "bank", rows=20_000, positions=["=", "A1"], sites=[iv.Site.parse("a0.0"), iv.Site.parse("a0.1")]
     )
     shipped.keep(folder)
     return iv.load(folder)
@@ -38,12 +38,12 @@ def client(run: iv.Study) -> Iterator[TestClient]:
 
 def test_the_api_says_what_the_library_does(client: TestClient, run: iv.Study) -> None:
     told = get(client, "studies/addition/interpret", text=ADD, at="=", site="a0.0")
-    made = run.interpret([ADD], "a0.0", "=")[0]
+    made = iv.interpret(run, [ADD], "a0.0", "=")[0]
     assert told["statement"] == made.queries[0].statement
     assert "6 and 8" in told["statement"]
     assert made.score is not None
     assert told["balanced_accuracy"] == made.score.balanced_accuracy.value
-    assert told == service.interpretation(run, run.query(ADD, at="=", site="a0.0")).to_json()
+    assert told == confirm.interpretation(run, run.query(ADD, at="=", site="a0.0")).to_json()
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import inversionview as iv
-from inversionview.bridge import BridgeBackend
-from inversionview.cache import KeysValues
-from inversionview.errors import InputError, SettingError, UnknownSiteError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.probed import ProbedModel
-from inversionview.sites import Site
-from inversionview.tokens import Vocabulary, character_tokenizer
+from inversionview.core.errors import InputError, SettingError, UnknownSiteError
+from inversionview.model.bridge import BridgeBackend
+from inversionview.model.cache import KeysValues
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
+from inversionview.model.tokens import Vocabulary, character_tokenizer
 from tests.test_architectures import ARCHITECTURES, CHARACTERS, GROUPED, SIZES, Architecture, assert_near, save
 
 _STATE_SPACE = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}

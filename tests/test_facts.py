@@ -16,28 +16,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import inversionview as iv
-from inversionview import recall
-from inversionview.analysis.attributes import Carried, ContentTable, HeadContent
-from inversionview.analysis.retrieval import (
-    RetrievalHead,
-    attends_elsewhere,
-    check_known,
-    measured_known,
-    proximity_shares,
-    retrieval_heads,
-)
-from inversionview.contrasts import study_pairs
+from inversionview.analyses.recall import verb as recall
+from inversionview.analyses.recall.result import Carried, ContentTable, HeadContent
+from inversionview.analyses.recall.retrieval import RetrievalHead, proximity_shares, retrieval_heads
+from inversionview.analyses.recall.show import markdown
+from inversionview.core.errors import InputError, SettingError
+from inversionview.core.information import Mean
+from inversionview.corpora.contrasts import study_pairs
 from inversionview.decoder.pairs import Banked
 from inversionview.decoder.training import TrainConfig
-from inversionview.errors import InputError, SettingError
-from inversionview.information import Mean
-from inversionview.preimage.sampled import Setting
-from inversionview.runs import Reading, train_study
-from inversionview.sites import Site
-from inversionview.studies.facts import FactsInputs
-from inversionview.studies.statements import NONE, read_statements
-from inversionview.tokens import Vocabulary
-from inversionview.views.contents import markdown
+from inversionview.model.attention import attends_elsewhere
+from inversionview.model.sites.site import Site
+from inversionview.model.tokens import Vocabulary
+from inversionview.runs.train import Reading, train_study
+from inversionview.sources.settings import Setting
+from inversionview.studies.facts.corpus import FactsInputs
+from inversionview.studies.facts.known import check_known, measured_known
+from inversionview.studies.facts.statements import NONE, read_statements
 from tests.test_cli import run
 
 SHIPPED = read_statements()
@@ -475,11 +470,11 @@ def test_what_a_head_carries_against_brute_force(study: Any) -> None:
 def test_patching_and_ablation_ask_for_the_object(folder: Path, study: Any) -> None:
     from transformers import AutoModelForCausalLM
 
-    patched = study.patch(["END:x3.post"], limit=12, seed=1)
+    patched = iv.patch(study, ["END:x3.post"], limit=12, seed=1)
     assert patched.settings["target"] == "object"
     assert patched.together.value == pytest.approx(patched.total, abs=1e-3)  # the last state of the stream decides all
     plain, inputs = AutoModelForCausalLM.from_pretrained(folder).eval(), study.inputs
-    result = study.ablate(["END:a3.0"], limit=40, seed=1)
+    result = iv.ablate(study, ["END:a3.0"], limit=40, seed=1)
     tokens = inputs.tokens(np.random.default_rng((1, 23)).permutation(inputs.split("test"))[:40])
     asked = tokens[inputs.read_at(tokens, "object") >= 0]
     said = [int(plain(torch.tensor([_ids(row, inputs.pad)[:-1]])).logits[0, -1].argmax()) for row in asked]
@@ -553,13 +548,13 @@ def test_a_decoder_is_trained_where_heads_do_not_rest_and_drawn_from_by_the_pool
             for position in range(len(ids)):
                 told = position in named.values() and (site.kind != "head" or float(pattern[site.head, position, 0]) < 0.6)
                 assert drawn.allowed[row, position, number] == told
-    monkeypatch.setattr("inversionview.runs.attends_elsewhere", None)  # what was measured is kept
+    monkeypatch.setattr("inversionview.runs.train.attends_elsewhere", None)  # what was measured is kept
     again("facts", tmp_path / "run")
     with pytest.raises(SettingError, match="--stream"):
         again("facts", tmp_path / "other", stream=True)
     query = made.query("The capital of France is", "END", "a3.1")
-    assert made.preimage(query, each=2).candidates == 2 * 16
-    assert made.preimage(query, each=2, settings=[Setting()]).candidates == 2
+    assert iv.read(made, query, each=2, source="decoder").candidates == 2 * 16
+    assert iv.read(made, query, each=2, settings=[Setting()], source="decoder").candidates == 2
 
 
 def test_the_command_tells_mistakes_and_makes_runs(

@@ -17,19 +17,23 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import inversionview as iv
-from inversionview import distances, errors, information
-from inversionview.analysis import places
-from inversionview.analysis.features import Cell, FeatureTable, Total, codes_of, feature_information, pattern
-from inversionview.analysis.places import bits_curve, draw_queries
-from inversionview.bank.harvest import build_bank
+from inversionview.analyses import places
+from inversionview.analyses.bits.measure import bits_curve
+from inversionview.analyses.bits.show import curve_figure, curve_page, curve_table
+from inversionview.analyses.codes import codes_of, pattern
+from inversionview.analyses.inform.figures import feature_figure, feature_page
+from inversionview.analyses.inform.measure import feature_information
+from inversionview.analyses.inform.result import Cell, FeatureTable, Total
+from inversionview.analyses.places import draw_queries
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.inputs import Ids
-from inversionview.scopes import OWN, Scope
-from inversionview.studies.addition import AdditionInputs
-from inversionview.views.maps import curve_figure, curve_page, feature_figure, feature_page
-from inversionview.views.tables import curve_table
-from inversionview.views.text import at_least
+from inversionview.core import errors, information
+from inversionview.core.arrays import Ids
+from inversionview.core.scope import OWN, Scope
+from inversionview.model import distances
+from inversionview.preimage.show import at_least
+from inversionview.studies.addition.corpus import AdditionInputs
 from tests.test_cli import run
 
 ROWS = 1500
@@ -50,7 +54,7 @@ class FewAdditions(AdditionInputs):
 def bank(request: pytest.FixtureRequest, addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     inputs = FewAdditions() if request.param == "all there is" else addition.inputs
     folder = tmp_path_factory.mktemp("bank")
-    return build_bank(folder, addition.model, inputs, rows=ROWS, positions=NAMES, precision="float32")
+    return harvest_bank(folder, addition.model, inputs, rows=ROWS, positions=NAMES, precision="float32")
 
 
 def preimages(
@@ -155,7 +159,7 @@ def test_within_a_filter_the_table_is_its_definition(bank: ActivationBank, where
 
 def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> None:
     """x0.pre is token plus position: constant at '=', the digit A1 at A1."""
-    bank = build_bank(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
+    bank = harvest_bank(tmp_path, addition.model, FewAdditions(), rows=ROWS, sites="x0.pre", positions=NAMES)
     table = feature_information(bank, study="few", queries=200, scope=Scope(0.01))
     cells = {(c.position, c.feature): c for c in table.cells}
     totals = {t.position: t.bits.value for t in table.totals}
@@ -331,7 +335,7 @@ def test_bad_features(bank: ActivationBank) -> None:
 @pytest.fixture(scope="module")
 def folder(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run") / "addition"
-    addition.build_bank(folder / "bank", rows=5000, positions=NAMES)
+    iv.build_bank(addition, folder / "bank", rows=5000, positions=NAMES)
     return str(folder)
 
 

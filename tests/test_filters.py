@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import inversionview as iv
-from inversionview.errors import SettingError
-from inversionview.filters import Filter, parse_filters, satisfying
+from inversionview.core.errors import SettingError
+from inversionview.corpora.filters import Filter, parse_filters, satisfying
 
 KNOWN = ["F2", "S2", "F2+S2", "{F1,S1}", "A1", "A4", "count", "letter"]
 COMPARISONS = {

@@ -16,12 +16,12 @@ import torch
 from playwright.sync_api import Browser
 
 import inversionview as iv
-from inversionview import information
-from inversionview.analysis.common import BIASED
-from inversionview.analysis.truth import FILE, LEAST_COMPARED, SiteTruth
 from inversionview.cli import main
-from inversionview.explorer import service
-from inversionview.spec import write_spec
+from inversionview.core import information
+from inversionview.decoder.bias import FILE, LEAST_COMPARED, SiteTruth
+from inversionview.explorer.answers import info, readings
+from inversionview.preimage.common import BIASED
+from inversionview.studies.spec import write_spec
 from tests.browser import chromium
 from tests.conftest import ROWS
 
@@ -81,7 +81,7 @@ def test_every_site_and_position(exact: dict[str, Exact], name: str) -> None:
     study, known = truth.study, priors(truth.study)
     for i, site in enumerate(study.sites):
         for at in truth.names:
-            reading = service.read(study, study.query(TEXTS[name], at=at, site=site), count=20)
+            reading = readings.read(study, study.query(TEXTS[name], at=at, site=site), count=20)
             told = reading.features.inside if reading.features else None
             assert told is not None
             assert (reading.preimage.source, told.source, told.epsilon, told.candidates) == ("corpus", "corpus", EPSILON, ROWS)
@@ -119,7 +119,7 @@ def test_every_site_and_position(exact: dict[str, Exact], name: str) -> None:
 def test_the_example_of_the_readme(counting: iv.Study, exact: dict[str, Exact]) -> None:
     """a1.0 at ':' keeps the count, not the letter: few of the inputs inside have it, whatever samples near z may show."""
     within, _ = exact["counting"].inside([s.short for s in counting.sites].index("a1.0"), ":")
-    told = service.read(counting, counting.query(TEXTS["counting"], at=":", site="a1.0")).features
+    told = readings.read(counting, counting.query(TEXTS["counting"], at=":", site="a1.0")).features
     assert told is not None
     assert told.inside is not None
     letter = told.inside.features[told.names.index("letter")]
@@ -132,8 +132,8 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
         assert study.truth is not None
         for site in study.sites:
             at = study.spec.at
-            preimage = study.preimage(study.query(TEXTS[study.name], at=at, site=site), each=2)
-            told, measured = study.common(preimage), study.truth.of(site.short)
+            preimage = iv.read(study, study.query(TEXTS[study.name], at=at, site=site), each=2, source="decoder")
+            told, measured = iv.common_of(study, preimage), study.truth.of(site.short)
             assert told is not None
             assert "draws near z, not from the preimage" in told.note
             if measured is None:
@@ -145,19 +145,24 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
                 apart, chance = measured.divergence[one.feature], measured.floor[one.feature]
                 assert (one.bits, one.divergence, one.chance) == (None, apart, chance)
                 assert one.trusted == (apart - chance <= BIASED)
-    wider = counting.common(counting.preimage(counting.query(TEXTS["counting"], at=":", site="a1.0"), each=2, epsilon=0.2))
+    wider = iv.common_of(
+        counting,
+        iv.read(counting, counting.query(TEXTS["counting"], at=":", site="a1.0"), each=2, epsilon=0.2, source="decoder"),
+    )
     assert wider is not None
     assert (wider.features, "at ε = 0.1" in wider.note) == ((), True)
-    unnamed = counting.common(counting.preimage(counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2))
+    unnamed = iv.common_of(
+        counting, iv.read(counting, counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2, source="decoder")
+    )
     assert unnamed is not None
     assert (unnamed.features, "query, :" in unnamed.note) == ((), True)
 
 
 def test_an_unmixed_walk_is_marked(counting: iv.Study) -> None:
     query = counting.query(TEXTS["counting"], at=":", site="x0.pre")
-    short = counting.walk(query, steps=60, chains=16, exchange=False)
+    short = iv.walk(counting, query, steps=60, chains=16, exchange=False)
     assert short.walk is not None
-    told = counting.common(short)
+    told = iv.common_of(counting, short)
     assert told is not None
     assert not short.walk.mixed
     assert told.features
@@ -168,8 +173,8 @@ def test_an_unmixed_walk_is_marked(counting: iv.Study) -> None:
 
 def test_merged_readings_tell_of_the_exact_part(counting: iv.Study) -> None:
     query = counting.query(TEXTS["counting"], at=":", site="a1.0")
-    every = service.read(counting, query, source="all", count=30, seconds=0.2)
-    one = service.read(counting, query, source="corpus", count=10)
+    every = readings.read(counting, query, source="all", count=30, seconds=0.2)
+    one = readings.read(counting, query, source="corpus", count=10)
     assert every.features is not None
     assert one.features is not None
     assert every.features.inside == one.features.inside
@@ -178,7 +183,7 @@ def test_merged_readings_tell_of_the_exact_part(counting: iv.Study) -> None:
 
 def test_which_source_comes_first(counting: iv.Study, addition: iv.Study) -> None:
     def first(study: iv.Study, at: Any, site: str = "a1.0", **more: Any) -> str:
-        return service.first_source(study, study.query(TEXTS[study.name], at=at, site=site), **more)
+        return info.first_source(study, study.query(TEXTS[study.name], at=at, site=site), **more)
 
     assert [first(counting, at) for at in ("query", ":", "END", 3)] == ["corpus", "corpus", "decoder", "decoder"]
     assert [first(addition, at) for at in ("F1", "=", "A3", 8, 0)] == ["corpus"] * 4 + ["decoder"]
@@ -194,12 +199,12 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFixture[str]) -> None:
     query = counting.query(TEXTS["counting"], at=":", site="a1.0")
-    table, found = said(capsys), counting.search(query, count=30)
+    table, found = said(capsys), iv.search(counting, query, count=30)
     assert found.inside_count is not None
     share = 100 * found.inside_count / ROWS
     assert f"{found.inside_count} of 4,000 inputs of the corpus lie inside ε ({share:.2g} %)" in table
     assert f"Shown: {len(found.inside)} of these by lot and the {len(found.outside)} nearest outside" in table
-    told = counting.common(found)
+    told = iv.common_of(counting, found)
     assert told is not None
     letter = next(one for one in told.features if one.feature == "letter")
     shown = re.search(r"letter = v ([\d.]+) % \[([\d.]+), ([\d.]+)\]", table)
@@ -217,7 +222,7 @@ def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFi
 
 def test_the_page_computes_the_same(counting: iv.Study, addition: iv.Study, browser: Browser) -> None:
     """At the reading's ε all that was found is told, wherever the rows are a choice; at another what the rows can tell."""
-    source = (Path(service.__file__).parent / "static" / "stats.js").read_text(encoding="utf-8")
+    source = (Path(readings.__file__).parent / "static" / "stats.js").read_text(encoding="utf-8")
     code = """async ([source, reading, epsilons]) => {
       const m = await import('data:text/javascript,' + encodeURIComponent(source));
       const rows = m.ranked(reading), tally = m.agreeing(rows, reading.features, reading.features.inside.source);
@@ -230,7 +235,7 @@ def test_the_page_computes_the_same(counting: iv.Study, addition: iv.Study, brow
         (addition, "A1", "x1.post"),
     ):
         query = study.query(TEXTS[study.name], at=at, site=site)
-        reading = service.read(study, query, count=40).to_json()
+        reading = readings.read(study, query, count=40).to_json()
         told, samples = reading["features"]["inside"], reading["preimage"]["samples"]
         last = max(s["distance"] for s in samples)
         beyond = (EPSILON + last) / 2
@@ -238,10 +243,10 @@ def test_the_page_computes_the_same(counting: iv.Study, addition: iv.Study, brow
         for entry in here["entries"]:
             one = told["features"][entry["index"]]
             assert all(entry[key] == one[key] for key in ("share", "low", "high", "bits", "bits_low", "bits_high"))
-        wide = study.search(query, epsilon=beyond)  # exact at the larger ε, too
-        narrow = study.search(query, epsilon=EPSILON * 0.9)
+        wide = iv.search(study, query, epsilon=beyond)  # exact at the larger ε, too
+        narrow = iv.search(study, query, epsilon=EPSILON * 0.9)
         for entries, whole in ((more["entries"], wide), (less["entries"], narrow)):
-            exact = {one.feature: one for one in study.common(whole).features}
+            exact = {one.feature: one for one in iv.common_of(study, whole).features}
             for entry in entries:
                 if entry["share"] is not None:
                     wider = 4 * ((entry["high"] - entry["low"]) / 2 + 0.01)  # the rows are draws: by chance a few miss
@@ -272,13 +277,13 @@ def test_truth_is_kept_with_the_decoder_it_was_measured_of(
     assert kept.of("a1.0") is None  # two queries are too few
     enough = [replace(row, compared=LEAST_COMPARED, divergence=row.divergence or {"letter": 0.0}) for row in kept.sites]
     run = iv.load(folder)
-    run.keep_truth(enough, bank)
+    iv.keep_truth(run, enough, bank)
     assert isinstance(run.truth.of("a1.0"), SiteTruth)
     path = folder / "decoder" / FILE
     path.write_text(path.read_text(encoding="utf-8").replace('"inputs": 4', '"inputs": 5'), encoding="utf-8")
     with pytest.raises(iv.InversionViewError, match="is damaged"):
         iv.load(folder).truth
-    run.keep_truth(enough, bank)
+    iv.keep_truth(run, enough, bank)
     with (folder / "decoder" / "model.safetensors").open("ab") as file:
         file.write(b" ")
     assert iv.load(folder).truth is None

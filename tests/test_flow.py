@@ -28,16 +28,17 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 import inversionview as iv
-from inversionview.analysis.features import Codes
-from inversionview.analysis.flow import FLOOR, OTHERS, Edge, Flow, Looks, Node, telling
+from inversionview.analyses.codes import Codes
+from inversionview.analyses.flow.measure import Looks, telling
+from inversionview.analyses.flow.result import FLOOR, OTHERS, Edge, Flow, Node
+from inversionview.analyses.flow.show import Drawing, flow_table, save_flow
 from inversionview.bank.store import ActivationBank
-from inversionview.contrasts import held_out
-from inversionview.filters import feature_names, parse_filters
-from inversionview.information import Mean
-from inversionview.sites import Site
-from inversionview.spec import StudySpec, write_spec
-from inversionview.texts import TextInputs
-from inversionview.views.flows import Drawing, flow_table, save_flow
+from inversionview.core.information import Mean
+from inversionview.corpora.contrasts import held_out
+from inversionview.corpora.filters import feature_names, parse_filters
+from inversionview.corpora.texts import TextInputs
+from inversionview.model.sites.site import Site
+from inversionview.studies.spec import StudySpec, write_spec
 from tests.conftest import sentences
 from tests.test_cli import bad, run
 
@@ -61,7 +62,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def bank(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
-    return addition.build_bank(tmp_path_factory.mktemp("flow") / "bank", rows=20_000, positions=ADDED)
+    return iv.build_bank(addition, tmp_path_factory.mktemp("flow") / "bank", rows=20_000, positions=ADDED)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +73,12 @@ def added(addition: iv.Study, bank: ActivationBank) -> Case:
 @pytest.fixture(scope="module")
 def counted(counting: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> Case:
     sites = "x0.pre,a0.0,x0.post,a1.0,x1.post"
-    bank = counting.build_bank(tmp_path_factory.mktemp("flow") / "bank", rows=30_000, sites=sites)
+    bank = iv.build_bank(counting, tmp_path_factory.mktemp("flow") / "bank", rows=30_000, sites=sites)
     return case(counting, bank, None, ())
 
 
 def case(study: iv.Study, bank: ActivationBank, target: str | None, where: tuple[str, ...]) -> Case:
-    flow = study.flow(target, bank=bank, where=where, queries=QUERIES, limit=LIMIT, seed=SEED)
+    flow = iv.flow(study, target, bank=bank, where=where, queries=QUERIES, limit=LIMIT, seed=SEED)
     return Case(study, bank, flow, GPT2LMHeadModel.from_pretrained(study.model_path, attn_implementation="eager").eval())
 
 
@@ -232,7 +233,7 @@ def test_the_bits_of_an_edge_are_what_both_ends_know(either: Case) -> None:
     @cache
     def table(position: str) -> Any:
         sites = [node.site for node in flow.nodes if node.position == position]
-        return study.inform(
+        return iv.inform(study,
             bank=either.bank, queries=QUERIES, sites=sites, positions=[position], fixed=True, where=flow.where, seed=SEED,
             epsilon=flow.epsilon,
         )  # fmt: skip
@@ -301,7 +302,7 @@ def last_logits(plain: GPT2LMHeadModel, tokens: Tensor, change: Change | None = 
 
 def effects(case: Case, via: str, changes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """For every pair LD_orig − LD_patched and LD_orig − LD_contrast, and which pairs differ in each feature."""
-    pairs = case.study.pairs(target=case.flow.target, changes=changes, where=case.flow.where, limit=LIMIT, seed=SEED)
+    pairs = iv.pairs(case.study, target=case.flow.target, changes=changes, where=case.flow.where, limit=LIMIT, seed=SEED)
     at, _, short = via.rpartition(":")
     here, there = (case.inputs.named_positions(tokens)[at] for tokens in (pairs.original, pairs.contrast))
     patched, whole = np.empty((2, len(pairs)))
@@ -388,7 +389,7 @@ def test_a_way_on_which_nothing_is_used_is_not_confirmed(added: Case) -> None:
 
 def test_only_pairs_that_differ_in_the_feature_count(added: Case) -> None:
     """Without a filter, A2 may change by F2 and S2 while the carry C2 stays."""
-    flow = added.study.flow("A2", bank=added.bank, queries=20, limit=LIMIT, seed=SEED)
+    flow = iv.flow(added.study, "A2", bank=added.bank, queries=20, limit=LIMIT, seed=SEED)
     carries = [e for e in flow.edges if (e.kind, e.feature, e.confirmed) == ("write", "C2", True)]
     assert check_effect(replace(added, flow=flow), carries[0]) < 0.9
 
@@ -405,8 +406,15 @@ def test_confirmed_is_what_surely_does_the_least_effect(added: Case) -> None:
 
 
 def replace_least(case: Case, least: float) -> Flow:
-    return case.study.flow(
-        case.flow.target, bank=case.bank, where=case.flow.where, queries=QUERIES, limit=LIMIT, seed=SEED, least_effect=least
+    return iv.flow(
+        case.study,
+        case.flow.target,
+        bank=case.bank,
+        where=case.flow.where,
+        queries=QUERIES,
+        limit=LIMIT,
+        seed=SEED,
+        least_effect=least,
     )
 
 
@@ -481,7 +489,7 @@ def test_the_graph_is_one(either: Case) -> None:
 
 def test_the_known_flow_of_the_addition_model(addition: iv.Study, bank: ActivationBank) -> None:
     """Huang et al. 2024, Fig. 31, A2 where A1 = 1: at A1, a0.0 takes F1 and S1, and a0.1 the carry from F2 and S2."""
-    flow = addition.flow("A2", bank=bank, where=["A1=1"], limit=500)
+    flow = iv.flow(addition, "A2", bank=bank, where=["A1=1"], limit=500)
     assert (flow.position, flow.target, flow.where) == ("A1", "A2", ("A1=1",))
     shown = flow.shown(0.2)
 
@@ -526,7 +534,7 @@ def test_json_is_all_of_it_and_the_same_again(
     assert value["edges"] != json.loads(other)["edges"]
     assert value.keys() >= {"nodes", "edges", "target", "where", "position", "pairs"}
     assert (value.pop("threshold"), value["target"], value["where"], value["position"]) == (0.3, "A2", ["A1=1"], "A1")
-    found = addition.flow("A2", bank=bank, where=["A1=1"], queries=8, limit=60, least_attention=0.2, seed=1)
+    found = iv.flow(addition, "A2", bank=bank, where=["A1=1"], queries=8, limit=60, least_attention=0.2, seed=1)
     assert revived(value) == found
     assert all(e.attention >= 0.2 for e in found.edges if e.attention is not None)
 
@@ -734,8 +742,8 @@ def test_texts_have_no_answers(
 def test_mistakes_through_the_library(addition: iv.Study, bank: ActivationBank) -> None:
     for options in ({"least_attention": 0.0}, {"least_attention": 1.1}, {"least_effect": 1.0}, {"least_effect": math.nan}):
         with pytest.raises(iv.errors.SettingError, match="are shares"):
-            addition.flow(bank=bank, **options)
+            iv.flow(addition, bank=bank, **options)
     with pytest.raises(iv.errors.SettingError, match="satisfies"):
-        addition.flow(bank=bank, where=["A1=1", "A1=2"])
+        iv.flow(addition, bank=bank, where=["A1=1", "A1=2"])
     with pytest.raises(iv.errors.SettingError, match="no name"):
-        addition.flow("A4", bank=bank)
+        iv.flow(addition, "A4", bank=bank)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inversionview.bridge import BridgeBackend
-from inversionview.errors import WeightsError
-from inversionview.gguf_reading import quick_gguf
-from inversionview.probed import ProbedModel
+from inversionview.core.errors import WeightsError
+from inversionview.model.bridge import BridgeBackend
+from inversionview.model.gguf import quick_gguf
+from inversionview.model.probed import ProbedModel
 
 gguf = pytest.importorskip("gguf")
 

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from inversionview.backend import Patch
-from inversionview.errors import InputError, WeightsError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.measure import distance_to
-from inversionview.probed import ProbedModel
-from inversionview.sites import Site, all_sites
-from inversionview.tokens import character_tokenizer
+from inversionview.core.errors import InputError, WeightsError
+from inversionview.model.backend import Patch
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.measure import distance_to
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site, all_sites
+from inversionview.model.tokens import character_tokenizer
 
 torch.set_num_threads(1)
 
@@ -227,7 +227,7 @@ def row_by_row(model: ProbedModel, tokens: Tensor, positions: np.ndarray) -> Ten
 
 @pytest.mark.parametrize("budget", [6000, 20, 1])
 def test_harvest_is_the_same_as_row_by_row(model: ProbedModel, monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    monkeypatch.setattr("inversionview.harvest.tokens_per_pass", lambda device, d_model=0: budget)
+    monkeypatch.setattr("inversionview.model.harvest.tokens_per_pass", lambda device, d_model=0: budget)
     tokens = inputs()
     rng = np.random.default_rng(0)
     positions = np.stack([rng.permutation(length)[:2] for length in LENGTHS])

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from inversionview.commands.checked import CheckedTyper, unused
-from inversionview.commands.groups import grouped
-from inversionview.errors import SettingError
+from inversionview.core.errors import SettingError
+from inversionview.terminal.checked import CheckedTyper, unused
+from inversionview.terminal.groups import grouped
 
 
 @dataclass(frozen=True)

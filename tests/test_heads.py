@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 import inversionview as iv
-from inversionview.analysis import patching
-from inversionview.analysis.head_measures import (
+from inversionview.analyses.heads.head_measures import (
     KEYS,
     POSITIONS,
     Prompts,
@@ -27,15 +26,17 @@ from inversionview.analysis.head_measures import (
     patched_effects,
     repetition,
 )
-from inversionview.analysis.heads import FOUND, GROUPS, NONE, HeadMeasures, HeadTable, find_heads, group_of
-from inversionview.backend import Patch, Shape
-from inversionview.contrasts import held_out
-from inversionview.errors import InputError, SettingError
-from inversionview.information import Mean
-from inversionview.runs import Reading, train_study
-from inversionview.sites import Site
-from inversionview.studies.ioi_definition import PUBLISHED
-from inversionview.studies.known_heads import published_heads, read_heads
+from inversionview.analyses.heads.known import published_heads, read_heads
+from inversionview.analyses.heads.measure import find_heads, group_of
+from inversionview.analyses.heads.result import FOUND, GROUPS, NONE, HeadMeasures, HeadTable
+from inversionview.analyses.patch import measure as patching
+from inversionview.core.errors import InputError, SettingError
+from inversionview.core.information import Mean
+from inversionview.corpora.contrasts import held_out
+from inversionview.model.backend import Patch, Shape
+from inversionview.model.sites.site import Site
+from inversionview.runs.train import Reading, train_study
+from inversionview.studies.ioi.definition import PUBLISHED
 from inversionview.studies.shipped import shipped_path
 from tests.test_cli import run
 from tests.test_ioi import vocabulary
@@ -257,23 +258,23 @@ def test_copy_scores_by_brute_force(study: iv.Study) -> None:
 
 def test_patching_effects_are_those_of_the_study(study: iv.Study) -> None:
     some, heads = prompts(study, 20), heads_of(study.model)
-    pairs = some.pairs(study.inputs)
+    pairs = iv.pairs(some, study.inputs)
     assert (pairs.answers[:, 0] != pairs.answers[:, 1]).all()
     assert ((pairs.original != pairs.contrast).sum(1) == 1).all()
     for at in POSITIONS:
         effects, (original, contrast) = patched_effects(study.model, pairs, at, heads, study.positions, 5, lambda share: None)
-        result = study.patch([f"{at}:a*.*"], pairs, seed=5)
+        result = iv.patch(study, [f"{at}:a*.*"], pairs, seed=5)
         np.testing.assert_allclose([m.value for m in effects], [m.value for m in result.effects["single"].effect], atol=1e-6)
         assert original == pytest.approx(result.ld_orig.value, abs=1e-5)
         assert contrast == pytest.approx(result.ld_contrast.value, abs=1e-5)
 
 
 def test_many_sets_in_one_run_are_those_one_by_one(study: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = prompts(study, 20).pairs(study.inputs)
+    pairs = iv.pairs(prompts(study, 20), study.inputs)
     places = ["S2:a0.0", "END:a1.2", "S2:x1.pre", "END:a0.0", "S1+1:m0", "S2:embed"]
-    alone = study.patch(places, pairs, cumulative="both")
+    alone = iv.patch(study, places, pairs, cumulative="both")
     monkeypatch.setattr(patching, "_SMALL", 0)
-    together = study.patch(places, pairs, cumulative="both")
+    together = iv.patch(study, places, pairs, cumulative="both")
     assert alone.effects["forward"].effect[-1].value != 0
     for direction, effects in alone.effects.items():
         for one, other in zip(effects.effect, together.effects[direction].effect, strict=True):
@@ -336,7 +337,7 @@ def test_no_group_without_all_of_its_criteria() -> None:
 
 def test_every_head_is_measured_and_the_largest_effects_come_first(study: iv.Study) -> None:
     heard: list[tuple[float, str]] = []
-    table = study.heads(prompts=40, anyway=True, report=lambda share, note: heard.append((share, note)))
+    table = iv.heads(study, prompts=40, anyway=True, report=lambda share, note: heard.append((share, note)))
     assert [head.site for head in table.heads] == [site.short for site in heads_of(study.model)]
     assert [share for share, _ in heard] == sorted(share for share, _ in heard)
     assert heard[-1][0] == pytest.approx(1.0)
@@ -349,7 +350,7 @@ def test_every_head_is_measured_and_the_largest_effects_come_first(study: iv.Stu
         assert head.effect.low > 0 or head.effect.high < 0
     some = prompts(study, 40)
     assert table.accuracy == pytest.approx(float((difference(study, some) > 0).float().mean()))
-    effect = study.patch(["END:a1.0"], some.pairs(study.inputs)).effects["single"].effect[0]
+    effect = iv.patch(study, ["END:a1.0"], iv.pairs(some, study.inputs)).effects["single"].effect[0]
     own = next(head for head in table.heads if head.site == "a1.0").effect["END"]
     assert (own.value, own.low, own.high) == pytest.approx((effect.value, effect.low, effect.high), abs=1e-5)
     assert HeadTable.from_json(json.loads(json.dumps(table.to_json()))).to_json() == table.to_json()
@@ -357,26 +358,26 @@ def test_every_head_is_measured_and_the_largest_effects_come_first(study: iv.Stu
 
 
 def test_a_result_is_kept_and_read_at_once(study: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert study.named_heads == []
-    table = study.heads(prompts=20, anyway=True, seed=4)
+    assert iv.named_heads(study) == []
+    table = iv.heads(study, prompts=20, anyway=True, seed=4)
     computed: list[int] = []
-    monkeypatch.setattr("inversionview.study.find_heads", lambda *a, **k: computed.append(1) or find_heads(*a, **k))
-    assert study.heads(prompts=20, anyway=True, seed=4).to_json() == table.to_json()
-    assert [(h.site, h.group) for h in study.named_heads] == [(h.site, h.group) for h in table.found]
+    monkeypatch.setattr("inversionview.studies.study.find_heads", lambda *a, **k: computed.append(1) or find_heads(*a, **k))
+    assert iv.heads(study, prompts=20, anyway=True, seed=4).to_json() == table.to_json()
+    assert [(h.site, h.group) for h in iv.named_heads(study)] == [(h.site, h.group) for h in table.found]
     assert computed == []
     assert (
-        study.heads(prompts=20, anyway=True, seed=4, again=True).to_json() == table.to_json()
+        iv.heads(study, prompts=20, anyway=True, seed=4, again=True).to_json() == table.to_json()
     )  # the same seed, the same result
     assert computed == [1]
-    assert study.heads(prompts=21, anyway=True, seed=4).prompts == 21
+    assert iv.heads(study, prompts=21, anyway=True, seed=4).prompts == 21
     kept = study._heads_path
     kept.write_text(kept.read_text()[:-50])
-    assert study.known_heads() is None
-    assert study.named_heads == []
+    assert iv.known_heads(study) is None
+    assert iv.named_heads(study) == []
 
 
 def test_a_decoder_can_be_trained_for_the_heads_that_were_found(study: iv.Study, tmp_path: Path) -> None:
-    table = study.heads(prompts=20, anyway=True, seed=4)
+    table = iv.heads(study, prompts=20, anyway=True, seed=4)
     made = train_study(
         "ioi", tmp_path / "run", iv.TrainConfig(minutes=None, steps=1, batch=8, pool=1, queries=2), model=study.model.name,
         given=study.spec.options, reading=Reading(heads="named", inputs=40), layers=1, heads=2, width=16, pathway=16, blocks=1,
@@ -388,16 +389,16 @@ def test_a_decoder_can_be_trained_for_the_heads_that_were_found(study: iv.Study,
 def test_a_model_that_fails_the_task_is_refused_before_the_long_work(study: iv.Study) -> None:
     heard: list[str] = []
     with pytest.raises(InputError, match=r"prefers IO to S in \d+\.\d% of 30 prompts.*--anyway"):
-        study.heads(prompts=30, report=lambda share, note: heard.append(note))
+        iv.heads(study, prompts=30, report=lambda share, note: heard.append(note))
     assert set(heard) == {"direct effects"}
 
 
 def test_bad_settings(study: iv.Study, addition: iv.Study) -> None:
     with pytest.raises(SettingError, match="at least 1"):
-        study.heads(prompts=0)
+        iv.heads(study, prompts=0)
     with pytest.raises(InputError, match="no position"):
-        addition.heads(prompts=5)
-    assert addition.named_heads == []
+        iv.heads(addition, prompts=5)
+    assert iv.named_heads(addition) == []
 
 
 def test_the_published_circuit_is_that_of_gpt2_small_by_its_shape() -> None:

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversionview.errors import InputError, InversionViewError
-from inversionview.inputs import Ids, Inputs, mix
-from inversionview.studies.addition import AdditionInputs
-from inversionview.studies.counting import CountingInputs
-from inversionview.texts import TextInputs
-from inversionview.tokens import character_tokenizer
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import InputError, InversionViewError
+from inversionview.corpora.inputs import Inputs, mix
+from inversionview.corpora.texts import TextInputs
+from inversionview.model.tokens import character_tokenizer
+from inversionview.studies.addition.corpus import AdditionInputs
+from inversionview.studies.counting.corpus import CountingInputs
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

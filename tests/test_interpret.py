@@ -16,18 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inversionview as iv
-from inversionview import distances, errors
-from inversionview.analysis.features import Codes, codes_of
+from inversionview.analyses.codes import Codes, codes_of
+from inversionview.analyses.interpret.clauses import NOTHING, listed_values
+from inversionview.analyses.interpret.client import Client
+from inversionview.analyses.interpret.result import Interpretations
+from inversionview.analyses.interpret.scoring import Verdict, auroc, balanced_accuracy, beats
+from inversionview.analyses.interpret.show import markdown, page
+from inversionview.analyses.interpret.sides import Half, sides
+from inversionview.analyses.interpret.statements import feature_statement
 from inversionview.bank.store import ActivationBank
-from inversionview.interpret.clauses import NOTHING, listed_values
-from inversionview.interpret.client import Client
-from inversionview.interpret.interpretation import Interpretations
-from inversionview.interpret.scoring import Verdict, auroc, balanced_accuracy, beats
-from inversionview.interpret.sides import Half, sides
-from inversionview.interpret.statements import feature_statement
-from inversionview.scope import Distance
+from inversionview.core import errors
+from inversionview.core.scope import Distance
+from inversionview.model import distances
 from inversionview.studies.registry import shipped_inputs
-from inversionview.views.interpretations import markdown, page
 from tests.scripted import Reply, form, sensible, serving
 from tests.test_cli import bad, run
 
@@ -38,7 +39,7 @@ SITES = ["x0.pre", "a0.0", "a0.1", "x0.mid"]
 @pytest.fixture(scope="module")
 def bank(addition: iv.Study, tmp_path_factory: pytest.TempPathFactory) -> ActivationBank:
     folder = tmp_path_factory.mktemp("bank")
-    return addition.build_bank(folder, rows=ROWS, sites=[iv.Site.parse(s) for s in SITES], positions=["+", "=", "A1"])
+    return iv.build_bank(addition, folder, rows=ROWS, sites=[iv.Site.parse(s) for s in SITES], positions=["+", "=", "A1"])
 
 
 # -- sides ------------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_every_feature_of_the_studies_is_in_the_glossary() -> None:
 
 @pytest.fixture(scope="module")
 def made(addition: iv.Study, bank: ActivationBank) -> Interpretations:
-    return addition.interpret(8, "*", "*", bank=bank)
+    return iv.interpret(addition, 8, "*", "*", bank=bank)
 
 
 def test_the_papers_finding_at_equals(made: Interpretations) -> None:
@@ -265,23 +266,23 @@ def test_samples_are_verified(made: Interpretations, addition: iv.Study, bank: A
 
 
 def test_the_same_seed_gives_the_same_and_json_is_json(addition: iv.Study, bank: ActivationBank) -> None:
-    first, second = (addition.interpret(3, "a0.0", "=", bank=bank, seed=4).to_json() for _ in range(2))
+    first, second = (iv.interpret(addition, 3, "a0.0", "=", bank=bank, seed=4).to_json() for _ in range(2))
     assert first == second
     assert json.loads(json.dumps(first)) == json.loads(json.dumps(second))
 
 
 def test_given_texts_are_read(addition: iv.Study, bank: ActivationBank) -> None:
-    made = addition.interpret(["615+861=1476", "300+400=700"], "a0.0", "=", bank=bank)
+    made = iv.interpret(addition, ["615+861=1476", "300+400=700"], "a0.0", "=", bank=bank)
     assert [reading.query for reading in made[0].queries] == ["615+861⟦=⟧1476", "300+400⟦=⟧700"]
     assert "6 and 8" in (made[0].queries[0].statement or "")
     with pytest.raises(errors.InputError):
-        addition.interpret(["615+8x"], "a0.0", "=", bank=bank)
+        iv.interpret(addition, ["615+8x"], "a0.0", "=", bank=bank)
 
 
 @pytest.mark.parametrize("arguments", [{"site": "a9.9"}, {"at": "Q"}, {"queries": 0}, {"epsilon": 0.0}, {"gap": 0.5}])
 def test_mistakes(addition: iv.Study, bank: ActivationBank, arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.InversionViewError):
-        addition.interpret(**{"queries": 2, "bank": bank, **arguments})
+        iv.interpret(addition, **{"queries": 2, "bank": bank, **arguments})
 
 
 # -- by a language model ----------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def oracle(body: dict[str, Any], number: int) -> Reply:
 def test_a_true_statement_is_proven(addition: iv.Study, bank: ActivationBank, tmp_path: Path) -> None:
     with serving(oracle) as server:
         asking = Client("oracle", base_url=server.url, cache=tmp_path)
-        made = addition.interpret(6, "a0.0,a0.1", "=", bank=bank, client=asking)
+        made = iv.interpret(addition, 6, "a0.0,a0.1", "=", bank=bank, client=asking)
         cell = made[0]
         assert (cell.source, cell.statement, cell.queries[0].varies) == ("oracle", "The hundreds digits.", "all else")
         assert cell.score is not None
@@ -331,7 +332,7 @@ def test_a_true_statement_is_proven(addition: iv.Study, bank: ActivationBank, tm
         assert made.costs.requests == len(server.bodies) == 2 * (6 + 1 + 2 * 4)
         assert made[1].proven is False  # a0.1 holds the tens digits
         again = Client("oracle", base_url=server.url, cache=tmp_path, budget=1)  # costs nothing: no budget is too small
-        assert addition.interpret(6, "a0.0,a0.1", "=", bank=bank, client=again)[0] == cell
+        assert iv.interpret(addition, 6, "a0.0,a0.1", "=", bank=bank, client=again)[0] == cell
         assert again.usage.requests == 0
 
 
@@ -340,14 +341,14 @@ def test_requests_are_bounded(addition: iv.Study, bank: ActivationBank, tmp_path
     with serving(sensible) as server:
         asking = Client("any", base_url=server.url, cache=tmp_path, concurrency=16)
         seen: list[Any] = []
-        addition.interpret(25, SITES, "A1", bank=bank, client=asking, confirm=seen.append)
+        iv.interpret(addition, 25, SITES, "A1", bank=bank, client=asking, confirm=seen.append)
         assert len(server.bodies) <= seen[0].requests <= 4 * (25 + 1 + 8)
         assert asking.usage.tokens <= seen[0].tokens
 
 
 def test_a_chance_statement_is_unproven(addition: iv.Study, bank: ActivationBank, tmp_path: Path) -> None:
     with serving(sensible) as server:
-        made = addition.interpret(5, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path))
+        made = iv.interpret(addition, 5, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path))
         assert made[0].score is not None
         assert made[0].score.balanced_accuracy.value == 0.5
         assert made[0].score.auroc.value == 0.5
@@ -360,7 +361,7 @@ def test_what_fails_is_said_where_it_failed(addition: iv.Study, bank: Activation
 
     with serving(script) as server:
         asking = Client("any", base_url=server.url, cache=tmp_path, concurrency=1)
-        made = addition.interpret(4, "a0.0", "=", bank=bank, client=asking)
+        made = iv.interpret(addition, 4, "a0.0", "=", bank=bank, client=asking)
         assert [reading.statement is None for reading in made[0].queries] == [False, True, False, False]
         assert "refused" in (made[0].queries[1].problem or "")
         assert made.costs is not None
@@ -370,7 +371,9 @@ def test_what_fails_is_said_where_it_failed(addition: iv.Study, bank: Activation
         return Reply("nonsense") if form(body) == "Summary" else oracle(body, number)
 
     with serving(no_summary) as server:
-        made = addition.interpret(2, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path / "b"))
+        made = iv.interpret(
+            addition, 2, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path / "b")
+        )
         assert made[0].source == "features"
         assert "form" in (made[0].note or "")
 
@@ -378,7 +381,9 @@ def test_what_fails_is_said_where_it_failed(addition: iv.Study, bank: Activation
 def test_an_obedient_model_changes_nothing_that_is_stored(addition: iv.Study, bank: ActivationBank, tmp_path: Path) -> None:
     """A model that does what an injected sample says answers in another form: refused, repaired or recorded, never stored."""
     with serving(lambda body, number: Reply('{"hacked": true, "key": "sk"}')) as server:
-        made = addition.interpret(2, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path / "c"))
+        made = iv.interpret(
+            addition, 2, "a0.0", "=", bank=bank, client=Client("any", base_url=server.url, cache=tmp_path / "c")
+        )
         assert all(reading.statement is None for reading in made[0].queries)
         assert "hacked" not in json.dumps(made.to_json())
         assert not list((tmp_path / "c").rglob("*.json"))
@@ -417,7 +422,7 @@ def test_text_is_never_markup(made: Interpretations) -> None:
 
 
 def replace_text(reading: Any, text: str) -> Any:
-    from inversionview.interpret.interpretation import Sample
+    from inversionview.analyses.interpret.result import Sample
 
     return Sample(text, 0.05)
 

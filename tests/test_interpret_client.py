@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inversionview import errors
-from inversionview.interpret.client import Client
-from inversionview.interpret.prompts import (
+from inversionview.analyses.interpret.client import Client
+from inversionview.analyses.interpret.prompts import (
     Guess,
     Guesses,
     Prompt,
@@ -30,6 +29,7 @@ from inversionview.interpret.prompts import (
     statement_prompt,
     summary_prompt,
 )
+from inversionview.core import errors
 from tests.scripted import Reply, sensible, serving
 
 KEY = "sk-secret-0123456789"

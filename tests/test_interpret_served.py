@@ -19,10 +19,10 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview import errors
-from inversionview.gguf_reading import quick_gguf
-from inversionview.interpret.client import Client
-from inversionview.interpret.prompts import Prompt, Statement
+from inversionview.analyses.interpret.client import Client
+from inversionview.analyses.interpret.prompts import Prompt, Statement
+from inversionview.core import errors
+from inversionview.model.gguf import quick_gguf
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -85,9 +85,11 @@ def test_a_real_model_answers(url: str, weights: Path, tmp_path: Path) -> None:
 
 def test_an_interpretation_end_to_end(url: str, weights: Path, tmp_path: Path) -> None:
     study = iv.load("addition")
-    bank = study.build_bank(tmp_path / "bank", rows=8000, positions=["="], sites=[iv.Site.parse("a0.0"), iv.Site.parse("a0.1")])
+    bank = iv.build_bank(
+        study, tmp_path / "bank", rows=8000, positions=["="], sites=[iv.Site.parse("a0.0"), iv.Site.parse("a0.1")]
+    )
     client = Client(str(weights), base_url=url, cache=tmp_path / "answers", longest=16)
-    made = study.interpret(1, "a0.0", "=", bank=bank, client=client)
+    made = iv.interpret(study, 1, "a0.0", "=", bank=bank, client=client)
     (cell,) = made
     (reading,) = cell.queries
     assert made.costs is not None

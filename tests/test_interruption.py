@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from inversionview import runs, study
 from inversionview.cli import main
-from inversionview.commands.shared import app
 from inversionview.decoder import evaluation, training
 from inversionview.explorer import app as explorer
-from inversionview.probed import ProbedModel
-from inversionview.studies import training as probing
+from inversionview.model.probed import ProbedModel
+from inversionview.runs import train as runs
+from inversionview.runs import train_probed as probing
+from inversionview.studies import study
+from inversionview.terminal.app import app
 from inversionview.walk.run import Walk
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
@@ -249,9 +250,9 @@ def begun(code: str, *arguments: str) -> tuple[int, str, str]:
     [
         (signal.SIGINT, "typer", "module"),
         (signal.SIGTERM, "typer", "script"),
-        (signal.SIGHUP, "inversionview.commands.exporting", "text"),
-        (signal.SIGINT, "inversionview.printable", "script"),
-        (signal.SIGINT, "inversionview.study", "module"),
+        (signal.SIGHUP, "inversionview.sources.export_command", "text"),
+        (signal.SIGINT, "inversionview.core.printable", "script"),
+        (signal.SIGINT, "inversionview.studies.study", "module"),
         (signal.SIGTERM, "torch", "text"),
     ],
 )

@@ -14,10 +14,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 import inversionview as iv
 from inversionview.bank.search import search
-from inversionview.errors import InputError, SettingError, WeightsError
-from inversionview.studies import ioi
-from inversionview.studies.ioi import FIELDS, IOIInputs
-from inversionview.tokens import Vocabulary
+from inversionview.core.errors import InputError, SettingError, WeightsError
+from inversionview.model.tokens import Vocabulary
+from inversionview.studies.ioi import corpus as ioi
+from inversionview.studies.ioi.corpus import FIELDS, IOIInputs
 
 EXAMPLE = "When Mary and John went to the store, John gave a drink to"
 WORDS = sorted(
@@ -172,7 +172,7 @@ def test_without_model_and_wheel_the_way_out_is_told(monkeypatch: pytest.MonkeyP
 
 
 def test_a_bank_of_heads_finds_what_brute_force_finds(study: iv.Study, tmp_path: Path) -> None:
-    bank = study.build_bank(tmp_path / "bank", rows=400, sites="a*.*,x1.post", precision="float32")
+    bank = iv.build_bank(study, tmp_path / "bank", rows=400, sites="a*.*,x1.post", precision="float32")
     assert bank.manifest.positions == ["S1+1", "S2", "END"]
     assert bank.manifest.d_head == 12
     assert (tmp_path / "bank" / "shard-00000" / "heads.npy").stat().st_size < 6 * 3 * 400 * 12 * 4 + 200
@@ -195,11 +195,11 @@ def test_the_study_reads_patches_and_attributes(study: iv.Study, tmp_path: Path)
     assert study.position_names == ["IO", "S1", "S1+1", "S2", "END"]
     query = study.query(EXAMPLE, at="S2", site="a1.0")
     assert query.tokens[query.position] == " John"
-    walked = study.walk(query, steps=5, epsilon=0.5, seed=1)
+    walked = iv.walk(study, query, steps=5, epsilon=0.5, seed=1)
     assert all(study.inputs.log_prior(np.array([sample.ids]))[0] == 0 for sample in walked.samples)
-    patched = study.patch(["END:a1.0"], limit=20)
+    patched = iv.patch(study, ["END:a1.0"], limit=20)
     assert patched.pairs == 20
-    rates = study.rates("a1.*", limit=50)
+    rates = iv.rates(study, "a1.*", limit=50)
     assert rates.candidates >= 30
     study.keep(tmp_path / "run")
     assert iv.load(tmp_path / "run").spec.inputs == "ioi"
@@ -223,12 +223,12 @@ def test_models_shaped_as_gpt2_and_gpt2_xl_do_it_all(width: int, heads: int, tmp
     assert study.spec.site == last
     query = study.query(EXAMPLE, site=last)
     assert query.position == len(query.ids) - 2
-    bank = study.build_bank(tmp_path / "bank", rows=60, sites=f"a0.*,{last}")
+    bank = iv.build_bank(study, tmp_path / "bank", rows=60, sites=f"a0.*,{last}")
     assert bank.manifest.d_head == 64
-    found = study.search(query, bank=bank, k=5, epsilon=0.05)
+    found = iv.search(study, query, bank=bank, k=5, epsilon=0.05)
     assert len(found) >= 5
     for sample in found.samples[:3]:
         plain = study.model.activations(torch.tensor([list(sample.ids)]), [query.site])[0, 0, sample.position]
         assert sample.distance == pytest.approx(1 - float(torch.cosine_similarity(plain, query.z, dim=0)), abs=1e-3)
-    assert study.patch([f"END:{last}"], limit=10).pairs == 10
-    assert study.rates(last, limit=20).inputs == 20
+    assert iv.patch(study, [f"END:{last}"], limit=10).pairs == 10
+    assert iv.rates(study, last, limit=20).inputs == 20

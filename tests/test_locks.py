@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 import inversionview as iv
-from inversionview import errors
-from inversionview.bank.harvest import build_bank
+from inversionview.bank.harvest import harvest_bank
 from inversionview.cli import main
-from inversionview.locks import clear, locked
-from inversionview.runs import Reading, Watch, train_texts
-from inversionview.storage import check_writable, recover, replacing, sweep, write_json
-from inversionview.texts import TextInputs
+from inversionview.core import errors
+from inversionview.core.locks import clear, locked
+from inversionview.core.storage import check_writable, recover, replacing, sweep, write_json
+from inversionview.corpora.texts import TextInputs
+from inversionview.runs.train import Reading, Watch, train_texts
 from tests.conftest import sentences
 
 WRITES = """
@@ -277,8 +277,8 @@ def test_processes_of_one_bank_share_its_folder(own_model: Path, tmp_path: Path)
     inputs = TextInputs.tokenize([f"{line} {n}" for line in sentences() for n in range(2)], model.vocabulary, 32)
     options = {"rows": 480, "sites": "x0.post", "world": 2}
     with another(HOLDS, tmp_path / ".shard-00000.lock") as (process, _):
-        build_bank(tmp_path, model, inputs, rank=1, **options)
+        harvest_bank(tmp_path, model, inputs, rank=1, **options)
         with pytest.raises(errors.LockedError, match=str(process.pid)):
-            build_bank(tmp_path, model, inputs, rank=0, **options)
-    assert len(build_bank(tmp_path, model, inputs, rank=0, **options)) == 480
+            harvest_bank(tmp_path, model, inputs, rank=0, **options)
+    assert len(harvest_bank(tmp_path, model, inputs, rank=0, **options)) == 480
     assert not list(tmp_path.glob(".*"))

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversionview.cli import main
-from inversionview.commands.shared import app
-from inversionview.errors import UnknownSiteError
-from inversionview.header import sites_of
-from inversionview.naming import is_hub_name
-from inversionview.sites import Site, all_sites, expand, find_site
+from inversionview.core.errors import UnknownSiteError
+from inversionview.model.header import sites_of
+from inversionview.model.naming import is_hub_name
+from inversionview.model.sites.patterns import expand, find_site
+from inversionview.model.sites.site import Site, all_sites
 from inversionview.studies.shipped import default_model
+from inversionview.terminal.app import app
 
 ADD = "615+861=1476"
 

@@ -9,8 +9,9 @@ import pytest
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.errors import InputError, UnknownPositionError
-from inversionview.explorer import service
+from inversionview.core.errors import InputError, UnknownPositionError
+from inversionview.explorer.answers import readings
+from inversionview.preimage import reading as preimage_reading
 
 ADD = "615+861=1476"
 COUNT = "vvzccvczvvvzvcvc|v:8"
@@ -35,12 +36,12 @@ COUNT = "vvzccvczvvvzvcvc|v:8"
 def test_a_text_outside_the_study_is_told(request: pytest.FixtureRequest, study: str, text: str, why: str) -> None:
     loaded: iv.Study = request.getfixturevalue(study)
     query = loaded.query(text, at=-1, site=loaded.spec.site)
-    made = loaded.preimage(query, count=2, each=4)
+    made = iv.read(loaded, query, count=2, each=4, source="decoder")
     assert any("is no input of" in note for note in made.notes)
     with pytest.raises(InputError, match=why):
-        loaded.walk(query, steps=1)
+        iv.walk(loaded, query, steps=1)
     assert made.to_json()["notes"] == list(made.notes)
-    assert service.reading(loaded, made).to_json()["preimage"]["notes"] == list(made.notes)
+    assert preimage_reading.reading(loaded, made).to_json()["preimage"]["notes"] == list(made.notes)
 
 
 @pytest.mark.parametrize("study", ["addition", "counting"])
@@ -59,7 +60,7 @@ def test_inputs_of_the_study_are_told_by_its_own_prior(request: pytest.FixtureRe
 
 
 def test_an_input_of_the_study_has_no_note(addition: iv.Study) -> None:
-    made = addition.preimage(addition.query(ADD, at="=", site="a0.0"), count=5)
+    made = iv.read(addition, addition.query(ADD, at="=", site="a0.0"), count=5, source="decoder")
     assert made.notes == ()
     assert "notes" not in made.to_json()
 
@@ -76,41 +77,41 @@ def test_the_terminal_shows_notes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_epsilon_that_admits_nearly_everything_is_told(addition: iv.Study) -> None:
     """Of the exact preimage the share is known; every addition lies within ε = 10 of every other."""
     query = addition.query(ADD, at="=", site="a0.0")
-    searched = addition.search(query, epsilon=10, count=3)
+    searched = iv.search(addition, query, epsilon=10, count=3)
     assert searched.bits is not None
     assert searched.bits.hits == searched.bits.inputs
-    for made in (searched, addition.preimage(query, epsilon=10, count=3, each=4)):
+    for made in (searched, iv.read(addition, query, epsilon=10, count=3, each=4, source="decoder")):
         (note,) = made.notes
         assert note.startswith("ε = 10 (euclidean) admits 100%")
-    walked = addition.walk(query, epsilon=10, steps=8, chains=16, population=64, seconds=None)
+    walked = iv.walk(addition, query, epsilon=10, steps=8, chains=16, population=64, seconds=None)
     assert any("ε = 10 (euclidean) admits" in note for note in walked.notes)
 
 
 def test_an_activation_that_tells_nothing_is_told_too(addition: iv.Study) -> None:
     """At '=' x0.pre holds that token alone: all 810,000 additions are inside any ε (docs/exact-preimages.md)."""
-    made = addition.search(addition.query(ADD, at="=", site="x0.pre"), count=3)
+    made = iv.search(addition, addition.query(ADD, at="=", site="x0.pre"), count=3)
     assert any("admits 100% of the" in note and "tells next to nothing" in note for note in made.notes)
 
 
 def test_a_bank_of_some_positions_says_which(counting: iv.Study) -> None:
-    made = counting.search(counting.query(COUNT, at=":", site="a1.0"), count=3)
+    made = iv.search(counting, counting.query(COUNT, at=":", site="a1.0"), count=3)
     assert any(note.startswith("Compared at query and : only") for note in made.notes)
-    made = counting.search(counting.query(COUNT, at=":", site="a1.0"), count=3, fixed=":")
+    made = iv.search(counting, counting.query(COUNT, at=":", site="a1.0"), count=3, fixed=":")
     assert made.notes[0] == "Compared at : only."
 
 
 def test_a_bank_refuses_a_place_that_it_does_not_hold(counting: iv.Study, addition: iv.Study) -> None:
     query = counting.query(COUNT, at="#4", site="a1.0")
     with pytest.raises(UnknownPositionError, match=r"holds query and : alone, and 'c' at #4 .* --fixed :"):
-        counting.search(query)
-    assert counting.search(query, fixed="query", count=2).notes[0] == "Compared at query only."
+        iv.search(counting, query)
+    assert iv.search(counting, query, fixed="query", count=2).notes[0] == "Compared at query only."
     with pytest.raises(UnknownPositionError, match="BOS, which every input has"):
-        addition.search(addition.query(ADD, at=0, site="a0.0"))
+        iv.search(addition, addition.query(ADD, at=0, site="a0.0"))
 
 
 def test_readings_of_places_that_no_bank_holds_come_from_elsewhere(counting: iv.Study) -> None:
     query = counting.query(COUNT, at="#4", site="a1.0")
-    made = service.read(counting, query, count=5, seconds=0.3)
+    made = readings.read(counting, query, count=5, seconds=0.3)
     assert made.preimage.source != "corpus"
     if made.preimage.source == "decoder":
         assert any("was not trained at 'c' at #4" in note for note in made.preimage.notes or ())

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from inversionview.core.optim import Muon, build, orthogonalize, rates, schedule, set_rates
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.model import ScratchDecoder
-from inversionview.optim import Muon, build, orthogonalize, rates, schedule, set_rates
+from inversionview.decoder.scratch import ScratchDecoder
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)

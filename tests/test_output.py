@@ -20,15 +20,15 @@ from rich.panel import Panel
 from rich.table import Table
 
 import inversionview as iv
-from inversionview import memory
 from inversionview.cli import main
-from inversionview.commands.shared import bar, err, out, print_json
-from inversionview.commands.terminal import prepare
-from inversionview.errors import SettingError, StorageError
-from inversionview.memory import available, check_disk, check_memory
-from inversionview.preimage.sampled import Setting
-from inversionview.printable import cell, json_line, one_line, shown
-from inversionview.views.files import write_records
+from inversionview.core import memory
+from inversionview.core.errors import SettingError, StorageError
+from inversionview.core.memory import available, check_disk, check_memory
+from inversionview.core.printable import cell, json_line, one_line, shown
+from inversionview.show.files import write_records
+from inversionview.sources.settings import Setting
+from inversionview.terminal.app import bar, err, out, print_json
+from inversionview.terminal.output import prepare
 from tests.test_cli import ADD, COUNT, bad, run
 
 READ = ("read", "addition", ADD, "--at", "=", "--site", "a0.0", "--temperature", "1", "--candidates", "4")
@@ -213,7 +213,7 @@ def test_places_to_write_are_tried_first(
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("a study was loaded before")
 
-    monkeypatch.setattr("inversionview.study.load", too_late)
+    monkeypatch.setattr("inversionview.studies.load.load", too_late)
     bad(capsys, *command, place, says=place.rpartition("/")[2])
 
 
@@ -304,7 +304,7 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyP
 
 
 def test_a_limit_of_the_shell_counts_as_memory() -> None:
-    code = "import resource; from inversionview.memory import available; resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2); "
+    code = "import resource; from inversionview.core.memory import available; resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2); "
     done = subprocess.run([sys.executable, "-c", code + "print(available())"], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2**32
 
@@ -320,7 +320,7 @@ def test_a_limit_of_the_shell_counts_as_memory() -> None:
 def test_the_library_refuses_too(addition: iv.Study, options: dict[str, object], says: str) -> None:
     query = addition.query(ADD, at="=", site="a0.0")
     with pytest.raises(iv.errors.InversionViewError, match=says):
-        addition.preimage(query, **options)  # type: ignore[arg-type]
+        iv.read(addition, query, **options, source="decoder")  # type: ignore[arg-type]
 
 
 def test_a_terminal_of_no_width(capfd: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +344,7 @@ def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     whole = available()
     for name, text in (("max", most), ("current", "2500000"), ("stat", "anon 500000\nfile 2000000\nshmem 400000\n")):
         (tmp_path / f"memory.{name}").write_text(f"{text}\n")
-    monkeypatch.setattr("inversionview.memory._CGROUP", tmp_path)
+    monkeypatch.setattr("inversionview.core.memory._CGROUP", tmp_path)
     assert available() == room if room is not None else available() > whole / 2
 
 

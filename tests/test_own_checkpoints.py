@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import inversionview as iv
-from inversionview.backend import Patch
-from inversionview.errors import InputError, UnknownSiteError, WeightsError
-from inversionview.probed import ProbedModel
-from inversionview.sites import Site
-from inversionview.studies.counting import CountingInputs
+from inversionview.core.errors import InputError, UnknownSiteError, WeightsError
+from inversionview.model.backend import Patch
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
+from inversionview.studies.counting.corpus import CountingInputs
 from inversionview.studies.shipped import FILES
 from tests.test_architectures import ARCHITECTURES, CHARACTERS, GPT2_SIZES, SIZES, VOCABULARY, assert_near, inputs, save
 from tests.test_cli import run
@@ -312,9 +312,9 @@ def test_a_walk_does_not_go_beyond_what_it_can_go_on_from(tmp_path: Path) -> Non
     reference, letters = phi3(tmp_path), "thecatsatonthematandthedogsat"
     study = iv.load(model=str(tmp_path))
     with pytest.raises(InputError, match=f"Beyond {SHORT} tokens the positions of"):
-        study.walk(study.query(letters, at=3, site="x1.post"), steps=2)
+        iv.walk(study, study.query(letters, at=3, site="x1.post"), steps=2)
     query = study.query(letters[:12], at="END", site="x0.post")
-    preimage = study.walk(query, steps=40, seed=0, epsilon=0.5)
+    preimage = iv.walk(study, query, steps=40, seed=0, epsilon=0.5)
     assert preimage.samples
     for sample in preimage.samples:
         assert len(sample.ids) <= SHORT
@@ -509,7 +509,7 @@ def test_an_assertion_of_the_bridge_is_a_sentence(llama: Path, monkeypatch: pyte
     def fails(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("inversionview.bridge.opened", fails)
+    monkeypatch.setattr("inversionview.model.bridge.opened", fails)
     with pytest.raises(WeightsError, match=r"of LlamaForCausalLM \(it is not as .* assumes\): choose a causal LM"):
         ProbedModel.from_pretrained(llama)
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview import errors
-from inversionview.analysis.common import told
-from inversionview.analysis.places import bits_curve
+from inversionview.analyses.bits.measure import bits_curve
 from inversionview.cli import main
-from inversionview.explorer.service import study_info
-from inversionview.information import wilson
-from inversionview.runs import Reading, read_texts, train_texts
-from inversionview.sites import find_site
+from inversionview.core import errors
+from inversionview.core.information import wilson
+from inversionview.explorer.answers.info import study_info
+from inversionview.model.sites.patterns import find_site
+from inversionview.preimage.common import told
+from inversionview.runs.train import Reading, read_texts, train_texts
 from tests.conftest import WORDS, sentences
 
 
@@ -47,7 +47,7 @@ def test_what_comes_before_is_encoded_what_comes_after_is_not(run: Path) -> None
     study = iv.load(run)
     query = study.query("bob has 23 nuts", at=7, site="x0.post")
     assert query.tokens[7] == "s"
-    inside = study.preimage(query, count=100).inside
+    inside = iv.read(study, query, count=100, source="decoder").inside
     assert len(inside) >= 10
     assert sum(sample.text.startswith("bob has") for sample in inside) >= 0.9 * len(inside)
     assert len({number for sample in inside if (number := re.search(r"\d+", sample.text))}) >= 5
@@ -58,11 +58,11 @@ def test_a_run_reads_without_naming_site_or_position(run: Path) -> None:
     query = study.query("ann has 5 figs")
     assert query.position == len(query.tokens) - 2
     assert query.site == study.sites[-1]
-    assert len(study.preimage(query, count=10)) == 10
+    assert len(iv.read(study, query, count=10, source="decoder")) == 10
 
 
 def test_the_good_ratio_is_well_above_chance(run: Path) -> None:
-    assert iv.load(run).evaluate(queries=20)["mean"] > 0.2
+    assert iv.evaluate(iv.load(run), queries=20)["mean"] > 0.2
 
 
 def test_a_run_has_an_epsilon_for_each_kind_of_site_from_its_texts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,9 +84,9 @@ def test_a_run_has_an_epsilon_for_each_kind_of_site_from_its_texts(run: Path, ca
         wanted = sorted(near)[len(near) // 2]
         assert study.spec.epsilons[family] == pytest.approx(wanted, rel=0.06)  # two digits
     query = study.query("ann has 5 figs", site="a0.1")
-    assert study.preimage(query, count=2).epsilon == study.spec.epsilons["head"]
-    assert study.preimage(query, count=2, epsilon=0.3).epsilon == 0.3
-    assert study.preimage(query, count=2, distance="euclidean").epsilon == study.spec.epsilon
+    assert iv.read(study, query, count=2, source="decoder").epsilon == study.spec.epsilons["head"]
+    assert iv.read(study, query, count=2, epsilon=0.3, source="decoder").epsilon == 0.3
+    assert iv.read(study, query, count=2, distance="euclidean", source="decoder").epsilon == study.spec.epsilon
     assert {site.short: site.epsilon for site in study_info(study).sites}["x0.post"] == study.spec.epsilons["residual"]
     main(["sites", str(run)])
     assert f"ε (cosine) unless you give another: residual {study.spec.epsilons['residual']:g}" in capsys.readouterr().out
@@ -94,13 +94,13 @@ def test_a_run_has_an_epsilon_for_each_kind_of_site_from_its_texts(run: Path, ca
 
 def test_a_bank_of_ends_is_not_asked_for_other_places(run: Path, tmp_path: Path) -> None:
     study = iv.load(run)
-    bank = study.build_bank(tmp_path, rows=200)
+    bank = iv.build_bank(study, tmp_path, rows=200)
     inside = study.query("ann has 5 figs", at="#4", site="x0.post")
     with pytest.raises(errors.UnknownPositionError, match=r"holds END alone, and ' ' at #4 is another place.*--fixed END"):
-        study.search(inside, bank=bank)
-    forced = study.search(inside, bank=bank, fixed="END", count=3)
+        iv.search(study, inside, bank=bank)
+    forced = iv.search(study, inside, bank=bank, fixed="END", count=3)
     assert forced.notes[0] == "Compared at END only."
-    end = study.search(study.query("ann has 5 figs", site="x0.post"), bank=bank, count=3)
+    end = iv.search(study, study.query("ann has 5 figs", site="x0.post"), bank=bank, count=3)
     assert end.notes[0] == "Compared at END only, which the bank holds, not at all positions."
     assert all(sample.tokens[sample.position] == "s" for sample in end)
 
@@ -108,14 +108,14 @@ def test_a_bank_of_ends_is_not_asked_for_other_places(run: Path, tmp_path: Path)
 def test_a_corpus_of_texts_is_a_sample_even_where_a_bank_holds_all_of_it(run: Path, tmp_path: Path) -> None:
     """No other text inside is a bound, and a share of few inside has the interval of a sample (Wilson)."""
     study = iv.load(run)
-    bank = study.build_bank(tmp_path, rows=len(study.inputs))
+    bank = iv.build_bank(study, tmp_path, rows=len(study.inputs))
     text = study.model.vocabulary.decode(study.inputs.tokens(np.arange(1))[0].tolist())
-    found = study.search(study.query(text, site="x0.post"), bank=bank, epsilon=1e-6, count=3)
+    found = iv.search(study, study.query(text, site="x0.post"), bank=bank, epsilon=1e-6, count=3)
     assert found.bits is not None
     assert found.bits.bounded
     (curve,) = bits_curve(bank, [1e-6], sites="x0.post", distance="cosine", queries=5)
     assert curve.least[0] < curve.bits[0].value
-    wide = study.search(study.query(text, site="x0.post"), bank=bank, epsilon=0.05, count=3)
+    wide = iv.search(study, study.query(text, site="x0.post"), bank=bank, epsilon=0.05, count=3)
     features = told(study.inputs, wide)
     assert features is not None
     assert features.features

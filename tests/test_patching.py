@@ -19,13 +19,16 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import inversionview as iv
-from inversionview import information
-from inversionview.analysis.patching import Differences, PatchedRuns, Patching, parse_activations, steps
-from inversionview.contrasts import Pairs, TextPair
-from inversionview.errors import InversionViewError, SettingError, UnknownPositionError, UnknownSiteError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.tokens import character_tokenizer
-from inversionview.views.interventions import save_patching
+from inversionview.analyses.patch.measure import steps
+from inversionview.analyses.patch.result import Patching
+from inversionview.analyses.patch.show import save_patching
+from inversionview.core import information
+from inversionview.core.errors import InversionViewError, SettingError, UnknownPositionError, UnknownSiteError
+from inversionview.corpora.contrasts import Pairs, TextPair
+from inversionview.intervene.activations import parse_activations
+from inversionview.intervene.patched_runs import Differences, PatchedRuns
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.tokens import character_tokenizer
 from tests.plain import Plain, real
 from tests.test_cli import bad, run
 
@@ -96,14 +99,14 @@ ADDITION_SITES = [
 
 @pytest.mark.parametrize("target", ["A1", "A2", "A4"])
 def test_every_kind_of_site_alone(addition: iv.Study, plain_addition: Plain, target: str) -> None:
-    pairs = addition.pairs(target=target, limit=8, seed=1)
+    pairs = iv.pairs(addition, target=target, limit=8, seed=1)
     sets = [[i] for i in range(len(ADDITION_SITES))]
     original, contrast, patched = expected(addition, plain_addition, "addition", pairs, ADDITION_SITES, sets)
     got = found(addition, pairs, ADDITION_SITES, sets)
     agree(got.original, original)
     agree(got.contrast, contrast)
     agree(got.patched, patched)
-    result = addition.patch(ADDITION_SITES, pairs)
+    result = iv.patch(addition, ADDITION_SITES, pairs)
     assert list(result.effects) == ["single"]
     agree(values(result.effects["single"].effect), (original[:, None] - patched).mean(0))
     agree(values(result.effects["single"].increment), (original[:, None] - patched).mean(0))
@@ -116,10 +119,10 @@ def test_every_kind_of_site_alone(addition: iv.Study, plain_addition: Plain, tar
 @pytest.mark.parametrize("cumulative", ["forward", "backward", "both"])
 def test_counting_step_by_step(counting: iv.Study, plain_counting: Plain, cumulative: str) -> None:
     activations = ["query:a0.0", "query:x0.pre", "::a0.0", "::a1.0", "query:m0", "::x0.mid", "*:a0.0", "*:m0"]
-    pairs, n = counting.pairs(limit=8, seed=2), len(activations)
+    pairs, n = iv.pairs(counting, limit=8, seed=2), len(activations)
     assert len({*pairs.read}) > 4, "lengths should differ"
     sets = {"forward": [range(i + 1) for i in range(n)], "backward": [range(n - 1 - i, n) for i in range(n)]}
-    result = counting.patch(activations, pairs, cumulative=cumulative)  # type: ignore[arg-type]
+    result = iv.patch(counting, activations, pairs, cumulative=cumulative)  # type: ignore[arg-type]
     assert list(result.effects) == [d for d in sets if cumulative in (d, "both")]
     for direction, effects in result.effects.items():
         original, _, patched = expected(counting, plain_counting, "counting", pairs, activations, sets[direction])
@@ -147,7 +150,7 @@ def test_counting_step_by_step(counting: iv.Study, plain_counting: Plain, cumula
 def test_overlapping_activations(addition: iv.Study, plain_addition: Plain, members: list[str], order: int) -> None:
     """What is computed later wins, and one position under two names is one position."""
     named = members[::order]
-    pairs = addition.pairs(target="A1", limit=6, seed=3)
+    pairs = iv.pairs(addition, target="A1", limit=6, seed=3)
     computed = ["embed", "pos_embed", "x0.pre", "a0.1"]
     sets = [sorted(range(len(named)), key=lambda i: computed.index(named[i].rpartition(":")[2]))]
     _, _, patched = expected(addition, plain_addition, "addition", pairs, _by_name(named), sets)
@@ -161,7 +164,7 @@ def _by_name(activations: list[str]) -> list[str]:
 def test_a_position_that_lies_elsewhere_in_the_contrast(addition: iv.Study, plain_addition: Plain) -> None:
     """Embeddings of token and position are each the contrast's own."""
     given = [TextPair("615+861=", "523+4=", "1", "5"), TextPair("100+23=", "345+678=1", "1", "0")]
-    pairs = addition.pairs(given)
+    pairs = iv.pairs(addition, given)
     assert pairs.read.tolist() == [8, 7]
     assert pairs.contrast_read.tolist() == [6, 9]
     activations = ["END:embed", "END:pos_embed", "END:x0.pre", "END:a0.0", "END:m0", "+:x1.pre", "END:x1.mid", "+:pos_embed"]
@@ -184,7 +187,7 @@ def test_a_position_that_lies_elsewhere_in_the_contrast(addition: iv.Study, plai
 
 def test_every_position_beside_one_behind_the_answer(addition: iv.Study) -> None:
     """END is the fourth digit of one sum and the third of the other."""
-    pairs = addition.pairs(target="A4", limit=80)
+    pairs = iv.pairs(addition, target="A4", limit=80)
     lengths = [(rows != 14).sum(1) for rows in (pairs.original, pairs.contrast)]
     assert (lengths[0] > lengths[1]).any()
     assert (lengths[0] < lengths[1]).any()
@@ -229,13 +232,13 @@ def test_another_checkpoint_by_the_command_line(
         model.load_state_dict(torch.load(perturbed / "pytorch_model.bin", weights_only=True))
     else:
         model = loader.from_pretrained(perturbed, attn_implementation="eager")
-    pairs = addition.pairs(changes=["F1", "S1"], limit=12, seed=4)
+    pairs = iv.pairs(addition, changes=["F1", "S1"], limit=12, seed=4)
     sets = [range(i + 1) for i in range(4)]
     original, contrast, patched = expected(addition, Plain(model), "addition", pairs, activations, sets)
     agree(value["forward"]["effect"], (original[:, None] - patched).mean(0))
     agree([value["ld_orig"], value["ld_contrast"]], [original.mean(), contrast.mean()])
     assert value["model"] == str(perturbed)
-    agree_not = addition.patch(activations, pairs)
+    agree_not = iv.patch(addition, activations, pairs)
     assert abs(agree_not.ld_orig.value - value["ld_orig"]) > 0.1
 
 
@@ -283,7 +286,7 @@ def test_llama_with_grouped_queries(llama: tuple[iv.Study, Plain]) -> None:
             activations.remove("1:embed")  # it is below
         n = len(activations)
         sets: list[Sequence[int]] = [*([i] for i in range(n)), *(range(i) for i in range(n))]
-        pairs = study.pairs(chosen)
+        pairs = iv.pairs(study, chosen)
         got = found(study, pairs, activations, sets)
         for i in range(len(chosen)):
             ids, other = real(pairs.original[i], pad), real(pairs.contrast[i], pad)
@@ -296,12 +299,12 @@ def test_llama_with_grouped_queries(llama: tuple[iv.Study, Plain]) -> None:
             agree([got.original[i], got.contrast[i]], wanted[:2])
             agree(got.patched[i], wanted[2])
     with pytest.raises(SettingError, match="do not correspond"):
-        study.patch(["*:a0.0"], UNEQUAL)
+        iv.patch(study, ["*:a0.0"], UNEQUAL)
 
 
 def test_llama_read_at_a_token(llama: tuple[iv.Study, Plain]) -> None:
     study, plain = llama
-    result = study.patch([".:a1.0", ".:x0.post"], UNEQUAL[2:], cumulative="both")
+    result = iv.patch(study, [".:a1.0", ".:x0.post"], UNEQUAL[2:], cumulative="both")
     ids, other = study.model.encode("one. two"), study.model.encode("a. b")
     parts = [("a1.0", [4], [2]), ("x0.post", [4], [2])]
     original, contrast, patched = plain.differences(
@@ -315,7 +318,7 @@ def test_llama_read_at_a_token(llama: tuple[iv.Study, Plain]) -> None:
 
 def test_llama_has_no_position_embedding(llama: tuple[iv.Study, Plain]) -> None:
     study, _ = llama
-    result = study.patch(["END:pos_embed", "END:embed"], UNEQUAL[:2])
+    result = iv.patch(study, ["END:pos_embed", "END:embed"], UNEQUAL[:2])
     assert abs(result.effects["single"].effect[0].value) < 1e-5
     assert abs(result.effects["single"].effect[1].value) > 1e-3
 
@@ -330,13 +333,13 @@ POOL = [
 
 @pytest.fixture(scope="module")
 def few(addition: iv.Study) -> Pairs:
-    return addition.pairs(limit=40, seed=9)
+    return iv.pairs(addition, limit=40, seed=9)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(POOL), min_size=1, max_size=6, unique=True))
 def test_totals_agree_and_increments_add_up(addition: iv.Study, few: Pairs, activations: list[str]) -> None:
-    result = addition.patch(activations, few, cumulative="both")
+    result = iv.patch(addition, activations, few, cumulative="both")
     forward, backward = result.effects["forward"], result.effects["backward"]
     assert forward.effect[-1] == backward.effect[-1] == result.together
     for effects in (forward, backward):
@@ -344,7 +347,7 @@ def test_totals_agree_and_increments_add_up(addition: iv.Study, few: Pairs, acti
         assert effects.increment[0].value == pytest.approx(effects.effect[0].value, abs=1e-9)
         for mean in (*effects.effect, *effects.increment):
             assert mean.low - 1e-6 <= mean.value <= mean.high + 1e-6
-    alone = addition.patch(activations, few)
+    alone = iv.patch(addition, activations, few)
     assert alone.together == result.together
     assert values(alone.effects["single"].effect)[0] == values(forward.effect)[0]
     assert values(alone.effects["single"].effect)[-1] == values(backward.effect)[0]
@@ -376,20 +379,20 @@ EVERYTHING = [
 @pytest.mark.parametrize("name", ["addition", "counting"])
 def test_everything_patched_is_the_contrast_run(request: pytest.FixtureRequest, name: str, activations: list[str]) -> None:
     study = request.getfixturevalue(name)
-    pairs = study.pairs(limit=60)
+    pairs = iv.pairs(study, limit=60)
     every = [a for text in activations for a in map(str, parse_activations([text], study.model.sites))]
     got = found(study, pairs, every, [range(len(every))])
     agree(got.patched[:, 0], got.contrast)
     assert np.abs(got.contrast - got.original).min() > 0.5
-    result = study.patch(activations, pairs)
+    result = iv.patch(study, activations, pairs)
     assert result.together.value == pytest.approx(result.total, rel=1e-4)
 
 
 def test_everything_patched_in_a_llama(llama: tuple[iv.Study, Plain]) -> None:
     study, _ = llama
-    pairs = study.pairs(EQUAL)
+    pairs = iv.pairs(study, EQUAL)
     for activations in EVERYTHING:
-        result = study.patch(activations, pairs)
+        result = iv.patch(study, activations, pairs)
         assert result.together.value == pytest.approx(result.total, rel=1e-4)
 
 
@@ -402,11 +405,11 @@ def test_everything_patched_in_a_llama(llama: tuple[iv.Study, Plain]) -> None:
 )
 def test_behind_the_answer_nothing_has_an_effect(request: pytest.FixtureRequest, name: str, behind: list[str]) -> None:
     study = request.getfixturevalue(name)
-    result = study.patch(behind, limit=50)
+    result = iv.patch(study, behind, limit=50)
     for mean in (*result.effects["single"].effect, result.together):
         assert (mean.value, mean.low, mean.high) == (0, 0, 0), result.effects["single"]
     last = "query" if name == "counting" else "="
-    assert abs(study.patch([f"{last}:x0.post", *behind], limit=50).together.value) > 0.1
+    assert abs(iv.patch(study, [f"{last}:x0.post", *behind], limit=50).together.value) > 0.1
 
 
 def test_one_position_under_two_names(addition: iv.Study, few: Pairs) -> None:
@@ -428,13 +431,13 @@ def test_neither_order_nor_batches_matter(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str, at: str
 ) -> None:
     study = request.getfixturevalue(name)
-    pairs = study.pairs(limit=200)
+    pairs = iv.pairs(study, limit=200)
     got = found(study, pairs, [at], [[0]])
     order = np.random.default_rng(0).permutation(len(pairs))
     other = found(study, _taken(pairs, order), [at], [[0]])
     agree(other.patched, got.patched[order])
     assert (other.right == got.right[order]).all()
-    monkeypatch.setattr("inversionview.analysis.patching.tokens_per_pass", lambda device: 20)
+    monkeypatch.setattr("inversionview.analyses.patch.measure.tokens_per_pass", lambda device: 20)
     small = found(study, pairs, [at], [[0]])
     for part in ("original", "contrast", "patched"):
         agree(getattr(small, part), getattr(got, part))
@@ -451,14 +454,14 @@ def test_logits_are_computed_where_they_are_read_alone(counting: iv.Study, monke
         return extend(self, tokens, *args, **options)
 
     monkeypatch.setattr(type(counting.model), "extend", spied)
-    counting.patch(["::a1.0", "::x0.pre"], limit=50)
+    iv.patch(counting, ["::a1.0", "::x0.pre"], limit=50)
     assert set(asked) == {1}
 
 
 def test_a_wrong_model_is_told_by_its_accuracy(addition: iv.Study) -> None:
-    pairs = addition.pairs(limit=50)
+    pairs = iv.pairs(addition, limit=50)
     false = replace(pairs, answers=pairs.answers[:, ::-1].copy())
-    right, wrong = addition.patch(["=:a0.0"], pairs), addition.patch(["=:a0.0"], false)
+    right, wrong = iv.patch(addition, ["=:a0.0"], pairs), iv.patch(addition, ["=:a0.0"], false)
     assert right.accuracy > 0.9
     assert wrong.accuracy == 0
     assert wrong.ld_orig.value == pytest.approx(-right.ld_orig.value)
@@ -466,7 +469,7 @@ def test_a_wrong_model_is_told_by_its_accuracy(addition: iv.Study) -> None:
 
 
 def test_the_same_seed_gives_the_same_result(addition: iv.Study) -> None:
-    one, two, other = (addition.patch(["=:a0.0"], limit=30, seed=seed).to_json() for seed in (1, 1, 2))
+    one, two, other = (iv.patch(addition, ["=:a0.0"], limit=30, seed=seed).to_json() for seed in (1, 1, 2))
     assert one == two
     assert one["single"] != other["single"]
 
@@ -474,9 +477,9 @@ def test_the_same_seed_gives_the_same_result(addition: iv.Study) -> None:
 def test_the_default_is_all_heads_where_the_answer_is_told(addition: iv.Study, counting: iv.Study) -> None:
     heads = [f"a{layer}.{head}" for layer in (0, 1) for head in range(4)]
     for target, at in {"A1": "=", "A2": "A1", "A3": "A2", "A4": "A3"}.items():
-        assert addition.patch(target=target, limit=10).activations == tuple(f"{at}:{head}" for head in heads)
-    assert counting.patch(limit=10).activations == ("::a0.0", "::a1.0")
-    assert addition.patch(contrast=[TextPair("615+861=1", "615+161=7", "4", "7")]).activations[0] in ("A1:a0.0", "END:a0.0")
+        assert iv.patch(addition, target=target, limit=10).activations == tuple(f"{at}:{head}" for head in heads)
+    assert iv.patch(counting, limit=10).activations == ("::a0.0", "::a1.0")
+    assert iv.patch(addition, contrast=[TextPair("615+861=1", "615+161=7", "4", "7")]).activations[0] in ("A1:a0.0", "END:a0.0")
 
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
@@ -510,9 +513,9 @@ def test_columns_are_drawn_together() -> None:
 
 def test_the_intervals_of_patching_are_those_of_the_pairs(addition: iv.Study) -> None:
     activations = ["=:a0.0", "=:a0.3"]
-    pairs = addition.pairs(limit=400)
+    pairs = iv.pairs(addition, limit=400)
     got = found(addition, pairs, activations, [[0], [0, 1], [1]])
-    result = addition.patch(activations, pairs, cumulative="both")
+    result = iv.patch(addition, activations, pairs, cumulative="both")
     effect = got.original[:, None].astype(float) - got.patched
     rng = np.random.default_rng(5)
     rows = rng.integers(400, size=(4000, 400))
@@ -548,7 +551,7 @@ def test_json_of_addition(capsys: pytest.CaptureFixture[str], addition: iv.Study
         assert all(low <= effect <= high for low, effect, high in zip(part["low"], part["effect"], part["high"], strict=True))
     assert value["ld_orig"] > 5
     assert not {"single"} & set(value)
-    same = addition.patch([f"=:a{i}.{j}" for i in (0, 1) for j in range(4)], target="A1", changes=["F1", "S1"], limit=300,
+    same = iv.patch(addition, [f"=:a{i}.{j}" for i in (0, 1) for j in range(4)], target="A1", changes=["F1", "S1"], limit=300,
                           cumulative="both")  # fmt: skip
     assert value == json.loads(json.dumps(same.to_json()))
     assert value["target"] == "A1"
@@ -565,7 +568,7 @@ def test_json_of_counting(capsys: pytest.CaptureFixture[str], counting: iv.Study
     value = json.loads(out)
     assert code == 0
     assert value["activations"] == value["forward"]["activations"] == value["backward"]["activations"][::-1] == named
-    same = counting.patch(named, limit=300, cumulative="both")
+    same = iv.patch(counting, named, limit=300, cumulative="both")
     for direction in ("forward", "backward"):
         assert value[direction]["effect"] == values(same.effects[direction].effect)  # type: ignore[index]
         assert value[direction]["low"] == [m.low for m in same.effects[direction].effect]  # type: ignore[index]
@@ -581,7 +584,7 @@ def test_pairs_by_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
                          "backward", "--json")  # fmt: skip
     assert (code, err) == (0, "")
     value = json.loads(out)
-    wanted = study.patch(["END:a1.*"], EQUAL, cumulative="backward").to_json()
+    wanted = iv.patch(study, ["END:a1.*"], EQUAL, cumulative="backward").to_json()
     assert value == json.loads(json.dumps(wanted))
     assert "forward" not in value
     assert value["backward"]["activations"] == [f"END:a1.{h}" for h in (3, 2, 1, 0)]
@@ -589,7 +592,7 @@ def test_pairs_by_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
 
 @pytest.fixture(scope="module")
 def result(addition: iv.Study) -> Patching:
-    return addition.patch(["=:a0.0", "F1:embed", "*:m0"], limit=40, cumulative="both")
+    return iv.patch(addition, ["=:a0.0", "F1:embed", "*:m0"], limit=40, cumulative="both")
 
 
 def test_files_by_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -627,7 +630,7 @@ def test_files_by_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
 
 @pytest.mark.parametrize("cumulative", [None, "forward"])
 def test_single_files(addition: iv.Study, tmp_path: Path, cumulative: Any) -> None:
-    single = addition.patch(["=:a0.0", "=:a0.1"], limit=10, cumulative=cumulative)
+    single = iv.patch(addition, ["=:a0.0", "=:a0.1"], limit=10, cumulative=cumulative)
     for kind in ("csv", "png", "svg", "html"):
         save_patching(single, tmp_path / f"a.{kind}")
         assert (tmp_path / f"a.{kind}").stat().st_size > 100
@@ -741,13 +744,13 @@ def test_mistakes(
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        (lambda s: s.patch(["=:a9.0"]), UnknownSiteError),
-        (lambda s: s.patch(["Q:a0.0"], limit=5), UnknownPositionError),
-        (lambda s: s.patch(["=:a0.0"], cumulative="up"), SettingError),
-        (lambda s: s.patch(["=:a0.0"], []), InversionViewError),
-        (lambda s: s.patch(["=:a0.0"], _taken(s.pairs(limit=3), slice(0))), SettingError),
-        (lambda s: s.patch(["=:a0.0"], s.pairs(limit=3), seed=-1), SettingError),
-        (lambda s: s.patch(["=:a0.0"], limit=-1), SettingError),
+        (lambda s: iv.patch(s, ["=:a9.0"]), UnknownSiteError),
+        (lambda s: iv.patch(s, ["Q:a0.0"], limit=5), UnknownPositionError),
+        (lambda s: iv.patch(s, ["=:a0.0"], cumulative="up"), SettingError),
+        (lambda s: iv.patch(s, ["=:a0.0"], []), InversionViewError),
+        (lambda s: iv.patch(s, ["=:a0.0"], _taken(iv.pairs(s, limit=3), slice(0))), SettingError),
+        (lambda s: iv.patch(s, ["=:a0.0"], iv.pairs(s, limit=3), seed=-1), SettingError),
+        (lambda s: iv.patch(s, ["=:a0.0"], limit=-1), SettingError),
     ],
 )
 def test_mistakes_in_the_library(addition: iv.Study, call: Callable[[iv.Study], Any], error: type[Exception]) -> None:
@@ -757,7 +760,7 @@ def test_mistakes_in_the_library(addition: iv.Study, call: Callable[[iv.Study], 
 
 def test_a_model_alone_needs_pairs(llama: tuple[iv.Study, Plain]) -> None:
     with pytest.raises(InversionViewError, match="model without a corpus"):
-        llama[0].patch(["END:a0.0"])
+        iv.patch(llama[0], ["END:a0.0"])
 
 
 def test_steps() -> None:
@@ -768,7 +771,7 @@ def test_steps() -> None:
 
 def test_progress_is_told(addition: iv.Study) -> None:
     shares: list[float] = []
-    addition.patch(["=:a0.0"], limit=20, report=lambda share, note: shares.append(share))
+    iv.patch(addition, ["=:a0.0"], limit=20, report=lambda share, note: shares.append(share))
     assert shares == sorted(shares)
     assert shares[-1] == 1
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.contrasts import TextPair
-from inversionview.errors import UnknownPositionError
-from inversionview.explorer import service
+from inversionview.core.errors import UnknownPositionError
+from inversionview.corpora.contrasts import TextPair
+from inversionview.explorer.answers import info
 
 ADD = "615+861=1476"
 SUM = "128+882=1010"
@@ -75,21 +75,21 @@ def test_a_number_is_never_guessed(addition: iv.Study, digits: str, number: int)
 
 def test_fixed_means_in_other_inputs_what_it_means_in_the_query(addition: iv.Study) -> None:
     query = addition.query(SUM, at="#8", site="a0.0")
-    found = addition.preimage(query, fixed="#8", count=20)
+    found = iv.read(addition, query, fixed="#8", count=20, source="decoder")
     assert found.samples
     assert all(sample.position == 8 for sample in found)
     with pytest.raises(UnknownPositionError, match="two positions"):
-        addition.preimage(query, fixed="8")
+        iv.read(addition, query, fixed="8", source="decoder")
     with pytest.raises(UnknownPositionError, match="no position 99"):
-        addition.preimage(query, fixed="99")
+        iv.read(addition, query, fixed="99", source="decoder")
 
 
 def test_a_search_compares_at_indices_too(addition: iv.Study) -> None:
     query = addition.query(ADD, at="=", site="a0.0")
-    named, numbered = (addition.search(query, fixed=at, count=5) for at in (["="], "#8"))
+    named, numbered = (iv.search(addition, query, fixed=at, count=5) for at in (["="], "#8"))
     assert named.bits == numbered.bits
     with pytest.raises(UnknownPositionError, match="none of these"):
-        addition.search(query, fixed="#0")
+        iv.search(addition, query, fixed="#0")
 
 
 def test_of_many_inputs_a_number_is_the_index_unless_a_token_too(addition: iv.Study) -> None:
@@ -119,23 +119,23 @@ def test_a_number_that_could_be_either_is_refused_in_sets_of_inputs(
 
 def test_pairs_of_texts(addition: iv.Study) -> None:
     pairs = [TextPair("615+861=1", "615+361=9", "4", "7", at="#8")]
-    assert addition.pairs(pairs).read.tolist() == [8]
+    assert iv.pairs(addition, pairs).read.tolist() == [8]
     with pytest.raises(UnknownPositionError, match="Pair 1: '8' could mean two positions"):
-        addition.pairs([TextPair("615+861=1", "615+361=9", "4", "7", at="8")])
+        iv.pairs(addition, [TextPair("615+861=1", "615+361=9", "4", "7", at="8")])
 
 
 def test_the_service_says_the_same(addition: iv.Study) -> None:
-    assert service.place(addition, ADD, "#8").position == 8
+    assert info.place(addition, ADD, "#8").position == 8
     with pytest.raises(UnknownPositionError, match="two positions"):
-        service.place(addition, ADD, "8")
+        info.place(addition, ADD, "8")
 
 
 def test_kept_tokens_of_a_walk(own_model: Path) -> None:
     study = iv.load(model=own_model)
     query = study.query("ann has 5 figs", site="x0.post")
     with pytest.raises(UnknownPositionError, match="'5' could mean two positions"):
-        study.walk(query, keep=["5"], steps=2)
-    made = study.walk(query, keep=["#5", "h"], steps=3, chains=4)
+        iv.walk(study, query, keep=["5"], steps=2)
+    made = iv.walk(study, query, keep=["#5", "h"], steps=3, chains=4)
     assert all(sample.tokens[5] == "h" for sample in made)
 
 

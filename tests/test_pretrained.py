@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import inversionview as iv
+from inversionview.core.errors import MismatchError, SettingError, WeightsError
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pretrained import PretrainedDecoder
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
-from inversionview.errors import MismatchError, SettingError, WeightsError
-from inversionview.tokens import character_tokenizer
+from inversionview.model.tokens import character_tokenizer
 from tests.conftest import sentences
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inversionview.principal import principal
+from inversionview.core.principal import principal
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-22, 0.0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import inversionview as iv
-from inversionview import errors
+from inversionview.core import errors
 
 TEXT = "615+861=1476"
 
@@ -34,7 +34,7 @@ def residual_after(model, layer: int, ids: list[int]) -> torch.Tensor:
 
 def test_every_sample_is_verified_in_the_model(addition: iv.Study, plain) -> None:
     query = addition.query(TEXT, at="A1", site="x1.post")
-    preimage = addition.preimage(query, count=40)
+    preimage = iv.read(addition, query, count=40, source="decoder")
     ids = addition.model.vocabulary.tokenizer.token_to_id
     z = residual_after(plain, 1, list(query.ids))[query.position]
     assert torch.allclose(z, query.z, atol=1e-4)
@@ -51,7 +51,7 @@ def test_every_sample_is_verified_in_the_model(addition: iv.Study, plain) -> Non
 
 
 def test_samples_are_sorted_distinct_and_counted(counting: iv.Study) -> None:
-    preimage = counting.preimage(counting.query("vvzccvczvvvzvcvc|v:8", at="query", site="x0.post"))
+    preimage = iv.read(counting, counting.query("vvzccvczvvvzvcvc|v:8", at="query", site="x0.post"), source="decoder")
     distances = [s.distance for s in preimage]
     assert distances == sorted(distances)
     assert len({s.tokens for s in preimage}) == len(preimage) <= 100
@@ -62,7 +62,7 @@ def test_samples_are_sorted_distinct_and_counted(counting: iv.Study) -> None:
 
 def test_the_query_itself_is_at_distance_zero(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="x0.pre")
-    preimage = addition.preimage(query, count=200)
+    preimage = iv.read(addition, query, count=200, source="decoder")
     # x0.pre at '=' is its embedding and place alone: whatever has '=' there is at 0
     for sample in preimage:
         if len(sample.tokens) > 8 and sample.tokens[8] == "=":
@@ -73,7 +73,7 @@ def test_the_query_itself_is_at_distance_zero(addition: iv.Study) -> None:
 def test_effect_is_the_difference_of_two_probabilities(addition: iv.Study) -> None:
     """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), by two forward passes of the decoder over the sample's prefix."""
     query = addition.query(TEXT, at="A1", site="x1.post")
-    sample = addition.preimage(query, count=3).samples[0]
+    sample = iv.read(addition, query, count=3, source="decoder").samples[0]
     decoder, vocabulary = addition.decoder, addition.model.vocabulary
     ids = [vocabulary.tokenizer.token_to_id(t) for t in sample.tokens]
     z_bos = addition.query(TEXT, at=0, site="x1.post").z
@@ -89,7 +89,7 @@ def test_effect_is_the_difference_of_two_probabilities(addition: iv.Study) -> No
 
 def test_seeds_reproduce(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="a0.0")
-    once, again, other = (addition.preimage(query, seed=s, count=30).to_json() for s in (3, 3, 4))
+    once, again, other = (iv.read(addition, query, seed=s, count=30, source="decoder").to_json() for s in (3, 3, 4))
     assert once == again
     assert once["samples"] != other["samples"]
 
@@ -97,20 +97,22 @@ def test_seeds_reproduce(addition: iv.Study) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(100, 999), st.integers(100, 999), st.integers(0, 11), st.sampled_from(["x0.pre", "a0.2", "x1.post"]))
 def test_any_query_can_be_read(addition: iv.Study, first: int, second: int, at: int, site: str) -> None:
-    preimage = addition.preimage(addition.query(f"{first}+{second}={first + second}", at=at, site=site), count=5, each=4)
+    preimage = iv.read(
+        addition, addition.query(f"{first}+{second}={first + second}", at=at, site=site), count=5, each=4, source="decoder"
+    )
     assert all(s.inside == (s.distance <= 0.1) and 0 <= s.position < len(s.tokens) for s in preimage)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.3])
 def test_epsilon_moves_the_line_only(addition: iv.Study, epsilon: float) -> None:
-    preimage = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon, count=60)
+    preimage = iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon, count=60, source="decoder")
     assert all(s.inside == (s.distance <= epsilon) for s in preimage)
     assert preimage.epsilon == epsilon
 
 
 def test_fixed_position_compares_that_position_alone(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="a0.0")
-    preimage = addition.preimage(query, fixed="=", count=50)
+    preimage = iv.read(addition, query, fixed="=", count=50, source="decoder")
     assert len(preimage) > 0
     for s in preimage:
         assert s.position == 8
@@ -119,19 +121,19 @@ def test_fixed_position_compares_that_position_alone(addition: iv.Study) -> None
 
 def test_cosine_is_blind_to_length(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="a0.0")
-    preimage = addition.preimage(query, distance="cosine", count=20)
+    preimage = iv.read(addition, query, distance="cosine", count=20, source="decoder")
     assert preimage.to_json()["distance"] == "cosine"
     assert all(0 <= s.distance <= 2 for s in preimage)
 
 
 def test_settings_draw_what_they_say(addition: iv.Study) -> None:
     query = addition.query(TEXT, at="=", site="a0.0")
-    preimage = addition.preimage(query, settings=[iv.Setting(0.5), iv.Setting(1.0, noise=0.1)], each=10)
+    preimage = iv.read(addition, query, settings=[iv.Setting(0.5), iv.Setting(1.0, noise=0.1)], each=10, source="decoder")
     assert preimage.candidates == 20
 
 
 def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
-    value = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), count=4).to_json()
+    value = iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), count=4, source="decoder").to_json()
     assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source", "inside", "distinct"}
     assert set(value["query"]) == {"text", "tokens", "position", "site", "model", "attention"}
     assert value["query"]["tokens"] == [*"B615+861=1476E"]
@@ -184,7 +186,7 @@ def test_a_token_that_occurs_twice_must_be_named_by_its_index(counting: iv.Study
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, math.nan, math.inf])
 def test_bad_epsilon(addition: iv.Study, epsilon: float) -> None:
     with pytest.raises(errors.SettingError, match="positive"):
-        addition.preimage(addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon)
+        iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), epsilon=epsilon, source="decoder")
 
 
 def test_bad_settings(addition: iv.Study) -> None:
@@ -197,14 +199,14 @@ def test_bad_settings(addition: iv.Study) -> None:
         {"settings": [iv.Setting(1, -1)]},
     ):
         with pytest.raises(errors.SettingError):
-            addition.preimage(query, **wrong)
+            iv.read(addition, query, **wrong, source="decoder")
     with pytest.raises(errors.SettingError, match="cosine"):
-        addition.preimage(query, distance="manhattan")
+        iv.read(addition, query, distance="manhattan", source="decoder")
 
 
 def test_a_site_the_decoder_was_not_trained_on(addition: iv.Study) -> None:
     with pytest.raises(errors.UnknownSiteError, match=r"not trained on m0"):
-        addition.preimage(addition.query(TEXT, at="=", site="m0"))
+        iv.read(addition, addition.query(TEXT, at="=", site="m0"), source="decoder")
 
 
 def test_studies_that_do_not_exist(tmp_path) -> None:
@@ -216,7 +218,7 @@ def test_studies_that_do_not_exist(tmp_path) -> None:
 
 
 def test_views_show_tokens_as_text(addition: iv.Study) -> None:
-    preimage = addition.preimage(addition.query(TEXT, at="=", site="a0.0"), count=10)
+    preimage = iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), count=10, source="decoder")
     shown = str(preimage)
     assert "B615+861(=)1476E" in shown
     lines = [line for line in shown.splitlines() if re.match(r"\s+\d\.\d{3}", line)]
@@ -228,8 +230,8 @@ def test_views_show_tokens_as_text(addition: iv.Study) -> None:
 
 def test_words_of_a_language_model() -> None:
     """Lines break between words; BOS and EOS are named in short where they stand, and nowhere else."""
-    from inversionview.preimage.core import Preimage, Query, Sample
-    from inversionview.views.text import as_text
+    from inversionview.preimage.preimage import Preimage, Query, Sample
+    from inversionview.preimage.show import as_text
 
     ends = ("<|im_start|>", "<|im_end|>")
     words = (" Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to")
@@ -254,8 +256,8 @@ def test_words_of_a_language_model() -> None:
 
 
 def test_hostile_token_text_stays_text() -> None:
-    from inversionview.preimage.core import Preimage, Query, Sample
-    from inversionview.views.text import as_html, as_text
+    from inversionview.preimage.preimage import Preimage, Query, Sample
+    from inversionview.preimage.show import as_html, as_text
 
     evil = "<img src=x onerror=alert(1)>\x1b[2J[red]"
     tokens = ("B", evil, "E")

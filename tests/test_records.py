@@ -26,18 +26,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import inversionview as iv
 from inversionview import cli
-from inversionview.analysis.prompts import prompt_cases
-from inversionview.contrasts import TextPair, read_pairs
-from inversionview.errors import InputError, InversionViewError, LeftOut
+from inversionview.analyses.attribute.prompts import prompt_cases
+from inversionview.core.errors import InputError, InversionViewError, LeftOut
+from inversionview.corpora.contrasts import TextPair, read_pairs
+from inversionview.corpora.texts import TextInputs
+from inversionview.model.tokens import Vocabulary
 from inversionview.records.reading import read
 from inversionview.records.streams import BLOCK
 from inversionview.records.texts import read_texts, read_words
 from inversionview.records.values import values
-from inversionview.studies.statements import read_statements
-from inversionview.study import Study
-from inversionview.texts import TextInputs
-from inversionview.tokens import Vocabulary
+from inversionview.studies.facts.statements import read_statements
+from inversionview.studies.study import Study
 
 TEXTS = [
     f"The {animal} sat on the {place}, number {n}." for n, (animal, place) in enumerate(20 * [("cat", "mat"), ("dog", "log")])
@@ -612,7 +613,7 @@ def test_damage_is_told_by_an_error_of_the_project(tmp_path: Path, name: str, ch
         assert "\n" not in said
 
 
-@pytest.mark.filterwarnings("ignore::inversionview.errors.LeftOut")
+@pytest.mark.filterwarnings("ignore::inversionview.core.errors.LeftOut")
 def test_sources_without_records_are_told_as_such(tmp_path: Path) -> None:
     """No reader but gives nothing, or says in a sentence that there is nothing."""
     nothing = pa.table({"text": pa.array([], pa.string())})
@@ -886,12 +887,12 @@ def test_what_is_wrong_with_a_pair_is_named(tmp_path: Path, value: Any, says: st
 def test_an_index_and_a_token_mean_the_same_position_of_a_pair(tmp_path: Path, addition: Study) -> None:
     pair = {"original": "615+861=", "contrast": "115+261=", "answer": "1", "contrast_answer": "3"}
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({**pair, "at": at}) + "\n" for at in ("=", 8, -1)))
-    pairs = addition.pairs(tmp_path / "p.jsonl")
+    pairs = iv.pairs(addition, tmp_path / "p.jsonl")
     assert pairs.read.tolist() == pairs.contrast_read.tolist() == [8, 8, 8]  # BOS is 0, EOS is not counted
 
 
 def test_prompts_and_words_in_every_form(tmp_path: Path, model: Path) -> None:
-    from inversionview.probed import ProbedModel
+    from inversionview.model.probed import ProbedModel
 
     probed = ProbedModel.from_pretrained(model)
     rows = [{"text": "The cat sat", "expected": "on"}, {"text": "The dog sat", "expected": " on", "at": "1"}]

@@ -15,9 +15,9 @@ import inversionview as iv
 from inversionview.decoder import scoring
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.sampling import token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
+from inversionview.decoder.scratch import ScratchDecoder
 
 BOS, EOS, PAD = 3, 4, 5
 

@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import inversionview as iv
+from inversionview.runs.train_probed import accuracy, train_shipped
 from inversionview.studies.registry import shipped_inputs
 from inversionview.studies.shipped import shipped_path
-from inversionview.studies.training import accuracy, train_shipped
 
 # Huang et al. 2024, sections 3.1 and 3.3
 PAPER = {"counting": 0.9953, "addition": 0.9801}
@@ -34,7 +34,9 @@ def test_probed_models_are_ordinary_and_accurate(study: str) -> None:
 
 @pytest.mark.parametrize("study", ["counting", "addition"])
 def test_decoders_are_as_good_as_documented(study: str) -> None:
-    assert iv.load(study).evaluate(queries=60)["mean"] >= RATIO[study] - 0.06  # twice the sampling error of 60 queries a site
+    assert (
+        iv.evaluate(iv.load(study), queries=60)["mean"] >= RATIO[study] - 0.06
+    )  # twice the sampling error of 60 queries a site
 
 
 def parts(sample: iv.Sample) -> re.Match[str] | None:
@@ -47,7 +49,7 @@ def test_heads_at_the_equals_sign_hold_pairs_of_digits(
 ) -> None:
     """Huang et al. 2024, table 3 and figure 31: heads of layer 0 at '=' collect F_i and S_i, in either order."""
     query = addition.query("615+861=1476", at="=", site=site)
-    inside = [m for s in addition.preimage(query, fixed="=", count=100).inside if (m := parts(s))]
+    inside = [m for s in iv.read(addition, query, fixed="=", count=100, source="decoder").inside if (m := parts(s))]
     assert len(inside) >= 20
     assert sum({m[first], m[second]} == digits for m in inside) >= 0.9 * len(inside)
     others = [{m[group] for m in inside} for group in range(1, 7) if group not in (first, second)]
@@ -63,7 +65,7 @@ def counted(sample: iv.Sample) -> tuple[str, int] | None:
 def test_counting_holds_character_and_count_at_the_query(counting: iv.Study) -> None:
     """Huang et al. 2024, figure 3a: at the query character x0.post encodes the character and its count."""
     query = counting.query("vvzccvczvvvzvcvc|v:8", at="query", site="x0.post")
-    inside = [c for s in counting.preimage(query, fixed="query", count=100).inside if (c := counted(s))]
+    inside = [c for s in iv.read(counting, query, fixed="query", count=100, source="decoder").inside if (c := counted(s))]
     assert len(inside) >= 20
     assert all(letter == "v" for letter, _ in inside)
     assert sum(abs(count - 8) <= 1 for _, count in inside) >= 0.9 * len(inside)
@@ -71,7 +73,7 @@ def test_counting_holds_character_and_count_at_the_query(counting: iv.Study) -> 
 
 def test_counting_knows_the_answer_before_it_is_written(counting: iv.Study) -> None:
     query = counting.query("vvzccvczvvvzvcvc|v:8", at=":", site="x1.post")
-    inside = [c for s in counting.preimage(query, fixed=":", count=100).inside if (c := counted(s))]
+    inside = [c for s in iv.read(counting, query, fixed=":", count=100, source="decoder").inside if (c := counted(s))]
     assert len(inside) >= 20
     assert sum(count == 8 for _, count in inside) >= 0.9 * len(inside)
 

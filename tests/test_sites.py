@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inversionview.errors import InversionViewError, UnknownSiteError
-from inversionview.sites import Site, Sites, all_sites, expand, find_site
+from inversionview.core.errors import InversionViewError, UnknownSiteError
+from inversionview.model.sites.patterns import expand, find_site
+from inversionview.model.sites.site import Site, Sites, all_sites
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 import inversionview as iv
-from inversionview import soundness as module
-from inversionview.backend import Backend, Patch
-from inversionview.errors import WeightsError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.probed import ProbedModel
-from inversionview.sites import Kind, Site
-from inversionview.soundness import Soundness, soundness
+from inversionview.core.errors import WeightsError
+from inversionview.model import soundness as module
+from inversionview.model.backend import Backend, Patch
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.kind import Kind
+from inversionview.model.sites.site import Site
+from inversionview.model.soundness import Soundness, soundness
 from tests.test_architectures import ARCHITECTURES, save
 
 

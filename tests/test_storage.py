@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inversionview.errors import StorageError
-from inversionview.storage import recover, replacing, write_json
+from inversionview.core.errors import StorageError
+from inversionview.core.storage import recover, replacing, write_json
 
 
 def tree(path: Path) -> dict[str, str]:

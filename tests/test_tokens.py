@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from inversionview.errors import InputError, WeightsError
-from inversionview.tokens import Vocabulary, character_tokenizer
+from inversionview.core.errors import InputError, WeightsError
+from inversionview.model.tokens import Vocabulary, character_tokenizer
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

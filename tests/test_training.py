@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 import inversionview as iv
-from inversionview import errors
+from inversionview.core import errors
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pairs import Stream, pick_pairs, pool_of_batches
 from inversionview.decoder.pathway import polar
+from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.whitening import clusters, fit_site
-from inversionview.sites import expand
+from inversionview.model.sites.patterns import expand
 from inversionview.studies.registry import shipped_inputs
 
 SMALL = ["--batch", "32", "--width", "16", "--decoder-layers", "1", "--sites", "x0.pre,x1.post"]
@@ -74,7 +74,7 @@ def test_a_run_holds_what_it_should(whole: Path) -> None:
     curve = [loss for _, loss in losses(whole)]
     assert curve[-1] < curve[0]
     study = iv.load(whole)
-    assert len(study.preimage(study.query("615+861=1476", at="=", site="x0.pre"), count=3)) == 3
+    assert len(iv.read(study, study.query("615+861=1476", at="=", site="x0.pre"), count=3, source="decoder")) == 3
 
 
 def until(process: subprocess.Popen[Any], done: Callable[[], bool]) -> None:

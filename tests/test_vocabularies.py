@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from inversionview.errors import InputError, WeightsError
-from inversionview.gpt2 import GPT2Backend
-from inversionview.pieces import byte_alphabet, label
-from inversionview.probed import ProbedModel
-from inversionview.tokens import Vocabulary, character_tokenizer
+from inversionview.core.errors import InputError, WeightsError
+from inversionview.model.gpt2 import GPT2Backend
+from inversionview.model.pieces import byte_alphabet, label
+from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import Vocabulary, character_tokenizer
 from tests.vocabularies import GPT2, LLAMA, QWEN, QWEN_SPECIALS, byte_level, fast, legacy_llama, metaspace, words
 
 settings.register_profile("untimed", deadline=None)

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview import distances
-from inversionview.errors import InputError, SettingError, UnknownPositionError
-from inversionview.information import Bits
-from inversionview.measure import distance_to, nearest
-from inversionview.scope import Distance
+from inversionview.core.errors import InputError, SettingError, UnknownPositionError
+from inversionview.core.information import Bits
+from inversionview.core.scope import Distance
+from inversionview.model import distances
+from inversionview.model.measure import distance_to, nearest
 from inversionview.walk.diagnostics import Mixing
 from inversionview.walk.kernel import StudyKernel
 from inversionview.walk.pool import Pool
@@ -103,7 +103,7 @@ def test_every_member_of_a_preimage_in_pieces_is_found(addition: iv.Study, truth
     def take(tokens: np.ndarray, distance: np.ndarray, position: np.ndarray) -> None:
         found.extend(addition.model.vocabulary.decode([i for i in row if i != addition.inputs.pad]) for row in tokens.tolist())
 
-    preimage = addition.walk(truth.query, epsilon=truth.epsilon, seconds=None, steps=600, count=200, found=take)
+    preimage = iv.walk(addition, truth.query, epsilon=truth.epsilon, seconds=None, steps=600, count=200, found=take)
     assert preimage.walk is not None
     assert preimage.bits is not None
     assert sorted(found) == sorted(truth.texts)
@@ -116,7 +116,7 @@ def test_every_member_of_a_preimage_in_pieces_is_found(addition: iv.Study, truth
 def test_a_mixed_walk_has_the_shares_of_the_whole_preimage(truths: dict[str, Truth]) -> None:
     truth = truths["large"]
     assert len(truth.tokens) > 50_000
-    walk, mixed, draws, bits = truth.walk(seconds=None, steps=4096, until_mixed=True)
+    walk, mixed, draws, bits = iv.walk(truth, seconds=None, steps=4096, until_mixed=True)
     assert all(feature.mixed for feature in mixed)
     assert walk.chains is not None
     assert walk.chains.steps < 4096
@@ -163,7 +163,7 @@ def test_every_sample_is_what_the_model_says(
             assert decoded not in streamed
             streamed[decoded] = d, place
 
-    preimage = loaded.walk(query, found=take, **SMALL, **options)
+    preimage = iv.walk(loaded, query, found=take, **SMALL, **options)
     epsilon, fixed = options.get("epsilon", 0.1), options.get("fixed")
     assert (preimage.source, preimage.epsilon, preimage.distance) == ("walk", epsilon, options.get("distance", "euclidean"))
     assert 0 < len(preimage.inside) < len(preimage) == 100
@@ -213,7 +213,7 @@ def by_definition(study: iv.Study, query: iv.Query, text: str, kind: Distance, f
 
 def test_count_bounds_what_is_shown_and_nothing_else(addition: iv.Study) -> None:
     query = addition.query(ADD, at="=", site="a0.0")
-    few, many = (addition.walk(query, count=count, **SMALL) for count in (10, 100))
+    few, many = (iv.walk(addition, query, count=count, **SMALL) for count in (10, 100))
     assert (len(few), len(many)) == (10, 100)
     assert few.walk is not None
     assert many.walk is not None
@@ -229,7 +229,7 @@ def test_the_seed_fixes_all_but_the_time(counting: iv.Study, exchange: bool) -> 
     query = counting.query(COUNT)
 
     def walked(seed: int) -> dict[str, Any]:
-        value = counting.walk(query, seed=seed, exchange=exchange, **SMALL).to_json()
+        value = iv.walk(counting, query, seed=seed, exchange=exchange, **SMALL).to_json()
         assert value["seed"] == seed
         assert value["walk"].pop("seconds") > 0
         assert value["walk"].pop("members_per_second") > 0
@@ -243,7 +243,7 @@ def test_the_seed_fixes_all_but_the_time(counting: iv.Study, exchange: bool) -> 
 def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, truths: dict[str, Truth]) -> None:
     """Without exchange, from pieces that the query's own steps do not reach so soon; what is no member is passed over."""
     truth = truths["fragmented"]
-    alone = addition.walk(truth.query, exchange=False, **{**SMALL, "steps": 1})
+    alone = iv.walk(addition, truth.query, exchange=False, **{**SMALL, "steps": 1})
     assert alone.walk is not None
     wrong = ("403+288=692", "999+999=1998")  # no input, though at A1 nothing tells it from the query; outside
     texts = [*sorted(truth.texts), *wrong, truth.query.text]
@@ -259,7 +259,7 @@ def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, 
         found.extend(addition.model.vocabulary.decode([i for i in row if i != addition.inputs.pad]) for row in tokens.tolist())
 
     options: dict[str, Any] = {**SMALL, "steps": 4, "exchange": False, "chains": 64}
-    helped = addition.walk(truth.query, starts=[elsewhere], found=take, count=1000, **options)
+    helped = iv.walk(addition, truth.query, starts=[elsewhere], found=take, count=1000, **options)
     assert helped.walk is not None
     assert alone.walk.members < helped.walk.members == 33
     assert set(found) == truth.texts
@@ -267,15 +267,15 @@ def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, 
     assert not any("All chains began" in note for note in helped.walk.notes)
     # a start that is outside or no input at all is none
     nothing = replace(elsewhere, draws=rows(wrong))
-    unhelped = addition.walk(truth.query, starts=[nothing], **options)
+    unhelped = iv.walk(addition, truth.query, starts=[nothing], **options)
     assert unhelped.walk is not None
     assert any("All chains began at the query" in note for note in unhelped.walk.notes)
     assert {s.text for s in unhelped.inside} <= truth.texts
     # the decoder's samples will do
-    decoded = addition.preimage(truth.query, epsilon=0.3, count=50)
-    begun = addition.walk(truth.query, starts=[decoded], epsilon=0.3, exchange=True, **SMALL)
+    decoded = iv.read(addition, truth.query, epsilon=0.3, count=50, source="decoder")
+    begun = iv.walk(addition, truth.query, starts=[decoded], epsilon=0.3, exchange=True, **SMALL)
     assert {s.text for s in decoded.inside if np.isfinite(log_prior_of("addition", f"B{s.text}E"))} <= {truth.query.text} | {
-        s.text for s in addition.walk(truth.query, starts=[decoded], epsilon=0.3, count=20_000, **SMALL).inside
+        s.text for s in iv.walk(addition, truth.query, starts=[decoded], epsilon=0.3, count=20_000, **SMALL).inside
     }
     assert begun.bits is not None
 
@@ -294,7 +294,7 @@ def test_an_interrupt_keeps_what_was_found(addition: iv.Study, when: str) -> Non
         if share >= 0.5:
             raise KeyboardInterrupt
 
-    preimage = addition.walk(query, found=take, report=report, **SMALL)
+    preimage = iv.walk(addition, query, found=take, report=report, **SMALL)
     assert preimage.walk is not None
     assert preimage.walk.interrupted
     assert preimage.walk.steps == (0 if when == "first members" else 15)
@@ -309,7 +309,7 @@ def test_an_interrupt_keeps_what_was_found(addition: iv.Study, when: str) -> Non
 
 def test_progress_goes_from_zero_to_one(addition: iv.Study) -> None:
     shares: list[float] = []
-    addition.walk(addition.query(ADD), report=lambda share, note: shares.append(share), **SMALL)
+    iv.walk(addition, addition.query(ADD), report=lambda share, note: shares.append(share), **SMALL)
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 1)
 
@@ -317,7 +317,7 @@ def test_progress_goes_from_zero_to_one(addition: iv.Study) -> None:
 def test_seconds_end_a_walk_also_before_there_is_a_ladder(addition: iv.Study) -> None:
     query = addition.query("403+288=691", at="A1", site="x0.post")
     began = time.perf_counter()
-    preimage = addition.walk(query, seconds=0.2, population=4096)
+    preimage = iv.walk(addition, query, seconds=0.2, population=4096)
     assert time.perf_counter() - began < 60  # without an end it takes minutes
     assert preimage.walk is not None
     assert preimage.bits is None
@@ -329,7 +329,7 @@ def test_seconds_end_a_walk_also_before_there_is_a_ladder(addition: iv.Study) ->
 
 
 def test_at_bos_everything_is_inside_and_nothing_is_told(addition: iv.Study) -> None:
-    preimage = addition.walk(addition.query(ADD, at=0, site="a0.0"), **SMALL)
+    preimage = iv.walk(addition, addition.query(ADD, at=0, site="a0.0"), **SMALL)
     assert preimage.walk is not None
     assert preimage.bits is not None
     assert preimage.bits.value == pytest.approx(0, abs=1e-3)
@@ -340,7 +340,7 @@ def test_at_bos_everything_is_inside_and_nothing_is_told(addition: iv.Study) -> 
 
 def test_where_only_the_query_lies_inside_the_nearest_are_shown(addition: iv.Study) -> None:
     query = addition.query(ADD, at="END", site="x1.post")
-    preimage = addition.walk(query, epsilon=1e-3, **SMALL)
+    preimage = iv.walk(addition, query, epsilon=1e-3, **SMALL)
     assert preimage.walk is not None
     assert preimage.bits is not None
     assert (preimage.walk.members, preimage.inside) == (0, ())
@@ -355,7 +355,7 @@ def test_where_only_the_query_lies_inside_the_nearest_are_shown(addition: iv.Stu
 
 
 def test_a_short_walk_says_that_it_is_not_mixed(counting: iv.Study) -> None:
-    preimage = counting.walk(counting.query(COUNT), **SMALL)
+    preimage = iv.walk(counting, counting.query(COUNT), **SMALL)
     assert preimage.walk is not None
     assert not preimage.walk.mixed
     (note,) = (note for note in preimage.walk.notes if "true members" in note)
@@ -379,7 +379,7 @@ def test_a_short_walk_says_that_it_is_not_mixed(counting: iv.Study) -> None:
 def test_a_query_that_is_no_input_has_probability_0(request: pytest.FixtureRequest, study: str, text: str) -> None:
     loaded: iv.Study = request.getfixturevalue(study)
     with pytest.raises(InputError, match=r"has probability 0 under the prior \(study\)") as error:
-        loaded.walk(loaded.query(text, at=-2), **SMALL)
+        iv.walk(loaded, loaded.query(text, at=-2), **SMALL)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -397,7 +397,7 @@ def test_a_query_that_is_no_input_has_probability_0(request: pytest.FixtureReque
 )  # fmt: skip
 def test_what_cannot_be_asked(addition: iv.Study, options: dict[str, Any], says: str) -> None:
     with pytest.raises((SettingError, InputError, UnknownPositionError), match=says):
-        addition.walk(addition.query(ADD), **{**SMALL, **options})
+        iv.walk(addition, addition.query(ADD), **{**SMALL, **options})
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -466,7 +466,7 @@ def test_until_mixed_ends_once_mixed(capsys: Captured) -> None:
 
 @pytest.mark.parametrize("seconds", [0.001, 0.05, 0.1, 0.2, 0.4, 0.8])
 def test_a_walk_may_end_before_it_has_begun(counting: iv.Study, seconds: float) -> None:
-    preimage = counting.walk(counting.query(COUNT, at=":", site="a1.0"), epsilon=0.2, seconds=seconds)
+    preimage = iv.walk(counting, counting.query(COUNT, at=":", site="a1.0"), epsilon=0.2, seconds=seconds)
     assert all(sample.inside == (sample.distance <= 0.2) for sample in preimage)
 
 
@@ -476,8 +476,8 @@ def test_read_from_another_source(
 ) -> None:
     arguments = ["read", "counting", COUNT, "--at", ":", "--site", "a1.0", "--source", source, "--json", "--epsilon", "0.2"]
     if source == "corpus":
-        bank = counting.build_bank(tmp_path / "bank", rows=500)
-        monkeypatch.setattr("inversionview.commands.reading.bank_to_search", lambda study, folder: bank)
+        bank = iv.build_bank(counting, tmp_path / "bank", rows=500)
+        monkeypatch.setattr("inversionview.sources.command.bank_to_search", lambda study, folder: bank)
     else:
         arguments += ["--seconds", "1.5"]
     code, out, err = run(capsys, *arguments)

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from inversionview.errors import SettingError
-from inversionview.information import Bits
-from inversionview.inputs import Ids, Inputs
-from inversionview.moves import Move, Proposal, symmetric
-from inversionview.studies.counting import CountingInputs
+import inversionview as iv
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
+from inversionview.core.information import Bits
+from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.moves import Move, Proposal, symmetric
+from inversionview.studies.counting.corpus import CountingInputs
 from inversionview.walk import ladder
 from inversionview.walk.chains import Chains, Record, places, started
 from inversionview.walk.diagnostics import mixing, splitting_bits
@@ -114,9 +116,9 @@ def test_exchange_leaves_every_target_as_it_is(redraw: bool) -> None:
         assert (chains.states.distance <= LADDER[chains.rung[chains.place]]).all()
     for k, epsilon in enumerate(LADDER):
         assert world.fits(chains.states.tokens[chains.state[chains.rung == k]], epsilon)
-    rates = chains.exchanged.rates()
+    rates = iv.rates(chains.exchanged)
     for k, rate in enumerate(rates):  # P(D ≤ inner ∣ D ≤ outer), three rounds of 6,000
-        share = world.target(LADDER[k + 1])[world.distance <= LADDER[k]].sum()
+        share = iv.target_of(world, LADDER[k + 1])[world.distance <= LADDER[k]].sum()
         assert abs((rate or 0) - share) < 5 * sqrt(share * (1 - share) / (3 * columns))
 
 

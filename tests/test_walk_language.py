@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.scopes import Scope
+from inversionview.core.scope import Scope
 from inversionview.walk.kernel import Target
 from inversionview.walk.language import LanguageKernel
 from inversionview.walk.pool import Pool
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer GPT-2 of four letters, with random weights that are large enough for it to have opinions."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from inversionview.tokens import character_tokenizer
+    from inversionview.model.tokens import character_tokenizer
 
     torch.manual_seed(3)
     tokenizer = character_tokenizer(CHARACTERS)
@@ -158,24 +158,24 @@ def test_fresh_draws_have_the_prior(tiny: iv.Study, folder: Path) -> None:
 
 def test_what_is_kept_stays(tiny: iv.Study) -> None:
     query = tiny.query("abcd", site="a1.0")
-    preimage = tiny.walk(query, epsilon=2.0, steps=60, keep=[2, 3], seed=1)
+    preimage = iv.walk(tiny, query, epsilon=2.0, steps=60, keep=[2, 3], seed=1)
     assert len(preimage) > 5
     assert all(sample.tokens[2:4] == ("b", "c") for sample in preimage)
     assert len({sample.tokens[1] for sample in preimage}) > 1
     with pytest.raises(iv.InversionViewError, match="kept"):
-        tiny.walk(query, steps=5, keep=range(5), longer=0)
-    kept = tiny.walk(query, epsilon=2.0, steps=30, keep=[-1], longer=0, seed=1)  # the last of the text, EOS not counted
+        iv.walk(tiny, query, steps=5, keep=range(5), longer=0)
+    kept = iv.walk(tiny, query, epsilon=2.0, steps=30, keep=[-1], longer=0, seed=1)  # the last of the text, EOS not counted
     assert all(sample.tokens[4] == "d" for sample in kept)
     for keep in ([5], [-6], [99]):
         with pytest.raises(iv.InversionViewError, match=r"no token|no position"):
-            tiny.walk(query, steps=5, keep=keep)
+            iv.walk(tiny, query, steps=5, keep=keep)
     with pytest.raises(iv.InversionViewError, match="longer"):
-        tiny.walk(query, steps=5, longer=-1)
+        iv.walk(tiny, query, steps=5, longer=-1)
 
 
 def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study) -> None:
     query = tiny.query("abca", site="x0.post")
-    preimage = tiny.walk(query, epsilon=0.05, steps=80, seed=2)
+    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2)
     assert preimage.walk is not None
     assert preimage.inside
     assert preimage.outside
@@ -247,7 +247,7 @@ def test_bad_input_is_one_sentence(folder: Path, arguments: list[str], said: str
 
 
 def test_one_token_is_a_text(tiny: iv.Study) -> None:
-    preimage = tiny.walk(tiny.query("a", site="x0.pre"), epsilon=0.5, steps=30)
+    preimage = iv.walk(tiny, tiny.query("a", site="x0.pre"), epsilon=0.5, steps=30)
     assert preimage.walk is not None
     assert preimage.walk.steps == 30
 
@@ -256,4 +256,4 @@ def test_a_text_with_a_special_token_has_no_probability(tiny: iv.Study) -> None:
     query = tiny.query("abc", site="x0.post")
     odd = iv.Query("aBc", (4, 0, 4, 2, 5), ("B", "a", "B", "c", "E"), 3, query.site, query.model, query.z)
     with pytest.raises(iv.InversionViewError, match="probability 0"):
-        tiny.walk(odd, steps=3)
+        iv.walk(tiny, odd, steps=3)

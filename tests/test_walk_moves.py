@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, norm
 
-from inversionview.inputs import Ids, Inputs
-from inversionview.studies.addition import AdditionInputs
-from inversionview.studies.counting import CountingInputs
+from inversionview.core.arrays import Ids
+from inversionview.corpora.inputs import Inputs
+from inversionview.studies.addition.corpus import AdditionInputs
+from inversionview.studies.counting.corpus import CountingInputs
 from inversionview.walk.kernel import States, StudyKernel
 
 STUDIES: dict[str, Inputs] = {"counting": CountingInputs(), "addition": AdditionInputs()}

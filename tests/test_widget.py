@@ -25,9 +25,9 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, expect
 
 import inversionview as iv
-from inversionview.explorer import page as exported
 from inversionview.explorer import widget
-from inversionview.explorer.service import reading
+from inversionview.page import bundle as exported
+from inversionview.preimage.reading import reading
 from tests.browser import WATCH, chromium
 from tests.test_explorer_page import HOSTILE, handmade, shown
 
@@ -42,7 +42,7 @@ preimage"""
 
 @pytest.fixture(scope="module")
 def preimage(counting: iv.Study) -> iv.Preimage:
-    return counting.preimage(counting.query(COUNT, at=":", site="a1.0"), count=60, each=16)
+    return iv.read(counting, counting.query(COUNT, at=":", site="a1.0"), count=60, each=16, source="decoder")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_study_goes_along_but_is_not_written(counting: iv.Study, preimage: i
 
 def test_walk_and_search_know_their_study(counting: iv.Study) -> None:
     query = counting.query(COUNT, at=":", site="a1.0")
-    assert counting.walk(query, seconds=0.5, count=5).study is counting
+    assert iv.walk(counting, query, seconds=0.5, count=5).study is counting
 
 
 # -- notebooks --------------------------------------------------------------------------------------------------------

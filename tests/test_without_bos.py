@@ -15,17 +15,17 @@ from scipy.stats import chisquare
 
 import inversionview as iv
 from inversionview.cli import main
-from inversionview.contrasts import TextPair
+from inversionview.core.errors import InputError, UnknownPositionError
+from inversionview.corpora.contrasts import TextPair
+from inversionview.corpora.texts import TextInputs, begun_before
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
-from inversionview.errors import InputError, UnknownPositionError
-from inversionview.explorer.service import place
-from inversionview.runs import Reading, train_texts
-from inversionview.studies.facts import FactsInputs
-from inversionview.studies.ioi import IOIInputs
-from inversionview.texts import TextInputs, begun_before
-from inversionview.tokens import Vocabulary
+from inversionview.explorer.answers.info import place
+from inversionview.model.tokens import Vocabulary
+from inversionview.runs.train import Reading, train_texts
+from inversionview.studies.facts.corpus import FactsInputs
+from inversionview.studies.ioi.corpus import IOIInputs
 from inversionview.walk.kernel import Target
 from inversionview.walk.language import LanguageKernel
 from tests.browser import chromium, opened
@@ -121,11 +121,11 @@ def test_tokens_with_and_without_a_space_are_told_apart(studies: dict[str, iv.St
     assert llama.query(text, at=" the").position == 4
     with pytest.raises(UnknownPositionError, match="'#4' or '#6'"):
         llama.query(text, at="the")  # with a space, or without
-    pairs = llama.pairs([TextPair("Mary sat on", "John sat on", " the", "the")])
+    pairs = iv.pairs(llama, [TextPair("Mary sat on", "John sat on", " the", "the")])
     assert llama.model.vocabulary.strings(pairs.answers[0].tolist()) == [" the", "the"]
     for answer in ("", " the the", "\ud800"):
         with pytest.raises(InputError, match="Pair 1"):
-            llama.pairs([TextPair("Mary sat on", "John sat on", answer, "the")])
+            iv.pairs(llama, [TextPair("Mary sat on", "John sat on", answer, "the")])
 
 
 # -- walks ----------------------------------------------------------------------------------------------------------------
@@ -172,19 +172,19 @@ def test_the_walk_draws_from_the_model_given_the_first_token(studies: dict[str, 
 
 def test_a_walk_says_that_the_first_token_stays(studies: dict[str, iv.Study]) -> None:
     study = studies["qwen"]
-    made = study.walk(study.query(TEXT, at=2, site="x0.post"), steps=20, chains=8, epsilon=0.5)
+    made = iv.walk(study, study.query(TEXT, at=2, site="x0.post"), steps=20, chains=8, epsilon=0.5)
     assert len(made) > 3
     assert {sample.ids[0] for sample in made} == {made.query.ids[0]}
     assert made.walk is not None
     assert made.walk.notes[0].startswith("Texts are run without a BOS")
-    first = study.walk(study.query(TEXT, at=0, site="x0.post"), steps=5, chains=4)
+    first = iv.walk(study, study.query(TEXT, at=0, site="x0.post"), steps=5, chains=4)
     assert first.walk is not None
     assert any("first token, which a walk keeps" in note for note in first.walk.notes)
     assert "BOS," not in " ".join(first.walk.notes[1:])
     assert "BOS" not in repr(first).split("Texts are run")[0]
-    assert len(study.walk(study.query("The", site="x0.post"), steps=100, chains=8, epsilon=2.0)) > 0
+    assert len(iv.walk(study, study.query("The", site="x0.post"), steps=100, chains=8, epsilon=2.0)) > 0
     with pytest.raises(iv.InversionViewError, match="longer text"):
-        study.walk(study.query("The"), steps=5, longer=0)
+        iv.walk(study, study.query("The"), steps=5, longer=0)
 
 
 # -- decoders -------------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_decoder_begins_with_a_token_that_the_model_never_sees(run: iv.Study, 
     tree = PrefixTree.of(decoder.begun(tokens).numpy(), 6)
     one = token_log_probs(decoder, tokens, z[:1].expand(20, -1), site).sum(1)
     assert torch.allclose(log_probs(decoder, tree, z[:1], 0)[0], one, atol=1e-4)
-    made = study.preimage(study.query("the cat sat", at=0, site="x0.post"), count=10, each=8)
+    made = iv.read(study, study.query("the cat sat", at=0, site="x0.post"), count=10, each=8, source="decoder")
     assert made.query.position == 0
     for found in made.samples:
         states = plain(folders["words"], list(found.ids[:-1]))[1]
@@ -264,7 +264,7 @@ def test_a_run_of_a_version_that_put_eos_in_front_keeps_it(folders: dict[str, Pa
 
 def named(bos: bool) -> Vocabulary:
     """A vocabulary that has the words of ``ioi`` whole."""
-    from inversionview.studies.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
+    from inversionview.studies.ioi.corpus import NAMES, OBJECTS, PLACES, TEMPLATES
 
     corpus = " ".join([*TEMPLATES, NAMES, PLACES, OBJECTS, "Paris France is in"])
     tokenizer = byte_level(QWEN_SPECIALS, corpus=[f"{corpus} {corpus} John"] * 2, size=2000)
@@ -299,7 +299,7 @@ def test_studies_of_language_models_have_the_same_places_without_bos(tmp_path: P
 
 def test_a_part_of_a_character_says_its_bytes(studies: dict[str, iv.Study], tmp_path: Path) -> None:
     study = studies["qwen"]
-    made = study.walk(study.query(TEXT, at=2, site="x0.post"), steps=3, chains=4, epsilon=0.5)
+    made = iv.walk(study, study.query(TEXT, at=2, site="x0.post"), steps=3, chains=4, epsilon=0.5)
     page_file = made.to_html(tmp_path / "page.html")
     with chromium() as browser, opened(browser, page_file.as_uri()) as page:
         query = page.locator(".query-row .t")

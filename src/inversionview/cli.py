@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inversionview import interruption
+from inversionview.core import interruption
 
 with interruption.importing(__name__):  # what takes long
     import os
@@ -14,24 +14,17 @@ with interruption.importing(__name__):  # what takes long
     from typer.exceptions import TyperException
 
     # isort: off
-    from inversionview.commands import reading as reading  # in the order in which --help lists them
     from inversionview.commands import making as making
-    from inversionview.commands import telling as telling
     from inversionview.commands import intervening as intervening
-    from inversionview.commands import attributing as attributing
-    from inversionview.commands import heading as heading
-    from inversionview.commands import recalling as recalling
-    from inversionview.commands import interpreting as interpreting
-    from inversionview.commands import exploring as exploring
-    from inversionview.commands import exporting as exporting
 
     # isort: on
-    from inversionview.commands.mistakes import sentence
-    from inversionview.commands.shared import app, err
-    from inversionview.commands.terminal import begin_in_utf8, closed, drop, fail, prepare
-    from inversionview.errors import InversionViewError, LeftOut
-    from inversionview.memory import out_of_memory
-    from inversionview.printable import shown
+    from inversionview.core.errors import InversionViewError, LeftOut
+    from inversionview.core.memory import out_of_memory
+    from inversionview.core.printable import shown
+    from inversionview.terminal.app import app, err
+    from inversionview.terminal.mistakes import sentence
+    from inversionview.terminal.output import begin_in_utf8, closed, drop, fail, prepare
+
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

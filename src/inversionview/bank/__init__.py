@@ -1,1 +1,1 @@
-"""A bank of activations: every site at the named positions of a whole corpus, on disk, searched exactly."""
+"""Activations of a corpus on disk, and their exact search."""

@@ -19,15 +19,21 @@ from torch import Tensor
 from inversionview.bank.manifest import MOST
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import BankError, SettingError
-from inversionview.integrity import file_digest, read_sealed, reason, sealed
-from inversionview.sites import Site
-from inversionview.storage import replacing, write_json
+from inversionview.core.errors import BankError, SettingError
+from inversionview.core.integrity import file_digest, read_sealed, reason, sealed
+from inversionview.core.storage import replacing, write_json
+from inversionview.model.sites.site import Site
 
 _FILE, _SUM = "index.faiss", "index.checksum"
+
+
 _LISTED = 40
 """Rows of the training sample for each list of the inverted file, as faiss advises at least."""
+
+
 _QUERIES = 50
+
+
 _WANTED = 0.95
 """Recall up to which more and more cells are looked into."""
 

@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from inversionview.inputs import mix
+from inversionview.corpora.inputs import mix
 
 BLOCK = 2**16
 """Bytes."""
+
+
 SUM = 8
 """Bytes of a block's checksum."""
+
+
 _AT_ONCE = 64 * BLOCK
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.store import ActivationBank
-from inversionview.errors import BankError
-from inversionview.inputs import Inputs
-from inversionview.probed import ProbedModel
-from inversionview.progress import Progress
+from inversionview.core.errors import BankError
+from inversionview.core.progress import Progress
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.probed import ProbedModel
 
 
 def cache() -> Path:

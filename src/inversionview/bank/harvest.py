@@ -21,22 +21,23 @@ from inversionview.bank.blocks import sums_of
 from inversionview.bank.manifest import VECTORS, Manifest, Precision, check_positions, check_rows, read_manifest
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.bank.store import ActivationBank, Harvested, row_hashes
-from inversionview.errors import BankError, MismatchError, SettingError
-from inversionview.inputs import Inputs
-from inversionview.integrity import sealed
-from inversionview.locks import clear, locked
-from inversionview.memory import check_disk
-from inversionview.probed import ProbedModel
-from inversionview.progress import Progress
-from inversionview.scope import Distance
-from inversionview.sites import Site, expand
-from inversionview.storage import replacing, sweep, write_json
+from inversionview.core.errors import BankError, MismatchError, SettingError
+from inversionview.core.integrity import sealed
+from inversionview.core.locks import clear, locked
+from inversionview.core.memory import check_disk
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
+from inversionview.core.storage import replacing, sweep, write_json
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.patterns import expand
+from inversionview.model.sites.site import Site
 
 _PASS_BYTES = 2**25
 """Activations in memory at once while a shard is written, in fp32."""
 
 
-def build_bank(
+def harvest_bank(
     folder: str | Path,
     model: ProbedModel,
     inputs: Inputs,

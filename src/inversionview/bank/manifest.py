@@ -11,20 +11,28 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inversionview.bank.index import WIDTH
-from inversionview.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
-from inversionview.inputs import Inputs
-from inversionview.integrity import KEY, read_sealed, reason, sealed
-from inversionview.probed import ProbedModel
-from inversionview.ranges import whole
-from inversionview.scope import Distance
-from inversionview.sites import Site
+from inversionview.core.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
+from inversionview.core.integrity import KEY, read_sealed, reason, sealed
+from inversionview.core.ranges import whole
+from inversionview.core.scope import Distance
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
 
 Precision = Literal["float16", "float32"]
+
+
 VECTORS = ("activations", "heads")
 """Arrays of vectors: of d_model numbers, and of d_head."""
+
+
 SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
+
+
 SHARD_ROWS = 2**18
+
+
 MOST = 2**34
 """Inputs of a bank, at most."""
 

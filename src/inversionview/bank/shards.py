@@ -17,11 +17,13 @@ import numpy.typing as npt
 from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
 from inversionview.bank.index import Index
 from inversionview.bank.manifest import Manifest
-from inversionview.errors import BankError
-from inversionview.integrity import read_sealed, sealed
-from inversionview.storage import write_json
+from inversionview.core.errors import BankError
+from inversionview.core.integrity import read_sealed, sealed
+from inversionview.core.storage import write_json
 
 CHECKSUMS = "checksums.json"
+
+
 _MAGIC = b"\x93NUMPY\x01"
 """How an ``.npy`` file of the first version begins; two bytes at 8 tell how long the rest of its header is."""
 

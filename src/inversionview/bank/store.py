@@ -25,11 +25,13 @@ from torch import Tensor
 from inversionview.bank.blocks import BLOCK
 from inversionview.bank.manifest import Manifest, read_manifest
 from inversionview.bank.shards import Shard
-from inversionview.errors import BankError, UnknownPositionError, did_you_mean
-from inversionview.inputs import Ids, Inputs, mix
-from inversionview.probed import ProbedModel
-from inversionview.progress import Progress
-from inversionview.sites import Site, find_site
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
+from inversionview.core.progress import Progress
+from inversionview.corpora.inputs import Inputs, mix
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.patterns import find_site
+from inversionview.model.sites.site import Site
 
 _MAPPED_BYTES = 2**28
 """Files mapped at once while searching: what is mapped counts as the process' memory once it was read."""

@@ -9,19 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from inversionview.core.errors import MismatchError, SettingError
+from inversionview.core.memory import check_bytes
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.model import ScratchDecoder
-from inversionview.decoder.pairs import (
-    Source,
-    nothing,
-    pick_pairs,
-    written_tokens,
-)
+from inversionview.decoder.pairs import Source, nothing, pick_pairs, written_tokens
+from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.whitening import fit_site
-from inversionview.errors import MismatchError, SettingError
-from inversionview.memory import check_bytes
-from inversionview.probed import ProbedModel
+from inversionview.model.probed import ProbedModel
 
 _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
@@ -29,6 +24,8 @@ _LARGE = 1024
 
 _COPIES = 4 * 4
 """Bytes of a number that is trained: itself, its gradient, two moments of it."""
+
+
 _FEWEST = 256
 """Activations that a site's whitening is fitted to at least."""
 
@@ -85,7 +82,7 @@ def new_decoder(
     if not config.base:
         check_bytes(_COPIES * _numbers(config), f"A decoder of {config.layers:,} layers and width {config.width:,}")
     if config.base:
-        from inversionview.decoder.pretrained import PretrainedDecoder  # which brings transformers along
+        from inversionview.decoder.pretrained import PretrainedDecoder
 
         decoder = PretrainedDecoder.on(config, vocabulary, dtype)
     else:

@@ -16,12 +16,12 @@ import torch
 from pydantic import ConfigDict
 from safetensors.torch import save_file
 
+from inversionview.core.errors import MismatchError, StorageError, WeightsError
+from inversionview.core.integrity import file_digest, sealed
+from inversionview.core.optim import Muon
+from inversionview.core.storage import replacing, sweep
 from inversionview.decoder import files
 from inversionview.decoder.decoder import Decoder
-from inversionview.errors import MismatchError, StorageError, WeightsError
-from inversionview.integrity import file_digest, sealed
-from inversionview.optim import Muon
-from inversionview.storage import replacing, sweep
 
 _DIGEST = "state"
 """Of the checksum of ``state.safetensors``, in ``progress.json``."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from inversionview.errors import SettingError
+from inversionview.core.errors import SettingError
 
 Tuning = Literal["frozen", "lora", "full"]
 

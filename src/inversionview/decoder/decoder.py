@@ -137,7 +137,7 @@ class Decoder(nn.Module, PyTorchModelHubMixin, ABC, library_name="inversionview"
         Raises:
             WeightsError: it is missing, damaged or not a decoder.
         """
-        from inversionview.decoder.loading import from_pretrained  # which knows both kinds
+        from inversionview.decoder.loading import from_pretrained
 
         return from_pretrained(pretrained_model_name_or_path, map_location, **download)
 

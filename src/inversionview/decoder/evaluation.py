@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from inversionview.core.arrays import Ids
+from inversionview.core.memory import check_memory
+from inversionview.core.progress import Progress
+from inversionview.core.ranges import check_seed, whole
+from inversionview.core.scope import PAPER, Scope
+from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.decoder.sampling import sample
-from inversionview.inputs import Ids, Inputs
-from inversionview.measure import distance_to
-from inversionview.memory import check_memory
-from inversionview.probed import ProbedModel
-from inversionview.progress import Progress
-from inversionview.ranges import check_seed, whole
-from inversionview.scopes import PAPER, Scope
-from inversionview.sites import Site
+from inversionview.model.measure import distance_to
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
 
 
 @torch.no_grad()

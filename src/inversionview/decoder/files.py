@@ -18,16 +18,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inversionview.core.errors import InversionViewError
+from inversionview.core.integrity import file_digest, sealed, unsealed
+from inversionview.core.storage import replacing, write_json
 from inversionview.decoder.config import DecoderConfig
-from inversionview.errors import InversionViewError
-from inversionview.integrity import file_digest, sealed, unsealed
-from inversionview.sites import Site
-from inversionview.storage import replacing, write_json
+from inversionview.model.sites.site import Site
 
 T = TypeVar("T")
+
+
 _DIGEST = "weights"
 """Of the checksum of the weights, in ``config.json``."""
+
+
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
 UNREADABLE = (OSError, ValueError, SafetensorError, InversionViewError, RecursionError)
 """What reading a damaged file raises."""
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 
+from inversionview.core.errors import WeightsError
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.model import ScratchDecoder
 from inversionview.decoder.pathway import TokenTable
-from inversionview.errors import WeightsError
+from inversionview.decoder.scratch import ScratchDecoder
 
 
 def from_pretrained(name: str | Path, device: str = "cpu", **download: Any) -> Decoder:
@@ -90,7 +90,7 @@ def _around_lm(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]]) -> 
     Raises:
         ValueError: what was trained of it is not of these shapes; found out before memory is taken.
     """
-    from inversionview.decoder.pretrained import PretrainedDecoder, check_parts  # which brings transformers along
+    from inversionview.decoder.pretrained import PretrainedDecoder, check_parts
 
     check_parts(config, shapes)
     return PretrainedDecoder.on(config)

@@ -17,15 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import InputError
+from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.texts import TextInputs
 from inversionview.decoder.recipe import TrainConfig
-from inversionview.errors import InputError
-from inversionview.inputs import Ids, Inputs
-from inversionview.probed import ProbedModel
-from inversionview.sites import Site
-from inversionview.texts import TextInputs
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
+
 
 _SCANNED = 2**18
 """Inputs of a corpus that are looked through for the tokens that occur."""

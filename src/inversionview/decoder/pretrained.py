@@ -16,19 +16,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from inversionview.core.errors import MismatchError, SettingError, WeightsError
+from inversionview.core.ranges import whole
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder, initialise
 from inversionview.decoder.pathway import Pathway
-from inversionview.errors import MismatchError, SettingError, WeightsError
-from inversionview.loading import load_causal_lm
-from inversionview.ranges import whole
-from inversionview.tokens import Vocabulary
+from inversionview.model.loading import load_causal_lm
+from inversionview.model.tokens import Vocabulary
 
 _ROWS = 256
 """Inputs written together: the keys and values of all layers are kept for each."""
+
+
 _BUFFERS = 2**30
 """Bytes that a causal LM keeps beside its weights, at most."""
+
+
 _TRAINED = 16
 """Inputs trained on together on a CPU: what every layer needs for its gradient is kept for each."""
 

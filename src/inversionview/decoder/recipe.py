@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inversionview.errors import SettingError
-from inversionview.ranges import YEAR, check_seed, finite, positive, whole
-from inversionview.scope import Distance, check_distance, check_epsilon
+from inversionview.core.errors import SettingError
+from inversionview.core.ranges import YEAR, check_seed, finite, positive, whole
+from inversionview.core.scope import Distance, check_distance, check_epsilon
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from inversionview.core.errors import WeightsError
 from inversionview.decoder.decoder import Decoder
-from inversionview.errors import WeightsError
 
 _LOGITS = 2**24
 """Logits that exist at once while inputs are scored."""

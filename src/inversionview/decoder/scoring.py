@@ -19,15 +19,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from inversionview.core.arrays import Ids
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.model import Layer, ScratchDecoder
 from inversionview.decoder.sampling import check_numbers, log_probs_at
-from inversionview.inputs import Ids
+from inversionview.decoder.scratch import Layer, ScratchDecoder
 
 _LEAVES = 16384
 """Inputs whose common stem is computed together."""
+
+
 _TOKENS_PER_PASS = 2400
 """Tokens in one pass over the inputs' ends on a CPU: what stays in the cache runs fastest."""
+
+
 _SAFE = 60.0
 """Attention scores below this in size need no shift before the exponential."""
 

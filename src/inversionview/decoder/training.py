@@ -21,28 +21,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inversionview import optim
+from inversionview.core import optim
+from inversionview.core.errors import DivergenceError, SettingError
+from inversionview.core.locks import locked
+from inversionview.core.memory import check_memory
+from inversionview.core.scope import Scope
+from inversionview.core.storage import replacing
+from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.beginning import begin_from, new_decoder
 from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.pairs import (
-    Banked,
-    Batch,
-    Group,
-    Source,
-    Stream,
-    pool_of_batches,
-)
+from inversionview.decoder.pairs import Banked, Batch, Group, Source, Stream, pool_of_batches
 from inversionview.decoder.recipe import TrainConfig
-from inversionview.errors import DivergenceError, SettingError
-from inversionview.inputs import Inputs
-from inversionview.locks import locked
-from inversionview.memory import check_memory
-from inversionview.probed import ProbedModel
-from inversionview.scopes import Scope
-from inversionview.sites import Site, expand
-from inversionview.storage import replacing
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.patterns import expand
+from inversionview.model.sites.site import Site
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

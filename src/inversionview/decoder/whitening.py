@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from inversionview.core.principal import principal
 from inversionview.decoder.pathway import Pathway, polar
-from inversionview.principal import principal
 
 
 @torch.no_grad()

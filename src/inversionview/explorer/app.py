@@ -12,12 +12,13 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 import inversionview
-from inversionview.explorer import problems, service
+from inversionview.explorer import problems
+from inversionview.explorer.answers import info
 from inversionview.explorer.guard import LOCAL, STATIC, Guard
 from inversionview.explorer.queue import BusyError, Task, WorkQueue
 from inversionview.explorer.routes import API, Explorer
 from inversionview.explorer.shelf import Shelf
-from inversionview.study import Study
+from inversionview.studies.study import Study
 
 
 def create_app(
@@ -66,7 +67,7 @@ def create_app(
 
 
 def _warmed(study: Study, task: Task) -> None:
-    service.warm(study)
+    info.warm(study)
 
 
 async def _warm(shelf: Shelf, work: WorkQueue) -> None:

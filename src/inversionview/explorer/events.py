@@ -11,12 +11,14 @@ from contextlib import suppress
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from inversionview.explorer import contract
 from inversionview.explorer.problems import sentence
 from inversionview.explorer.queue import BusyError, Task
+from inversionview.page import contract
 
 HEARTBEAT = 10.0
 """Seconds without an event after which a stream says that it is alive."""
+
+
 PROGRESS = 0.2
 """Seconds between events that only tell progress."""
 

@@ -11,11 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from inversionview.errors import InversionViewError
-from inversionview.explorer import contract
+from inversionview.core.errors import InversionViewError
 from inversionview.explorer.queue import BusyError, StoppedError, TimeUpError
+from inversionview.page import contract
 
 API = "/api/v1"
+
+
 _PROBLEMS = {
     400: "The host name is not this server's, or the request has a body.",
     403: "A page of another site asks.",
@@ -25,9 +27,13 @@ _PROBLEMS = {
     503: "The server is shutting down.",
     504: "The request took too long.",
 }
+
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     code: {"model": contract.Problem, "description": said} for code, said in _PROBLEMS.items()
 }
+
+
 RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 

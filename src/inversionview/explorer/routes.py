@@ -15,18 +15,23 @@ from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
 import inversionview
-from inversionview.explorer import contract, service
+from inversionview.core.scope import Distance
+from inversionview.explorer.answers import confirm, info, maps, readings
 from inversionview.explorer.events import Events, EventStream
 from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
-from inversionview.scope import Distance
-from inversionview.study import Study
+from inversionview.page import contract
+from inversionview.studies.study import Study
 
 GRACE = 2.0
 """Seconds beyond its limit after which a job that does not even report is given up."""
+
+
 LOADING = 60.0
 """Seconds that a request waits for a study that is still being loaded."""
+
+
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
 `progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first
 look: true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no
@@ -34,10 +39,15 @@ bank has been built yet, the corpus' first reading builds one if that is soon do
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
 (422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
 
+
 StudyId = Annotated[str, PathParameter(max_length=200, description="A study.", examples=["addition"])]
+
+
 Text = Annotated[
     str, Query(min_length=1, max_length=4000, description="The input, without or with BOS and EOS.", examples=["615+861=1476"])
 ]
+
+
 At = Annotated[
     str | None,
     Query(
@@ -45,15 +55,25 @@ At = Annotated[
         examples=["="],
     ),
 ]  # fmt: skip
+
+
 SiteName = Annotated[
     str | None,
     Query(max_length=100, description="x0.post, a0.3, m1, or the TransformerLens or LaTeX name; by default the study's."),
 ]
+
+
 Epsilon = Annotated[
     float | None, Query(gt=0, le=1e6, allow_inf_nan=False, description="Threshold of the preimage; by default the study's.")
 ]
+
+
 DistanceName = Annotated[Distance | None, Query(description="By default the study's.")]
+
+
 Seed = Annotated[int, Query(ge=0, lt=2**31, description="The same seed gives the same result.")]
+
+
 SourceName = Annotated[
     Literal["decoder", "corpus", "walk", "all"] | None, Query(description="What makes it; by default the first that can.")
 ]
@@ -122,7 +142,7 @@ class Explorer:
 
     async def place(self, id: StudyId, text: Text, at: At = None) -> Response:
         """Return an input's tokens and positions."""
-        return _json(service.place(await self._loaded(id), text, at).json_bytes())
+        return _json(info.place(await self._loaded(id), text, at).json_bytes())
 
     async def _loaded(self, id: str) -> Study:
         """Return a study once it is loaded; its error where it cannot be, a time-out where that takes long."""
@@ -136,7 +156,7 @@ class Explorer:
 
     async def random(self, request: Request, client: Client, id: StudyId, seed: Seed = 0) -> Response:
         """Return a random input of the test split."""
-        return await self._of(request, id, lambda study, task: service.random_place(study, seed), client=client, kind="random")
+        return await self._of(request, id, lambda study, task: info.random_place(study, seed), client=client, kind="random")
 
     async def attention(
         self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None
@@ -144,7 +164,7 @@ class Explorer:
         """Return how much a head attends from a position to each token."""
 
         def work(study: Study, task: Task) -> contract.Attention:
-            return service.attention(study.query(text, at=at, site=site))
+            return info.attention(study.query(text, at=at, site=site))
 
         return await self._of(request, id, work, client=client, kind="attention")
 
@@ -187,16 +207,16 @@ class Explorer:
 
             def streamed(task: Task) -> bytes:
                 query = study.query(text, at=at, site=site)
-                chosen = source or service.first_source(study, query, fixed, temperature is not None or noise > 0)
+                chosen = source or info.first_source(study, query, fixed, temperature is not None or noise > 0)
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
                     _counts_as_bank(study, task, id)
                 stream.begin(task, contract.PlaceEvent(
-                    **service.place(study, text, query.position).model_dump(), site=query.site.short,
+                    **info.place(study, text, query.position).model_dump(), site=query.site.short,
                     attention=None if query.attention is None else list(query.attention), source=chosen,
                 ))  # fmt: skip
                 told = {**options, "source": chosen}
-                return service.read(study, query, report=stream.report, rows=stream.rows, **told).json_bytes()
+                return readings.read(study, query, report=stream.report, rows=stream.rows, **told).json_bytes()
 
             task = self.queue.submit(streamed, **job)
             task.future.add_done_callback(stream.finish)
@@ -205,7 +225,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Reading:
             if first in ("corpus", "all"):
                 _counts_as_bank(study, task, id)
-            return service.read(study, study.query(text, at=at, site=site), report=task.report, **options)
+            return readings.read(study, study.query(text, at=at, site=site), report=task.report, **options)
 
         return await self._of(request, id, work, **job)
 
@@ -221,9 +241,9 @@ class Explorer:
 
         def work(study: Study, task: Task) -> contract.Map:
             if kind == "ratio":
-                return service.ratio_map(study, text, at, report=task.report)
+                return maps.ratio_map(study, text, at, report=task.report)
             _counts_as_bank(study, task, id)
-            return service.bits_map(study, text, at, epsilon=epsilon, distance=distance, report=task.report)
+            return maps.bits_map(study, text, at, epsilon=epsilon, distance=distance, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"map {id} {kind}")
 
@@ -237,7 +257,7 @@ class Explorer:
         """Replace the activation by those of inputs of another answer, and see the logit difference of the answers."""
 
         def work(study: Study, task: Task) -> contract.Patch:
-            return service.patch(study, study.query(text, at=at, site=site), target or None, count=count, seed=seed)
+            return confirm.patched(study, study.query(text, at=at, site=site), target or None, count=count, seed=seed)
 
         return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
@@ -250,7 +270,7 @@ class Explorer:
 
         def work(study: Study, task: Task) -> contract.Complete:
             query = study.query(text, at=at, site=site)
-            return service.complete(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
+            return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
 
@@ -263,7 +283,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Interpretation:
             _counts_as_bank(study, task, id)
             query = study.query(text, at=at, site=site)
-            return service.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
+            return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"interpret {id}")
 

@@ -8,10 +8,11 @@ from threading import Lock, Thread
 
 from fastapi import HTTPException
 
-from inversionview.errors import did_you_mean
-from inversionview.explorer import contract, service
+from inversionview.core.errors import did_you_mean
+from inversionview.explorer.answers import info
 from inversionview.explorer.problems import sentence
-from inversionview.study import Study
+from inversionview.page import contract
+from inversionview.studies.study import Study
 
 
 class Shelf:
@@ -46,7 +47,7 @@ class Shelf:
     def _load(self, id: str, loading: Future[tuple[Study, contract.StudyInfo]]) -> None:
         try:
             study = self.openers[id]()
-            loading.set_result((study, service.study_info(study, id)))
+            loading.set_result((study, info.study_info(study, id)))
         except BaseException as error:  # whoever asks for it is told
             loading.set_exception(error)
 
@@ -57,7 +58,7 @@ class Shelf:
     def info(self, id: str) -> contract.StudyInfo:
         """Return what can be read of a study that is loaded, as it is now: a bank that it lacked may have been built."""
         study, info = self.begin(id).result()
-        return info if info.lacking is None else service.study_info(study, id)
+        return info if info.lacking is None else info.study_info(study, id)
 
     def first(self, id: str) -> str:
         """Return the source that is read by default, as it was when the study was loaded."""

@@ -1,1 +1,1 @@
-"""Preimages of queries, and the sources that make them."""
+"""What a query is, and its preimage: the value that sources make, views show and analyses read."""

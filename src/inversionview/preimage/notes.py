@@ -8,20 +8,23 @@ import numpy as np
 import torch
 
 from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import UnknownPositionError
+from inversionview.core.scope import Scope, epsilon_text
+from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
-from inversionview.errors import UnknownPositionError
-from inversionview.inputs import Inputs
-from inversionview.measure import Finder, distance_to
-from inversionview.preimage.core import Preimage, Query
-from inversionview.probed import ProbedModel
-from inversionview.scope import epsilon_text
-from inversionview.scopes import Scope
+from inversionview.model.measure import Finder, distance_to
+from inversionview.model.probed import ProbedModel
+from inversionview.preimage.preimage import Preimage, Query
 
 MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""
+
+
 NOTHING_IN_COMMON = 1.0
 """D of an activation of zero (Euclidean), or of one at right angles to the query's (cosine)."""
+
+
 _LIGHT, _RANDOM, _FEW = 10**7, 256, 32
 """Of models of so few parameters so many random inputs are measured, of larger ones only some."""
 

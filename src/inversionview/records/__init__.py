@@ -1,1 +1,1 @@
-"""Records of the user's: one reader for texts, pairs, prompts, names and facts, whichever form their file has."""
+"""What users' files hold, whichever form they have."""

@@ -12,23 +12,33 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from inversionview.errors import InputError
+from inversionview.core.errors import InputError
 from inversionview.records.streams import PACKINGS, Stream, opened
 from inversionview.records.syntax import check_text
 from inversionview.records.tables import ARROW, ARROW_STREAM, PARQUET, Rows, columnar, comma_separated, is_saved, saved
 from inversionview.records.values import values
 
 Form = Literal["text", "json", "csv", "tsv", "columns"]
+
+
 LIMIT = 2_000_000
 """Records of a data set on the hub, at most."""
+
+
 _FORMS: dict[str, Form] = {
     ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "columns", ".arrow": "columns", ".feather": "columns",
 }  # fmt: skip
+
+
 _AROUND = {"data", "rows", "records", "texts", "documents", "sentences", "examples", "samples", "instances", "items", "entries"}
 """What a list of records is called in an object around it."""
+
+
 _ABOUT = {"version", "description", "license", "licence", "source", "url", "homepage", "citation", "author", "date", "created"}
 """What tells of such a list: no record has its text there."""
+
+
 _SHOWN = 10
 """So many fields are named in an error."""
 

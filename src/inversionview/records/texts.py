@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversionview.errors import InputError, LeftOut
-from inversionview.progress import Progress
+from inversionview.core.errors import InputError, LeftOut
+from inversionview.core.progress import Progress
 from inversionview.records.reading import Record, RecordPlace, hub, is_saved, located, named_form, read
 from inversionview.records.syntax import are_rows
 
 FIELD = "text"
+
+
 _ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
 """Files of a folder that tell of the others."""
+
+
 _SHOWN = 10
 """So many fields, or files, are named."""
+
+
 _KINDS = {
     type(None): "null", str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list",
     dict: "an object", bytes: "bytes",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inversionview.errors import WeightsError
-from inversionview.storage import recover
+from inversionview.core.errors import WeightsError
+from inversionview.core.storage import recover
 from inversionview.studies.registry import defined
 from inversionview.studies.shipped import shipped_path
 

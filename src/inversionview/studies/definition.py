@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from inversionview.backend import Shape
-from inversionview.errors import InputError, SettingError, did_you_mean
-from inversionview.inputs import Inputs
-from inversionview.probed import ProbedModel
-from inversionview.spec import StudySpec
+from inversionview.core.errors import InputError, SettingError, did_you_mean
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.backend import Shape
+from inversionview.model.probed import ProbedModel
 from inversionview.studies.shipped import DEFAULT_MODEL, default_model
+from inversionview.studies.spec import StudySpec
 
 Options = Mapping[str, Any]
 """Of a study's inputs, by name."""
+
+
 Writer = Callable[[ProbedModel, Options, Path | None], Inputs]
 """Makes inputs in the tokens of a model, from options and, for a run, its folder."""
 

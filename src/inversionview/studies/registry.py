@@ -10,12 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inversionview.naming import STUDIES, check_study, is_study
+from inversionview.studies.naming import STUDIES, check_study, is_study
 
 if TYPE_CHECKING:
-    from inversionview.inputs import Inputs
-    from inversionview.spec import StudySpec
+    from inversionview.corpora.inputs import Inputs
     from inversionview.studies.definition import Definition
+    from inversionview.studies.spec import StudySpec
 
 
 def defined(name: str) -> Definition:
@@ -39,7 +39,7 @@ def stated(study: str | Path) -> tuple[StudySpec, Path | None]:
     Raises:
         UnknownStudyError: there is neither of that name, or its ``study.json`` is damaged.
     """
-    from inversionview.spec import read_spec
+    from inversionview.studies.spec import read_spec
 
     spec = defined(str(study)).spec if is_study(str(study)) else None
     if spec is not None:

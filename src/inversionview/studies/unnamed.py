@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inversionview.errors import InputError, WeightsError
-from inversionview.probed import ProbedModel
+from inversionview.core.errors import InputError, WeightsError
+from inversionview.corpora.texts import TextInputs
+from inversionview.model.probed import ProbedModel
 from inversionview.studies.definition import Definition, Options
-from inversionview.texts import TextInputs
 
 
 def _kept_texts(model: ProbedModel, options: Options, run: Path | None) -> TextInputs:
@@ -25,5 +25,7 @@ def _no_model() -> Path:
 
 TEXTS = Definition(name="texts", written=_kept_texts, default_model=_no_model, positions=False, moves=False, own_epsilons=True)
 """A run on texts: its ``corpus`` folder."""
+
+
 ALONE = Definition(name="none", default_model=_no_model, positions=False, moves=False)
 """A model alone."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 
-from inversionview.inputs import Ids
+from inversionview.core.arrays import Ids
 from inversionview.walk.kernel import Kernel, States, Trial
 from inversionview.walk.mix import Mix
 

@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 
-from inversionview.information import Bits
+from inversionview.core.information import Bits
 
 MOST_R_HAT = 1.05
 """Up to this R̂ a feature counts as mixed."""
+
+
 LEAST_ESS = 400
 """From this effective sample size on (Vehtari et al. 2021, section 4)."""
+
+
 _NEAR = 0.05
 """A share that is within this of its final value has forgotten where it began."""
 

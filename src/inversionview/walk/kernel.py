@@ -15,11 +15,11 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.inputs import Ids, Inputs
-from inversionview.measure import Finder
-from inversionview.scope import Distance
-from inversionview.scopes import Scope
-from inversionview.sites import Site
+from inversionview.core.arrays import Ids
+from inversionview.core.scope import Distance, Scope
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.measure import Finder
+from inversionview.model.sites.site import Site
 
 Measure = Callable[[Ids], tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"]]]
 """Returns D of each row and the position where it is reached."""

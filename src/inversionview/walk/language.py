@@ -18,20 +18,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview import distances
-from inversionview.cache import Extended, KeysValues
-from inversionview.errors import SettingError
-from inversionview.harvest import tokens_per_pass
-from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
+from inversionview.model import distances
+from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.harvest import tokens_per_pass
+from inversionview.model.probed import ProbedModel
 from inversionview.walk.kernel import States, Target, Trial
 from inversionview.walk.proposals import Edit, Proposals
 from inversionview.walk.texts import Texts, at, draw
 
 _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
+
+
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
+
+
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
 """Of a step, in steps that replace a token."""
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.inputs import Ids
+from inversionview.core.arrays import Ids
 from inversionview.walk.kernel import Trial
 
 _FLOOR = 0.3
 """Share of all steps that is spread evenly over the moves, so that none is ever left out."""
+
 
 _FAR = 4
 """More tokens that change count as so many: where one is put in, all behind it move."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.inputs import Ids
+from inversionview.core.arrays import Ids
 from inversionview.walk.kernel import Trial, keys_of
 
 

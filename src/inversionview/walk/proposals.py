@@ -14,19 +14,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview import distances
-from inversionview.cache import KeysValues
-from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel
+from inversionview.core.arrays import Ids
+from inversionview.model import distances
+from inversionview.model.cache import KeysValues
+from inversionview.model.probed import ProbedModel
 from inversionview.walk.kernel import Target
 from inversionview.walk.texts import Texts, at, draw
 
 _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
+
+
 _LONGEST_SUFFIX = 8
+
+
 _SPAN = 4
+
+
 _PULL = 0.05
 """Temperature of the first-order change of D, by which guided replacements are drawn."""
+
 
 Proposed = tuple[Ids, npt.NDArray[np.float64]]
 """New tokens and the log ratio of the proposals, of each chain."""

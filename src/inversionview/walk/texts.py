@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.cache import Extended
-from inversionview.errors import SettingError
-from inversionview.inputs import Ids
-from inversionview.probed import ProbedModel
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
+from inversionview.model.cache import Extended
+from inversionview.model.probed import ProbedModel
 
 
 class Texts:

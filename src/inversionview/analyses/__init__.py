@@ -1,0 +1,1 @@
+"""What is measured of activations: a folder for each verb."""

@@ -1,0 +1,1 @@
+"""Ablation: what activations are worth to the prediction."""

@@ -1,0 +1,1 @@
+"""What sources say of one preimage, against each other."""

@@ -1,0 +1,1 @@
+"""Direct logit attribution, and its rates over a set."""

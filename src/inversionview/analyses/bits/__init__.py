@@ -1,0 +1,1 @@
+"""Bits over ε, site by site."""

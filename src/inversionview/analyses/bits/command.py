@@ -1,0 +1,68 @@
+"""Command bits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.terminal.app import app, bar, numbers, out, print_json
+from inversionview.terminal.options import (
+    BankOpt,
+    DistanceOpt,
+    FixedOpt,
+    JsonOpt,
+    ModelOpt,
+    ModelOptions,
+    PlacesOptions,
+    SeedOpt,
+    StudyArg,
+    check,
+)
+
+
+@app.command(epilog="Example: `inversionview bits counting --epsilons 0.02,0.05,0.1,0.2,0.5`")
+def bits(
+    *,
+    study: StudyArg,
+    epsilons: Annotated[str, typer.Option(help="Thresholds, by commas.")] = "0.02,0.05,0.1,0.2,0.5",
+    queries: Annotated[int, typer.Option(min=1, help="Queries at each site and position.")] = 200,
+    places: PlacesOptions,
+    distance: DistanceOpt = None,
+    fixed: FixedOpt = False,
+    bank: BankOpt = None,
+    to: Annotated[list[Path] | None, typer.Option("--out", help="A .csv, .html, .png or .svg (repeatable).")] = None,
+    seed: SeedOpt = 0,
+    model: ModelOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Tell how much information every site holds at every position, as ε grows."""
+    from inversionview.analyses.bits.measure import bits_curve
+    from inversionview.analyses.bits.show import curve_table, save_curves
+    from inversionview.show.files import TABLE_FORMATS, check_formats
+
+    check_formats(to or [], TABLE_FORMATS)
+    ladder = numbers(epsilons)
+    kind = check(ladder, distance)
+    loaded = loaded_study(study, ModelOptions(model), [places.sites])
+    searched = bank_to_search(loaded, bank)
+    with bar("measuring", 1000, quiet=as_json) as advance:
+        curves = bits_curve(
+            searched,
+            ladder,
+            queries=queries,
+            distance=kind or loaded.spec.distance,
+            fixed=fixed,
+            seed=seed,
+            report=lambda share, note: advance(int(1000 * share), note),
+            **places.named(),
+        )
+    for path in to or []:
+        save_curves(curves, path)
+    if as_json:
+        print_json({"study": loaded.name, "inputs": len(searched), "curves": [asdict(curve) for curve in curves]})
+    else:
+        out.print(curve_table(curves))

@@ -1,0 +1,1 @@
+"""Does the decoder know every input inside ε?"""

@@ -1,0 +1,1 @@
+"""The good ratio of a decoder."""

@@ -1,0 +1,25 @@
+"""``evaluate``: a decoder's good ratio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Scope
+from inversionview.decoder.evaluation import good_ratio
+from inversionview.studies.study import Study
+
+
+def evaluate(
+    study: Study, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None
+) -> dict[str, Any]:
+    """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
+
+    ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
+    """
+    ratios = good_ratio(
+        study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
+        queries=queries, samples=samples, seed=seed, report=report,
+    )  # fmt: skip
+    by_site = {site.short: ratio for site, ratio in zip(study.sites, ratios, strict=True)}
+    return {"mean": sum(ratios) / len(ratios), "sites": by_site}

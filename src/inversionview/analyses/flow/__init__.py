@@ -1,0 +1,1 @@
+"""The flow of information to an answer."""

@@ -1,0 +1,44 @@
+"""``flow``: how information flows to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inversionview.analyses.flow.measure import trace_flow
+from inversionview.analyses.flow.result import Flow
+from inversionview.bank.store import ActivationBank
+from inversionview.core.scope import OWN, Distance, Scope, check_distance, check_epsilon
+from inversionview.corpora.contrasts import check_target
+from inversionview.studies.study import Study
+
+
+def flow(
+    study: Study,
+    target: str | None = None,
+    *,
+    bank: ActivationBank | str | Path | None = None,
+    where: Sequence[str] = (),
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    **options: Any,
+) -> Flow:
+    """Return the flow of information to an answer token: which site × position carries which feature, from where, and
+    whether patching confirms it.
+
+    Args:
+        target: name of the answer token; by default the first.
+        bank: as in ``search``.
+        where: filters on the inputs, such as ``"A1=1"``.
+        epsilon: threshold of the preimages; by default the study's.
+        distance: by default the study's.
+        options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``flow``.
+    """
+    check_target(study.inputs, target)
+    scope = Scope(
+        check_epsilon(study.spec.epsilon if epsilon is None else epsilon),
+        check_distance(distance or study.spec.distance),
+        OWN,
+    )
+    return trace_flow(study.bank(bank), study.positions, target, where=where, study=study.name, scope=scope, **options)

@@ -1,0 +1,1 @@
+"""Heads that matter for a task, and their groups."""

@@ -1,0 +1,1 @@
+"""Bits that sites tell at positions, by feature."""

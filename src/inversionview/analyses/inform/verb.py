@@ -1,0 +1,36 @@
+"""``inform``: how many bits every site tells at every position, and about which features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from inversionview.analyses.inform.measure import feature_information
+from inversionview.analyses.inform.result import FeatureTable
+from inversionview.bank.store import ActivationBank
+from inversionview.core.scope import OWN, Distance, Scope
+from inversionview.studies.study import Study
+
+
+def inform(
+    study: Study,
+    *,
+    bank: ActivationBank | str | Path | None = None,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    fixed: bool = False,
+    **options: Any,
+) -> FeatureTable:
+    """Return how many bits every site tells at every position, and about which features.
+
+    Args:
+        bank: to search, or its folder; by default as in ``search``.
+        epsilon: threshold; by default the study's.
+        distance: by default the study's.
+        fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
+        options: ``queries``, ``sites``, ``positions``, ``features``, ``extra``, ``where``, ``seed`` and
+            ``report`` of ``feature_information``.
+    """
+    within = study.spec.epsilon if epsilon is None else epsilon
+    scope = Scope(within, distance or study.spec.distance, OWN if fixed else None)
+    return feature_information(study.bank(bank), study=study.name, scope=scope, **options)

@@ -1,0 +1,1 @@
+"""What an activation encodes, in a sentence with a score."""

@@ -1,0 +1,73 @@
+"""``interpret``: what sites encode, in sentences with a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inversionview.analyses.codes import codes_of
+from inversionview.analyses.interpret.client import Client
+from inversionview.analyses.interpret.readings import Queries
+from inversionview.analyses.interpret.result import Interpretations
+from inversionview.analyses.interpret.run import Confirm, interpretations
+from inversionview.analyses.interpret.sides import GAP
+from inversionview.bank.store import ActivationBank
+from inversionview.core.progress import Progress
+from inversionview.core.scope import OWN, Distance, Scope, check_distance, check_epsilon
+from inversionview.model.sites.patterns import expand
+from inversionview.model.sites.site import Site
+from inversionview.studies.study import Study
+
+
+def interpret(
+    study: Study,
+    queries: int | Sequence[str] = 10,
+    site: str | Sequence[str | Site] | None = None,
+    at: str | Sequence[str] | None = None,
+    *,
+    client: Client | None = None,
+    bank: ActivationBank | str | Path | None = None,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    fixed: bool = False,
+    gap: float = GAP,
+    seed: int = 0,
+    confirm: Confirm | None = None,
+    report: Progress | None = None,
+) -> Interpretations:
+    """Say in sentences what sites encode at positions, and score whether it is true.
+
+    Args:
+        queries: so many random inputs of the bank at each site and position, or texts.
+        site: one, several or patterns over the bank's sites; by default the study's, ``"*"`` is all.
+        at: one or several named positions; by default the study's, ``"*"`` is all of the bank's.
+        client: a language model that writes the statements; without one they are made from the study's features.
+        bank: as in ``search``.
+        epsilon: threshold; by default the study's.
+        distance: by default the study's.
+        fixed: compare at the queries' own position only, in place of the minimum over the bank's positions.
+        gap: inputs outside, which a statement is tested on, begin at ``gap`` · ε.
+        seed: of the choice of queries and the bootstrap.
+        confirm: called with the estimate of what a language model will be asked, before it is.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        SettingError, UnknownSiteError, UnknownPositionError, InputError: something named is not there, or out of range.
+        BudgetError: the estimate exceeds the client's budget.
+        EndpointError: the language model cannot be asked at all.
+    """
+    searched = study.bank(bank)
+    sites = expand(study.spec.site if site is None else site, searched.sites)
+    names = study.spec.at if at is None else at
+    positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
+    texts = None if isinstance(queries, int) else tuple(tuple(study.model.encode(text)) for text in queries)
+    scope = Scope(
+        check_epsilon(study.spec.epsilon if epsilon is None else epsilon),
+        check_distance(distance or study.spec.distance),
+        OWN if fixed else None,
+    )
+    return interpretations(
+        searched, codes_of(searched), study=study.name, cells=[(each, name) for name in positions for each in sites],
+        queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts), scope=scope, gap=gap,
+        client=client, confirm=confirm, report=report,
+    )  # fmt: skip

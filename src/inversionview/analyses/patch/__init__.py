@@ -1,0 +1,1 @@
+"""Activation patching: how far each activation moves the answer."""

@@ -1,0 +1,1 @@
+"""Factual recall: heads that retrieve, and what they carry."""

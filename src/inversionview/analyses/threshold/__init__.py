@@ -1,0 +1,1 @@
+"""How a reading depends on ε."""

@@ -1,0 +1,29 @@
+"""``threshold``: how the reading of a query depends on ε."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inversionview.analyses.threshold.measure import threshold_study
+from inversionview.analyses.threshold.result import Threshold
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance, Scope
+from inversionview.preimage.preimage import Query
+from inversionview.studies.study import Study
+
+
+def threshold(
+    study: Study,
+    query: Query,
+    *,
+    epsilons: Sequence[float] = (),
+    distance: Distance | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    report: Progress | None = None,
+) -> Threshold:
+    """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
+    return threshold_study(
+        study.model, study.inputs, query, Scope(study.epsilon_at(query.site, distance), distance or study.spec.distance),
+        epsilons=epsilons, limit=limit, seed=seed, report=report,
+    )  # fmt: skip

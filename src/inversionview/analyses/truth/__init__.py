@@ -1,0 +1,1 @@
+"""A decoder's samples against exact preimages."""

@@ -1,1 +1,0 @@
-"""The commands of the command line: each a few lines over the library. Heavy imports wait until one needs them."""

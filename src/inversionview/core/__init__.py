@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, memory, numbers, progress, results. Knows nothing of models."""

@@ -1,0 +1,161 @@
+"""What can be read of a study, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from inversionview.analyses.heads.result import GROUPS, NONE
+from inversionview.analyses.heads.verb import named_heads
+from inversionview.core import information
+from inversionview.core.errors import InputError, MismatchError, SettingError, WeightsError
+from inversionview.page import contract
+from inversionview.preimage.common import background
+from inversionview.preimage.preimage import Query
+from inversionview.preimage.reading import features, identifier
+from inversionview.sources.corpus import search
+from inversionview.sources.quick import holds, lacking
+from inversionview.studies.study import Study
+
+Source = Literal["decoder", "corpus", "walk"]
+
+
+_ORDER = {group: number for number, group in enumerate((*GROUPS, NONE))}
+
+
+_BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
+
+
+# -- studies and places -----------------------------------------------------------------------------------------------
+
+
+def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
+    """Return what can be read of a study, and how."""
+    shape, inputs = study.model.shape, None if study.bare else study.inputs
+    known = sources(study)
+    return contract.StudyInfo(
+        id=id or identifier(study),
+        name=study.name,
+        model=study.model.name,
+        layers=len(shape.heads),
+        heads=list(shape.heads),
+        parallel=shape.parallel,
+        sites=[
+            contract.SiteInfo(
+                short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head, epsilon=study.epsilon_at(s)
+            )
+            for s in study.sites
+        ],
+        positions=study.position_names,
+        default=contract.Default(text=_first_text(study), at=study.spec.at, site=study.spec.site),
+        distance=study.spec.distance,
+        epsilon=study.spec.epsilon,
+        sources=known,
+        features=[] if inputs is None else list(background(inputs).columns),
+        enumerable="decoder" in known,
+        targets=[] if inputs is None else list(inputs.answers),
+        changes=[] if inputs is None else list(inputs.changes),
+        heads_named=[
+            contract.HeadNamed(site=head.site, position=head.position, group=head.group)
+            for head in sorted(named_heads(study), key=lambda head: _ORDER.get(head.group, 0))
+        ],
+        lacking=lacking(study),
+    )
+
+
+def sources(study: Study) -> list[Source]:
+    """Return what can make a preimage of the study, the exact one first: its corpus, its decoder if it has one, and a walk.
+
+    The corpus comes last while a bank lacks that takes long to build, so that nothing is read from it by default.
+    """
+    if study.bare:
+        return ["walk"]
+    try:
+        study.decoder  # noqa: B018
+        others: list[Source] = ["decoder", "walk"]
+    except (WeightsError, MismatchError):
+        others = ["walk"]
+    return ["corpus", *others] if lacking(study) is None else [*others, "corpus"]
+
+
+def first_source(study: Study, query: Query, fixed: str | None = None, drawn: bool = False) -> Source:
+    """Return what reads a query unless another source is named: the decoder where it is told how to draw, else the first of
+    ``sources`` that can.
+
+    The corpus can where its bank holds the site and the named position, or will hold them once it is built, which takes
+    seconds; a decoder where it was trained on the site; a walk always.
+    """
+    if drawn:
+        return "decoder"
+    for source in sources(study):
+        if source == "corpus" and (lacking(study) is not None or not holds(study, query, fixed)):
+            continue
+        if source == "decoder" and query.site.short not in study.decoder.config.sites:
+            continue
+        return source
+    return "walk"
+
+
+def _first_text(study: Study) -> str:
+    """Return an input to begin with."""
+    if study.spec.text:
+        return study.spec.text
+    vocabulary = study.model.vocabulary
+    if not study.bare:
+        row = study.inputs.draw(1, split="test", seed=(0, 8))[0]
+        return vocabulary.decode(row[row != study.inputs.pad].tolist())
+    try:
+        study.model.encode(_BARE_TEXT)
+    except InputError:  # a vocabulary of its own
+        return vocabulary.decode([i for i in range(vocabulary.size) if i not in vocabulary.special][:8])
+    return _BARE_TEXT
+
+
+def place(study: Study, text: str, at: str | int | None = None) -> contract.Place:
+    """Return an input's tokens and the position that ``at`` means, by default the study's.
+
+    Raises:
+        InputError: the text is empty, too long, or cannot be encoded.
+        UnknownPositionError: there is no such position.
+    """
+    ids = study.model.encode(text)
+    return _place(study, ids, study.locate(ids, study.spec.at if at is None else at))
+
+
+def random_place(study: Study, seed: int = 0) -> contract.Place:
+    """Return a random input of the test split, at the study's position.
+
+    Raises:
+        InputError: the study is a model alone, without inputs.
+    """
+    row = study.inputs.draw(1, split="test", seed=(seed, 8))[0]
+    ids = row[row != study.inputs.pad].tolist()
+    return _place(study, ids, study.locate(ids, study.spec.at))
+
+
+def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
+    vocabulary = study.model.vocabulary
+    return contract.Place(
+        text=vocabulary.decode(ids), tokens=vocabulary.strings(ids), ids=list(ids), position=position,
+        names=study.positions.names(ids), bos=vocabulary.bos is not None,
+    )  # fmt: skip
+
+
+def attention(query: Query) -> contract.Attention:
+    """Return how much the query's head attends to each token.
+
+    Raises:
+        SettingError: the site is no head.
+    """
+    if query.attention is None:
+        raise SettingError(f"{query.site} is no head and attends to nothing: choose a head, such as a0.0.")
+    return contract.Attention(site=query.site.short, position=query.position, weights=list(query.attention))
+
+
+def warm(study: Study) -> None:
+    """Do ahead what the first reading would wait for: features of many inputs, opening the bank if there is one."""
+    study_info(study)
+    information.bits(1, 2)
+    if not study.bare and study.known_bank() is not None:
+        query = study.query(_first_text(study))
+        features(study, query, search(study, query, count=1, keep=0).samples)

@@ -1,0 +1,91 @@
+"""Maps of bits and of good ratios."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from inversionview.bank.search import search
+from inversionview.core import information
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance, Scope
+from inversionview.decoder.evaluation import good_shares
+from inversionview.explorer.answers.info import place
+from inversionview.explorer.banks import bank_of
+from inversionview.page import contract
+from inversionview.studies.study import Study
+
+_VERIFIED = 64
+"""Sites of a map, at most, of which what lies near ε is measured again in the model."""
+
+
+_RATIO = {"queries": 25, "samples": 8}
+
+
+# -- the map ----------------------------------------------------------------------------------------------------------
+
+
+def bits_map(
+    study: Study,
+    text: str,
+    at: str | int | None = None,
+    *,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    report: Progress | None = None,
+) -> contract.Map:
+    """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
+
+    All activations come from one forward pass; a site that the bank lacks is not read, and has no value. Of more than 64 sites,
+    the distances that the bank stores are taken as they are, to within the rounding of fp16: see ``search``.
+
+    Raises:
+        BankError: the bank lacks, and takes long to build.
+    """
+    bank, here = bank_of(study, report), place(study, text, at)
+    held = [site for site in study.sites if site in bank.sites]
+    z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
+    within, metric = study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance
+    own, told = bank.rows_of(here.ids), {}
+    for number, site in enumerate(held):
+        if report is not None:
+            report(number / len(held), site.short)
+        hits = next(search(bank, site, z[number], epsilon=within, distance=metric, verify=len(held) <= _VERIFIED))
+        told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
+    cells = [_cell(site.short, told.get(site)) for site in study.sites]
+    return contract.Map(kind="bits", position=here.position, epsilon=within, distance=metric, cells=cells)
+
+
+def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
+    if bits is None:
+        return contract.Cell(site=site, value=None, low=None, high=None)
+    return contract.Cell(site=site, value=bits.value, low=bits.low, high=bits.high, hits=bits.hits, inputs=bits.inputs)
+
+
+def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: Progress | None = None) -> contract.Map:
+    """Return the decoder's good ratio of each site at the study's ε, with a 95 % interval over 25 held-out queries a site.
+
+    It belongs to the study, not to the input; it is measured once.
+    """
+    position = place(study, text, at).position
+    if study not in _RATIOS:
+
+        def measured(share: float, _: str) -> None:
+            if report is not None:
+                report(share, "measuring the decoder's good ratio, once")
+
+        measured(0, "")
+        shares, _ = good_shares(
+            study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
+            report=measured, **_RATIO,
+        )  # fmt: skip
+        _RATIOS[study] = information.means(shares.T)
+    told = zip(study.sites, _RATIOS[study], strict=True)
+    cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
+    where = study.spec
+    return contract.Map(kind="ratio", position=position, epsilon=where.epsilon, distance=where.distance, cells=cells)
+
+
+_RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()

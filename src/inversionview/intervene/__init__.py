@@ -1,0 +1,1 @@
+"""Patched runs: activations replaced by those of other inputs, and what the model still predicts."""

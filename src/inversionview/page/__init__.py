@@ -1,0 +1,1 @@
+"""Readings as HTML: every JSON value, the ES modules, one file that holds both."""

@@ -1,0 +1,264 @@
+"""What the inputs inside ε have in common: for every feature the share that has the query's value, and its bits.
+
+Told from all that was found inside ε, never from the rows that are shown, with a 95 % interval. A corpus' inputs are draws from
+the preimage, a mixed walk's as well. A decoder's are samples near z: their shares are given only where ``truth`` has measured
+how far they are from the preimage's, and with that beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log2
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.core.arrays import Ids
+from inversionview.core.information import entropy, wilson
+from inversionview.corpora.inputs import Inputs
+from inversionview.decoder.bias import SiteTruth, Truth
+from inversionview.preimage.preimage import Preimage
+from inversionview.studies.study import Study
+from inversionview.walk.report import WalkReport
+
+BACKGROUND = 20_000
+"""Inputs of a study among which a value is called common or rare."""
+
+
+MOST_VALUES = 12
+"""Of a feature so many values are counted one by one, the most frequent ones."""
+
+
+BIASED = 0.1
+"""Bits of KL beyond chance from which on a decoder's shares are marked."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """One feature inside ε."""
+
+    feature: str
+    value: Any
+    """The query's."""
+    agreeing: int
+    """Of the inputs that were counted, those that have it."""
+    share: float
+    low: float
+    high: float
+    """The share's 95 % interval."""
+    bits: float | None
+    """log2(share / prior), the prior counted as one more input; ``None`` where the source cannot tell, or none has it. At most
+    what the whole reading tells, as a corpus says it: nothing that is true of a preimage can tell more than that it lies in it.
+    Below 0, the query's value is less common inside ε than among all inputs."""
+    bits_low: float | None
+    bits_high: float | None
+    """Their interval; never more than the value's own −log2 prior."""
+    values: tuple[tuple[Any, int], ...]
+    """The most frequent values and how many have each."""
+    distinct: int
+    """How many values there are."""
+    divergence: float | None = None
+    """Of a decoder, as measured at this site: KL of its samples from the exact preimage, in bits."""
+    chance: float | None = None
+    """The same for as many draws from the exact preimage."""
+    trusted: bool = True
+    """The share may be read as the preimage's."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one source says of all features."""
+
+    source: str
+    epsilon: float
+    inside: int
+    """Inputs inside ε."""
+    candidates: int
+    """Of how many."""
+    counted: int
+    """How many of those inside were counted: all, or a random choice."""
+    features: tuple[Common, ...]
+    """In the order of the study; none where the source cannot tell."""
+    note: str
+    """What a reader must know of them, in sentences; may be empty."""
+    recall: float | None = None
+    """Of a decoder, as measured at this site; see ``SiteTruth``."""
+
+    @property
+    def telling(self) -> list[Common]:
+        """Return the features, the most telling first."""
+        return sorted(self.features, key=lambda f: (not f.trusted, -(-1.0 if f.bits is None else f.bits), -f.share))
+
+
+@dataclass(frozen=True)
+class Background:
+    """The features of a random sample of a study's inputs."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    entropy: dict[str, float]
+    size: int
+    whole: bool
+    """These are all inputs that there are."""
+
+
+_BACKGROUNDS: WeakKeyDictionary[Inputs, Background] = WeakKeyDictionary()
+
+
+def background(inputs: Inputs) -> Background:
+    """Return the features of the corpus' first inputs, which are a random sample, and their entropy; kept once made."""
+    if inputs not in _BACKGROUNDS:
+        size = min(BACKGROUND, inputs.corpus_size or BACKGROUND)
+        columns = inputs.features(inputs.corpus(np.arange(size)))
+        found = {}
+        for name, values in columns.items():
+            _, counts = np.unique(values, return_counts=True)
+            found[name] = entropy(counts / counts.sum())
+        whole = inputs.corpus_size == size and not inputs.sampled
+        _BACKGROUNDS[inputs] = Background(columns, found, size, whole)
+    return _BACKGROUNDS[inputs]
+
+
+def told(inputs: Inputs, preimage: Preimage, truth: Truth | None = None, names: Sequence[str] = ()) -> Told | None:
+    """Return what is common inside ε; ``None`` where the preimage does not hold what was found, but only rows.
+
+    Args:
+        inputs: of the study.
+        preimage: of a single source.
+        truth: of the study's decoder, where it was measured.
+        names: of the query's position; a decoder's bias is known at named positions only.
+    """
+    draws = preimage.draws
+    if draws is None or preimage.inside_count is None:
+        return None
+    drawn = _without_query(draws, preimage.query.ids) if preimage.source != "decoder" else draws
+    bare = Told(preimage.source, preimage.epsilon, preimage.inside_count, preimage.candidates, len(drawn), (), "")
+    if preimage.source == "decoder":
+        return _decoded(bare, inputs, preimage, drawn, truth, names)
+    if not len(drawn):
+        none = f"None of {bare.candidates:,} inputs lies inside ε, the query itself left out."
+        return replace(bare, note="The walk has no draws yet that count." if preimage.walk is not None else none)
+    if preimage.walk is not None:
+        return _walked(bare, inputs, preimage, drawn, preimage.walk)
+    exact = not inputs.sampled and inputs.corpus_size is not None and preimage.candidates >= inputs.corpus_size - 1
+    known = float("inf") if exact and len(drawn) == preimage.inside_count else float(len(drawn))
+    return replace(bare, features=_counted(inputs, preimage, drawn, dict.fromkeys(_names(inputs), known)))
+
+
+def _without_query(draws: Ids, query: tuple[int, ...]) -> Ids:
+    """Return the draws that are not the query itself."""
+    if draws.shape[-1] < len(query):
+        return draws
+    own = np.array(query)
+    same = (draws[:, : len(own)] == own).all(1)
+    return draws[~same]
+
+
+def _names(inputs: Inputs) -> list[str]:
+    return list(background(inputs).columns)
+
+
+def _counted(
+    inputs: Inputs, preimage: Preimage, drawn: Ids, worth: Mapping[str, float], bits: bool = True
+) -> tuple[Common, ...]:
+    """Count the values of every feature; ``worth`` is the effective number of draws, infinite where all inputs are counted."""
+    ids = preimage.query.ids
+    rows = np.full((len(drawn) + 1, max(drawn.shape[1], len(ids), inputs.max_length)), inputs.pad, dtype=np.int64)
+    rows[0, : len(ids)], rows[1:, : drawn.shape[1]] = ids, drawn
+    known = background(inputs)
+    found = []
+    for name, column in inputs.features(rows).items():
+        own, values = column[0], column[1:]
+        each, counts = np.unique(values, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+        agreeing = int((values == own).sum())
+        share = agreeing / len(drawn)
+        low, high = (share, share) if worth[name] == float("inf") else wilson(share * worth[name], worth[name])
+        prior = int((known.columns[name] == own).sum())
+        told_bits = _bits(agreeing, len(drawn), (low, high), prior, known, _ceiling(preimage)) if bits else (None, None, None)
+        listed = tuple(zip(each[order].tolist(), counts[order].tolist(), strict=True))
+        found.append(Common(name, own.item(), agreeing, share, low, high, *told_bits, listed, len(each)))
+    return tuple(found)
+
+
+def _bits(
+    agreeing: int, counted: int, share: tuple[float, float], prior: int, known: Background, most: tuple[float, float]
+) -> tuple[float | None, float | None, float | None]:
+    """Return the bits that a share means, with the interval that share and prior leave; none where the value is unknown."""
+    if not agreeing or not prior:
+        return None, None, None
+    p = prior / known.size
+    rarest, commonest = (p, p) if known.whole else wilson(prior, known.size)
+    low = min(log2(share[0] / commonest), most[0]) if share[0] else -float("inf")
+    high = min(log2(share[1] / rarest), -log2(rarest), most[1])
+    value = min(log2((agreeing + p) / (counted + 1) / p), most[0])
+    return min(max(value, low), high), (None if low == -float("inf") else low), high
+
+
+def _ceiling(preimage: Preimage) -> tuple[float, float]:
+    """Return the most bits that anything inside ε can tell, and the end of their interval: those of the reading, if known."""
+    told = preimage.bits
+    if told is None or told.bounded or told.high is None or told.method != "corpus":
+        return float("inf"), float("inf")
+    return told.value, told.high
+
+
+def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, walk: WalkReport) -> Told:
+    """What a walk's draws say: shares of π, to be trusted once it has mixed; bits only under the study's own prior."""
+    sizes = {f.feature: f.ess for f in walk.features}
+    worth = {name: max(1.0, min(sizes.get(name, walk.ess), len(drawn))) for name in _names(inputs)}
+    counted = _counted(inputs, preimage, drawn, worth, bits=walk.prior == "study" and walk.mixed)
+    notes = [] if walk.mixed else ["The walk has not mixed: these shares are not yet those of the preimage."]
+    if walk.prior != "study":
+        notes.append(f"Shares are those under the walk's prior ({walk.prior}), not among the study's inputs.")
+    return replace(bare, features=tuple(replace(f, trusted=walk.mixed) for f in counted), note=" ".join(notes))
+
+
+def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, truth: Truth | None, names: Sequence[str]) -> Told:
+    """What a decoder's samples say, with how far from the preimage they were measured to be; nothing where that is unknown."""
+    site = preimage.query.site.short
+    measured, why = _bias(truth, preimage, site, names)
+    near = "The decoder draws near z, not from the preimage: "
+    if measured is None:
+        return replace(bare, note=f"{near}{why}, so no shares are told. Read the corpus or a walk for these.")
+    recall = "" if measured.recall is None else f"recall {measured.recall:.2f}, "
+    worst = max(measured.divergence, key=lambda name: measured.divergence[name] - measured.floor[name])
+    apart = f"KL of {worst} {measured.divergence[worst]:.1f} bits (chance {measured.floor[worst]:.1f})"
+    note = f"{near}at {site} {recall}{apart}, over {measured.compared} queries. ≠ marks shares that differ from the preimage's."
+    if not len(drawn):
+        return replace(bare, note=note, recall=measured.recall)
+    counted = _counted(inputs, preimage, drawn, dict.fromkeys(_names(inputs), float(len(drawn))), bits=False)
+    return replace(bare, features=tuple(_biased(f, measured) for f in counted), note=note, recall=measured.recall)
+
+
+def _biased(one: Common, measured: SiteTruth) -> Common:
+    apart, chance = measured.divergence[one.feature], measured.floor[one.feature]
+    return replace(one, divergence=apart, chance=chance, trusted=apart - chance <= BIASED)
+
+
+def _bias(truth: Truth | None, preimage: Preimage, site: str, names: Sequence[str]) -> tuple[SiteTruth | None, str]:
+    """Return what was measured of a decoder at a site, or why that does not hold for this reading."""
+    if truth is None:
+        return None, "how far its samples are from it was not measured (`inversionview truth` does that)"
+    if (truth.epsilon, truth.distance) != (preimage.epsilon, preimage.distance):
+        return None, f"how far its samples are from it was measured at ε = {truth.epsilon:g}, {truth.distance}, only"
+    if not {*names} & {*truth.positions}:
+        return None, f"how far its samples are from it was measured at {', '.join(truth.positions)} only"
+    measured = truth.of(site)
+    if measured is None:
+        return None, f"how far its samples are from it was not measured at {site}, which holds too few inputs inside ε"
+    return measured, ""
+
+
+def common_of(study: Study, preimage: Preimage) -> Told | None:
+    """Return what all the inputs inside ε have in common, feature by feature, with intervals; see ``analysis.common``.
+
+    ``None`` for a model alone, and for a preimage merged of several sources.
+    """
+    if study.bare:
+        return None
+    query = preimage.query
+    names = [name for name, at in study.positions.names(query.ids).items() if at == query.position]
+    return told(study.inputs, preimage, study.truth if preimage.source == "decoder" else None, names)

@@ -1,0 +1,193 @@
+"""The one value everything turns around: the preimage of a query. Sources make it, views show it, analyses read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.core.arrays import Ids
+from inversionview.core.information import Bits
+from inversionview.core.scope import Distance
+from inversionview.model.sites.site import Site
+from inversionview.walk.report import WalkReport
+
+INSIDE_SHARE = 0.7
+"""Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """An input, a position in it and a site: the activation to be read, z_q = f_s(x_q)_t."""
+
+    text: str
+    ids: tuple[int, ...]
+    """Token ids, BOS (where texts are run with one) and EOS included."""
+    tokens: tuple[str, ...]
+    """The same as labels: text with its spaces, or bytes that are part of a character, ``⟨e7⟩``."""
+    position: int
+    """Index into ``tokens``."""
+    site: Site
+    model: str
+    z: Float[Tensor, " d_model"] = field(repr=False)
+    """The query activation."""
+    attention: tuple[float, ...] | None = field(default=None, repr=False)
+    """How much the site's head attends from ``position`` to each token; 0 behind it. ``None`` where the site is no head."""
+    bos: bool = True
+    """The first token is BOS, which every input has, and not the first of the text."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The labels of BOS, empty where there is none, and of EOS."""
+        return self.tokens[0] if self.bos else "", self.tokens[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return where the activation was read, as plain JSON values."""
+        where = {"text": self.text, "tokens": list(self.tokens), "position": self.position}
+        attention = {} if self.attention is None else {"attention": list(self.attention)}
+        return {**where, "site": self.site.short, "model": self.model, **attention, **({} if self.bos else {"bos": False})}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One distinct input, run through the probed model and measured."""
+
+    tokens: tuple[str, ...]
+    """Labels as the query's, BOS and EOS included, no padding."""
+    text: str
+    distance: float
+    """D(z_q, x)."""
+    position: int
+    """Where it is reached."""
+    inside: bool
+    """D ≤ ε."""
+    token_distances: tuple[float | None, ...]
+    """Distance of every token's activation to z_q; ``None`` at EOS, which is never a candidate."""
+    effect: tuple[float, ...] | None
+    """p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS) of every token, in [−1, 1]; 0 at BOS. ``None`` without a decoder."""
+    source: str
+    """What made it: ``decoder``, ``corpus`` or ``walk``."""
+    count: int
+    """How often it was drawn."""
+    ids: tuple[int, ...] = field(default=(), repr=False)
+    """Token ids of ``tokens``; not in the JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the ids, as plain JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "ids"}
+
+
+@dataclass(frozen=True, eq=False)
+class Preimage:
+    """Verified samples of a query's preimage and its surroundings, sorted by distance."""
+
+    query: Query
+    distance: Distance
+    epsilon: float
+    seed: int
+    samples: tuple[Sample, ...]
+    candidates: int
+    """How many inputs were drawn (repeats counted) or searched, and measured; ``samples`` are a choice of them, by which no
+    share may be told."""
+    source: str = "decoder"
+    """What made it: ``decoder``, ``corpus`` or ``walk``."""
+    bits: Bits | None = None
+    """How much the activation tells, where a corpus was searched or a ladder of ε walked."""
+    recall: float | None = None
+    """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
+    inside_count: int | None = None
+    """How many of the ``candidates`` lie inside ε: of the decoder's with repeats, of a corpus' inputs. Of a walk, which
+    measures what it proposes, the distinct members. ``None`` where several sources are merged."""
+    distinct: int | None = None
+    """How many distinct inputs these are."""
+    draws: Ids | None = field(default=None, repr=False)
+    """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
+    walk: WalkReport | None = None
+    """What the walk did and whether it can be trusted, where one made the samples."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of query, ε and comparison, in sentences; those of a walk are in ``walk``."""
+    study: Any = field(default=None, repr=False, compare=False)
+    """The ``Study`` that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
+
+    @property
+    def inside(self) -> tuple[Sample, ...]:
+        """The samples inside the ε-preimage."""
+        return tuple(s for s in self.samples if s.inside)
+
+    @property
+    def outside(self) -> tuple[Sample, ...]:
+        """The samples outside."""
+        return tuple(s for s in self.samples if not s.inside)
+
+    def choice(self, count: int) -> Preimage:
+        """Return this preimage with at most ``count`` samples: of those inside an even choice, then the nearest outside."""
+        inside, outside = self.inside, self.outside
+        wanted = min(len(inside), max(round(INSIDE_SHARE * count), count - len(outside)))
+        every = [inside[i * len(inside) // wanted] for i in range(wanted)]
+        return replace(self, samples=(*every, *outside[: count - wanted]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the preimage as plain JSON values, the form that everything else reads."""
+        return {
+            "query": self.query.to_json(),
+            "distance": self.distance,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+            "samples": [s.to_json() for s in self.samples],
+            "candidates": self.candidates,
+            "source": self.source,
+            **({} if self.inside_count is None else {"inside": self.inside_count, "distinct": self.distinct}),
+            **({} if self.bits is None else {"bits": asdict(self.bits)}),
+            **({} if self.walk is None else {"walk": self.walk.to_json()}),
+            **({} if self.recall is None else {"recall": self.recall}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the preimage as one HTML file to look at and to send, which works from disk without a network.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        from inversionview.page.bundle import to_html
+        from inversionview.preimage.reading import reading
+
+        return to_html([reading(self.study, self).to_json()], path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "study": None}
+
+    def __rich__(self) -> Any:
+        from inversionview.preimage.show import preimage_table
+
+        return preimage_table(self)
+
+    def __repr__(self) -> str:
+        from inversionview.preimage.show import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from inversionview.preimage.show import as_html
+
+        return as_html(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from inversionview.preimage.widget import show
+
+        return show(self)._repr_mimebundle_()
+
+    def _display_(self) -> Any:
+        from inversionview.preimage.widget import show
+
+        return show(self)._display_()

@@ -1,0 +1,233 @@
+"""Preimages in a terminal: samples sorted by distance, a line at ε, tokens coloured by their effect."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from math import floor
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.core.information import Bits
+from inversionview.preimage.common import Common, Told, common_of
+from inversionview.preimage.preimage import Preimage, Query, Sample
+from inversionview.show.colours import tint
+from inversionview.show.tokens import marked, short_name, visible
+from inversionview.walk.report import WalkReport
+
+
+def effect_legend() -> Text:
+    """Return what the colours of tokens mean, as a bar from less likely to likelier."""
+    bar = [("■", f"{tint(effect)} not dim") if effect else ("□", "dim") for effect in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    return Text.assemble("less likely ", *bar, " likelier by the activation; ")
+
+
+def query_line(query: Query) -> Table:
+    """Return what names the query: its text with the position marked, and the site; a head's attention below."""
+    line = marked(query.tokens, query.position, ends=query.ends)
+    line.append(f"   site {query.site.short}, position {query.position}", style="dim")
+    table = Table.grid(padding=(0, 1))  # what does not fit goes on below the text, not below the word "query"
+    table.add_row(Text("query", style="dim"), line)
+    if query.attention is not None:
+        table.add_row("", Text(attention_line(query.tokens, query.attention, query.ends), style="dim"))
+    return table
+
+
+ATTENDED, LEAST_ATTENDED = 6, 0.05
+"""How many tokens are named that a head attends to, and with which weight at least."""
+
+
+def attention_line(tokens: Sequence[str], attention: Sequence[float], ends: Sequence[str] | None = None) -> str:
+    """Return what a head attends to, in order of weight: each token with its index and weight, then the sum of the rest.
+
+    ``ends``, as for ``marked``, are by default the first token and the last.
+    """
+    order = sorted(range(len(tokens)), key=lambda i: -attention[i])
+    named = [i for i in order[:ATTENDED] if attention[i] >= LEAST_ATTENDED]
+    parts = [f"'{short_name(tokens, i, ends or tokens) or visible(tokens[i])}' at {i}: {attention[i]:.2f}" for i in named]
+    rest = sum(attention) - sum(attention[i] for i in named)
+    if not named:
+        return f"attends to no token with {LEAST_ATTENDED} or more"
+    return "attends to " + ", ".join(parts + ([f"the rest: {rest:.2f}"] if rest >= 0.005 else []))
+
+
+def at_least(bound: float, digits: int = 2) -> str:
+    """Return a lower bound as text, rounded down so that it stays one: ``≥ 15.72``."""
+    return f"≥ {floor(bound * 10**digits + 1e-9) / 10**digits:.{digits}f}"
+
+
+SHOWN = 100
+"""Rows of a table at most; of a longer preimage a choice is shown."""
+
+
+def preimage_table(preimage: Preimage) -> Group:
+    """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn or searched."""
+    shown = preimage.choice(SHOWN) if len(preimage) > SHOWN else preimage
+    repeated = any(sample.count > 1 for sample in shown)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("D", justify="right", width=7)
+    if repeated:
+        table.add_column("drawn", justify="right", style="dim")
+    table.add_column("sample" if preimage.source == "decoder" else "input")
+    blank = [""] if repeated else []
+    for sample in shown.inside:
+        _row(table, sample, repeated, preimage.query.ends)
+    line = Text(f"──────── ε, {preimage.distance} ────────", style="red")
+    table.add_row(
+        Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold red"),
+        *blank,
+        line,
+    )
+    for sample in shown.outside:
+        _row(table, sample, repeated, preimage.query.ends)
+    if preimage.walk is not None:
+        legend = _walk_note(preimage, preimage.walk, preimage.bits)
+    else:
+        legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
+    common = None if preimage.study is None else common_of(preimage.study, preimage)
+    told = [] if common is None else [Text(), *_common_block(common)]
+    notes = [Text(note, style="yellow") for note in preimage.notes]
+    return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend, *told, Text(), _shown_note(shown))
+
+
+def _share(inside: int, of: int, what: str) -> Text:
+    """Return how many of all that was measured lie inside ε, and as a share."""
+    share = 100 * inside / of if of else 0.0
+    said = f" ({share:.0f} %)" if share >= 10 else f" ({share:.2g} %)"
+    said = said if 0 < inside < of else ""
+    return Text(f"{inside:,} of {of:,} {what} lie inside ε{said}", style="bold")
+
+
+def _shown_note(shown: Preimage) -> Text:
+    """Return that the rows are a choice, and what the marks mean."""
+    note = Text(f"Shown: {rows_shown(shown)}; each was run through the model.\n", style="dim")
+    if any(sample.effect is not None for sample in shown):
+        note = Text.assemble(note, effect_legend())
+    return note.append("(…) where D is reached.", style="dim")
+
+
+def rows_shown(preimage: Preimage) -> str:
+    """Return which inputs the rows are: all inside ε or some by lot, and the nearest outside."""
+    inside, outside = len(preimage.inside), len(preimage.outside)
+    every = "this one" if inside == 1 else f"all {inside} of these"
+    some = "none" if not inside else every if preimage.distinct == inside else f"{inside} of these by lot"
+    return f"{some} and the {outside} nearest outside" if outside else some
+
+
+def _decoder_note(preimage: Preimage) -> Text:
+    if preimage.inside_count is None:
+        return Text(f"{preimage.candidates:,} candidates were measured.", style="dim")
+    line = _share(preimage.inside_count, preimage.candidates, "candidates of the decoder")
+    repeats = "" if preimage.distinct == preimage.inside_count else f"; {preimage.distinct:,} of these are distinct"
+    return line.append(f"{repeats}.", style="not bold")
+
+
+def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
+    line = _share(bits.hits, bits.inputs, "inputs of the corpus")
+    told = at_least(bits.low) if bits.bounded else f"{bits.value:.2f}"
+    ends = "" if bits.high is None else f" [{bits.low:.2f}, {bits.high:.2f}]"
+    line.append(f": {told} bits{ends}; {'the query itself is left out' if bits.hits else 'the nearest are shown'}.")
+    if preimage.recall is not None:
+        line.append(f"\nApproximate: finds {preimage.recall:.1%} of what lies inside, measured on random queries.")
+    return line
+
+
+COMMON = 5
+"""Features that are told below a reading, the most telling ones."""
+
+
+def _common_block(told: Told) -> list[Text | Table]:
+    """Return what is common inside ε, with intervals, and what a reader must know of it."""
+    parts: list[Text | Table] = []
+    if told.features:
+        every = "the one" if told.inside == 1 else f"all {told.counted:,}"
+        counted = every if told.counted == told.inside else f"{told.counted:,} of them"
+        head = {
+            "decoder": f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
+            "walk": f"Common inside ε ({told.counted:,} draws):",
+            "corpus": f"Common inside ε ({counted}):",
+        }
+        parts.append(Text(head[told.source]))
+        grid = Table.grid(padding=(0, 2))
+        for one in told.telling[:COMMON]:
+            grid.add_row(*_feature(one))
+        parts.append(grid)
+    return parts + ([Text(told.note, style="yellow")] if told.note else [])
+
+
+def _feature(one: Common) -> tuple[Text, ...]:
+    """Return a feature's value, its share and its bits or, of a decoder, how far its samples are from the preimage."""
+    style = "" if one.trusted else "dim"
+    bits = _bits(one.bits, one.bits_low, one.bits_high)
+    if one.divergence is not None:
+        bits = f"KL {one.divergence:.2f} bits (chance {one.chance:.2f})"
+    value = Text(f"  {one.feature} = {visible(str(one.value))}", style=style)
+    share = interval(one.share, one.low, one.high)
+    if not one.trusted:
+        share = f"{'?' if one.divergence is None else '≠'} {one.share:.0%}".replace("%", " %")
+    return value, Text(share, style=style), Text(bits, style=style)
+
+
+def _bits(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return ""
+    if value <= -0.05:
+        return "less common than among all inputs"
+    ends = ", ".join("–" if end is None else f"{end:.1f}" for end in (low, high))
+    return f"{max(0.0, value):.1f} bits [{ends}]".replace("-", "−")
+
+
+def interval(share: float, low: float, high: float) -> str:
+    """Return a share with its 95 % interval, in whole per cent, in tenths where it is small."""
+    digits = 1 if high < 0.0995 else 0
+    return f"{100 * share:.{digits}f} % [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def _walk_note(preimage: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
+    line = Text(f"{walk.members:,} distinct members", style="bold")
+    line.append(f" in {walk.seconds:.1f} s ({walk.members_per_second:,.0f}/s), of {walk.measured:,} inputs measured")
+    if bits is not None and bits.high is not None:
+        line.append(f"; {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] by splitting")
+    elif bits is not None and bits.hits:
+        line.append(f"; about {bits.value:.1f} bits, not known how exactly")
+    elif bits is not None:
+        line.append(f"; {at_least(bits.low)} bits")
+    common = sorted((f for f in walk.features if f.share is not None), key=lambda f: -(f.share or 0))
+    if common and (preimage.study is None or preimage.study.bare):  # else they are told with intervals
+        told = ", ".join(f"{f.feature} {f.share:.0%}" for f in common[:12])
+        line.append(f"\nas in the query{'' if walk.mixed else ', so far'}: {told}", style="not bold")
+    if walk.features and walk.mixed:
+        forgotten = "" if walk.forgotten is None else f", the query forgotten after {walk.forgotten} steps"
+        line.append(
+            f"\nThe chains agree on every feature, so these shares can be relied on (mixed: R̂ ≤ {walk.r_hat:.3f}, at least "
+            f"{walk.ess:,.0f} effective draws{forgotten}).",
+            style="not bold",
+        )
+    for note in walk.notes:
+        line.append(f"\n{note}", style="yellow not bold")
+    return line
+
+
+def _row(table: Table, sample: Sample, repeated: bool, ends: Sequence[str]) -> None:
+    times = [f"{sample.count}×" if sample.count > 1 else ""] if repeated else []
+    distance = Text(f"{sample.distance:.3f}", style="" if sample.inside else "dim")
+    table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect, ends))
+
+
+def as_text(preimage: Preimage, width: int = 100) -> str:
+    """Return the reading as plain text."""
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None, force_jupyter=False).print(preimage_table(preimage))
+    return file.getvalue()
+
+
+def as_html(preimage: Preimage, width: int = 100) -> str:
+    """Return the reading as an HTML fragment for a notebook; token text is escaped."""
+    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, color_system="truecolor")
+    console.print(preimage_table(preimage))
+    style = "font-family:Menlo,'DejaVu Sans Mono',monospace;line-height:1.25;white-space:pre"
+    code: Any = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    return str(code)

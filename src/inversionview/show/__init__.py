@@ -1,0 +1,1 @@
+"""The drawing kit: tokens, numbers, figures and files that all views share."""

@@ -1,0 +1,1 @@
+"""What makes a preimage: the corpus, the decoder, a walk; one protocol, one registry."""

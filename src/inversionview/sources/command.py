@@ -1,0 +1,286 @@
+"""Commands that read one activation: read, walk, search, sites, path, demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import inversionview as iv
+from inversionview.core.errors import SettingError
+from inversionview.core.interruption import INTERRUPTED
+from inversionview.core.scope import Distance
+from inversionview.sources.given import check_source, first_source, not_of_source
+from inversionview.studies.given import bank_to_search, loaded_study, study_and_text
+from inversionview.terminal.app import app, bar, err, given, listed, out, print_json
+from inversionview.terminal.checked import unused
+from inversionview.terminal.options import (
+    ActivationOptions,
+    BankOpt,
+    FixedAtOpt,
+    InputOptions,
+    JsonOpt,
+    ModelOptions,
+    ScopeOptions,
+    SeedOpt,
+    SourceOpt,
+    StudyArg,
+    TextArg,
+    WalkedSecondsOpt,
+)
+
+if TYPE_CHECKING:
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.studies.study import Study
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How the decoder draws candidates."""
+
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="The decoder draws at this temperature (repeatable); by default a pool of several."),
+    ] = None
+    noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
+    candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
+
+    @property
+    def named(self) -> bool:
+        """Whether any is given, so that the decoder is what reads."""
+        return self != DrawOptions()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``Study.preimage`` is told of them."""
+        from inversionview.sources.settings import Setting
+
+        settings = [Setting(t, self.noise or 0.0) for t in self.temperature] if self.temperature else "auto"
+        return {"settings": settings, "each": 64 if self.candidates is None else self.candidates}
+
+
+@app.command(
+    epilog='Examples: `inversionview read addition "615+861=1476" --at "=" --site a0.0`; without a decoder, any model: '
+    '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
+)
+def read(
+    context: typer.Context,
+    *,
+    what: InputOptions,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
+    count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
+    draw: DrawOptions,
+    fixed: FixedAtOpt = None,
+    source: SourceOpt = None,
+    seconds: WalkedSecondsOpt = None,
+    seed: SeedOpt = 0,
+    on: ModelOptions,
+    as_json: JsonOpt = False,
+) -> None:
+    """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
+    distance = scope.check()
+    check_source(source)
+    if not draw.temperature:
+        unused(context, "no --temperature is given", "noise")
+    if source is not None:
+        not_of_source(context, source)
+    loaded, text = study_and_text(what, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
+    source = source or first_source(loaded, query, fixed, draw.named)
+    not_of_source(context, source)
+    options: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed, "seed": seed}
+    options["count"] = count if count is not None else (100 if as_json else 30)
+    if source == "corpus":
+        options["fixed"] = listed(fixed)
+        preimage = iv.search(loaded, query, bank=bank_to_search(loaded, None), **options)
+    elif source == "walk":
+        preimage = _walk(loaded, query, quiet=as_json, **given(seconds=seconds), **options)
+    else:
+        preimage = iv.read(loaded, query, **draw.settings(), **options, source="decoder")
+    _show(preimage, as_json)
+
+
+def _walk(study: Study, query: Query, quiet: bool, **options: Any) -> Preimage:
+    with bar("walking", 1000, quiet=quiet) as advance:
+        return iv.walk(study, query, report=lambda share, note: advance(int(1000 * share), note), **options)
+
+
+def _show(preimage: Preimage, as_json: bool) -> None:
+    if as_json:
+        print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+    if preimage.walk is not None and preimage.walk.interrupted:
+        err.print("Interrupted: what was found until then is shown.")
+        sys.exit(INTERRUPTED)  # not typer's own, by which it reports a Ctrl-C that nothing was made of
+
+
+@dataclass(frozen=True)
+class EndOptions:
+    """When a walk ends."""
+
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so many seconds; 10 if nothing else ends it, on slow models more.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="End after so many steps: then the seed fixes what is found.")] = None
+    until_mixed: Annotated[bool, typer.Option("--until-mixed", help="End as soon as every feature is mixed.")] = False
+    bits_within: Annotated[float | None, typer.Option(help="End as soon as the bits are known to ± so many.")] = None
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """How many chains walk, under which prior, by which moves, and from where."""
+
+    chains: Annotated[int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")] = None
+    exchange: Annotated[
+        bool | None,
+        typer.Option(
+            "--exchange/--no-exchange", help="Replicas on a ladder of ε, for all pieces and bits; for studies the rule."
+        ),
+    ] = None
+    prior: Annotated[
+        str | None, typer.Option(help="study, model (its own p(x)^β) or uniform; by default the study's, else the model's.")
+    ] = None
+    beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0
+    keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None
+    longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2
+    guided: Annotated[
+        bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
+    ] = False
+    start: Annotated[
+        str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``Study.walk`` is told of them, but for where they begin."""
+        told = {name: value for name, value in given(**vars(self)).items() if name != "start"}
+        return {**told, "keep": listed(self.keep) or ()}
+
+
+@app.command(
+    epilog='Examples: `inversionview walk counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0 --seconds 10`; until it can be '
+    'trusted: `inversionview walk addition "403+288=691" --at A1 --site x0.post --until-mixed --seconds 120`; any model: '
+    '`inversionview walk --model gpt2 "The capital of France is" --site a9.8 --fixed END --keep 4`'
+)
+def walk(
+    context: typer.Context,
+    *,
+    what: InputOptions,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
+    end: EndOptions,
+    chains: ChainOptions,
+    count: Annotated[int | None, typer.Option(min=1, help="Members to show: by default 30, with --json 100.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print each new member as a line of JSON as soon as it is found.")
+    ] = False,
+    fixed: FixedAtOpt = None,
+    seed: SeedOpt = 0,
+    on: ModelOptions,
+    as_json: JsonOpt = False,
+) -> None:
+    """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
+    distance = scope.check()
+    if chains.prior in ("study", "uniform"):
+        unused(context, f"the prior is {chains.prior}", "beta")
+    loaded, text = study_and_text(what, on, [activation.site])
+    if chains.prior == "study" or (chains.prior is None and loaded.has_prior):
+        unused(context, "inputs are drawn as the study's own", "beta", "longer")
+    query = loaded.query(text, at=activation.position, site=activation.site)
+    settings = {**given(**vars(end)), **chains.settings()}
+    starts = [_start(loaded, query, name, scope.epsilon, distance) for name in listed(chains.start) or ()]
+    preimage = _walk(
+        loaded,
+        query,
+        quiet=as_json or stream,
+        found=_streamed(loaded) if stream else None,
+        starts=starts,
+        epsilon=scope.epsilon,
+        distance=distance,
+        fixed=fixed,
+        count=count if count is not None else (100 if as_json else 30),
+        seed=seed,
+        **settings,
+    )
+    _show(preimage, as_json or stream)
+
+
+def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: Distance | None) -> Preimage:
+    if name == "decoder":
+        return iv.read(study, query, epsilon=epsilon, distance=distance, count=1000, source="decoder")
+    if name == "corpus":
+        bank = bank_to_search(study, None)
+        return iv.search(study, query, epsilon=epsilon, distance=distance, count=1000, bank=bank)
+    raise SettingError(f"There is no start {name!r}: choose decoder or corpus.")
+
+
+def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
+    """Return what prints new members as lines of JSON."""
+    vocabulary = study.model.vocabulary
+
+    def show(tokens: Any, distances: Any, positions: Any) -> None:
+        for ids, distance, position in zip(tokens.tolist(), distances.tolist(), positions.tolist(), strict=True):
+            real = [i for i in ids if i != vocabulary.pad]
+            row = {
+                "text": vocabulary.decode(real),
+                "tokens": vocabulary.strings(real),
+                "distance": distance,
+                "position": position,
+            }
+            print_json(row)
+        sys.stdout.flush()
+
+    return show
+
+
+@app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
+def search(
+    *,
+    study: StudyArg,
+    text: TextArg,
+    activation: ActivationOptions,
+    scope: ScopeOptions,
+    k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
+    fixed: Annotated[
+        str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all.")] = None,
+    bank: BankOpt = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Let a faiss index propose what to measure (banks of tens of millions).")
+    ] = False,
+    seed: SeedOpt = 0,
+    on: ModelOptions,
+    as_json: JsonOpt = False,
+) -> None:
+    """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
+    distance = scope.check()
+    loaded = loaded_study(study, on, [activation.site])
+    query = loaded.query(text, at=activation.position, site=activation.site)
+    preimage = iv.search(
+        loaded,
+        query,
+        epsilon=scope.epsilon,
+        distance=distance,
+        k=k,
+        fixed=listed(fixed),
+        count=count if count is not None or as_json else 30,
+        bank=bank_to_search(loaded, bank),
+        approximate=approximate,
+        seed=seed,
+    )
+    if as_json:
+        print_json(preimage.to_json())
+    else:
+        out.print(preimage)
+
+
+@app.command()
+def demo() -> None:
+    """Show three telling readings of each shipped study, with one line each on what to see."""
+    from inversionview.sources.demo import show_demo
+
+    show_demo(out, lambda study: bank_to_search(study, None))

@@ -1,0 +1,203 @@
+"""The second source of preimages: search a bank for every known input inside ε; needs no decoder and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from inversionview.bank.approximate import ApproximateIndex, load_or_build
+from inversionview.bank.search import Hits, search
+from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import UnknownPositionError
+from inversionview.core.information import bits
+from inversionview.core.ranges import check_seed, whole
+from inversionview.core.scope import Scope
+from inversionview.corpora.positions import Positions
+from inversionview.model.measure import distance_to
+from inversionview.preimage.notes import compared, listed
+from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sample
+from inversionview.sources.samples import choose, samples_of
+
+Found = Callable[[tuple[Sample, ...]], None]
+"""Called with samples as they are measured."""
+
+
+MOST_DRAWS = 50_000
+"""Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
+
+
+_FIRST_LOOK = 2**15
+"""Inputs of the bank that are searched ahead of all others, where somebody waits."""
+
+
+Names = str | Sequence[str]
+"""One or several named positions of a bank."""
+
+
+def corpus_preimage(
+    bank: ActivationBank,
+    query: Query,
+    scope: Scope[Names],
+    *,
+    k: int = 10,
+    count: int | None = None,
+    approximate: bool = False,
+    seed: int = 0,
+    keep: int = MOST_DRAWS,
+    found: Found | None = None,
+) -> Preimage:
+    """Return every input of a bank inside the query's ε-preimage, and the ``k`` nearest, with the information in bits.
+
+    Every input that is returned was run through the probed model again. The query itself never counts.
+
+    Args:
+        bank: of the query's model.
+        query: what to read.
+        scope: how inputs are compared, at named positions; by default all of the bank's.
+        k: the k nearest inputs are returned, inside ε or not.
+        count: how many inputs to return at most, a random choice of those inside and the nearest outside; ``None`` is all
+            inside and the ``k`` nearest.
+        approximate: let faiss propose what to measure; the result's ``recall`` says how much that finds.
+        seed: of that choice.
+        keep: how many inputs inside ε become the preimage's ``draws``, at most.
+        found: called with a first look: samples among the bank's first inputs, ahead of the search.
+
+    Raises:
+        SettingError: ε, ``k`` or ``count`` is out of range.
+        UnknownSiteError, UnknownPositionError: the bank does not hold the site or position; without ``at`` the query's, too.
+        BankError: the bank is damaged.
+    """
+    whole(k, "k", 0)
+    if count is not None:
+        whole(count, "The count of inputs")
+    check_seed(seed)
+    notes = compared(bank, query, scope.at)
+    searched = _Search(bank, query, scope, _proposals(bank, query, scope) if approximate else {})
+    if found is not None and count is not None:
+        found(searched.samples(searched.chosen(searched.nearest(k, first=_FIRST_LOOK), count, seed)))
+    hits, inside = searched.found(k, count)
+    lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
+    samples = searched.samples(hits if count is None else searched.chosen(hits, count, seed))
+    inputs = len(bank) - len(searched.own)
+    return Preimage(
+        query,
+        scope.distance,
+        scope.epsilon,
+        seed,
+        samples,
+        inputs,
+        source="corpus",
+        bits=bits(inside, inputs),
+        recall=min((index.settings.recall for index in searched.proposals.values()), default=None),
+        draws=bank.tokens(hits.rows[lot]),
+        inside_count=inside,
+        distinct=inside,
+        notes=tuple(notes),
+    )
+
+
+def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
+    """Return the bank's names of positions that are named so, or are indices or tokens of the query.
+
+    Raises:
+        UnknownPositionError: the bank does not hold one.
+    """
+    held, names = bank.manifest.positions, positions.names(query.ids)
+    found: list[str] = []
+    for at in [fixed] if isinstance(fixed, str | int) else fixed:
+        if isinstance(at, str) and (at in held or at in names):
+            found.append(at)  # of a name that it does not hold the bank says so
+            continue
+        index = positions.one(query.ids, at)
+        name = next((name for name in held if names.get(name) == index), None)
+        if name is None:
+            raise UnknownPositionError(
+                f"The bank holds {listed(held)} alone, and {query.tokens[index]!r} at #{index} is none of these: compare at "
+                "one of them, or walk."
+            )
+        found.append(name)
+    return found
+
+
+def _proposals(bank: ActivationBank, query: Query, scope: Scope[Names]) -> Mapping[int, ApproximateIndex]:
+    """Return for each position that is compared what proposes inputs to measure."""
+    numbers = bank.position_numbers(scope.at)
+    return {number: load_or_build(bank, query.site, number, epsilon=scope.epsilon) for number in numbers}
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One query, searched for in a bank."""
+
+    bank: ActivationBank
+    query: Query
+    scope: Scope[Names]
+    proposals: Mapping[int, ApproximateIndex]
+    """Where the search is approximate, for each position what proposes inputs to measure; else none."""
+
+    @cached_property
+    def own(self) -> npt.NDArray[np.int64]:
+        """The query's own rows, which never count."""
+        return self.bank.rows_of(self.query.ids)
+
+    def nearest(self, k: int, first: int | None = None) -> Hits:
+        """Return what lies inside ε and the ``k`` nearest; with ``first`` a look at so many rows, as they are stored."""
+        hits = next(
+            search(
+                self.bank,
+                self.query.site,
+                self.query.z[None],
+                epsilon=self.scope.epsilon,
+                distance=self.scope.distance,
+                at=self.scope.at,
+                k=k + len(self.own),
+                verify=first is None,
+                first=first,
+                proposals=self.proposals if first is None else None,
+            )
+        )
+        return hits.part(~np.isin(hits.rows, self.own))
+
+    def found(self, k: int, count: int | None) -> tuple[Hits, int]:
+        """Return what lies inside ε, the ``k`` nearest and, of ``count``, those just outside; and how many are inside."""
+        hits = self.nearest(k)
+        inside = len(hits.within(self.scope.epsilon))
+        beyond = 0 if count is None else count - min(inside, round(INSIDE_SHARE * count))
+        if inside + beyond > len(hits):
+            hits = self.nearest(inside + beyond)
+        return hits.part(slice(max(inside + beyond, k))), inside
+
+    def chosen(self, hits: Hits, count: int, seed: int) -> Hits:
+        """Return at most ``count`` of the hits."""
+        if count >= len(hits):
+            return hits
+        generator = torch.Generator().manual_seed(seed)
+        return hits.part(choose(torch.from_numpy(hits.distances), self.scope.epsilon, count, generator).numpy())
+
+    def samples(self, hits: Hits) -> tuple[Sample, ...]:
+        """Run hits through the model again and return them, nearest first."""
+        if not len(hits):
+            return ()
+        bank, query = self.bank, self.query
+        tokens, at_names = bank.located(hits.rows, [bank.manifest.positions[p] for p in bank.position_numbers(self.scope.at)])
+        z = query.z.expand(len(tokens), -1)
+        per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), z, query.site, self.scope.distance)
+        places = torch.from_numpy(at_names)
+        reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
+        nearest, which = reached.min(1)
+        position = places.gather(1, which[:, None])[:, 0]
+        order = torch.argsort(nearest, stable=True)
+        return samples_of(
+            bank.model,
+            torch.from_numpy(tokens)[order],
+            nearest[order],
+            position[order],
+            per_token[order],
+            epsilon=self.scope.epsilon,
+            source="corpus",
+        )

@@ -1,0 +1,45 @@
+"""Banks of a study: built, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from inversionview.bank import finding
+from inversionview.bank.harvest import harvest_bank
+from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import BankError
+from inversionview.core.progress import Progress
+from inversionview.studies.study import Study
+
+
+def build_bank(
+    study: Study, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
+) -> ActivationBank:
+    """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.build_bank`` for the options.
+
+    Args:
+        folder: where to; by default the user's cache, where later searches find it.
+        rows: how many inputs.
+        report: called with the share of the inputs that is done, and a note.
+        options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
+    """
+    return harvest_bank(
+        folder or finding.cached(study.model, study.inputs, rows), study.model, study.inputs, rows=rows, report=report,
+        **{"sites": study.sites, "distance": study.spec.distance, **options},
+    )  # fmt: skip
+
+
+def check_bank(study: Study, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:
+    """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
+
+    Raises:
+        BankError, MismatchError: there is none, or it is damaged, unfinished or another model's.
+    """
+    given = None if folder is None else Path(folder)
+    own = given or (study.folder / "bank" if study.folder else Path())
+    inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
+    kept = [inner] if given is not None or (study.folder and finding.begun(own)) else finding.kept(study.model, study.inputs)
+    if not kept:
+        raise BankError(f"{study.name} has no bank yet: build one with `inversionview bank`.")
+    return finding.check(kept[0], study.model, study.inputs, report)

@@ -1,0 +1,134 @@
+"""Commands of a study itself: sites, path, bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+import inversionview as iv
+from inversionview.core.errors import SettingError
+from inversionview.core.interruption import resumable
+from inversionview.core.scope import epsilon_text
+from inversionview.model.sites.site import KINDS
+from inversionview.studies.given import loaded_study
+from inversionview.terminal.app import app, bar, err, given, listed, out, print_json, print_line
+from inversionview.terminal.options import BareStudyArg, DeviceOpt, JsonOpt, ModelOpt, ModelOptions, StudyArg
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
+    from inversionview.studies.study import Study
+
+
+@app.command(
+    epilog="Examples: `inversionview bank counting --inputs 1000000 --out runs/counting`; four processes share the work: "
+    "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`; "
+    "is it still as it was written? `inversionview bank counting --check`"
+)
+@resumable()
+def bank(
+    *,
+    study: StudyArg,
+    inputs: Annotated[
+        int | None, typer.Option(min=1, help="Inputs of the corpus to harvest; by default 200,000, or all if they are fewer.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
+    positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing: read the bank whole and say whether it is as it was written.")
+    ] = False,
+    rank: Annotated[int, typer.Option(min=0, envvar="RANK", help="Number of this process, where several share the work.")] = 0,
+    world: Annotated[int, typer.Option(min=1, envvar="WORLD_SIZE", help="How many processes share the work.")] = 1,
+    model: ModelOpt = None,
+    device: DeviceOpt = "auto",
+) -> None:
+    """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
+    precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
+    if precision is None:
+        raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    with resumable(not check):
+        loaded = loaded_study(study, ModelOptions(model, device), [sites])
+    if check:
+        with resumable(False), bar("checking", 1000) as advance:
+            sound = iv.check_bank(loaded, to, report=lambda share, note: advance(int(1000 * share), note))
+        out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
+        return
+    options = given(sites=sites, positions=listed(positions))
+    rows = inputs or min(200_000, loaded.inputs.corpus_size or 200_000)
+    with bar("harvesting", 1000) as advance:
+        made = iv.build_bank(
+            loaded,
+            None if to is None else to / "bank",
+            rows=rows,
+            precision=precision,
+            rank=rank,
+            world=world,
+            report=lambda share, note: advance(int(1000 * share), note),
+            **options,
+        )
+    if to is not None:
+        loaded.keep(to)
+    err.print(_extent(made))
+
+
+def _extent(bank: ActivationBank) -> str:
+    """Return how large a bank is, and where it lies."""
+    return f"{len(bank):,} inputs × {len(bank.sites)} sites × {len(bank.manifest.positions)} positions in {bank.folder}"
+
+
+@app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
+def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
+    """List the sites and named positions of a study, or the sites of a model alone."""
+    loaded = loaded_study(study, ModelOptions(model))
+    if as_json:
+        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
+        within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
+        withheld = loaded.model.shape.withheld
+        run_as = {} if (said := loaded.model.vocabulary.run_as) is None else {"note": said}
+        print_json({"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within, **run_as})
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("site", "TransformerLens", "LaTeX"):
+        table.add_column(title, no_wrap=True)
+    for s in loaded.sites:
+        table.add_row(s.short, s.hook, s.latex)
+    out.print(table)
+    for kind, why in loaded.model.shape.withheld.items():
+        out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
+    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
+    out.print(_thresholds(loaded))
+    if (said := loaded.model.vocabulary.run_as) is not None:
+        out.print(said)
+
+
+def _thresholds(study: Study) -> str:
+    """Return the ε of readings in a line."""
+    spec = study.spec
+    if not spec.epsilons:
+        return f"{epsilon_text(spec.epsilon, spec.distance)} unless you give another"
+    own = ", ".join(f"{family} {epsilon:g}" for family, epsilon in spec.epsilons.items())
+    return (
+        f"ε ({spec.distance}) unless you give another: {own}; within it lies about one of a hundred of the run's texts. Where "
+        f"sites are compared: {spec.epsilon:g}"
+    )
+
+
+@app.command(epilog="Example: `inversionview path addition decoder`")
+def path(study: StudyArg, part: Annotated[str, typer.Argument(help="model or decoder")]) -> None:
+    """Print where a study's probed model lies, or the decoder that it is read with."""
+    from inversionview.studies.decoders import trained_decoder
+    from inversionview.studies.registry import defined, stated
+
+    if part not in ("model", "decoder"):
+        raise SettingError(f"There is no part {part!r}: ask for model or decoder.")
+    spec, run = stated(study)
+    if part == "decoder":
+        print_line(trained_decoder(study, spec.inputs, run).resolve())
+    else:
+        print_line(spec.model or defined(spec.inputs).default_model())

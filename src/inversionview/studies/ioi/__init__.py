@@ -1,0 +1,1 @@
+"""Indirect object identification, for any language model."""

@@ -1,0 +1,106 @@
+"""Loads a study by its name, a run by its folder, or a model alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inversionview.core.errors import InputError, SettingError, UnknownStudyError, WeightsError
+from inversionview.corpora.texts import begun_before
+from inversionview.model.probed import PRECISIONS, ProbedModel
+from inversionview.model.sites.patterns import expand
+from inversionview.model.tokens import Vocabulary
+from inversionview.studies.definition import Definition
+from inversionview.studies.facts.corpus import FactsInputs
+from inversionview.studies.facts.known import kept_known
+from inversionview.studies.naming import STUDIES
+from inversionview.studies.registry import defined, stated
+from inversionview.studies.shipped import check_shipped, shipped_path
+from inversionview.studies.spec import StudySpec, check_model
+from inversionview.studies.study import Study
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Study:
+    """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
+
+    Args:
+        name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
+        model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
+            model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
+        device: where to run.
+        dtype: of the weights; by default the run's, else float32.
+        options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
+            file of the user's own, of COUNTERFACT, or a folder of BEAR.
+
+    Raises:
+        UnknownStudyError: there is neither a study nor a run of that name.
+        WeightsError: the model cannot be loaded, or its vocabulary is another.
+        InputError: the model's tokenizer, or an option, does not do for the study.
+        SettingError: options are given to a study that has none.
+    """
+    if name is None:
+        if model is None:
+            raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
+        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32)
+        every = [site.short for site in probed.sites]
+        return Study(
+            str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
+        )
+    text = str(name)
+    spec, run = stated(name)
+    if run is not None and not model:
+        check_model(spec, run)
+    definition = defined(spec.inputs)
+    if options and not definition.options:
+        raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
+    default = not (model or spec.model)
+    if definition.ships_model and default:
+        check_shipped(f"{definition.name}/model")
+    shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
+    probed = ProbedModel.from_pretrained(
+        definition.default_model() if default else model or spec.model,
+        device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped,
+    )  # fmt: skip
+    if default:
+        probed.name = definition.default_name
+    if definition.ships_model:
+        check_vocabulary(probed, definition)
+    spec = spec.model_copy(
+        update={"options": {**spec.options, **definition.kept_options(options)}, "site": spec.site or _last(spec, probed)}
+    )
+    if run is not None and begun_before(run, probed.vocabulary):
+        probed.vocabulary.begin(probed.vocabulary.former or 0)
+    study = Study(text, spec, probed, run)
+    if definition.any_model:
+        longest = study.inputs.max_length  # what does not do for this model is told now
+        if longest > probed.shape.max_length:
+            raise InputError(
+                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
+                "out."
+            )
+        if isinstance(study.inputs, FactsInputs):
+            study.inputs.known = kept_known(probed, study.inputs)
+    return study
+
+
+def _last(spec: StudySpec, model: ProbedModel) -> str:
+    return expand(spec.sites, model.sites)[-1].short
+
+
+def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
+    """Raise ``WeightsError`` unless the model has the vocabulary of a study that ships one, in its order."""
+    wanted = definition.inputs(model, {})
+    if model.vocabulary.tokens[: wanted.pad + 1] != wanted.vocabulary or model.shape.max_length < wanted.max_length:
+        raise WeightsError(
+            f"{model.name} is not a model of the {definition.name} study: its vocabulary must be "
+            f"{''.join(wanted.vocabulary)}, in this order, and it must read {wanted.max_length} tokens."
+        )

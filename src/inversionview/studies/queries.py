@@ -1,0 +1,43 @@
+"""Queries of a study: an input run through the model and read, or random ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inversionview.core.errors import UnknownPositionError
+from inversionview.core.memory import check_memory
+from inversionview.core.ranges import check_seed, whole
+from inversionview.model.sites.patterns import find_site
+from inversionview.model.sites.site import Site
+from inversionview.preimage.preimage import Query
+from inversionview.studies.study import _QUERY_BYTES, Study
+
+
+def random_queries(
+    study: Study, count: int, *, at: str | int | None = None, site: str | Site | None = None, seed: int = 0
+) -> list[Query]:
+    """Draw queries from the test split, each at a random site and position that a decoder is trained on.
+
+    ``at`` and ``site`` fix either; inputs that lack the position are passed over.
+
+    Raises:
+        SettingError: ``count`` is below 1.
+        UnknownSiteError, UnknownPositionError: there is no such place.
+    """
+    check_seed(seed)
+    each = 4 * 8 * 6 * study.inputs.max_length + 4 * study.model.shape.d_model + _QUERY_BYTES
+    check_memory(whole(count, "The number of queries"), "queries", each)
+    sites = study.sites if site is None else [find_site(site, study.model.sites)]
+    rng, found = np.random.default_rng((seed, 7)), []
+    tokens = study.inputs.draw(max(100, 4 * count), split="test", seed=(seed, 8))
+    for row, allowed in zip(tokens, study.inputs.trained_positions(tokens), strict=True):
+        ids = row[row != study.inputs.pad].tolist()
+        try:
+            position = int(rng.choice(np.flatnonzero(allowed))) if at is None else study.locate(ids, at)
+        except UnknownPositionError as error:
+            missing = error
+            continue
+        found.append(study._read(ids, position, sites[rng.integers(len(sites))]))
+        if len(found) == count:
+            return found
+    raise missing

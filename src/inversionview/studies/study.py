@@ -1,0 +1,259 @@
+"""A study binds what reading needs: a probed model, its inputs, sites and positions, a distance, ε, and a decoder.
+
+``load("addition")`` gives a shipped one, ``load("runs/mine")`` one that ``inversionview train`` made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from inversionview.bank import finding
+from inversionview.bank.store import ActivationBank
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import InputError, MismatchError
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
+from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.positions import Positions
+from inversionview.decoder.bias import Truth, kept_truth
+from inversionview.decoder.decoder import Decoder
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.patterns import expand, find_site
+from inversionview.model.sites.site import Site
+from inversionview.preimage.preimage import Query
+from inversionview.studies.decoders import decoder_path, trained_decoder
+from inversionview.studies.definition import Definition
+from inversionview.studies.registry import default_model_called, defined
+from inversionview.studies.spec import StudySpec, model_files, write_spec
+
+_QUERY_BYTES = 4096
+"""Of a query's tokens and strings."""
+
+
+BeginBank = Callable[[Path, int], None]
+
+
+class Study:
+    """See the module's text.
+
+    Attributes:
+        name: its name or the path of its run.
+        spec: its settings.
+        model: the probed model.
+    """
+
+    def __init__(self, name: str, spec: StudySpec, model: ProbedModel, folder: Path | None = None) -> None:
+        self.name, self.spec, self.model, self.folder = name, spec, model, folder
+        self.sites: list[Site] = expand(spec.sites, model.sites)
+        self._bank: ActivationBank | None = None
+
+    @property
+    def definition(self) -> Definition:
+        """What the study is: ask it, not for the study's name."""
+        return defined(self.spec.inputs)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The study's inputs; for a run on texts, its Arrow corpus, memory-mapped.
+
+        Raises:
+            InputError: it is a model alone.
+        """
+        self._has_more_than_a_model()
+        return self.definition.inputs(self.model, self.spec.options, self.folder)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The trained decoder.
+
+        Raises:
+            WeightsError: there is none yet.
+            InputError: it is a model alone.
+            MismatchError: it was trained for another probed model.
+        """
+        self._has_more_than_a_model()
+        path = trained_decoder(self.name, self.spec.inputs, self.folder)
+        decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
+        if decoder.config.unread != (self.model.vocabulary.bos is None):
+            trained, run = ("without", "with") if decoder.config.unread else ("with", "without")
+            raise MismatchError(
+                f"The decoder in {path} was trained on texts {trained} a BOS, but {self.name} runs them {run} one: train one "
+                "with `inversionview train`."
+            )
+        if decoder.config.fingerprint != self.model.fingerprint:
+            raise MismatchError(
+                f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {self.model.name}"
+                ": train one for this model with `inversionview train`, or leave --model out."
+            )
+        return decoder
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """What was measured of the decoder's bias, as kept beside it; ``None`` where nothing was.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        return None if self.bare else kept_truth(self.decoder_path)
+
+    @property
+    def bare(self) -> bool:
+        """It is a model alone, without inputs or a decoder."""
+        return self.definition.bare
+
+    def _has_more_than_a_model(self) -> None:
+        if self.bare:
+            raise InputError(
+                f"{self.name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
+                "train --model MODEL --texts FILE --out RUN`."
+            )
+
+    @property
+    def decoder_path(self) -> Path:
+        """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
+        return decoder_path(self.spec.inputs, self.folder)
+
+    def keep(self, folder: Path) -> None:
+        """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
+        if not (folder / "study.json").exists():
+            path = self.spec.model or ("" if default_model_called(self.model.name) else str(self.model_path.resolve()))
+            write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
+
+    @property
+    def model_path(self) -> Path:
+        """Where the probed model lies (or its hub name)."""
+        default = default_model_called(self.model.name)
+        return Path(self.model.name) if default is None else default()
+
+    # -- positions ----------------------------------------------------------------------------------------------------
+
+    @property
+    def position_names(self) -> list[str]:
+        """The named positions of the study's inputs."""
+        if not self.definition.positions:
+            return ["END"]
+        return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
+
+    def _named(self, tokens: Ids) -> dict[str, Ids]:
+        if self.definition.positions:
+            return self.inputs.named_positions(tokens)
+        last = (tokens != self.model.vocabulary.pad).sum(1) - 1
+        return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
+
+    @cached_property
+    def positions(self) -> Positions:
+        """What finds positions in inputs."""
+        return Positions(self._named, self.model.vocabulary)
+
+    def locate(self, ids: Sequence[int], at: str | int) -> int:
+        """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
+
+        An int or ``"#8"`` is an index, the first token being 0 and −1 the last of the text, and so is ``"8"`` where no token is
+        called so; a token must occur once.
+
+        Raises:
+            UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
+        """
+        return self.positions.one(ids, at)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
+        """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
+
+        The run's own are of its own distance.
+        """
+        own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
+        return own.get(site.family, self.spec.epsilon)
+
+    def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
+        """Return the query: ``text`` run through the probed model and read at one position and site.
+
+        Args:
+            text: an input, without or with BOS and EOS.
+            at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
+                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted.
+            site: any of the three name styles of ``Site``.
+
+        Raises:
+            InputError: the text is empty, too long, or cannot be encoded.
+            UnknownPositionError, UnknownSiteError: there is no such place.
+        """
+        ids, position = self._located(text, at)
+        return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
+
+    def _located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
+        """Return a text's ids and the index of ``at``, by default the study's own position."""
+        ids = self.model.encode(text)
+        return ids, self.locate(ids, self.spec.at if at is None else at)
+
+    def _read(self, ids: list[int], position: int, where: Site) -> Query:
+        z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
+        strings = tuple(self.model.vocabulary.strings(ids))
+        shown = self.model.vocabulary.decode(ids)
+        attention = None
+        if where.is_head:  # what stands behind the position is never computed
+            pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
+            attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
+        bos = self.model.vocabulary.bos is not None
+        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention, bos)
+
+    @property
+    def has_prior(self) -> bool:
+        """Its inputs have a distribution of their own, that walks go by, and not the model's."""
+        return self.definition.moves
+
+    @property
+    def _example(self) -> str:
+        """An activation of this study, for errors that say how one is named."""
+        return f"{self.spec.at}:{self.spec.site}"
+
+    def bank(
+        self,
+        folder: ActivationBank | str | Path | None = None,
+        *,
+        report: Progress | None = None,
+        begin: BeginBank | None = None,
+    ) -> ActivationBank:
+        """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
+
+        Args:
+            folder: a bank, its folder, or a run's folder that holds one.
+            report: called with the share of the inputs that is done, and a note, where a bank must be built first.
+            begin: called before that, with its folder and size.
+
+        Raises:
+            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
+        """
+        if isinstance(folder, ActivationBank):
+            folder.check(self.model, self.inputs)
+            return folder
+        if folder is not None:
+            path = Path(folder)
+            return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, self.model, self.inputs)
+        if self.known_bank() is None:
+            rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
+            if begin is not None:
+                begin(finding.cached(self.model, self.inputs, rows), rows)
+            self._bank = self.build_bank(rows=rows, report=report)
+        assert self._bank is not None
+        return self._bank
+
+    def known_bank(self) -> ActivationBank | None:
+        """Return the bank that is searched unless another is named, ``None`` where none was built yet.
+
+        Raises:
+            BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
+        """
+        if self._bank is None:
+            self._bank = finding.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+        return self._bank
+
+
+def _texts(filters: str | Sequence[str]) -> list[str]:
+    return [filters] if isinstance(filters, str) else list(filters)

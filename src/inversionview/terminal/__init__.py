@@ -1,0 +1,1 @@
+"""The command line's kit: application, options, progress bars, outputs, mistakes."""
