@@ -29,8 +29,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inversionview.corpora.contrasts import read_pairs
 from inversionview.core.errors import InversionViewError, LeftOut
+from inversionview.corpora.contrasts import read_pairs
 from inversionview.records.texts import read_texts, read_words
 from inversionview.studies.facts.statements import read_statements
 

@@ -29,9 +29,9 @@ PACKAGES = (
     "intervene",
     "bank",
     "corpora",
+    "terminal",
     "model",
     "records",
-    "terminal",
     "show",
     "core",
 )

@@ -187,6 +187,7 @@ class TooLong(BaseException):
 
 def prepared(folder: Path) -> dict[str, str]:
     """Make what tasks read, cut short what takes long, and return what the words in capitals mean."""
+    from inversionview.analyses.complete import measure as completeness
     from inversionview.analyses.heads import measure as heads
     from inversionview.analyses.threshold import measure as threshold
     from inversionview.corpora.inputs import Inputs
@@ -194,6 +195,7 @@ def prepared(folder: Path) -> dict[str, str]:
     from inversionview.explorer import command as exploring
     from inversionview.runs import train as runs
     from inversionview.runs import train_probed as probing
+    from inversionview.studies import load as loading
     from inversionview.studies.facts.corpus import FactsInputs
     from inversionview.studies.ioi.corpus import NAMES
     from inversionview.walk.run import Walk
@@ -209,8 +211,7 @@ def prepared(folder: Path) -> dict[str, str]:
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
-    original = load.load
-    remembered = cache(original)
+    remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
         loaded = remembered(name, **options)
@@ -223,11 +224,11 @@ def prepared(folder: Path) -> dict[str, str]:
             loaded.inputs.known = np.ones(loaded.inputs.facts, dtype=bool)
         return loaded
 
-    load.load = runs.load = load
+    loading.load = runs.load = load
     exploring.serve = lambda *_: None
     probing.train_probed = lambda *_, **__: {"accuracy": 0.0, "minutes": 0.0}
-    few = listing.chosen_rows
-    listing.chosen_rows = threshold.chosen_rows = lambda *asked: few(*asked)[:20]
+    few = completeness.chosen_rows
+    completeness.chosen_rows = threshold.chosen_rows = lambda *asked: few(*asked)[:20]
     split = Inputs.split
     Inputs.split = lambda self, name: split(self, name)[:50]
     heads.CANDIDATES, heads.PAIRS = dict.fromkeys(heads.CANDIDATES, 1), 2

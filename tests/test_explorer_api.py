@@ -142,15 +142,15 @@ def streamed(client: TestClient, study: str, **parameters: Any) -> list[tuple[st
 def test_studies(client: TestClient, banked: dict[str, iv.Study]) -> None:
     found = get(client, "studies")
     assert found["failed"] == []
-    for info in found["studies"]:
-        study = banked[info["id"]]
-        assert info == get(client, f"studies/{info['id']}") == as_json(info.study_info(study, info["id"]).model_dump())
-        assert [s["short"] for s in info["sites"]] == [s.short for s in study.sites]
-        assert [s["latex"] for s in info["sites"]] == [s.latex for s in study.sites]
-        assert info["sources"] == ["corpus", "decoder", "walk"]
-        assert (info["layers"], info["heads"]) == (2, list(study.model.shape.heads))
-        assert info["positions"] == study.position_names
-        assert get(client, f"studies/{info['id']}/place", text=info["default"]["text"])["position"] >= 0
+    for told in found["studies"]:
+        study = banked[told["id"]]
+        assert told == get(client, f"studies/{told['id']}") == as_json(info.study_info(study, told["id"]).model_dump())
+        assert [s["short"] for s in told["sites"]] == [s.short for s in study.sites]
+        assert [s["latex"] for s in told["sites"]] == [s.latex for s in study.sites]
+        assert told["sources"] == ["corpus", "decoder", "walk"]
+        assert (told["layers"], told["heads"]) == (2, list(study.model.shape.heads))
+        assert told["positions"] == study.position_names
+        assert get(client, f"studies/{told['id']}/place", text=told["default"]["text"])["position"] >= 0
     assert {i["id"]: i["targets"] for i in found["studies"]} == {"counting": ["count"], "addition": ["A1", "A2", "A3", "A4"]}
 
 

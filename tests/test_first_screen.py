@@ -133,7 +133,7 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
         for site in study.sites:
             at = study.spec.at
             preimage = iv.read(study, study.query(TEXTS[study.name], at=at, site=site), each=2, source="decoder")
-            told, measured = iv.common_of(study, preimage), study.truth.of(site.short)
+            told, measured = iv.common(preimage), study.truth.of(site.short)
             assert told is not None
             assert "draws near z, not from the preimage" in told.note
             if measured is None:
@@ -145,15 +145,12 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
                 apart, chance = measured.divergence[one.feature], measured.floor[one.feature]
                 assert (one.bits, one.divergence, one.chance) == (None, apart, chance)
                 assert one.trusted == (apart - chance <= BIASED)
-    wider = iv.common_of(
-        counting,
+    wider = iv.common(
         iv.read(counting, counting.query(TEXTS["counting"], at=":", site="a1.0"), each=2, epsilon=0.2, source="decoder"),
     )
     assert wider is not None
     assert (wider.features, "at ε = 0.1" in wider.note) == ((), True)
-    unnamed = iv.common_of(
-        counting, iv.read(counting, counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2, source="decoder")
-    )
+    unnamed = iv.common(iv.read(counting, counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2, source="decoder"))
     assert unnamed is not None
     assert (unnamed.features, "query, :" in unnamed.note) == ((), True)
 
@@ -162,7 +159,7 @@ def test_an_unmixed_walk_is_marked(counting: iv.Study) -> None:
     query = counting.query(TEXTS["counting"], at=":", site="x0.pre")
     short = iv.walk(counting, query, steps=60, chains=16, exchange=False)
     assert short.walk is not None
-    told = iv.common_of(counting, short)
+    told = iv.common(short)
     assert told is not None
     assert not short.walk.mixed
     assert told.features
@@ -204,7 +201,7 @@ def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFi
     share = 100 * found.inside_count / ROWS
     assert f"{found.inside_count} of 4,000 inputs of the corpus lie inside ε ({share:.2g} %)" in table
     assert f"Shown: {len(found.inside)} of these by lot and the {len(found.outside)} nearest outside" in table
-    told = iv.common_of(counting, found)
+    told = iv.common(found)
     assert told is not None
     letter = next(one for one in told.features if one.feature == "letter")
     shown = re.search(r"letter = v ([\d.]+) % \[([\d.]+), ([\d.]+)\]", table)
@@ -246,7 +243,7 @@ def test_the_page_computes_the_same(counting: iv.Study, addition: iv.Study, brow
         wide = iv.search(study, query, epsilon=beyond)  # exact at the larger ε, too
         narrow = iv.search(study, query, epsilon=EPSILON * 0.9)
         for entries, whole in ((more["entries"], wide), (less["entries"], narrow)):
-            exact = {one.feature: one for one in iv.common_of(study, whole).features}
+            exact = {one.feature: one for one in iv.common(whole).features}
             for entry in entries:
                 if entry["share"] is not None:
                     wider = 4 * ((entry["high"] - entry["low"]) / 2 + 0.01)  # the rows are draws: by chance a few miss

@@ -304,7 +304,8 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyP
 
 
 def test_a_limit_of_the_shell_counts_as_memory() -> None:
-    code = "import resource; from inversionview.core.memory import available; resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2); "
+    code = "import resource; from inversionview.core.memory import available; "
+    code += "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2); "
     done = subprocess.run([sys.executable, "-c", code + "print(available())"], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2**32
 

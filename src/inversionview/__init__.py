@@ -4,7 +4,7 @@
 
     study = iv.load("addition")
     query = study.query("615+861=1476", at="=", site="a0.0")
-    study.preimage(query, epsilon=0.1)
+    iv.read(study, query, epsilon=0.1)
 
 This list is the public surface; a name is imported when it is first used.
 """
@@ -20,21 +20,48 @@ _PUBLIC = {
     "ActivationBank": "bank.store",
     "Decoder": "decoder.decoder",
     "DecoderConfig": "decoder.config",
-    "Inputs": "inputs",
-    "InversionViewError": "errors",
-    "Patch": "backend",
-    "Preimage": "preimage.core",
-    "ProbedModel": "probed",
-    "Query": "preimage.core",
-    "Sample": "preimage.core",
-    "Setting": "preimage.sampled",
-    "Site": "sites",
-    "Study": "study",
-    "TextInputs": "texts",
-    "TrainConfig": "decoder.training",
-    "load": "study",
-    "show": "explorer.widget",
+    "Inputs": "corpora.inputs",
+    "InversionViewError": "core.errors",
+    "Patch": "model.backend",
+    "Preimage": "preimage.preimage",
+    "ProbedModel": "model.probed",
+    "Query": "preimage.preimage",
+    "Sample": "preimage.preimage",
+    "Scope": "core.scope",
+    "Setting": "sources.settings",
+    "Site": "model.sites.site",
+    "Study": "studies.study",
+    "TextInputs": "corpora.texts",
+    "TrainConfig": "decoder.recipe",
+    "ablate": "analyses.ablate.verb",
+    "agree": "analyses.agree.verb",
+    "attribute": "analyses.attribute.verb",
+    "bits": "analyses.bits.verb",
+    "build_bank": "studies.banks",
+    "check_bank": "studies.banks",
+    "common": "preimage.common",
+    "complete": "analyses.complete.verb",
+    "evaluate": "analyses.evaluate.verb",
+    "flow": "analyses.flow.verb",
+    "heads": "analyses.heads.verb",
+    "inform": "analyses.inform.verb",
+    "interpret": "analyses.interpret.verb",
+    "keep_truth": "analyses.truth.verb",
+    "known_heads": "analyses.heads.verb",
+    "load": "studies.load",
+    "named_heads": "analyses.heads.verb",
+    "pairs": "analyses.patch.verb",
+    "patch": "analyses.patch.verb",
+    "random_queries": "studies.queries",
+    "rates": "analyses.attribute.verb",
+    "read": "sources.verb",
+    "search": "sources.corpus",
+    "show": "preimage.widget",
+    "texts": "analyses.complete.verb",
+    "threshold": "analyses.threshold.verb",
     "train": "decoder.training",
+    "truth": "analyses.truth.verb",
+    "walk": "sources.walk",
 }
 __all__ = [
     "ActivationBank",
@@ -47,32 +74,81 @@ __all__ = [
     "ProbedModel",
     "Query",
     "Sample",
+    "Scope",
     "Setting",
     "Site",
     "Study",
     "TextInputs",
     "TrainConfig",
     "__version__",
+    "ablate",
+    "agree",
+    "attribute",
+    "bits",
+    "build_bank",
+    "check_bank",
+    "common",
+    "complete",
+    "evaluate",
+    "flow",
+    "heads",
+    "inform",
+    "interpret",
+    "keep_truth",
+    "known_heads",
     "load",
+    "named_heads",
+    "pairs",
+    "patch",
+    "random_queries",
+    "rates",
+    "read",
+    "search",
     "show",
+    "texts",
+    "threshold",
     "train",
+    "truth",
+    "walk",
 ]
 
 if TYPE_CHECKING:
-    from inversionview.backend import Patch
+    from inversionview.analyses.ablate.verb import ablate
+    from inversionview.analyses.agree.verb import agree
+    from inversionview.analyses.attribute.verb import attribute, rates
+    from inversionview.analyses.bits.verb import bits
+    from inversionview.analyses.complete.verb import complete, texts
+    from inversionview.analyses.evaluate.verb import evaluate
+    from inversionview.analyses.flow.verb import flow
+    from inversionview.analyses.heads.verb import heads, known_heads, named_heads
+    from inversionview.analyses.inform.verb import inform
+    from inversionview.analyses.interpret.verb import interpret
+    from inversionview.analyses.patch.verb import pairs, patch
+    from inversionview.analyses.threshold.verb import threshold
+    from inversionview.analyses.truth.verb import keep_truth, truth
     from inversionview.bank.store import ActivationBank
+    from inversionview.core.errors import InversionViewError
+    from inversionview.core.scope import Scope
+    from inversionview.corpora.inputs import Inputs
+    from inversionview.corpora.texts import TextInputs
     from inversionview.decoder.config import DecoderConfig
     from inversionview.decoder.decoder import Decoder
-    from inversionview.decoder.training import TrainConfig, train
-    from inversionview.errors import InversionViewError
-    from inversionview.explorer.widget import show
-    from inversionview.inputs import Inputs
-    from inversionview.preimage.core import Preimage, Query, Sample
-    from inversionview.preimage.sampled import Setting
-    from inversionview.probed import ProbedModel
-    from inversionview.sites import Site
-    from inversionview.study import Study, load
-    from inversionview.texts import TextInputs
+    from inversionview.decoder.recipe import TrainConfig
+    from inversionview.decoder.training import train
+    from inversionview.model.backend import Patch
+    from inversionview.model.probed import ProbedModel
+    from inversionview.model.sites.site import Site
+    from inversionview.preimage.common import common
+    from inversionview.preimage.preimage import Preimage, Query, Sample
+    from inversionview.preimage.widget import show
+    from inversionview.sources.corpus import search
+    from inversionview.sources.settings import Setting
+    from inversionview.sources.verb import read
+    from inversionview.sources.walk import walk
+    from inversionview.studies.banks import build_bank, check_bank
+    from inversionview.studies.load import load
+    from inversionview.studies.queries import random_queries
+    from inversionview.studies.study import Study
 
 
 def __getattr__(name: str) -> Any:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from inversionview.core import interruption
 
+ORDER = [
+    *("read", "walk", "search", "sites", "path", "demo"),
+    *("train", "train-probed", "bank", "evaluate"),
+    *("inform", "truth", "bits", "complete", "threshold", "agree"),
+    *("patch", "ablate", "flow", "dla", "heads", "recall", "interpret"),
+    *("explore", "export"),
+]
+"""In which ``--help`` lists the commands; others come after."""
+
 with interruption.importing(__name__):  # what takes long
     import os
     import sys
     import warnings
+    from importlib import import_module
+    from pathlib import Path
     from typing import TextIO
 
     import typer
     from typer.exceptions import TyperException
 
-    # isort: off
-    from inversionview.commands import making as making
-    from inversionview.commands import intervening as intervening
-
-    # isort: on
     from inversionview.core.errors import InversionViewError, LeftOut
     from inversionview.core.memory import out_of_memory
     from inversionview.core.printable import shown
-    from inversionview.terminal.app import app, err
+    from inversionview.terminal.app import app, err, list_as
     from inversionview.terminal.mistakes import sentence
     from inversionview.terminal.output import begin_in_utf8, closed, drop, fail, prepare
 
+    ROOT = Path(__file__).parent
+    for path in sorted(ROOT.glob("*/**/*command.py")):
+        import_module(".".join(("inversionview", *path.relative_to(ROOT).with_suffix("").parts)))
+    list_as(ORDER)
 
 # threads that spin while they wait for one another take the cores from other processes; read when torch is first imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

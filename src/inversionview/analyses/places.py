@@ -23,8 +23,6 @@ from inversionview.model.sites.site import Site
 
 ENOUGH = 2**14
 """A preimage of more inputs than so many is measured on a random part of the corpus that holds about so many."""
-
-
 Allowed = npt.NDArray[np.bool_]
 """Which of a bank's rows are looked at, ``[row]``, where it is not all of them: as queries and as hits."""
 

@@ -25,15 +25,9 @@ from inversionview.core.storage import replacing, write_json
 from inversionview.model.sites.site import Site
 
 _FILE, _SUM = "index.faiss", "index.checksum"
-
-
 _LISTED = 40
 """Rows of the training sample for each list of the inverted file, as faiss advises at least."""
-
-
 _QUERIES = 50
-
-
 _WANTED = 0.95
 """Recall up to which more and more cells are looked into."""
 

@@ -18,12 +18,8 @@ from inversionview.corpora.inputs import mix
 
 BLOCK = 2**16
 """Bytes."""
-
-
 SUM = 8
 """Bytes of a block's checksum."""
-
-
 _AT_ONCE = 64 * BLOCK
 
 

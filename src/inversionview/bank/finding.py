@@ -80,3 +80,16 @@ def find(model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = ()) -> Ac
         except BankError:  # being built by another process, or interrupted
             continue
     return None
+
+
+def given(bank: ActivationBank | str | Path, model: ProbedModel, inputs: Inputs) -> ActivationBank:
+    """Return a bank, or the one in a folder, itself a bank's or a run's.
+
+    Raises:
+        BankError, MismatchError: it is missing, damaged, unfinished or another model's.
+    """
+    if isinstance(bank, ActivationBank):
+        bank.check(model, inputs)
+        return bank
+    path = Path(bank)
+    return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, model, inputs)

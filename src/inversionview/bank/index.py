@@ -21,16 +21,10 @@ from torch import Tensor
 from inversionview.core.principal import principal
 
 WIDTH = 8
-
-
 BLOCK = 4096
 """Sketches looked at together."""
-
-
 _FEW = 4
 """Below so many queries a product of matrices does not pay."""
-
-
 SLACK = 2e-3
 """Added to a radius, in units of the largest coordinate: rounding a sketch to fp16 moves it by at most √8 · 2⁻¹² = 7e-4,
 and a squared distance between numbers up to 1 is off by some 1e-6 in fp32."""

@@ -20,19 +20,11 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
 Precision = Literal["float16", "float32"]
-
-
 VECTORS = ("activations", "heads")
 """Arrays of vectors: of d_model numbers, and of d_head."""
-
-
 SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
-
-
 SHARD_ROWS = 2**18
-
-
 MOST = 2**34
 """Inputs of a bank, at most."""
 

@@ -27,19 +27,11 @@ from inversionview.model import distances
 from inversionview.model.sites.site import Site
 
 Rows = npt.NDArray[np.int64]
-
-
 Distances = npt.NDArray[np.float32]
-
-
 _PAIRS = 2**16
 """(query, row) pairs measured together."""
-
-
 _FEW, _SMALL = 4, 2**19
 """So few queries are measured against all of so small a slice, by its numbers, sooner than the index is looked at."""
-
-
 _HITS = 4_000_000
 """Hits of one batch of queries, by estimate."""
 

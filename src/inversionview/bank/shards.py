@@ -22,12 +22,8 @@ from inversionview.core.integrity import read_sealed, sealed
 from inversionview.core.storage import write_json
 
 CHECKSUMS = "checksums.json"
-
-
 _MAGIC = b"\x93NUMPY\x01"
 """How an ``.npy`` file of the first version begins; two bytes at 8 tell how long the rest of its header is."""
-
-
 _FEW = 1 / 8
 """Where more rows of a slice than this share were asked for, all of it is checked at once."""
 

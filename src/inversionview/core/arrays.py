@@ -8,7 +8,5 @@ import numpy as np
 import numpy.typing as npt
 
 Split = Literal["train", "test"]
-
-
 Ids = npt.NDArray[np.int64]
 """Token ids, ``[rows, positions]``, padded on the right."""

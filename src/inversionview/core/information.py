@@ -17,11 +17,7 @@ import numpy.typing as npt
 from inversionview.core.errors import SettingError
 
 Values = npt.NDArray[np.float64]
-
-
 _BLOCKS = 2000
-
-
 _NORMAL = 1.959964
 """97.5 % of a normal distribution lie below."""
 

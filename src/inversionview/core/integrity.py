@@ -15,12 +15,8 @@ from pydantic import ValidationError
 
 _AT_ONCE = 2**22
 """Bytes of a file that are read at once."""
-
-
 CHECKSUMS = "checksums.json"
 """The file in a folder that holds the checksums of the others."""
-
-
 KEY = "checksum"
 """Of a JSON file's own checksum; a file without one is not checked."""
 

@@ -14,18 +14,10 @@ from types import FrameType
 
 INTERRUPTED = 130
 """The exit code after such a signal."""
-
-
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
 _REPEATED = getattr(signal, "SIGHUP", None)
 """A terminal that closes sends it more than once."""
-
-
 _seen: set[int] = set()
-
-
 _working = _resumes = False
 
 

@@ -12,8 +12,6 @@ from inversionview.core.errors import SettingError, StorageError
 
 _SHARE = 0.8
 """Of the free memory that one thing may take."""
-
-
 _CGROUP = Path("/sys/fs/cgroup")
 """Where a container's limit stands, on Linux."""
 

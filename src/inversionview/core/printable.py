@@ -13,11 +13,7 @@ from typing import Any
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of Unicode that are not seen but do something."""
-
-
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
-
-
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

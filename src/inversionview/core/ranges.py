@@ -9,8 +9,6 @@ from inversionview.core.errors import SettingError
 
 LARGEST = 2**63 - 1
 """The largest number that tensors and generators of random numbers take."""
-
-
 YEAR = 366 * 24 * 3600.0
 """Seconds of the longest run."""
 

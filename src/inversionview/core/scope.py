@@ -8,11 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from inversionview.core.errors import SettingError
 
 Distance = Literal["euclidean", "cosine"]
-
-
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
-
-
 MOST_EPSILON = 1e6
 """No threshold is larger: cosine distances end at 2, and single precision far above."""
 
@@ -49,12 +45,8 @@ def epsilon_text(epsilon: float, kind: Distance) -> str:
 
 At = TypeVar("At", covariant=True)
 """What names the positions: it depends on what is read."""
-
-
 Own = Literal["own"]
 """Many queries are read, each compared at the named position that it was read at."""
-
-
 OWN: Own = "own"
 
 

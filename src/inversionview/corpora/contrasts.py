@@ -29,16 +29,10 @@ from inversionview.records.texts import kind_of
 
 Encode = Callable[[str], list[int]]
 """Gives the ids of a text in its frame."""
-
-
 ROUNDS = 200
 """An input is changed at random so often before it is left out."""
-
-
 _SOON = 20
 """Nearly always all is done by then, within a second: no progress is told before."""
-
-
 _HOPELESS = 40
 """If none of the inputs has a contrast after so many rounds, none is looked for any more, unless they are few."""
 

@@ -19,8 +19,6 @@ from inversionview.records.texts import Text, left_out
 
 _TEXTS, _CHARACTERS = 1024, 1 << 20
 """So many texts, or characters, are tokenized at once."""
-
-
 _LONG = 1000
 """Characters of a token, at most, where a long text is cut before it is tokenized."""
 

@@ -16,16 +16,10 @@ from inversionview.core.errors import SettingError, did_you_mean
 from inversionview.corpora.inputs import Inputs
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">="]
-
-
 _COMPARE: dict[Comparison, Callable[[Any, Any], Any]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-
-
 _CONDITION = r"\s*(==|!=|<=|>=|=|<|>)\s*+(?![=<>])(.*)"
-
-
 _PART = r"(?:\{[^{}]*\}|[^,])+"
 """What lies between two commas; those in braces belong to the name of a feature."""
 
@@ -130,3 +124,8 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def as_listed(filters: str | Sequence[str]) -> list[str]:
+    """Return one or several filters as several."""
+    return [filters] if isinstance(filters, str) else list(filters)

@@ -19,8 +19,6 @@ from inversionview.model.tokens import Vocabulary
 
 Named = Callable[[Ids], dict[str, Ids]]
 """Gives for each named position its index in each row, −1 where a row lacks it; see ``Inputs.named_positions``."""
-
-
 _SHOWN = 40
 """Names and tokens that an error lists at most."""
 

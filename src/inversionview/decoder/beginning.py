@@ -20,12 +20,8 @@ from inversionview.model.probed import ProbedModel
 
 _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
-
-
 _COPIES = 4 * 4
 """Bytes of a number that is trained: itself, its gradient, two moments of it."""
-
-
 _FEWEST = 256
 """Activations that a site's whitening is fitted to at least."""
 

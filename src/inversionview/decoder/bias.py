@@ -13,12 +13,8 @@ from inversionview.core.scope import Distance
 from inversionview.core.storage import write_json
 
 FILE = "truth.json"
-
-
 ENOUGH_HITS = 20
 """A query with fewer other inputs inside ε says too little about recall and proportions, and is left out of them."""
-
-
 LEAST_COMPARED = 10
 """Of fewer queries a site's bias is not known."""
 

@@ -11,8 +11,6 @@ from pydantic import ConfigDict
 from inversionview.core.errors import SettingError
 
 Tuning = Literal["frozen", "lora", "full"]
-
-
 _RANGES = {
     "d_model": (1, 2**17), "vocabulary": (1, 2**22), "max_length": (2, 2**17), "layers": (1, 2**10), "heads": (1, 2**12),
     "width": (1, 2**16), "pathway": (1, 2**16), "rank": (1, 2**17), "cells": (1, 2**12), "blocks": (0, 2**10),

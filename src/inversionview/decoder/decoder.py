@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
+from inversionview.decoder.loading import Shapes, located, read
 from inversionview.decoder.loss import cross_entropy
 from inversionview.decoder.pathway import Pathway, TokenTable
 
@@ -137,9 +139,8 @@ class Decoder(nn.Module, PyTorchModelHubMixin, ABC, library_name="inversionview"
         Raises:
             WeightsError: it is missing, damaged or not a decoder.
         """
-        from inversionview.decoder.loading import from_pretrained
-
-        return from_pretrained(pretrained_model_name_or_path, map_location, **download)
+        folder = located(pretrained_model_name_or_path, **download)
+        return read(folder, map_location, _empty).eval()
 
 
 @torch.no_grad()
@@ -151,3 +152,10 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.5)
+
+
+def _empty(config: DecoderConfig, shapes: Shapes, device: str) -> Decoder:
+    """Return a decoder of the kind that its configuration says, whose weights are still to come."""
+    kind = "pretrained" if config.base else "scratch"
+    decoder: Decoder = import_module(f"inversionview.decoder.{kind}").empty(config, shapes, device)
+    return decoder

@@ -25,15 +25,9 @@ from inversionview.decoder.config import DecoderConfig
 from inversionview.model.sites.site import Site
 
 T = TypeVar("T")
-
-
 _DIGEST = "weights"
 """Of the checksum of the weights, in ``config.json``."""
-
-
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
 UNREADABLE = (OSError, ValueError, SafetensorError, InversionViewError, RecursionError)
 """What reading a damaged file raises."""
 

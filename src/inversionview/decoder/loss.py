@@ -16,8 +16,6 @@ from torch import Tensor
 
 _SMALL = 1024
 """Up to this vocabulary the logits are small, and PyTorch's own cross entropy is as quick (benchmarks/decoder_memory.py)."""
-
-
 _LOGITS = 2**22
 """Logits that exist at once."""
 

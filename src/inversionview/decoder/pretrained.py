@@ -21,18 +21,15 @@ from inversionview.core.ranges import whole
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder, initialise
+from inversionview.decoder.loading import Shapes
 from inversionview.decoder.pathway import Pathway
 from inversionview.model.loading import load_causal_lm
 from inversionview.model.tokens import Vocabulary
 
 _ROWS = 256
 """Inputs written together: the keys and values of all layers are kept for each."""
-
-
 _BUFFERS = 2**30
 """Bytes that a causal LM keeps beside its weights, at most."""
-
-
 _TRAINED = 16
 """Inputs trained on together on a CPU: what every layer needs for its gradient is kept for each."""
 
@@ -249,3 +246,13 @@ def _check_tokenizer(name: str, found: Vocabulary, wanted: Vocabulary) -> None:
             f"{name} has another vocabulary than the probed model, so it cannot write its inputs: choose a causal LM with the "
             "same tokenizer for --decoder-from, or train a decoder from scratch."
         )
+
+
+def empty(config: DecoderConfig, shapes: Shapes, device: str) -> Decoder:
+    """Return a decoder around a causal LM, whose own weights are still to come.
+
+    Raises:
+        ValueError: what was trained of it is not of these shapes; found out before memory is taken.
+    """
+    check_parts(config, shapes)
+    return PretrainedDecoder.on(config)

@@ -26,12 +26,8 @@ from inversionview.decoder.scratch import Layer, ScratchDecoder
 
 _LEAVES = 16384
 """Inputs whose common stem is computed together."""
-
-
 _TOKENS_PER_PASS = 2400
 """Tokens in one pass over the inputs' ends on a CPU: what stays in the cache runs fastest."""
-
-
 _SAFE = 60.0
 """Attention scores below this in size need no shift before the exponential."""
 

@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder, initialise
+from inversionview.decoder.loading import Shapes
+from inversionview.decoder.pathway import TokenTable
 
 
 class Layer(nn.Module):
@@ -151,3 +154,20 @@ class _Steps:
         self.entrance = self.entrance[rows]
         self.caches = [[t[rows] for t in cache] for cache in self.caches]
         self.memories = [(k[rows], v[rows]) for k, v in self.memories]
+
+
+def empty(config: DecoderConfig, shapes: Shapes, device: str) -> Decoder:
+    """Return a decoder whose weights are still to come.
+
+    Raises:
+        ValueError: they are not of these shapes; found out before memory is taken.
+    """
+    if max(config.layers, config.blocks) > len(shapes):
+        raise ValueError(f"{config.layers} layers and {config.blocks} blocks are more than its {len(shapes)} tensors")
+    with torch.device("meta"):
+        decoder = ScratchDecoder(config)
+    wanted = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
+    files.check_shapes(shapes, wanted)
+    decoder.to_empty(device=device)
+    decoder.own = TokenTable(config).to(device)  # no weights, but a function of the settings
+    return decoder

@@ -21,12 +21,8 @@ from inversionview.explorer.queue import WorkQueue
 
 HEAD = 10.0
 """Seconds in which the head of a request must have come, from the beginning of the connection or the end of the last answer."""
-
-
 STALLED = 30.0
 """Seconds in which a client must have read some of what waits for it."""
-
-
 MOST = 256
 """Connections at once; where one more comes, the one that has waited longest for its request goes."""
 

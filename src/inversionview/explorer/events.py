@@ -17,8 +17,6 @@ from inversionview.page import contract
 
 HEARTBEAT = 10.0
 """Seconds without an event after which a stream says that it is alive."""
-
-
 PROGRESS = 0.2
 """Seconds between events that only tell progress."""
 

@@ -15,18 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inversionview.explorer.problems import API
 
 STATIC = Path(__file__).parent / "static"
-
-
 _INLINE = " ".join(re.findall("'sha256-[^']*'", (STATIC / "index.html").read_text(encoding="utf-8")))
 """Hash of the page's one script that is no file: behind a proxy that left out the last slash, it puts it there."""
-
-
 LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
 METHODS = "GET, HEAD, OPTIONS"
-
-
 HEADERS = {
     "Content-Security-Policy": f"default-src 'self'; script-src 'self' {_INLINE}; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -35,22 +27,12 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-
-
 _HOST = re.compile(r"(?:\[(?P<inner>[0-9a-f:.]+)\]|(?P<name>[0-9a-z._-]+))(?::[0-9]{1,5})?", re.ASCII)
-
-
 _NAME = re.compile(r"[0-9a-z_]([0-9a-z_-]*[0-9a-z_])?(\.[0-9a-z_]([0-9a-z_-]*[0-9a-z_])?)*", re.ASCII)
-
-
 _IGNORED = (b"range", b"if-range")
 """Files are small and are sent whole."""
-
-
 _TOLD = 20
 """Names that are told of, at most."""
-
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

@@ -16,8 +16,6 @@ from inversionview.explorer.queue import BusyError, StoppedError, TimeUpError
 from inversionview.page import contract
 
 API = "/api/v1"
-
-
 _PROBLEMS = {
     400: "The host name is not this server's, or the request has a body.",
     403: "A page of another site asks.",
@@ -27,13 +25,9 @@ _PROBLEMS = {
     503: "The server is shutting down.",
     504: "The request took too long.",
 }
-
-
 RESPONSES: dict[int | str, dict[str, Any]] = {
     code: {"model": contract.Problem, "description": said} for code, said in _PROBLEMS.items()
 }
-
-
 RESPONSES[429]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 

@@ -21,36 +21,20 @@ from inversionview.core.errors import InversionViewError
 
 _FIRST_GUESS = 0.5
 """Seconds that a kind of work is thought to take before one has been seen."""
-
-
 _SOON = 1.0
 """Seconds after which the share of its work that a job has done tells when it will end."""
-
-
 _NEWEST = 0.3
 """Weight of the newest duration in the moving average."""
-
-
 BRIEF = 1.0
 """Seconds of computing after which a job is a long one."""
-
-
 SLICE = 0.2
 """Seconds that a long job computes before it looks whether others wait."""
-
-
 _HUNGRY = 2.0
 """Seconds after which a job that gave way has a slice again, even though short ones wait."""
-
-
 _BEGUN, _LONG, _OWN = 6, 3, 2
 """Jobs that are under way at once, at most: all; begun as long ones; of these one client's."""
-
-
 _TIMES = 10.0
 """A long job may wait so many times as long as it takes."""
-
-
 _MOST = 256
 """Jobs of all clients that may wait."""
 

@@ -22,32 +22,23 @@ from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
 from inversionview.page import contract
+from inversionview.sources.registry import first_source
 from inversionview.studies.study import Study
 
 GRACE = 2.0
 """Seconds beyond its limit after which a job that does not even report is given up."""
-
-
 LOADING = 60.0
 """Seconds that a request waits for a study that is still being loaded."""
-
-
 _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `rows` (Rows: new samples as they are measured) and
 `progress` (Progress) in turn, at last `done` (the Reading, which alone counts) or `failed` (Failure). `rows` are a first
 look: true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no
 bank has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
 (422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
-
-
 StudyId = Annotated[str, PathParameter(max_length=200, description="A study.", examples=["addition"])]
-
-
 Text = Annotated[
     str, Query(min_length=1, max_length=4000, description="The input, without or with BOS and EOS.", examples=["615+861=1476"])
 ]
-
-
 At = Annotated[
     str | None,
     Query(
@@ -55,25 +46,15 @@ At = Annotated[
         examples=["="],
     ),
 ]  # fmt: skip
-
-
 SiteName = Annotated[
     str | None,
     Query(max_length=100, description="x0.post, a0.3, m1, or the TransformerLens or LaTeX name; by default the study's."),
 ]
-
-
 Epsilon = Annotated[
     float | None, Query(gt=0, le=1e6, allow_inf_nan=False, description="Threshold of the preimage; by default the study's.")
 ]
-
-
 DistanceName = Annotated[Distance | None, Query(description="By default the study's.")]
-
-
 Seed = Annotated[int, Query(ge=0, lt=2**31, description="The same seed gives the same result.")]
-
-
 SourceName = Annotated[
     Literal["decoder", "corpus", "walk", "all"] | None, Query(description="What makes it; by default the first that can.")
 ]
@@ -207,7 +188,7 @@ class Explorer:
 
             def streamed(task: Task) -> bytes:
                 query = study.query(text, at=at, site=site)
-                chosen = source or info.first_source(study, query, fixed, temperature is not None or noise > 0)
+                chosen = source or first_source(study, query, fixed, temperature is not None or noise > 0)
                 if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
                     task.limit = math.inf  # a bank may have to be built: it is seen to go on
                     _counts_as_bank(study, task, id)

@@ -57,8 +57,8 @@ class Shelf:
 
     def info(self, id: str) -> contract.StudyInfo:
         """Return what can be read of a study that is loaded, as it is now: a bank that it lacked may have been built."""
-        study, info = self.begin(id).result()
-        return info if info.lacking is None else info.study_info(study, id)
+        study, known = self.begin(id).result()
+        return known if known.lacking is None else info.study_info(study, id)
 
     def first(self, id: str) -> str:
         """Return the source that is read by default, as it was when the study was loaded."""

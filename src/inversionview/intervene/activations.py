@@ -14,6 +14,7 @@ from inversionview.corpora.positions import Positions, as_number
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import EMBEDDINGS, Site
 
+EMBED, POS_EMBED = EMBEDDINGS
 PRE = Site(0, "pre")
 
 

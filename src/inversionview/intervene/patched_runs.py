@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from inversionview.analyses.patch.measure import EMBED, POS_EMBED
 from inversionview.core.progress import Progress
 from inversionview.corpora.contrasts import Pairs
 from inversionview.corpora.positions import Positions
-from inversionview.intervene.activations import PRE, Activation, place_of
+from inversionview.intervene.activations import EMBED, POS_EMBED, PRE, Activation, place_of
 from inversionview.model.backend import Patch
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel

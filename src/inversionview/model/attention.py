@@ -20,6 +20,7 @@ MOST_BOS = 0.6
 
 
 def slices_of(rows: Ids, size: int) -> list[Ids]:
+    """Return rows in slices of so many."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

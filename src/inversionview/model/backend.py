@@ -20,12 +20,8 @@ from inversionview.model.sites.site import REGISTRY, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
 """What vectors become on their way."""
-
-
 Loss = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, " batch"]]
 """A number for each input from the activations of one site at all positions; rows must not mix."""
-
-
 LogitLoss = Callable[[Float[Tensor, "batch pos vocabulary"]], Float[Tensor, " batch"]]
 """A number for each input from its logits; rows must not mix."""
 

@@ -20,11 +20,7 @@ from inversionview.model.sites.site import Site
 
 Hook = tuple[Any, Callable[..., Tensor | None]]
 """A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
-
-
 Hooks = list[Hook]
-
-
 _POINTS = {
     "resid_pre": attrgetter("hook_resid_pre"),
     "attn_z": attrgetter("attn.o.hook_in"),

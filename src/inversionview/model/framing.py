@@ -12,8 +12,6 @@ from inversionview.model.pieces import described, parts_of
 
 _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that are their tokenizer.json; any other may make another of it."""
-
-
 _SILENT = frozenset(
     {
         "backend",
@@ -30,14 +28,8 @@ _SILENT = frozenset(
     }
 )
 """Settings of tokenizer_config.json that change no ids."""
-
-
 _NAMES = frozenset(f"{each}_token" for each in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
-
-
 _BESIDE = ("added_tokens.json", "special_tokens_map.json")
-
-
 _PATCHED = 100_000
 """Tokenizers of more tokens are mended by transformers on loading, some of them."""
 

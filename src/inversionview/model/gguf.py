@@ -17,8 +17,6 @@ import numpy as np
 
 _ROWS = 256
 """How many rows of a quantised tensor are unpacked at once: as many as stay in the cache."""
-
-
 _LOCK = RLock()  # if two threads replaced the same functions, they could not put them back
 
 

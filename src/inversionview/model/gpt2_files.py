@@ -20,19 +20,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 """By the names that config.json calls them."""
-
-
 _ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-
-
 _DEFAULTS: dict[str, Any] = {"n_embd": 768, "n_positions": 1024, "n_head": 12, "n_layer": 12, "vocab_size": 50257}
-
-
 ADAPTER = "adapter_config.json"
 """By which a folder of PEFT is known: its weights are not those of the model alone."""
 

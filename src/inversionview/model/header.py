@@ -16,27 +16,13 @@ from inversionview.model.sites.site import EMBEDDINGS, Site, all_sites
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of GGUF's types of numbers."""
-
-
 _STRING, _ARRAY = 8, 9
-
-
 _WHOLE = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
-
-
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-
-
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
-
-
 _EMBEDDINGS = tuple(name for site in EMBEDDINGS for name in (site.short, site.hook, site.latex))
-
-
 _MOST = 10_000
 """No model has more layers, or heads in one."""
-
-
 _MOST_FIELDS, _MOST_BYTES = 4096, 2**26
 
 

@@ -17,15 +17,9 @@ from tokenizers import Tokenizer, decoders
 
 Component = dict[str, Any]
 """A part of a tokenizer as its JSON describes it."""
-
-
 _SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
-
-
 _TAKEN = frozenset("⟨�" + "".join(_SIGNS.values()))
 """Characters that mean something else in labels, so they are shown by their bytes."""
-
-
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 

@@ -29,8 +29,6 @@ from inversionview.model.soundness import Soundness, soundness_of
 from inversionview.model.tokens import Vocabulary
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of weights, by the names that users give them."""
 

@@ -30,22 +30,14 @@ from inversionview.model.sites.site import KINDS, Site
 
 _LENGTH = 4
 """Tokens of a text that is run, at most; its first half is run alone, too."""
-
-
 _SAME_DIRECTION = 0.95
 """Cosine of the last state, normed and unembedded, with the logits: these may be scaled or softly capped on top."""
-
-
 _STREAM: tuple[Kind, ...] = ("pre", "mid", "post")
-
-
 _LACKING = {
     "head": "heads and the bias do not add up to what the attention of this model gives",
     "own": "put back where it was read, it changes the logits of this model",
     "other": "put in place of another text's, it does not make this model say the same",
 }
-
-
 _FORMAT = 1
 """Of what is kept; another check is another number."""
 

@@ -13,18 +13,10 @@ from typing import Any
 from inversionview.core.storage import check_writable, replacing
 
 STATIC = Path(__file__).parent / "static"
-
-
 MOST = 4
 """Readings side by side, at most."""
-
-
 _IMPORT = re.compile(r'^import [^;]*? from "\./(?P<name>\w+\.js)";\n', re.MULTILINE)
-
-
 _EXPORT = re.compile(r"^export (?=(async )?(function|class|const)\b)", re.MULTILINE)
-
-
 _DIGITS = {"token_distances": 4, "effect": 3}
 """What is only shown by a shade or on hover is written with so many decimals; distances stay as they were measured."""
 

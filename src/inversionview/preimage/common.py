@@ -21,17 +21,12 @@ from inversionview.core.information import entropy, wilson
 from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.bias import SiteTruth, Truth
 from inversionview.preimage.preimage import Preimage
-from inversionview.studies.study import Study
 from inversionview.walk.report import WalkReport
 
 BACKGROUND = 20_000
 """Inputs of a study among which a value is called common or rare."""
-
-
 MOST_VALUES = 12
 """Of a feature so many values are counted one by one, the most frequent ones."""
-
-
 BIASED = 0.1
 """Bits of KL beyond chance from which on a decoder's shares are marked."""
 
@@ -252,13 +247,13 @@ def _bias(truth: Truth | None, preimage: Preimage, site: str, names: Sequence[st
     return measured, ""
 
 
-def common_of(study: Study, preimage: Preimage) -> Told | None:
-    """Return what all the inputs inside ε have in common, feature by feature, with intervals; see ``analysis.common``.
+def common(preimage: Preimage) -> Told | None:
+    """Return what all the inputs inside ε have in common, feature by feature, with intervals; with intervals.
 
-    ``None`` for a model alone, and for a preimage merged of several sources.
+    ``None`` for a model alone, for a preimage merged of several sources, and for one that has lost its study.
     """
-    if study.bare:
+    study, query = preimage.study, preimage.query
+    if study is None or study.bare:
         return None
-    query = preimage.query
     names = [name for name, at in study.positions.names(query.ids).items() if at == query.position]
     return told(study.inputs, preimage, study.truth if preimage.source == "decoder" else None, names)

@@ -19,12 +19,8 @@ from inversionview.preimage.preimage import Preimage, Query
 
 MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""
-
-
 NOTHING_IN_COMMON = 1.0
 """D of an activation of zero (Euclidean), or of one at right angles to the query's (cosine)."""
-
-
 _LIGHT, _RANDOM, _FEW = 10**7, 256, 32
 """Of models of so few parameters so many random inputs are measured, of larger ones only some."""
 

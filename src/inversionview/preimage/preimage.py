@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from inversionview.core.arrays import Ids
 from inversionview.core.information import Bits
 from inversionview.core.scope import Distance
+from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.positions import Positions
+from inversionview.decoder.bias import Truth
 from inversionview.model.sites.site import Site
 from inversionview.walk.report import WalkReport
 
@@ -81,6 +84,28 @@ class Sample:
         return {name: value for name, value in vars(self).items() if name != "ids"}
 
 
+class Reader(Protocol):
+    """What a preimage knows of the study that made it: what its inputs have in common is told by it."""
+
+    name: str
+
+    @property
+    def bare(self) -> bool:
+        """It is a model alone, without inputs."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """The study's inputs."""
+
+    @property
+    def positions(self) -> Positions:
+        """What finds positions in inputs."""
+
+    @property
+    def truth(self) -> Truth | None:
+        """What was measured of the decoder's bias."""
+
+
 @dataclass(frozen=True, eq=False)
 class Preimage:
     """Verified samples of a query's preimage and its surroundings, sorted by distance."""
@@ -110,8 +135,8 @@ class Preimage:
     """What the walk did and whether it can be trusted, where one made the samples."""
     notes: tuple[str, ...] = ()
     """What a reader must know of query, ε and comparison, in sentences; those of a walk are in ``walk``."""
-    study: Any = field(default=None, repr=False, compare=False)
-    """The ``Study`` that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
+    study: Reader | None = field(default=None, repr=False, compare=False)
+    """The study that made it, which knows the features of its inputs; not in the JSON, and left out of copies."""
 
     @property
     def inside(self) -> tuple[Sample, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,13 @@ import numpy as np
 from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
 from inversionview.page import contract
-from inversionview.preimage.common import Told, background, common_of
-from inversionview.preimage.preimage import Preimage, Query, Sample
-from inversionview.studies.study import Study
+from inversionview.preimage.common import Told, background, common
+from inversionview.preimage.preimage import Preimage, Query, Reader, Sample
 
 _EXACT = {"corpus": 0, "walk": 1, "decoder": 2}
 
 
-def identifier(study: Study) -> str:
+def identifier(study: Reader) -> str:
     """Return what addresses and readings call a study: its name, of a path the last part."""
     return Path(study.name).name
 
@@ -25,7 +25,9 @@ def identifier(study: Study) -> str:
 # -- readings ----------------------------------------------------------------------------------------------------------
 
 
-def reading(study: Study | None, preimage: Preimage, id: str | None = None, parts: Sequence[Preimage] = ()) -> contract.Reading:
+def reading(
+    study: Reader | None, preimage: Preimage, id: str | None = None, parts: Sequence[Preimage] = ()
+) -> contract.Reading:
     """Return a preimage with all that a panel shows beside it; without its study no named positions and no features.
 
     Of a preimage that was merged, ``parts`` are those of single sources; features are told from the most exact of them.
@@ -41,14 +43,14 @@ def reading(study: Study | None, preimage: Preimage, id: str | None = None, part
         place=place,
         site=query.site.short,
         preimage=contract.Preimage.model_validate(preimage.to_json()),
-        features=None if study is None else features(study, query, preimage.samples, common_of(study, exact)),
+        features=None if study is None else features(study, query, preimage.samples, common(replace(exact, study=study))),
     )
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
 
 
-def features(study: Study, query: Query, samples: Sequence[Sample], told: Told | None = None) -> contract.Features | None:
+def features(study: Reader, query: Query, samples: Sequence[Sample], told: Told | None = None) -> contract.Features | None:
     """Return the features of the query and of samples, and what is told of all inside ε; ``None`` for a model alone.
 
     ``prior`` and ``entropy`` are over 20,000 random inputs of the study.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.core.information import Bits
-from inversionview.preimage.common import Common, Told, common_of
+from inversionview.preimage.common import Common, Told, common
 from inversionview.preimage.preimage import Preimage, Query, Sample
 from inversionview.show.colours import tint
 from inversionview.show.tokens import marked, short_name, visible
@@ -87,8 +87,8 @@ def preimage_table(preimage: Preimage) -> Group:
         legend = _walk_note(preimage, preimage.walk, preimage.bits)
     else:
         legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
-    common = None if preimage.study is None else common_of(preimage.study, preimage)
-    told = [] if common is None else [Text(), *_common_block(common)]
+    shared = common(preimage)
+    told = [] if shared is None else [Text(), *_common_block(shared)]
     notes = [Text(note, style="yellow") for note in preimage.notes]
     return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend, *told, Text(), _shown_note(shown))
 

@@ -8,12 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 MARKS = ",;\t"
 """What may separate cells."""
-
-
 LOOKED_AT = 100
 """So many lines tell which of them does."""
-
-
 _QUOTED = 10_000
 """Lines of a quoted cell, at most, in a file with tabs."""
 

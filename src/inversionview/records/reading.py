@@ -19,26 +19,16 @@ from inversionview.records.tables import ARROW, ARROW_STREAM, PARQUET, Rows, col
 from inversionview.records.values import values
 
 Form = Literal["text", "json", "csv", "tsv", "columns"]
-
-
 LIMIT = 2_000_000
 """Records of a data set on the hub, at most."""
-
-
 _FORMS: dict[str, Form] = {
     ".txt": "text", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "columns", ".arrow": "columns", ".feather": "columns",
 }  # fmt: skip
-
-
 _AROUND = {"data", "rows", "records", "texts", "documents", "sentences", "examples", "samples", "instances", "items", "entries"}
 """What a list of records is called in an object around it."""
-
-
 _ABOUT = {"version", "description", "license", "licence", "source", "url", "homepage", "citation", "author", "date", "created"}
 """What tells of such a list: no record has its text there."""
-
-
 _SHOWN = 10
 """So many fields are named in an error."""
 

@@ -22,11 +22,7 @@ from inversionview.core.errors import InputError
 
 BLOCK = 1 << 18
 """So many bytes are read at once."""
-
-
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-
-
 _PACKED: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\x1f\x8b\x08"), "gzip"),
     (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2"),
@@ -34,8 +30,6 @@ _PACKED: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd"),
     (re.compile(rb"\x04\x22\x4d\x18"), "lz4"),
 )
-
-
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
@@ -43,11 +37,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-
-
 _LATER_MARKS = re.compile("(?<=\n)\ufeff+")
-
-
 _DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 

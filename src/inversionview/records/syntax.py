@@ -14,14 +14,8 @@ from inversionview.records.streams import BLOCK, Stream
 
 _LINES = 100
 """So many lines are looked at."""
-
-
 _OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.)*"\s*:')
-
-
 _ARRAY = re.compile(r'\s*\[\s*(?:\{\s*"(?:[^"\\\n]|\\.)*"\s*:|"(?:[^"\\\n]|\\.)*"\s*[,\]]\s)')
-
-
 _COMMENT = re.compile(r"\s*(?:#|//)")
 
 

@@ -16,24 +16,14 @@ from inversionview.records.cells import LOOKED_AT, separated, separator, tab_sep
 from inversionview.records.streams import Stream
 
 Rows = list[dict[str, Any]]
-
-
 _SAID = re.compile(r'"?sep=([^"\w\s]|\t)"?')
 """How Excel is told what separates cells."""
-
-
 _INDEX = re.compile(r"__index_level_\d+__")
 """What pandas calls the column of its index."""
-
-
 _ROWS = 1000
 """So many rows are made at once."""
-
-
 _LONGEST = 2**31 - 1
 """Characters of a CSV field: the ``csv`` module stops at 131,072 where nobody says otherwise."""
-
-
 PARQUET, ARROW, ARROW_STREAM = b"PAR1\x15", b"ARROW1\x00", b"\xff\xff\xff\xff"
 """What files of these forms begin with."""
 

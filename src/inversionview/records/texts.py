@@ -14,16 +14,10 @@ from inversionview.records.reading import Record, RecordPlace, hub, is_saved, lo
 from inversionview.records.syntax import are_rows
 
 FIELD = "text"
-
-
 _ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
 """Files of a folder that tell of the others."""
-
-
 _SHOWN = 10
 """So many fields, or files, are named."""
-
-
 _KINDS = {
     type(None): "null", str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list",
     dict: "an object", bytes: "bytes",

@@ -13,12 +13,8 @@ from typing import Any, NoReturn
 from inversionview.core.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-
-
 _MARGIN = 16
 """An error so near to the end of what has been read may be that end's."""
-
-
 _TAIL = 3
 """So much of a number that goes on may stand behind one that looks whole: 1e+."""
 

@@ -18,16 +18,10 @@ from inversionview.model.sites.site import FAMILIES, Site
 
 SHARE = 0.01
 """Share of random texts that such an ε admits."""
-
-
 TEXTS = 400
 """So many random texts are compared with one another."""
-
-
 _SITES = 8
 """Of each kind so many sites are looked at, evenly through the layers."""
-
-
 _DIGITS = 2
 
 

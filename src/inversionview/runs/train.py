@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 NAMED = "named"
 """In place of heads: those that the study knows to matter."""
-
-
 _LM_POOL = 16
 """Batches in a pool of a pretrained decoder, at most: on a CPU minutes pass between checkpoints, not most of an hour."""
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 LIKELIER, LESS_LIKELY = "#e69f00", "#56b4e9"
 """A token that the activation made likelier, or less likely; black letters read equally well on both."""
-
-
 KNOWN, EPSILON, SUGGESTED = "#0072b2", "#b2182b", "#009e73"
 """What lies inside ε or is known; ε itself; an ε that is suggested."""
-
-
 FORWARD, BACKWARD, SINGLE = "#009e73", "#cc79a7", "#8c510a"
 """Directions in which activations are patched."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 TABLE_FORMATS = (".csv", ".parquet", ".html", ".png", ".svg")
-
-
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "svg.fonttype": "path", "svg.hashsalt": "inversionview",

@@ -29,6 +29,6 @@ def not_of_source(context: typer.Context, source: str) -> None:
 
 def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = False) -> str:
     """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
-    from inversionview.explorer.answers import readings
+    from inversionview.sources import registry
 
-    return readings.first_source(study, query, fixed, drawn)
+    return registry.first_source(study, query, fixed, drawn)

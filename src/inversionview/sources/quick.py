@@ -15,12 +15,8 @@ from inversionview.studies.study import Study
 
 QUICK = 1e13
 """Floating-point operations that a bank may take to be built in sight: a minute's work of a laptop, or less."""
-
-
 _TRIED = 16
 """Inputs that are harvested to see how long all will take."""
-
-
 _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
 
 

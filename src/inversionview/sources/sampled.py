@@ -26,12 +26,8 @@ from inversionview.sources.settings import Pool, Setting, pool_named
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
-
-
 _FIRST_LOOK = 36
 """Candidates drawn and measured ahead of all others, where somebody waits: three of each setting of ``"auto"``."""
-
-
 _RARE = 0.01
 
 

@@ -25,16 +25,10 @@ from inversionview.sources.samples import choose, samples_of
 
 Found = Callable[[tuple[Sample, ...]], None]
 """Called with samples as they are measured."""
-
-
 MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
-
-
 _FIRST_LOOK = 2**15
 """Inputs of the bank that are searched ahead of all others, where somebody waits."""
-
-
 Names = str | Sequence[str]
 """One or several named positions of a bank."""
 

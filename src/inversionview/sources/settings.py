@@ -40,8 +40,6 @@ class Setting:
 
 AUTO = tuple(Setting(t, n) for t, n in product((0.5, 1.0, 2.0, 4.0), (0.0, 0.05, 0.1)))
 """Pooled by ``"auto"`` (Huang et al. 2024, appendix on sampling): 64 candidates of each of 12 settings."""
-
-
 FACTS = (
     *(Setting(t) for t in (0.5, 1.0, 2.0, 4.0)),
     *(Setting(t, rotation=r) for t, r in product((1.0, 2.0), (0.1, 0.25))),
@@ -52,11 +50,7 @@ FACTS = (
     ),
 )
 """Pooled by ``"facts"``: 16 settings for the cosine distance, which is blind to norms (same paper, on factual recall)."""
-
-
 POOLS = {"auto": AUTO, "facts": FACTS}
-
-
 Pool = Literal["auto", "facts"]
 
 

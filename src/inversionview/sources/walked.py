@@ -34,15 +34,9 @@ from inversionview.walk.run import Features, Found, Walk, WalkSettings
 
 _ROUNDING = 1e-4
 """The query's own D may be so much above 0."""
-
-
 Prior = Literal["study", "model", "uniform"]
 """The inputs' own distribution, the model's, or the same for every token sequence."""
-
-
 _MOST_STARTS = 1000
-
-
 _GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 

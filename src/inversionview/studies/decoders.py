@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inversionview.core.errors import WeightsError
+from inversionview.core.errors import MismatchError, WeightsError
 from inversionview.core.storage import recover
+from inversionview.decoder.decoder import Decoder
+from inversionview.model.probed import ProbedModel
 from inversionview.studies.registry import defined
 from inversionview.studies.shipped import shipped_path
 
@@ -43,3 +45,26 @@ def trained_decoder(name: str, inputs: str, run: Path | None) -> Path:
         )
         raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
     return path
+
+
+def opened_decoder(name: str, inputs: str, run: Path | None, model: ProbedModel) -> Decoder:
+    """Return the decoder that a study or run reads with.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+        MismatchError: it was trained for another probed model.
+    """
+    path = trained_decoder(name, inputs, run)
+    decoder = Decoder.from_pretrained(path).to(model.device).eval()
+    if decoder.config.unread != (model.vocabulary.bos is None):
+        trained, read = ("without", "with") if decoder.config.unread else ("with", "without")
+        raise MismatchError(
+            f"The decoder in {path} was trained on texts {trained} a BOS, but {name} runs them {read} one: train one "
+            "with `inversionview train`."
+        )
+    if decoder.config.fingerprint != model.fingerprint:
+        raise MismatchError(
+            f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {model.name}"
+            ": train one for this model with `inversionview train`, or leave --model out."
+        )
+    return decoder

@@ -19,8 +19,6 @@ from inversionview.studies.spec import StudySpec
 
 Options = Mapping[str, Any]
 """Of a study's inputs, by name."""
-
-
 Writer = Callable[[ProbedModel, Options, Path | None], Inputs]
 """Makes inputs in the tokens of a model, from options and, for a run, its folder."""
 

@@ -11,12 +11,8 @@ from inversionview.model.naming import check_model_path, is_hub_name, is_model
 
 STUDIES = ("counting", "addition", "ioi", "facts")
 """Each has a definition, see ``studies.registry``."""
-
-
 _MOST = 6
 """Runs that an error names at most."""
-
-
 _PARTS = ("bank", "decoder", "corpus", "checkpoints")
 """Folders of a run."""
 

@@ -10,7 +10,11 @@ from inversionview.core.ranges import check_seed, whole
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.studies.study import _QUERY_BYTES, Study
+from inversionview.preimage.query import queried
+from inversionview.studies.study import Study
+
+_QUERY_BYTES = 4096
+"""Of a query's tokens and strings."""
 
 
 def random_queries(
@@ -37,7 +41,7 @@ def random_queries(
         except UnknownPositionError as error:
             missing = error
             continue
-        found.append(study._read(ids, position, sites[rng.integers(len(sites))]))
+        found.append(queried(study.model, ids, position, sites[rng.integers(len(sites))]))
         if len(found) == count:
             return found
     raise missing

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Int
 
 from inversionview.bank import finding
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import InputError, MismatchError
+from inversionview.core.errors import InputError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
@@ -26,14 +27,11 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.studies.decoders import decoder_path, trained_decoder
+from inversionview.preimage.query import queried
+from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec, model_files, write_spec
-
-_QUERY_BYTES = 4096
-"""Of a query's tokens and strings."""
-
 
 BeginBank = Callable[[Path, int], None]
 
@@ -77,20 +75,7 @@ class Study:
             MismatchError: it was trained for another probed model.
         """
         self._has_more_than_a_model()
-        path = trained_decoder(self.name, self.spec.inputs, self.folder)
-        decoder = Decoder.from_pretrained(path).to(self.model.device).eval()
-        if decoder.config.unread != (self.model.vocabulary.bos is None):
-            trained, run = ("without", "with") if decoder.config.unread else ("with", "without")
-            raise MismatchError(
-                f"The decoder in {path} was trained on texts {trained} a BOS, but {self.name} runs them {run} one: train one "
-                "with `inversionview train`."
-            )
-        if decoder.config.fingerprint != self.model.fingerprint:
-            raise MismatchError(
-                f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {self.model.name}"
-                ": train one for this model with `inversionview train`, or leave --model out."
-            )
-        return decoder
+        return opened_decoder(self.name, self.spec.inputs, self.folder, self.model)
 
     @cached_property
     def truth(self) -> Truth | None:
@@ -130,8 +115,6 @@ class Study:
         default = default_model_called(self.model.name)
         return Path(self.model.name) if default is None else default()
 
-    # -- positions ----------------------------------------------------------------------------------------------------
-
     @property
     def position_names(self) -> list[str]:
         """The named positions of the study's inputs."""
@@ -139,7 +122,8 @@ class Study:
             return ["END"]
         return list(self.inputs.named_positions(self.inputs.tokens(np.zeros(1, dtype=np.int64))))
 
-    def _named(self, tokens: Ids) -> dict[str, Ids]:
+    def named(self, tokens: Int[np.ndarray, "row pos"]) -> dict[str, Ids]:
+        """Return where each named position is in every row; −1 where it is in none."""
         if self.definition.positions:
             return self.inputs.named_positions(tokens)
         last = (tokens != self.model.vocabulary.pad).sum(1) - 1
@@ -148,7 +132,7 @@ class Study:
     @cached_property
     def positions(self) -> Positions:
         """What finds positions in inputs."""
-        return Positions(self._named, self.model.vocabulary)
+        return Positions(self.named, self.model.vocabulary)
 
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
@@ -160,8 +144,6 @@ class Study:
             UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
         """
         return self.positions.one(ids, at)
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
         """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
@@ -184,24 +166,13 @@ class Study:
             InputError: the text is empty, too long, or cannot be encoded.
             UnknownPositionError, UnknownSiteError: there is no such place.
         """
-        ids, position = self._located(text, at)
-        return self._read(ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
+        ids, position = self.located(text, at)
+        return queried(self.model, ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 
-    def _located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
+    def located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
         """Return a text's ids and the index of ``at``, by default the study's own position."""
         ids = self.model.encode(text)
         return ids, self.locate(ids, self.spec.at if at is None else at)
-
-    def _read(self, ids: list[int], position: int, where: Site) -> Query:
-        z = self.model.activations(torch.tensor([ids]), [where], torch.tensor([[position]]))[0, 0, 0].float().cpu()
-        strings = tuple(self.model.vocabulary.strings(ids))
-        shown = self.model.vocabulary.decode(ids)
-        attention = None
-        if where.is_head:  # what stands behind the position is never computed
-            pattern = self.model.attention(torch.tensor([ids[: position + 1]]), where.layer)[0, where.head, position].tolist()
-            attention = (*pattern, *[0.0] * (len(ids) - len(pattern)))
-        bos = self.model.vocabulary.bos is not None
-        return Query(shown, tuple(ids), strings, position, where, self.model.name, z, attention, bos)
 
     @property
     def has_prior(self) -> bool:
@@ -209,7 +180,7 @@ class Study:
         return self.definition.moves
 
     @property
-    def _example(self) -> str:
+    def example(self) -> str:
         """An activation of this study, for errors that say how one is named."""
         return f"{self.spec.at}:{self.spec.site}"
 
@@ -230,17 +201,22 @@ class Study:
         Raises:
             BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
         """
-        if isinstance(folder, ActivationBank):
-            folder.check(self.model, self.inputs)
-            return folder
         if folder is not None:
-            path = Path(folder)
-            return ActivationBank.open(path / "bank" if (path / "bank").is_dir() else path, self.model, self.inputs)
+            return finding.given(folder, self.model, self.inputs)
         if self.known_bank() is None:
             rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
+            path = finding.cached(self.model, self.inputs, rows)
             if begin is not None:
-                begin(finding.cached(self.model, self.inputs, rows), rows)
-            self._bank = self.build_bank(rows=rows, report=report)
+                begin(path, rows)
+            self._bank = harvest_bank(
+                path,
+                self.model,
+                self.inputs,
+                rows=rows,
+                sites=self.sites,
+                distance=self.spec.distance,
+                report=report,
+            )
         assert self._bank is not None
         return self._bank
 
@@ -253,7 +229,3 @@ class Study:
         if self._bank is None:
             self._bank = finding.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank
-
-
-def _texts(filters: str | Sequence[str]) -> list[str]:
-    return [filters] if isinstance(filters, str) else list(filters)

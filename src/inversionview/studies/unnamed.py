@@ -25,7 +25,5 @@ def _no_model() -> Path:
 
 TEXTS = Definition(name="texts", written=_kept_texts, default_model=_no_model, positions=False, moves=False, own_epsilons=True)
 """A run on texts: its ``corpus`` folder."""
-
-
 ALONE = Definition(name="none", default_model=_no_model, positions=False, moves=False)
 """A model alone."""

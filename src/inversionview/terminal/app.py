@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from typer.models import CommandInfo
 
 from inversionview.core.errors import InversionViewError, SettingError
 from inversionview.core.printable import json_line, shown
@@ -24,12 +26,19 @@ app = CheckedTyper(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-
 out = SafeConsole(highlight=False, markup=False)
-
-
 err = SafeConsole(stderr=True, highlight=False, markup=False)
+
+
+def list_as(order: Sequence[str]) -> None:
+    """Have ``--help`` list the commands in this order, those that it does not name last."""
+    places = {name: place for place, name in enumerate(order)}
+
+    def place(info: CommandInfo) -> int:
+        name = info.name or getattr(info.callback, "__name__", "")
+        return places.get(str(name), len(places))
+
+    app.registered_commands.sort(key=place)
 
 
 def device_named(name: str) -> str:

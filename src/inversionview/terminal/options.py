@@ -20,89 +20,49 @@ ActivationsOpt = Annotated[
         "--at", help="POSITION:SITE, in order (repeatable): `query:a0.0`, `=:a*.*`, `*:x0.pre` (all positions), `F1:embed`."
     ),
 ]
-
-
 WhereOpt = Annotated[
     list[str] | None, typer.Option(help="Only inputs whose features satisfy this, such as 'A1=1' or 'F2+S2!=9' (repeatable).")
 ]
-
-
 LimitOpt = Annotated[int | None, typer.Option(help="A random choice of so many inputs; by default the whole test set.")]
-
-
 TableOpt = Annotated[list[Path] | None, typer.Option("--out", help="Write .csv, .parquet, .html, .png or .svg (repeatable).")]
-
-
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
-
-
 BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
-
-
 StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi, facts) or the folder of a run.")]
-
-
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
-
-
 AtOpt = Annotated[
     str | None,
     typer.Option(
         help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's last."
     ),
 ]
-
-
 IndexOpt = Annotated[
     int | None,
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
-
-
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
-
-
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
-
-
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
-
-
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
-
-
 SourceOpt = Annotated[
     str | None,
     typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
 ]
-
-
 WalkedSecondsOpt = Annotated[
     float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
 ]
-
-
 BankOpt = Annotated[
     Path | None, typer.Option("--bank", help="Folder of a bank or of a run with one; by default the run's, then the cache's.")
 ]
-
-
 SeedOpt = Annotated[int, typer.Option(help="The same seed gives the same result.", callback=check_seed)]
-
-
 ModelOpt = Annotated[
     str | None,
     typer.Option(
         "--model", help="In place of the study's own: a checkpoint of its vocabulary; of ioi and facts, any language model."
     ),
 ]
-
-
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
-
-
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
@@ -192,6 +152,4 @@ class PlacesOptions:
 
 
 FigureOpt = Annotated[Path | None, typer.Option("--out", help="Figure: a .png, .svg or .html file; a folder gets all three.")]
-
-
 InputsOpt = Annotated[int | None, typer.Option("--inputs", help="A random choice of so many inputs; by default all.")]

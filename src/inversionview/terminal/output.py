@@ -16,8 +16,6 @@ from inversionview.core.printable import one_line, shown
 
 CLOSED = 141
 """Exit code where the reader of the output has gone, as of a program that SIGPIPE ended: 128 + 13."""
-
-
 _PLAIN = {
     "ε": "eps", "β": "beta", "η": "eta", "θ": "theta", "λ": "lambda", "π": "pi", "τ": "tau", "φ": "phi", "Δ": "Delta",
     "Σ": "sum", "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "→": "->", "↔": "<->", "↦": "->", "∣": "|",

@@ -19,12 +19,8 @@ from inversionview.core.information import Bits
 
 MOST_R_HAT = 1.05
 """Up to this R̂ a feature counts as mixed."""
-
-
 LEAST_ESS = 400
 """From this effective sample size on (Vehtari et al. 2021, section 4)."""
-
-
 _NEAR = 0.05
 """A share that is within this of its final value has forgotten where it began."""
 

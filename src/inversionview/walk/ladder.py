@@ -17,16 +17,10 @@ from inversionview.walk.mix import Mix
 
 SHARE = 0.3
 """Share of a level's chains that lie inside the next: the acceptance of an exchange, wanted between 20 and 40 %."""
-
-
 _STEPS = 8
 """Steps on each level before its quantile is taken."""
-
-
 _PATIENCE = 10
 """So many times as long, where no chain comes closer."""
-
-
 _MOST = 300
 """Levels at most."""
 

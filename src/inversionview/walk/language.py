@@ -30,12 +30,8 @@ from inversionview.walk.texts import Texts, at, draw
 
 _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
-
-
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
-
-
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
 """Of a step, in steps that replace a token."""
 

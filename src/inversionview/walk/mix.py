@@ -12,8 +12,6 @@ from inversionview.walk.kernel import Trial
 
 _FLOOR = 0.3
 """Share of all steps that is spread evenly over the moves, so that none is ever left out."""
-
-
 _FAR = 4
 """More tokens that change count as so many: where one is put in, all behind it move."""
 

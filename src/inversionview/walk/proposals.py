@@ -23,18 +23,10 @@ from inversionview.walk.texts import Texts, at, draw
 
 _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
-
-
 _LONGEST_SUFFIX = 8
-
-
 _SPAN = 4
-
-
 _PULL = 0.05
 """Temperature of the first-order change of D, by which guided replacements are drawn."""
-
-
 Proposed = tuple[Ids, npt.NDArray[np.float64]]
 """New tokens and the log ratio of the proposals, of each chain."""
 

@@ -23,30 +23,16 @@ from inversionview.walk.ladder import Ladder, build
 from inversionview.walk.pool import Pool
 
 Features = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
-
-
 Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]
 """Called with new members as they are found: tokens, D and the position where it is reached."""
-
-
 _MOST_REPLICAS = 16
-
-
 _FEWEST_COLUMNS = 8
-
-
 _ALONE = 500
 """Steps after which a walk that waits for its features to mix gives up where it has found nothing but the query."""
-
-
 _DROPPED = 0.2
 """Share of all steps at the beginning of which nothing is counted."""
-
-
 _SECONDS, _PATIENCE = 10.0, 60.0
 """A walk that nothing else ends has the first, and up to the second where a model is so slow that it has hardly walked."""
-
-
 _WALKED = 3
 """So many times the warm-up are the steps that such a walk makes."""
 

@@ -8,8 +8,6 @@ from typing import Any, Literal, get_args
 from inversionview.core.information import Mean
 
 By = Literal["mean", "zero", "resample"]
-
-
 WAYS: tuple[By, ...] = get_args(By)
 
 

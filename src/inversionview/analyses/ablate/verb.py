@@ -10,9 +10,9 @@ from inversionview.analyses.ablate.measure import ablation
 from inversionview.analyses.ablate.result import Ablation, By
 from inversionview.core.progress import Progress
 from inversionview.corpora.contrasts import held_out
-from inversionview.corpora.filters import feature_names, parse_filters
+from inversionview.corpora.filters import as_listed, feature_names, parse_filters
 from inversionview.intervene.activations import parse_activations
-from inversionview.studies.study import Study, _texts
+from inversionview.studies.study import Study
 
 
 def ablate(
@@ -38,15 +38,15 @@ def ablate(
     Raises:
         SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
     """
-    named = parse_activations(activations, study.model.sites, study._example)
+    named = parse_activations(activations, study.model.sites, study.example)
     filters = parse_filters(where, feature_names(study.inputs)) if where else ()
     tokens = held_out(study.inputs, filters, limit, seed)
     if study.inputs.answers:  # sentences that ask for nothing have no answer
         tokens = tokens[np.all([study.inputs.read_at(tokens, name) >= 0 for name in study.inputs.answers], axis=0)]
     reads = {name: study.inputs.read_at(tokens, name) for name in study.inputs.answers}
     answers = {name: study.inputs.answer_of(tokens, name) for name in reads} or None
-    reads = reads or {"END": study._named(tokens)["END"]}
+    reads = reads or {"END": study.named(tokens)["END"]}
     return ablation(
-        study.model, tokens, reads, named, study.positions, by=by, answers=answers, study=study.name, where=_texts(where),
+        study.model, tokens, reads, named, study.positions, by=by, answers=answers, study=study.name, where=as_listed(where),
         seed=seed, report=report,
     )  # fmt: skip

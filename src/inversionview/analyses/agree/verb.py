@@ -53,10 +53,10 @@ def agree(
     """
     limit = check_epsilon(study.epsilon_at(query.site) if epsilon is None else epsilon)
     tokens = np.array([query.ids])
-    name = next((name for name, at in study._named(tokens).items() if at[0] == query.position), None)
+    name = next((name for name, at in study.named(tokens).items() if at[0] == query.position), None)
     if name is None:
         raise SettingError(
-            f"Position {query.position} has no name: sources are compared at " + ", ".join(study._named(tokens)) + "."
+            f"Position {query.position} has no name: sources are compared at " + ", ".join(study.named(tokens)) + "."
         )
     at: dict[str, Any] = {"epsilon": limit, "fixed": name, "seed": seed, "count": 1}
     make: dict[str, Callable[[], Preimage]] = {
@@ -91,7 +91,7 @@ def _walked_to_its_end(study: Study, query: Query, **options: Any) -> Preimage:
 def _listed(study: Study, query: Query, name: str, epsilon: float) -> Ids:
     """Return every input of the study inside ε at a named position."""
     tokens = study.inputs.tokens(np.arange(len(study.inputs)))
-    at = study._named(tokens)[name]
+    at = study.named(tokens)[name]
     tokens, at = tokens[at >= 0], at[at >= 0]
     z = study.model.harvest(tokens, [query.site], at[:, None])[0, :, 0]
     return tokens[(between(study.spec.distance, query.z, z) <= epsilon).numpy()]

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 
 _FORMATS = (".csv", ".parquet")
-
-
 WhatOpt = Annotated[
     str | None,
     typer.Option("--site", "--sites", help="By commas: a1.0, m1, patterns such as `a*.*`, differences: x1.post-x0.post."),

@@ -40,7 +40,7 @@ def attribute(
         SettingError: ``at`` comes with a query, ``what`` or ``k`` is none, or the norm cannot be folded.
     """
     if isinstance(query, str):
-        ids, position = study._located(query, at)
+        ids, position = study.located(query, at)
         return attributions(study.model, ids, position, what or study.spec.site, k=k, folded=folded)
     if at is not None:
         raise SettingError("A query has its position: leave at out, or give the text.")

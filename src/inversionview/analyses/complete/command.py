@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,7 @@ def complete(
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in figures:
-        save_completeness(results, path, loaded.texts)
+        save_completeness(results, path, partial(iv.texts, loaded))
     if table is not None:
         save_table(results, table)
     if as_json:

@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".png", ".svg", ".html")
-
-
 _POINTS = 3000
 """Most inputs that are drawn one by one, inside ε and outside, in a panel."""
-
-
 Texts = Callable[[Completeness, npt.NDArray[np.int64]], list[str]]
 """Gives the inputs at some places of a result as text."""
 

@@ -38,12 +38,8 @@ from inversionview.sources.settings import Setting
 
 Tick = Callable[[int], None]
 """Called with how many inputs a step has done."""
-
-
 VARIANTS = (Setting(1.0), Setting(2.0), Setting(1.0, noise=0.1))
 """The three of figure 11: temperature 1, temperature 2, and noise on the activation."""
-
-
 _PILOT = 3000
 """Inputs that are scored to find out how far down the others must be."""
 

@@ -37,16 +37,10 @@ from inversionview.model.sites.site import Site
 
 _NEW = 0.25
 """A feature is named beside others if so large a share of its entropy is known that does not follow from them."""
-
-
 _FEWEST = 20
 """Fewer pairs that differ in a feature confirm nothing."""
-
-
 _CERTAIN = 0.75
 """Features of which a larger share is known come first, the richest of them before the others."""
-
-
 _SCOPE = Scope(at=OWN)
 
 

@@ -10,12 +10,8 @@ from inversionview.core.scope import Distance
 from inversionview.model.sites.site import Site
 
 Kind = Literal["read", "write", "keep", "answer"]
-
-
 OTHERS = "elsewhere"
 """All positions without a name, BOS left out: they are seen by heads, but not read."""
-
-
 FLOOR = 0.1
 """Edges that carry a smaller share of a feature's entropy are kept only where patching says that they matter all the same."""
 

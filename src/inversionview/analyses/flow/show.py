@@ -29,24 +29,14 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".png", ".svg", ".html", ".csv", ".parquet")
-
-
 THRESHOLD = 0.15
 """Edges that carry a smaller share of their feature are not shown unless asked for."""
-
-
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "#5e3c99", "#1b7837", "#b2182b",
 )  # fmt: skip
 """Okabe and Ito's first, then darker ones."""
-
-
 _STEPS = [round(0.1 + 0.05 * i, 2) for i in range(17)]
-
-
 _SAID = {"read": "reads", "write": "writes", "keep": "keeps", "answer": "tells"}
-
-
 _HEAD = 0.95
 """Room for a head, in units of the figure."""
 

@@ -31,8 +31,6 @@ from inversionview.model.last_norm import last_norm
 
 POSITIONAL = ("order", "S1_position", "relative_position")
 """Features that say where S1 stands; order is its place relative to IO."""
-
-
 FEATURES = ("IO", "S", *POSITIONAL, "template", "place", "object")
 
 
@@ -63,12 +61,8 @@ EXPECTED = {
 """Huang et al. 2024, Table 2: name movers hold the IO name; S-inhibition heads the S name, its position relative to IO, or
 both; induction head 5.5 where the last occurrence stands, not who it is; duplicate-token and previous-token heads the S name. A
 head that suppresses S must know it. Names that are moved must be known in full, for other features half is enough."""
-
-
 _ROWS = 1024
 """Activations that are unembedded together."""
-
-
 _MOVES = {"name mover": 1, "negative name mover": -1}
 """Groups whose heads write the IO name, with or against it."""
 

@@ -33,23 +33,13 @@ from inversionview.model.sites.site import Site
 
 POSITIONS = ("S1+1", "S2", "END")
 """Where heads are read."""
-
-
 KEYS = ("IO", "S1", "S1+1", "S2")
 """What their attention is measured to."""
-
-
 Values = npt.NDArray[np.float64]
-
-
 _TOP = 5
 """A head copies a name that is among so many most promoted tokens (Wang et al. 2022, section 3.1)."""
-
-
 _HALF, _SEQUENCES = 24, 32
 """Length of what is repeated, about a prompt's, and how many random sequences there are."""
-
-
 _TOKENS = 800
 """Of a pass whose graph is kept."""
 

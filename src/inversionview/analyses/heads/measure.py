@@ -36,16 +36,10 @@ from inversionview.corpora.positions import Positions
 from inversionview.model.probed import ProbedModel
 
 Result = TypeVar("Result")
-
-
 LEAST_ACCURACY = 0.75
 """A model that prefers IO less often does not do the task: by chance it would half of the time."""
-
-
 CANDIDATES = {"END": 32, "S2": 16, "S1+1": 12}
 """How many heads are patched at each position; a run from S1+1 on takes 15 times as long as one of END alone."""
-
-
 PAIRS = 100
 """Prompts on which heads are patched and attention is measured; LD's direct effects are cheap and taken on all."""
 

@@ -13,32 +13,18 @@ GROUPS = {
     "duplicate token": "S2", "previous token": "S1+1",
 }  # fmt: skip
 """The groups, and where a head of each is read. Backup name movers are name movers whose direct effect is small."""
-
-
 NONE = "none"
 """A head that matters but meets the criteria of no group."""
-
-
 ATTENDS = 0.2
 """A head attends to a token if it gives it this much on average: of some 20 tokens, each would by chance get 0.05."""
-
-
 REPEATS = 0.1
 """The same on random repeated sequences, where nothing but repetition can draw it: by chance it is 0.03."""
-
-
 COPIES = 0.5
 """A head copies if it promotes more names than not: Wang et al. report above 0.95 for name movers, below 0.2 on average."""
-
-
 SMALL = 0.5
 """An S-inhibition head acts through others: less than this share of its effect is direct."""
-
-
 MATTERS = 0.05
 """A head of no group is found if patching it does this share of what patching everything does (LD_orig − LD_contrast)."""
-
-
 FOUND = 26
 """So many are found at most: as many heads as the published circuit of GPT-2 small has."""
 

@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".json", ".csv", ".parquet", ".png", ".svg")
-
-
 COLOURS = {
     "name mover": "#0072b2", "negative name mover": "#d55e00", "copy suppression": "#cc79a7", "S-inhibition": "#e69f00",
     "induction": "#009e73", "duplicate token": "#56b4e9", "previous token": "#000000", NONE: "#8c8c8c",
 }  # fmt: skip
 """Okabe and Ito's, which the colour-blind tell apart; and grey."""
-
-
 _LOOKS = {
     "name mover": "END→IO", "negative name mover": "END→IO", "copy suppression": "END→S2", "S-inhibition": "END→S2",
     "induction": "S2→S1+1", "duplicate token": "S2→S1", "previous token": "S1+1→S1",

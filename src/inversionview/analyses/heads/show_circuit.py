@@ -14,8 +14,6 @@ from inversionview.preimage.show import at_least
 
 WRITE = ("name mover", "negative name mover", "copy suppression", NONE)
 """Groups whose heads write names themselves, or may."""
-
-
 _ORDER = [*GROUPS, NONE]
 
 

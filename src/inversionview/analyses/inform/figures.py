@@ -146,6 +146,7 @@ def split(curve: Curve) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], n
 
 
 def axis(curves: Sequence[Curve]) -> str:
+    """Return what the axis of bits is called."""
     bounded = any(any(curve.bounded) for curve in curves)
     return "mean information (bits)" + "\n△: at least; some queries have hardly any other input inside" * bounded
 

@@ -14,24 +14,14 @@ from inversionview.analyses.interpret.sides import Rows
 from inversionview.corpora.inputs import Inputs
 
 NOTHING = "Nothing that the study's features tell."
-
-
 _NAMED = 3
 """Values that are named of a longer list."""
-
-
 _PAIRS_NAMED = 2
 """Values of a first feature whose own values of a second are named."""
-
-
 Mask = npt.NDArray[np.bool_]
 """Over the values of a feature, ``[value]``, or of two, ``[value, value]``."""
-
-
 Counts = npt.NDArray[np.int64]
 """How often each occurs, in the same shape."""
-
-
 Features = tuple[int, ...]
 """Numbers of a clause's features in the study's ``Codes``, one or two."""
 

@@ -27,8 +27,6 @@ from inversionview.core.ranges import check_seconds, finite, whole
 
 Outcome = Form | InversionViewError
 """What became of a request: the answer, or why there is none."""
-
-
 _OFFICIAL = "https://api.openai.com/v1"
 
 

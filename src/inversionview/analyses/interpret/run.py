@@ -40,23 +40,13 @@ from inversionview.model.sites.site import Site
 
 Confirm = Callable[[Estimate], None]
 """Called with what a run will take at most, before anything is sent; what it raises ends the run."""
-
-
 _JUDGED = 4
 """Queries of a site × position whose statements are tested by simulation."""
-
-
 _PAIRS = 16
 """Inputs on each side that a simulation is shown."""
-
-
 _INSIDE, _OUTSIDE = 12, 6
 """Samples that a prompt shows."""
-
-
 _SAMPLES = 3
-
-
 _NO_INPUTS = "There are too few inputs inside ε, or clearly outside, to make a statement from and to test it on."
 
 

@@ -13,8 +13,6 @@ from inversionview.core.errors import SettingError
 from inversionview.core.information import Mean, mean
 
 Labels = npt.NDArray[np.bool_]
-
-
 Graded = npt.NDArray[np.float64]
 
 

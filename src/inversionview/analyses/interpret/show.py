@@ -25,12 +25,8 @@ from inversionview.preimage.show import at_least
 from inversionview.show.files import check_formats, write_records
 
 REPORT_FORMATS = (".html", ".md", ".json", ".csv", ".parquet")
-
-
 _QUERIES = 10
 """Queries whose statements a page lists."""
-
-
 _MARK = re.compile("⟦(.*?)⟧", re.DOTALL)
 
 

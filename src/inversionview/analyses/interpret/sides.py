@@ -22,24 +22,14 @@ from inversionview.core.scope import Distance, check_epsilon
 from inversionview.model.sites.site import Site
 
 Rows = npt.NDArray[np.int64]
-
-
 GAP = 2.0
 """Outside begins at so many times ε."""
-
-
 LEAST = 20
 """Inputs on each side that a statement needs at least, both to be made from and to be tested on."""
-
-
 _MOST_ROWS = 2**20
 """Rows of a bank that are looked at: its first, a random sample."""
-
-
 _MOST = 2**11
 """Of more inputs inside ε a part of the bank that holds about so many is looked at."""
-
-
 _BLOCK = 2**15
 
 

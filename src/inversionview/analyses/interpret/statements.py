@@ -30,29 +30,17 @@ from inversionview.analyses.interpret.clauses import (
 from inversionview.analyses.interpret.sides import Half, Rows
 
 _MOST_CLAUSES = 8
-
-
 _LEAST_BITS = 0.1
 """A clause that tells less is left out."""
-
-
 _LEAST_ACCURACY = 0.005
 """So much balanced accuracy must a clause gain that only shows where the preimage ends."""
-
-
 _BEYOND_CHANCE = 2.5
 """And so many standard errors of what it gains, of a feature; of pairs more, as they are many: chance shows the best of them as
 rarely."""
-
-
 _MOST_PAIRS = 2**14
 """Two features with more pairs of values than that are left alone: no half has the inputs to learn which go together."""
-
-
 _COVERED = 0.99
 """Share of the inputs inside whose values a clause names."""
-
-
 _LEAST_KEPT = 0.9
 """A clause that would shut out more of the preimage than the rest of it tells nothing of what is common."""
 

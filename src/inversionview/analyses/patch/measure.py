@@ -20,12 +20,8 @@ from inversionview.corpora.positions import Positions
 from inversionview.intervene.activations import Activation
 from inversionview.intervene.patched_runs import PatchedRuns
 from inversionview.model.probed import ProbedModel
-from inversionview.model.sites.site import EMBEDDINGS
 
 Cumulative = Literal["forward", "backward", "both"]
-
-
-EMBED, POS_EMBED = EMBEDDINGS
 
 
 def check_cumulative(name: str) -> Cumulative:

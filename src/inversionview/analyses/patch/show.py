@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 COLOURS = {"forward": FORWARD, "backward": BACKWARD, "single": SINGLE}
-
-
 _SAID = {"forward": "from the first on", "backward": "from the last back", "single": "each alone"}
 
 

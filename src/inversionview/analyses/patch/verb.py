@@ -11,9 +11,9 @@ from inversionview.analyses.patch.result import Patching
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.corpora.contrasts import Pairs, TextPair, held_out, read_pairs, study_pairs, text_pairs
-from inversionview.corpora.filters import feature_names, parse_filters
+from inversionview.corpora.filters import as_listed, feature_names, parse_filters
 from inversionview.intervene.activations import parse_activations
-from inversionview.studies.study import Study, _texts
+from inversionview.studies.study import Study
 
 Contrast = str | Path | Iterable[TextPair] | Callable[[str], TextPair | None]
 
@@ -87,23 +87,23 @@ def patch(
         SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
     """
     for text in activations or ():  # mistakes are told before the pairs are made, not after
-        parse_activations([text], study.model.sites, study._example)
+        parse_activations([text], study.model.sites, study.example)
     steps(1, cumulative)
     if isinstance(contrast, Pairs) and options:
         raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
-    pairs = contrast if isinstance(contrast, Pairs) else pairs(study, contrast, seed=seed, report=report, **options)
-    named = parse_activations(activations or [f"{_read_name(study, pairs)}:a*.*"], study.model.sites, study._example)
+    made = contrast if isinstance(contrast, Pairs) else pairs(study, contrast, seed=seed, report=report, **options)
+    named = parse_activations(activations or [f"{_read_name(study, made)}:a*.*"], study.model.sites, study.example)
     settings = {"target": None if contrast is not None else options.get("target") or next(iter(study.inputs.answers), None),
-                "changes": options.get("changes"), "where": _texts(options.get("where", ())), "seed": seed}  # fmt: skip
+                "changes": options.get("changes"), "where": as_listed(options.get("where", ())), "seed": seed}  # fmt: skip
     return patching(
-        study.model, pairs, named, study.positions, cumulative=cumulative, study=study.name, settings=settings, seed=seed,
+        study.model, made, named, study.positions, cumulative=cumulative, study=study.name, settings=settings, seed=seed,
         report=report,
     )  # fmt: skip
 
 
 def _read_name(study: Study, pairs: Pairs) -> str:
     """Return a name of the position where all pairs are read."""
-    both = [(study._named(pairs.original), pairs.read), (study._named(pairs.contrast), pairs.contrast_read)]
+    both = [(study.named(pairs.original), pairs.read), (study.named(pairs.contrast), pairs.contrast_read)]
     for name in both[0][0]:
         if all((named[name] == read).all() for named, read in both):
             return name

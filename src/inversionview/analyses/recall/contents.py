@@ -26,11 +26,7 @@ from inversionview.model.sites.site import Site
 
 LEAST_INPUTS = 40
 """Of fewer inputs on which a head works, or with an attribute, nothing is said."""
-
-
 _LEAST_QUERIES = 10
-
-
 _SCOPE = Scope(0.25, "cosine", OWN)
 
 

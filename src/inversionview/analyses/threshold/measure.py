@@ -24,20 +24,12 @@ from inversionview.preimage.preimage import Query
 
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 """The thresholds that are always looked at."""
-
-
 _GROWTH = 1.1
 """Across a gap the number of inputs inside grows by no more than this factor."""
-
-
 _WIDTH = 1.25
 """And ε by no less than this one."""
-
-
 _FEWEST = 10
 """So many inputs must lie inside: between fewer, wide spaces come by chance."""
-
-
 _SAME = 0.01
 """Activations closer than this are the same."""
 

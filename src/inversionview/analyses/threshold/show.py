@@ -118,8 +118,6 @@ def _threshold_page(study: Threshold) -> Any:
 
 _COLUMNS = 7
 """Features in the table of a threshold study."""
-
-
 BOUNDED = "95 % intervals; ≥: some queries had one other input inside ε or none and count as the least that this can mean"
 
 

@@ -23,8 +23,6 @@ from inversionview.preimage.reading import padded
 from inversionview.studies.study import Study
 
 MOST_POINTS = 4000
-
-
 _EXAMPLES = 8
 
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from inversionview.analyses.heads.result import GROUPS, NONE
 from inversionview.analyses.heads.verb import named_heads
 from inversionview.core import information
-from inversionview.core.errors import InputError, MismatchError, SettingError, WeightsError
+from inversionview.core.errors import InputError, SettingError
 from inversionview.page import contract
 from inversionview.preimage.common import background
 from inversionview.preimage.preimage import Query
 from inversionview.preimage.reading import features, identifier
 from inversionview.sources.corpus import search
-from inversionview.sources.quick import holds, lacking
+from inversionview.sources.quick import lacking
+from inversionview.sources.registry import sources
 from inversionview.studies.study import Study
 
-Source = Literal["decoder", "corpus", "walk"]
-
-
 _ORDER = {group: number for number, group in enumerate((*GROUPS, NONE))}
-
-
 _BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
 
 
@@ -61,39 +56,6 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         ],
         lacking=lacking(study),
     )
-
-
-def sources(study: Study) -> list[Source]:
-    """Return what can make a preimage of the study, the exact one first: its corpus, its decoder if it has one, and a walk.
-
-    The corpus comes last while a bank lacks that takes long to build, so that nothing is read from it by default.
-    """
-    if study.bare:
-        return ["walk"]
-    try:
-        study.decoder  # noqa: B018
-        others: list[Source] = ["decoder", "walk"]
-    except (WeightsError, MismatchError):
-        others = ["walk"]
-    return ["corpus", *others] if lacking(study) is None else [*others, "corpus"]
-
-
-def first_source(study: Study, query: Query, fixed: str | None = None, drawn: bool = False) -> Source:
-    """Return what reads a query unless another source is named: the decoder where it is told how to draw, else the first of
-    ``sources`` that can.
-
-    The corpus can where its bank holds the site and the named position, or will hold them once it is built, which takes
-    seconds; a decoder where it was trained on the site; a walk always.
-    """
-    if drawn:
-        return "decoder"
-    for source in sources(study):
-        if source == "corpus" and (lacking(study) is not None or not holds(study, query, fixed)):
-            continue
-        if source == "decoder" and query.site.short not in study.decoder.config.sites:
-            continue
-        return source
-    return "walk"
 
 
 def _first_text(study: Study) -> str:

@@ -19,8 +19,6 @@ from inversionview.studies.study import Study
 
 _VERIFIED = 64
 """Sites of a map, at most, of which what lies near ε is measured again in the model."""
-
-
 _RATIO = {"queries": 25, "samples": 8}
 
 

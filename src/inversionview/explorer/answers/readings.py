@@ -17,7 +17,6 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
-from inversionview.explorer.answers.info import Source, first_source, sources
 from inversionview.explorer.banks import bank_of
 from inversionview.page import contract
 from inversionview.preimage.preimage import Preimage, Query, Sample
@@ -25,6 +24,7 @@ from inversionview.preimage.reading import features, reading
 from inversionview.sources.corpus import search
 from inversionview.sources.decoder import sample
 from inversionview.sources.quick import holds, lacking
+from inversionview.sources.registry import Source, first_source, sources
 from inversionview.sources.settings import AUTO, Setting
 from inversionview.sources.walk import target_of, walk
 from inversionview.sources.walked import measured
@@ -32,8 +32,6 @@ from inversionview.studies.study import Study
 
 Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
 """Called with samples and the values of their features as they are measured."""
-
-
 _EACH = 64
 """Candidates of each of the pool's settings; one setting alone has as many as the pool has together."""
 

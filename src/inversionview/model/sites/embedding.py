@@ -22,6 +22,4 @@ def _embedding(name: str, latex: str) -> SiteKind:
 
 
 EMBED = _embedding("embed", "E_{token}")
-
-
 POS_EMBED = _embedding("pos_embed", "E_{position}")

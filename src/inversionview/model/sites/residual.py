@@ -36,9 +36,5 @@ def _stream(place: str, serial: str = "") -> SiteKind:
 
 
 PRE = _stream("pre")
-
-
 MID = _stream("mid", serial="attention and MLP of this model read the same residual stream")
-
-
 POST = _stream("post")

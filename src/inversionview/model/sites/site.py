@@ -26,22 +26,12 @@ if TYPE_CHECKING:
 
 REGISTRY: tuple[SiteKind, ...] = (EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP)
 """All kinds of sites."""
-
-
 FAMILIES: dict[Kind, str] = {kind.name: kind.family for kind in REGISTRY if kind.family}
 """What a kind of site belongs to; sites of one family have a default ε in common."""
-
-
 KINDS: dict[Kind, str] = {kind.name: kind.pattern for kind in REGISTRY if kind.pattern}
 """Patterns that mean all sites of a kind."""
-
-
 _BY_NAME = {kind.name: kind for kind in REGISTRY}
-
-
 _ORDERED = sorted(REGISTRY, key=lambda kind: TAPS.index(kind.tap))
-
-
 _RANK = {kind.name: rank for rank, kind in enumerate(_ORDERED)}
 
 

@@ -18,20 +18,10 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
 
 TOKENS = [*"0123456789", "B", "+", "=", "E", "P"]
-
-
 PLUS, EQUALS = TOKENS.index("+"), TOKENS.index("=")
-
-
 POSITIONS = {"F1": 1, "F2": 2, "F3": 3, "+": 4, "S1": 5, "S2": 6, "S3": 7, "=": 8, "A1": 9, "A2": 10, "A3": 11}
-
-
 ANSWERS = {"A1": 9, "A2": 10, "A3": 11, "A4": 12}
-
-
 _PLACES = {"1": "hundreds", "2": "tens", "3": "ones"}
-
-
 _GLOSSARY = {
     **{f"F{i}": f"the first operand's {place} digit" for i, place in _PLACES.items()},
     **{f"S{i}": f"the second operand's {place} digit" for i, place in _PLACES.items()},
@@ -201,8 +191,6 @@ def operands(tokens: Ids) -> tuple[Ids, Ids]:
 
 
 _Change = Callable[[Ids, Ids, np.random.Generator], tuple[Ids, Ids]]
-
-
 _SCALE = np.array([1, 10, 100])
 
 

@@ -23,11 +23,7 @@ from inversionview.corpora.inputs import Inputs, mix
 from inversionview.corpora.moves import Move, Proposal, pick, symmetric
 
 TOKENS = [*string.ascii_lowercase, *"123456789", "|", ":", "B", "E", "P"]
-
-
 BAR, COLON = TOKENS.index("|"), TOKENS.index(":")
-
-
 CONFIGURATIONS = 200
 
 

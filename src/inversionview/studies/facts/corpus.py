@@ -25,8 +25,6 @@ from inversionview.studies.facts.statements import NONE, SLOT, Statement, read_s
 
 LEAST = 40
 """Fewer statements make no study."""
-
-
 FIELDS = ("subject", "relation", "template")
 
 

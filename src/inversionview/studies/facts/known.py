@@ -18,8 +18,6 @@ from inversionview.model.sites.site import Site
 
 LEAST_KNOWN = 20
 """Fewer known facts say nothing about heads."""
-
-
 _ROWS = 256
 
 

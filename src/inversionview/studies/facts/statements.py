@@ -19,15 +19,9 @@ from inversionview.studies.shipped import FILES, check_shipped
 
 NONE = "–"
 """The relation of a sentence that asks for nothing, and the value of a feature that an input lacks."""
-
-
 SLOT = "{}"
-
-
 RESERVED = ("subject", "relation", "template", "object", "known")
 """Names that attributes must not have: features are called so."""
-
-
 TEMPLATES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "country": {
         "capital": ("The capital of {} is", "The capital city of {} is", "{} is a country whose capital is"),
@@ -61,8 +55,6 @@ TEMPLATES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """For each kind of subject and each relation the prompts, the subject in place of {}."""
-
-
 _OWN = '{"prompt": "The capital of {} is", "subject": "France", "relation": "capital", "object": "Paris"}'
 
 

@@ -37,8 +37,6 @@ TEMPLATES = (
     "Friends [A] and [B] found a [OBJECT] at the [PLACE]. [S] gave it to",
 )
 """[A] and [B] are IO and S in one of both orders."""
-
-
 NAMES = (
     "Michael Christopher Jessica Matthew Ashley Jennifer Joshua Amanda Daniel David James Robert John Joseph Andrew Ryan "
     "Jason Justin Sarah William Jonathan Stephanie Brian Nicole Nicholas Anthony Heather Eric Elizabeth Adam Kevin Steven "
@@ -48,29 +46,15 @@ NAMES = (
     "Simon Tom Jane Kate Alex Ben Max Leo Lucy Grace Maria Martin Victoria Charlotte Oliver Edward Frank Arthur Roger "
     "Philip Julia Diana Susan"
 )
-
-
 PLACES = "house store garden restaurant school hospital office station library museum park market church beach zoo"
-
-
 OBJECTS = "ring kiss bone basketball computer necklace drink snack book key ball flower letter gift hat"
-
-
 LEAST = 10
 """Fewer names, places or objects of one token each make no study."""
-
-
 NONE = "–"
 """Value of a feature that an input lacks."""
-
-
 FIELDS = ("template", "order", "IO", "S", "place", "object")
 """What a prompt is written from."""
-
-
 _ORDERS = ("ABBA", "BABA")
-
-
 _SLOTS = ("[IO]", "[S]", "[PLACE]", "[OBJECT]")
 
 
