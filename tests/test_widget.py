@@ -25,8 +25,8 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, expect
 
 import inversionview as iv
-from inversionview.explorer import widget
 from inversionview.page import bundle as exported
+from inversionview.preimage import widget
 from inversionview.preimage.reading import reading
 from tests.browser import WATCH, chromium
 from tests.test_explorer_page import HOSTILE, handmade, shown

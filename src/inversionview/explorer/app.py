@@ -14,10 +14,11 @@ from starlette.staticfiles import StaticFiles
 import inversionview
 from inversionview.explorer import problems
 from inversionview.explorer.answers import info
-from inversionview.explorer.guard import LOCAL, STATIC, Guard
+from inversionview.explorer.guard import LOCAL, Guard
 from inversionview.explorer.queue import BusyError, Task, WorkQueue
 from inversionview.explorer.routes import API, Explorer
 from inversionview.explorer.shelf import Shelf
+from inversionview.page.bundle import STATIC
 from inversionview.studies.study import Study
 
 

@@ -6,15 +6,14 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inversionview.explorer.problems import API
+from inversionview.page.bundle import STATIC
 
-STATIC = Path(__file__).parent / "static"
 _INLINE = " ".join(re.findall("'sha256-[^']*'", (STATIC / "index.html").read_text(encoding="utf-8")))
 """Hash of the page's one script that is no file: behind a proxy that left out the last slash, it puts it there."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
