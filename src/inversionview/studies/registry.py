@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def defined(name: str) -> Definition:
     """Return what ``StudySpec.inputs`` names: a study, ``texts``, which is a run on them, or ``none``, a model alone."""
     if is_study(name):
-        found: Definition = import_module(f"inversionview.studies.{name}_definition").DEFINITION
+        found: Definition = import_module(f"inversionview.studies.{name}.definition").DEFINITION
         return found
     from inversionview.studies.unnamed import ALONE, TEXTS
 
