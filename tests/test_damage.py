@@ -27,6 +27,7 @@ from inversionview.corpora.texts import TextInputs
 from inversionview.model.probed import ProbedModel
 from inversionview.model.tokens import Vocabulary
 from inversionview.studies import shipped
+from inversionview.studies.load import keep
 from inversionview.studies.spec import StudySpec, model_files, write_spec
 from tests.test_cli import run as command
 
@@ -84,7 +85,7 @@ def test_a_run_whose_own_bank_is_broken_is_not_answered_from_another(
     addition: iv.Study, banked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     """The user's cache has a sound one."""
-    addition.keep(tmp_path)
+    keep(addition, tmp_path)
     own = tmp_path / "bank"
     if damage == "no manifest":
         shutil.copytree(banked, own)

@@ -30,6 +30,7 @@ from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.training import optimizers_of
 from inversionview.runs.train_probed import train_shipped
+from inversionview.studies.load import keep
 from tests.conftest import sentences
 from tests.test_pretrained import base as base
 from tests.test_pretrained import decoder_on
@@ -250,7 +251,7 @@ def test_evaluate_of_such_a_decoder_is_an_error(tmp_path: Path, capsys: pytest.C
     with torch.no_grad():
         decoder.norm.weight.mul_(1e38)
         decoder.lm_head.weight.mul_(1e38)
-    shipped.keep(tmp_path)
+    keep(shipped, tmp_path)
     decoder.save_pretrained(tmp_path / "decoder")
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(tmp_path), "--queries", "2", "--json"])

@@ -39,6 +39,7 @@ from inversionview.explorer.command import bound
 from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.page import contract
+from inversionview.studies.load import keep
 from inversionview.studies.registry import defined, stated
 from inversionview.studies.shipped import shipped_path
 from inversionview.studies.spec import StudySpec, write_spec
@@ -58,7 +59,7 @@ def banked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, iv.Study]:
         folder = tmp_path_factory.mktemp("runs") / name
         shipped = iv.load(name)
         iv.build_bank(shipped, folder / "bank", rows=ROWS)
-        shipped.keep(folder)
+        keep(shipped, folder)
         studies[name] = iv.load(folder)
     return studies
 

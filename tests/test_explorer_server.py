@@ -23,6 +23,7 @@ from inversionview.explorer.command import bound, shown
 from inversionview.explorer.connections import Connection, settings
 from inversionview.explorer.guard import HEADERS
 from inversionview.explorer.queue import WorkQueue
+from inversionview.studies.load import keep
 from tests.test_explorer_api import ADD, API, Served, wait_for
 
 ONE = f"{API}/studies/addition"
@@ -43,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
     folder = tmp_path_factory.mktemp("served") / "addition"
     shipped = iv.load("addition")
     iv.build_bank(shipped, folder / "bank", rows=2000, positions=["=", "A1"], sites="a0.*")
-    shipped.keep(folder)
+    keep(shipped, folder)
     return iv.load(folder)
 
 

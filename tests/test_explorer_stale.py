@@ -18,6 +18,7 @@ import inversionview as iv
 from inversionview.core.errors import StorageError
 from inversionview.explorer.app import create_app
 from inversionview.explorer.command import bound
+from inversionview.studies.load import keep
 from tests.browser import chromium, opened
 
 ADD, OTHER = "615+861=1476", "111+222=333"
@@ -39,7 +40,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("runs") / "addition"
     shipped = iv.load("addition")
     iv.build_bank(shipped, folder / "bank", rows=ROWS, positions=["=", "A1", "F1"])
-    shipped.keep(folder)
+    keep(shipped, folder)
     run = iv.load(folder)
 
     def broken() -> iv.Study:

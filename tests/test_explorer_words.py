@@ -12,6 +12,7 @@ import inversionview as iv
 from inversionview.explorer.answers import confirm
 from inversionview.explorer.app import create_app
 from inversionview.explorer.queue import WorkQueue
+from inversionview.studies.load import keep
 from tests.browser import chromium, opened
 from tests.test_explorer_api import Served, get
 
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
     iv.build_bank(
         shipped, folder / "bank", rows=20_000, positions=["=", "A1"], sites=[iv.Site.parse("a0.0"), iv.Site.parse("a0.1")]
     )
-    shipped.keep(folder)
+    keep(shipped, folder)
     return iv.load(folder)
 
 

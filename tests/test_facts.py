@@ -33,6 +33,7 @@ from inversionview.sources.settings import Setting
 from inversionview.studies.facts.corpus import FactsInputs
 from inversionview.studies.facts.known import check_known, measured_known
 from inversionview.studies.facts.statements import NONE, read_statements
+from inversionview.studies.load import keep
 from tests.test_cli import run
 
 SHIPPED = read_statements()
@@ -317,7 +318,7 @@ def test_a_run_keeps_where_its_facts_are(tmp_path: Path, folder: Path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _lines(tmp_path / "own.jsonl", _own())
     study = iv.load("facts", model=folder, facts="own.jsonl")
-    study.keep(tmp_path / "run")
+    keep(study, tmp_path / "run")
     monkeypatch.chdir("/")
     again = iv.load(tmp_path / "run")
     assert len(again.inputs) == 48

@@ -18,6 +18,7 @@ from inversionview.core.errors import InputError, SettingError, WeightsError
 from inversionview.model.tokens import Vocabulary
 from inversionview.studies.ioi import corpus as ioi
 from inversionview.studies.ioi.corpus import FIELDS, IOIInputs
+from inversionview.studies.load import keep
 
 EXAMPLE = "When Mary and John went to the store, John gave a drink to"
 WORDS = sorted(
@@ -201,7 +202,7 @@ def test_the_study_reads_patches_and_attributes(study: iv.Study, tmp_path: Path)
     assert patched.pairs == 20
     rates = iv.rates(study, "a1.*", limit=50)
     assert rates.candidates >= 30
-    study.keep(tmp_path / "run")
+    keep(study, tmp_path / "run")
     assert iv.load(tmp_path / "run").spec.inputs == "ioi"
 
 

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Int
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import UnknownPositionError, did_you_mean
@@ -21,6 +22,12 @@ Named = Callable[[Ids], dict[str, Ids]]
 """Gives for each named position its index in each row, −1 where a row lacks it; see ``Inputs.named_positions``."""
 _SHOWN = 40
 """Names and tokens that an error lists at most."""
+
+
+def end_alone(tokens: Int[np.ndarray, "row pos"], vocabulary: Vocabulary) -> dict[str, Int[np.ndarray, " row"]]:
+    """Return the only position that any text has a name for: END, its last token, EOS not counted."""
+    last = (tokens != vocabulary.pad).sum(1) - 1
+    return {"END": last - (tokens[np.arange(len(tokens)), last] == vocabulary.eos)}
 
 
 class Positions:
@@ -35,7 +42,10 @@ class Positions:
         self.named, self.vocabulary = named, vocabulary
 
     def one(self, ids: Sequence[int], at: str | int) -> int:
-        """Return the index that ``at`` means in an input without padding.
+        """Return the index that ``at`` means in an input without padding: a named position, an index (negative too) or a token.
+
+        An int or ``"#8"`` is an index, the first token being 0 and −1 the last of the text, and so is ``"8"`` where no token is
+        called so; a token must occur once.
 
         Raises:
             UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.

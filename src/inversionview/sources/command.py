@@ -187,7 +187,7 @@ def walk(
     if chains.prior in ("study", "uniform"):
         unused(context, f"the prior is {chains.prior}", "beta")
     loaded, text = study_and_text(what, on, [activation.site])
-    if chains.prior == "study" or (chains.prior is None and loaded.has_prior):
+    if chains.prior == "study" or (chains.prior is None and loaded.definition.moves):
         unused(context, "inputs are drawn as the study's own", "beta", "longer")
     query = loaded.query(text, at=activation.position, site=activation.site)
     settings = {**given(**vars(end)), **chains.settings()}

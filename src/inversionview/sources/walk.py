@@ -71,7 +71,7 @@ def walk(
         InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
         UnknownPositionError: the query has no position ``fixed``.
     """
-    chosen = prior or ("study" if study.has_prior else "model")
+    chosen = prior or ("study" if study.definition.moves else "model")
     target = target_of(study, query, distance, fixed, epsilon=epsilon)
     if chosen == "study":
         if keep or guided:

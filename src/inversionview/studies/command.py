@@ -73,7 +73,9 @@ def bank(
             **options,
         )
     if to is not None:
-        loaded.keep(to)
+        from inversionview.studies.load import keep as keep_study
+
+        keep_study(loaded, to)
     err.print(_extent(made))
 
 

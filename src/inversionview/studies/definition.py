@@ -82,6 +82,14 @@ class Definition:
         """It is a model alone, without inputs."""
         return self.own is None and self.written is None
 
+    def check_corpus(self, name: str) -> None:
+        """Raise ``InputError`` if it is a model alone; ``name`` is what the user calls it."""
+        if self.bare:
+            raise InputError(
+                f"{name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
+                "train --model MODEL --texts FILE --out RUN`."
+            )
+
     def inputs(self, model: ProbedModel, options: Options, run: Path | None = None) -> Inputs:
         """Return the study's inputs.
 

@@ -13,12 +13,10 @@ from inversionview.model.probed import PRECISIONS, ProbedModel
 from inversionview.model.sites.patterns import expand
 from inversionview.model.tokens import Vocabulary
 from inversionview.studies.definition import Definition
-from inversionview.studies.facts.corpus import FactsInputs
-from inversionview.studies.facts.known import kept_known
 from inversionview.studies.naming import STUDIES
-from inversionview.studies.registry import defined, stated
+from inversionview.studies.registry import default_model_called, defined, stated
 from inversionview.studies.shipped import check_shipped, shipped_path
-from inversionview.studies.spec import StudySpec, check_model
+from inversionview.studies.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.studies.study import Study
 
 
@@ -50,11 +48,7 @@ def load(
     if name is None:
         if model is None:
             raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
-        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32)
-        every = [site.short for site in probed.sites]
-        return Study(
-            str(model), StudySpec(inputs="none", model=str(model), sites=every, site=every[-1], distance="cosine"), probed
-        )
+        return _alone(ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32), str(model))
     text = str(name)
     spec, run = stated(name)
     if run is not None and not model:
@@ -62,18 +56,7 @@ def load(
     definition = defined(spec.inputs)
     if options and not definition.options:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
-    default = not (model or spec.model)
-    if definition.ships_model and default:
-        check_shipped(f"{definition.name}/model")
-    shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
-    probed = ProbedModel.from_pretrained(
-        definition.default_model() if default else model or spec.model,
-        device=device, dtype=dtype or PRECISIONS[spec.dtype], vocabulary=shipped,
-    )  # fmt: skip
-    if default:
-        probed.name = definition.default_name
-    if definition.ships_model:
-        check_vocabulary(probed, definition)
+    probed = _probed(definition, model or spec.model, device, dtype or PRECISIONS[spec.dtype])
     spec = spec.model_copy(
         update={"options": {**spec.options, **definition.kept_options(options)}, "site": spec.site or _last(spec, probed)}
     )
@@ -87,9 +70,28 @@ def load(
                 f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
                 "out."
             )
-        if isinstance(study.inputs, FactsInputs):
-            study.inputs.known = kept_known(probed, study.inputs)
     return study
+
+
+def _alone(model: ProbedModel, name: str) -> Study:
+    """Return a model alone, every site of which is read by walks."""
+    every = [site.short for site in model.sites]
+    return Study(name, StudySpec(inputs="none", model=name, sites=every, site=every[-1], distance="cosine"), model)
+
+
+def _probed(definition: Definition, model: str | Path, device: str, dtype: torch.dtype) -> ProbedModel:
+    """Return the probed model of a study: the one that is named, else the study's default."""
+    default = not model
+    if definition.ships_model and default:
+        check_shipped(f"{definition.name}/model")
+    shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
+    where = definition.default_model() if default else model
+    probed = ProbedModel.from_pretrained(where, device=device, dtype=dtype, vocabulary=shipped)
+    if default:
+        probed.name = definition.default_name
+    if definition.ships_model:
+        check_vocabulary(probed, definition)
+    return probed
 
 
 def _last(spec: StudySpec, model: ProbedModel) -> str:
@@ -104,3 +106,10 @@ def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
             f"{model.name} is not a model of the {definition.name} study: its vocabulary must be "
             f"{''.join(wanted.vocabulary)}, in this order, and it must read {wanted.max_length} tokens."
         )
+
+
+def keep(study: Study, folder: Path) -> None:
+    """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
+    if not (folder / "study.json").exists():
+        path = study.spec.model or ("" if default_model_called(study.model.name) else str(study.model_path.resolve()))
+        write_spec(folder, study.spec.model_copy(update={"model": path, "files": model_files(path)}))

@@ -47,6 +47,11 @@ class StudySpec(BaseModel):
     width: int = Field(default=96, ge=1)
     """Width of the decoder that is trained unless another is asked for."""
 
+    @property
+    def example(self) -> str:
+        """An activation of this study, for errors that say how one is named."""
+        return f"{self.at}:{self.site}"
+
     @field_validator("inputs")
     @classmethod
     def _known(cls, inputs: str) -> str:

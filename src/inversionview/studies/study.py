@@ -16,11 +16,10 @@ from inversionview.bank import finding
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import InputError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
-from inversionview.corpora.positions import Positions
+from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
 from inversionview.decoder.decoder import Decoder
 from inversionview.model.probed import ProbedModel
@@ -31,24 +30,28 @@ from inversionview.preimage.query import queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
 from inversionview.studies.registry import default_model_called, defined
-from inversionview.studies.spec import StudySpec, model_files, write_spec
+from inversionview.studies.spec import StudySpec
 
 BeginBank = Callable[[Path, int], None]
 
 
 class Study:
-    """See the module's text.
+    """See the module's text. What is measured with a study are functions: ``iv.read(study, query)``, ``iv.patch(study)``, …
 
     Attributes:
         name: its name or the path of its run.
         spec: its settings.
         model: the probed model.
+        folder: of its run, where it has one.
     """
 
     def __init__(self, name: str, spec: StudySpec, model: ProbedModel, folder: Path | None = None) -> None:
         self.name, self.spec, self.model, self.folder = name, spec, model, folder
         self.sites: list[Site] = expand(spec.sites, model.sites)
         self._bank: ActivationBank | None = None
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name} on {self.model.name}: iv.read(study, query), iv.search, iv.walk, iv.inform, iv.patch, …>"
 
     @property
     def definition(self) -> Definition:
@@ -62,7 +65,7 @@ class Study:
         Raises:
             InputError: it is a model alone.
         """
-        self._has_more_than_a_model()
+        self.definition.check_corpus(self.name)
         return self.definition.inputs(self.model, self.spec.options, self.folder)
 
     @cached_property
@@ -74,7 +77,7 @@ class Study:
             InputError: it is a model alone.
             MismatchError: it was trained for another probed model.
         """
-        self._has_more_than_a_model()
+        self.definition.check_corpus(self.name)
         return opened_decoder(self.name, self.spec.inputs, self.folder, self.model)
 
     @cached_property
@@ -91,23 +94,10 @@ class Study:
         """It is a model alone, without inputs or a decoder."""
         return self.definition.bare
 
-    def _has_more_than_a_model(self) -> None:
-        if self.bare:
-            raise InputError(
-                f"{self.name} is a model without a corpus or a decoder: read it by a walk, or make both with `inversionview "
-                "train --model MODEL --texts FILE --out RUN`."
-            )
-
     @property
     def decoder_path(self) -> Path:
         """Where the decoder lies; a run of a shipped study with a bank but no training reads with the shipped one."""
         return decoder_path(self.spec.inputs, self.folder)
-
-    def keep(self, folder: Path) -> None:
-        """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
-        if not (folder / "study.json").exists():
-            path = self.spec.model or ("" if default_model_called(self.model.name) else str(self.model_path.resolve()))
-            write_spec(folder, self.spec.model_copy(update={"model": path, "files": model_files(path)}))
 
     @property
     def model_path(self) -> Path:
@@ -124,10 +114,7 @@ class Study:
 
     def named(self, tokens: Int[np.ndarray, "row pos"]) -> dict[str, Ids]:
         """Return where each named position is in every row; −1 where it is in none."""
-        if self.definition.positions:
-            return self.inputs.named_positions(tokens)
-        last = (tokens != self.model.vocabulary.pad).sum(1) - 1
-        return {"END": last - (tokens[np.arange(len(tokens)), last] == self.model.vocabulary.eos)}
+        return self.inputs.named_positions(tokens) if self.definition.positions else end_alone(tokens, self.model.vocabulary)
 
     @cached_property
     def positions(self) -> Positions:
@@ -135,14 +122,7 @@ class Study:
         return Positions(self.named, self.model.vocabulary)
 
     def locate(self, ids: Sequence[int], at: str | int) -> int:
-        """Return the index that ``at`` means in an input: a named position, an index (negative too) or a token.
-
-        An int or ``"#8"`` is an index, the first token being 0 and −1 the last of the text, and so is ``"8"`` where no token is
-        called so; a token must occur once.
-
-        Raises:
-            UnknownPositionError: there is no such position, the token occurs more than once, or index and token could be meant.
-        """
+        """Return the index that ``at`` means in an input: a named position, an index or a token; see ``Positions.one``."""
         return self.positions.one(ids, at)
 
     def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
@@ -174,16 +154,6 @@ class Study:
         ids = self.model.encode(text)
         return ids, self.locate(ids, self.spec.at if at is None else at)
 
-    @property
-    def has_prior(self) -> bool:
-        """Its inputs have a distribution of their own, that walks go by, and not the model's."""
-        return self.definition.moves
-
-    @property
-    def example(self) -> str:
-        """An activation of this study, for errors that say how one is named."""
-        return f"{self.spec.at}:{self.spec.site}"
-
     def bank(
         self,
         folder: ActivationBank | str | Path | None = None,
@@ -209,13 +179,7 @@ class Study:
             if begin is not None:
                 begin(path, rows)
             self._bank = harvest_bank(
-                path,
-                self.model,
-                self.inputs,
-                rows=rows,
-                sites=self.sites,
-                distance=self.spec.distance,
-                report=report,
+                path, self.model, self.inputs, rows=rows, sites=self.sites, distance=self.spec.distance, report=report
             )
         assert self._bank is not None
         return self._bank

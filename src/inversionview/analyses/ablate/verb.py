@@ -38,7 +38,7 @@ def ablate(
     Raises:
         SettingError, UnknownPositionError, UnknownSiteError: something named is not there.
     """
-    named = parse_activations(activations, study.model.sites, study.example)
+    named = parse_activations(activations, study.model.sites, study.spec.example)
     filters = parse_filters(where, feature_names(study.inputs)) if where else ()
     tokens = held_out(study.inputs, filters, limit, seed)
     if study.inputs.answers:  # sentences that ask for nothing have no answer

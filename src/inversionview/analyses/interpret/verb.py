@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from inversionview.analyses.codes import codes_of
 from inversionview.analyses.interpret.client import Client
@@ -19,6 +20,19 @@ from inversionview.model.sites.site import Site
 from inversionview.studies.study import Study
 
 
+class Compared(TypedDict, total=False):
+    """What is inside and what outside."""
+
+    epsilon: float | None
+    """Threshold; by default the study's."""
+    distance: Distance | None
+    """By default the study's."""
+    fixed: bool
+    """Compare at the queries' own position only, in place of the minimum over the bank's positions."""
+    gap: float
+    """Inputs outside, which a statement is tested on, begin at ``gap`` · ε."""
+
+
 def interpret(
     study: Study,
     queries: int | Sequence[str] = 10,
@@ -27,13 +41,10 @@ def interpret(
     *,
     client: Client | None = None,
     bank: ActivationBank | str | Path | None = None,
-    epsilon: float | None = None,
-    distance: Distance | None = None,
-    fixed: bool = False,
-    gap: float = GAP,
     seed: int = 0,
     confirm: Confirm | None = None,
     report: Progress | None = None,
+    **sides: Unpack[Compared],
 ) -> Interpretations:
     """Say in sentences what sites encode at positions, and score whether it is true.
 
@@ -43,13 +54,10 @@ def interpret(
         at: one or several named positions; by default the study's, ``"*"`` is all of the bank's.
         client: a language model that writes the statements; without one they are made from the study's features.
         bank: as in ``search``.
-        epsilon: threshold; by default the study's.
-        distance: by default the study's.
-        fixed: compare at the queries' own position only, in place of the minimum over the bank's positions.
-        gap: inputs outside, which a statement is tested on, begin at ``gap`` · ε.
         seed: of the choice of queries and the bootstrap.
         confirm: called with the estimate of what a language model will be asked, before it is.
         report: called with the share of the work that is done, and a note.
+        sides: ``epsilon``, ``distance``, ``fixed`` and ``gap``; see ``Compared``.
 
     Raises:
         SettingError, UnknownSiteError, UnknownPositionError, InputError: something named is not there, or out of range.
@@ -61,13 +69,21 @@ def interpret(
     names = study.spec.at if at is None else at
     positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
     texts = None if isinstance(queries, int) else tuple(tuple(study.model.encode(text)) for text in queries)
+    epsilon = sides.get("epsilon")
     scope = Scope(
         check_epsilon(study.spec.epsilon if epsilon is None else epsilon),
-        check_distance(distance or study.spec.distance),
-        OWN if fixed else None,
+        check_distance(sides.get("distance") or study.spec.distance),
+        OWN if sides.get("fixed") else None,
     )
     return interpretations(
-        searched, codes_of(searched), study=study.name, cells=[(each, name) for name in positions for each in sites],
-        queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts), scope=scope, gap=gap,
-        client=client, confirm=confirm, report=report,
-    )  # fmt: skip
+        searched,
+        codes_of(searched),
+        study=study.name,
+        cells=[(each, name) for name in positions for each in sites],
+        queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts),
+        scope=scope,
+        gap=sides.get("gap", GAP),
+        client=client,
+        confirm=confirm,
+        report=report,
+    )

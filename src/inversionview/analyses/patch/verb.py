@@ -87,12 +87,12 @@ def patch(
         SettingError, UnknownPositionError, UnknownSiteError, InputError: something named is not there; see ``pairs``.
     """
     for text in activations or ():  # mistakes are told before the pairs are made, not after
-        parse_activations([text], study.model.sites, study.example)
+        parse_activations([text], study.model.sites, study.spec.example)
     steps(1, cumulative)
     if isinstance(contrast, Pairs) and options:
         raise SettingError(f"Pairs are given: leave out {', '.join(options)}, which would make others.")
     made = contrast if isinstance(contrast, Pairs) else pairs(study, contrast, seed=seed, report=report, **options)
-    named = parse_activations(activations or [f"{_read_name(study, made)}:a*.*"], study.model.sites, study.example)
+    named = parse_activations(activations or [f"{_read_name(study, made)}:a*.*"], study.model.sites, study.spec.example)
     settings = {"target": None if contrast is not None else options.get("target") or next(iter(study.inputs.answers), None),
                 "changes": options.get("changes"), "where": as_listed(options.get("where", ())), "seed": seed}  # fmt: skip
     return patching(

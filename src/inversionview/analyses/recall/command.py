@@ -53,7 +53,9 @@ def recall(
     if keep is not None:
         if (keep / "study.json").exists():
             raise SettingError(f"{keep} is a run already: choose another folder.")
-        loaded.keep(keep)
+        from inversionview.studies.load import keep as keep_study
+
+        keep_study(loaded, keep)
         err.print(f"{keep} is a run of {len(inputs):,} statements.", soft_wrap=True)
         return
     with bar("recalling", 1000, quiet=as_json) as advance:

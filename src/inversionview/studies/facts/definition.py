@@ -8,11 +8,14 @@ from typing import Any
 from inversionview.model.probed import ProbedModel
 from inversionview.studies.definition import Definition, Options
 from inversionview.studies.facts.corpus import FactsInputs
+from inversionview.studies.facts.known import kept_known
 from inversionview.studies.spec import StudySpec
 
 
 def _written(model: ProbedModel, options: Options, run: Path | None) -> FactsInputs:
-    return FactsInputs(model.vocabulary, **options)
+    inputs = FactsInputs(model.vocabulary, **options)
+    inputs.known = kept_known(model, inputs)
+    return inputs
 
 
 def _kept(options: Options) -> dict[str, Any]:
