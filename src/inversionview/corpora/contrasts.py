@@ -168,9 +168,14 @@ def _check_changes(inputs: Inputs, changes: Sequence[str] | None) -> tuple[str, 
 
 
 def _contrasts(
-    inputs: Inputs, original: Ids, target: str, changes: Sequence[str], filters: Sequence[Filter], seed: int,
+    inputs: Inputs,
+    original: Ids,
+    target: str,
+    changes: Sequence[str],
+    filters: Sequence[Filter],
+    seed: int,
     report: Progress | None,
-) -> tuple[Ids, npt.NDArray[np.bool_]]:  # fmt: skip
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Return a contrast of each input, and which have one: draws are repeated until one will do."""
     rng = np.random.default_rng((seed, 29))
     contrast, todo = original.copy(), np.arange(len(original))

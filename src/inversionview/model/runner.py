@@ -102,9 +102,10 @@ class Runner:
             positions = torch.arange(tokens.size(1)).expand(len(tokens), -1)
         if len(parts := self._apart(tokens)) > 1:
             return _joined(parts, [self.activations(tokens[rows], sites, positions[rows]) for rows in parts], 1)
-        safe, padded = self._given(tokens)
-        z = self.backend.activations(safe, padded, list(sites), positions.to(self.device))
         mask = self.mask(tokens)
+        safe = tokens.masked_fill(~mask, 0).to(self.device)
+        padded = None if bool(mask.all()) else mask.to(self.device)
+        z = self.backend.activations(safe, padded, list(sites), positions.to(self.device))
         self.check_finite(z[:, mask.gather(1, positions.to(mask.device)).to(z.device)])
         return z
 

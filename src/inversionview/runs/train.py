@@ -112,9 +112,16 @@ class Watch:
 
 
 def train_study(
-    study: str, out: Path, config: TrainConfig, *, model: str | None = None, given: Mapping[str, Any] | None = None,
-    reading: Reading = Reading(), watch: Watch = Watch(), **options: Any,
-) -> Study:  # fmt: skip
+    study: str,
+    out: Path,
+    config: TrainConfig,
+    *,
+    model: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    reading: Reading = Reading(),
+    watch: Watch = Watch(),
+    **options: Any,
+) -> Study:
     """Train a decoder for a shipped study (or for another checkpoint of its vocabulary) into the run folder ``out``.
 
     Args:
@@ -140,9 +147,15 @@ def train_study(
 
 
 def _train_study(
-    study: str, out: Path, config: TrainConfig, model: str | None, given: Mapping[str, Any], reading: Reading, watch: Watch,
+    study: str,
+    out: Path,
+    config: TrainConfig,
+    model: str | None,
+    given: Mapping[str, Any],
+    reading: Reading,
+    watch: Watch,
     options: dict[str, Any],
-) -> Study:  # fmt: skip
+) -> Study:
     base = load(study, model=model, device=reading.device, dtype=reading.dtype, **given)
     if reading.heads == NAMED:
         own = any(out.glob("heads-*.json"))  # found in this run, else wherever the study's are
@@ -173,9 +186,17 @@ def _named(study: Study) -> str:
 
 
 def train_texts(
-    model: str, texts: str, out: Path, config: TrainConfig, *, field: str | None = None, max_length: int = 64,
-    reading: Reading = Reading(), watch: Watch = Watch(), **options: Any,
-) -> Study:  # fmt: skip
+    model: str,
+    texts: str,
+    out: Path,
+    config: TrainConfig,
+    *,
+    field: str | None = None,
+    max_length: int = 64,
+    reading: Reading = Reading(),
+    watch: Watch = Watch(),
+    **options: Any,
+) -> Study:
     """Train a decoder for any causal LM on the user's texts into the run folder ``out``.
 
     Args:
@@ -204,9 +225,16 @@ def train_texts(
 
 
 def _train_texts(
-    model: str, texts: str | None, field: str | None, out: Path, config: TrainConfig, max_length: int, reading: Reading,
-    watch: Watch, options: dict[str, Any],
-) -> Study:  # fmt: skip
+    model: str,
+    texts: str | None,
+    field: str | None,
+    out: Path,
+    config: TrainConfig,
+    max_length: int,
+    reading: Reading,
+    watch: Watch,
+    options: dict[str, Any],
+) -> Study:
     probed = ProbedModel.from_pretrained(model, device=reading.device, dtype=reading.dtype)
     chosen = reading.chosen("*", probed)
     begun: dict[str, Any] = {"inputs": "texts", "distance": "cosine", "model": resolved(model), "dtype": reading.precision}
@@ -224,9 +252,15 @@ def _train_texts(
 
 
 def _train(
-    model: ProbedModel, inputs: Inputs, spec: StudySpec, out: Path, config: TrainConfig, reading: Reading, watch: Watch,
+    model: ProbedModel,
+    inputs: Inputs,
+    spec: StudySpec,
+    out: Path,
+    config: TrainConfig,
+    reading: Reading,
+    watch: Watch,
     options: dict[str, Any],
-) -> Study:  # fmt: skip
+) -> Study:
     spec = spec.model_copy(update={"files": model_files(spec.model)})
     if (out / "study.json").exists():
         was = read_spec(out)
