@@ -144,7 +144,7 @@ def test_markdown(study: iv.Study, table: CircuitTable) -> None:
     kept = iv.heads(study, prompts=30, anyway=True)
     some = prompts(study, 20)
     where = [f"{head.position}:{head.site}" for head in HEADS]
-    patched = iv.patch(study, where, iv.pairs(some, study.inputs), cumulative="forward")
+    patched = iv.patch(study, where, some.pairs(study.inputs), cumulative="forward")
     io = iv.rates(study, "a1.0,a1.1", target="IO", limit=20)
     made = {
         show_circuit.heads_markdown(kept): len(kept.found),

@@ -258,7 +258,7 @@ def test_copy_scores_by_brute_force(study: iv.Study) -> None:
 
 def test_patching_effects_are_those_of_the_study(study: iv.Study) -> None:
     some, heads = prompts(study, 20), heads_of(study.model)
-    pairs = iv.pairs(some, study.inputs)
+    pairs = some.pairs(study.inputs)
     assert (pairs.answers[:, 0] != pairs.answers[:, 1]).all()
     assert ((pairs.original != pairs.contrast).sum(1) == 1).all()
     for at in POSITIONS:
@@ -270,7 +270,7 @@ def test_patching_effects_are_those_of_the_study(study: iv.Study) -> None:
 
 
 def test_many_sets_in_one_run_are_those_one_by_one(study: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = iv.pairs(prompts(study, 20), study.inputs)
+    pairs = prompts(study, 20).pairs(study.inputs)
     places = ["S2:a0.0", "END:a1.2", "S2:x1.pre", "END:a0.0", "S1+1:m0", "S2:embed"]
     alone = iv.patch(study, places, pairs, cumulative="both")
     monkeypatch.setattr(patching, "_SMALL", 0)
@@ -350,7 +350,7 @@ def test_every_head_is_measured_and_the_largest_effects_come_first(study: iv.Stu
         assert head.effect.low > 0 or head.effect.high < 0
     some = prompts(study, 40)
     assert table.accuracy == pytest.approx(float((difference(study, some) > 0).float().mean()))
-    effect = iv.patch(study, ["END:a1.0"], iv.pairs(some, study.inputs)).effects["single"].effect[0]
+    effect = iv.patch(study, ["END:a1.0"], some.pairs(study.inputs)).effects["single"].effect[0]
     own = next(head for head in table.heads if head.site == "a1.0").effect["END"]
     assert (own.value, own.low, own.high) == pytest.approx((effect.value, effect.low, effect.high), abs=1e-5)
     assert HeadTable.from_json(json.loads(json.dumps(table.to_json()))).to_json() == table.to_json()
@@ -361,7 +361,9 @@ def test_a_result_is_kept_and_read_at_once(study: iv.Study, monkeypatch: pytest.
     assert iv.named_heads(study) == []
     table = iv.heads(study, prompts=20, anyway=True, seed=4)
     computed: list[int] = []
-    monkeypatch.setattr("inversionview.studies.study.find_heads", lambda *a, **k: computed.append(1) or find_heads(*a, **k))
+    monkeypatch.setattr(
+        "inversionview.analyses.heads.verb.find_heads", lambda *a, **k: computed.append(1) or find_heads(*a, **k)
+    )
     assert iv.heads(study, prompts=20, anyway=True, seed=4).to_json() == table.to_json()
     assert [(h.site, h.group) for h in iv.named_heads(study)] == [(h.site, h.group) for h in table.found]
     assert computed == []

@@ -437,7 +437,7 @@ def test_neither_order_nor_batches_matter(
     other = found(study, _taken(pairs, order), [at], [[0]])
     agree(other.patched, got.patched[order])
     assert (other.right == got.right[order]).all()
-    monkeypatch.setattr("inversionview.analyses.patch.measure.tokens_per_pass", lambda device: 20)
+    monkeypatch.setattr("inversionview.intervene.patched_runs.tokens_per_pass", lambda device: 20)
     small = found(study, pairs, [at], [[0]])
     for part in ("original", "contrast", "patched"):
         agree(getattr(small, part), getattr(got, part))

@@ -116,7 +116,7 @@ def test_every_member_of_a_preimage_in_pieces_is_found(addition: iv.Study, truth
 def test_a_mixed_walk_has_the_shares_of_the_whole_preimage(truths: dict[str, Truth]) -> None:
     truth = truths["large"]
     assert len(truth.tokens) > 50_000
-    walk, mixed, draws, bits = iv.walk(truth, seconds=None, steps=4096, until_mixed=True)
+    walk, mixed, draws, bits = truth.walk(seconds=None, steps=4096, until_mixed=True)
     assert all(feature.mixed for feature in mixed)
     assert walk.chains is not None
     assert walk.chains.steps < 4096

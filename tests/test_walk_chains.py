@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-import inversionview as iv
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.information import Bits
@@ -116,9 +115,9 @@ def test_exchange_leaves_every_target_as_it_is(redraw: bool) -> None:
         assert (chains.states.distance <= LADDER[chains.rung[chains.place]]).all()
     for k, epsilon in enumerate(LADDER):
         assert world.fits(chains.states.tokens[chains.state[chains.rung == k]], epsilon)
-    rates = iv.rates(chains.exchanged)
+    rates = chains.exchanged.rates()
     for k, rate in enumerate(rates):  # P(D ≤ inner ∣ D ≤ outer), three rounds of 6,000
-        share = iv.target_of(world, LADDER[k + 1])[world.distance <= LADDER[k]].sum()
+        share = world.target(LADDER[k + 1])[world.distance <= LADDER[k]].sum()
         assert abs((rate or 0) - share) < 5 * sqrt(share * (1 - share) / (3 * columns))
 
 
