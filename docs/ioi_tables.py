@@ -64,7 +64,7 @@ def patched(study: iv.Study, bank: str | None) -> str:
     result = iv.patch(
         study,
         [f"{head.position}:{head.site}" for head in found],
-        iv.pairs(prompts, study.inputs),
+        prompts.pairs(study.inputs),
         cumulative="forward",
         report=told,
     )
