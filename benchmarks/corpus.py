@@ -22,7 +22,6 @@ from rich.table import Table
 
 import inversionview as iv
 from inversionview.analyses.inform.measure import feature_information
-from inversionview.analyses.truth.show import truth_table
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
@@ -172,7 +171,7 @@ def _large(folder: Path, rows: int, pipe: multiprocessing.connection.Connection)
     before, times, hits = peak(), [], 0
     for number in range(10):
         tokens = inputs.tokens(np.array([number * 1_234_567]))
-        z = model.harvest(tokens, [], tokens)[0, :, 0]
+        z = model.harvest_compact(tokens, [], tokens)[0][:, 0]
         start = time.perf_counter()
         hits += len(next(search(bank, "x0.post", z, epsilon=0.1)))
         times.append(time.perf_counter() - start)
@@ -197,7 +196,7 @@ def truth() -> None:
         study = iv.load(name)
         with tempfile.TemporaryDirectory() as folder:
             bank = iv.build_bank(study, folder, rows=rows, **options)
-            console.print(f"{name}, {rows:,} inputs", truth_table(iv.truth(study, bank=bank, queries=100)))
+            console.print(f"{name}, {rows:,} inputs", iv.truth(study, bank=bank, queries=100))
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def questions(folder: Path) -> dict[str, Callable[[], Any]]:
         return _shown(found), found.bits
 
     def evaluate() -> Any:
-        return study()[0].evaluate(queries=2, samples=2)
+        return iv.evaluate(study()[0], queries=2, samples=2)
 
     def resume() -> Any:
         train(folder)

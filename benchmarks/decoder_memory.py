@@ -18,7 +18,7 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 
-from inversionview.decoder import scratch as decoder_model
+from inversionview.decoder import decoder as decoder_model
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.pairs import Batch, Group
 from inversionview.decoder.pretrained import PretrainedDecoder

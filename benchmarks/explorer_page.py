@@ -27,6 +27,7 @@ from inversionview.explorer.app import create_app
 from inversionview.explorer.command import bound
 from inversionview.explorer.routes import API
 from inversionview.page import bundle as exported
+from inversionview.preimage.reading import reading
 from tests.browser import chromium, opened
 
 SWEEP = """
@@ -60,7 +61,7 @@ def readings(rows: int) -> list[dict[str, object]]:
     preimage = iv.read(
         study, study.query("vvzccvczvvvzvcvc|v:8", at=":", site="a1.0"), count=rows, each=max(64, rows // 4), source="decoder"
     )
-    return [exported.reading(preimage, study)]
+    return [reading(study, preimage).to_json()]
 
 
 def sweep(browser: Browser, path: Path, everything: bool, seconds: float) -> tuple[float, float]:

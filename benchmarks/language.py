@@ -10,8 +10,11 @@ over random heads, positions and queries; and the same by brute force on vectors
 
 from __future__ import annotations
 
-import argparse
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -25,8 +28,6 @@ from inversionview.bank.search import search
 from inversionview.model.gguf import quick_gguf
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.studies.shipped import default_model
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main() -> None:

@@ -79,11 +79,18 @@ def imports(path: Path, known: dict[str, Path], public: dict[str, str]) -> Itera
 
 def picture() -> str:
     """Return the packages from top to bottom, a line each, with the folders inside them."""
-    lines = [f"    {name + '/':<16}{_said(ROOT / name)}" for name in PACKAGES]
-    inner = {name: [path.parent for path in sorted((ROOT / name).glob("*/__init__.py"))] for name in PACKAGES}
-    for number in range(len(PACKAGES) - 1, -1, -1):
-        lines[number + 1 : number + 1] = [f"      {path.name + '/':<14}{_said(path)}" for path in inner[PACKAGES[number]]]
-    return "\n".join(["    cli.py          the command line: finds every command.py", *lines])
+    lines = ["    inversionview/", _line(1, "__init__.py", "The public names: nouns and verbs, imported when first used")]
+    lines.append(_line(1, "cli.py", "The command line: it finds every command.py"))
+    for name in PACKAGES:
+        lines.append(_line(1, f"{name}/", _said(ROOT / name)))
+        inner = sorted(path.parent for path in (ROOT / name).glob("*/__init__.py"))
+        lines += [_line(2, f"{folder.name}/", _said(folder)) for folder in inner]
+    return "\n".join(lines)
+
+
+def _line(depth: int, name: str, said: str) -> str:
+    """Return a line of the picture; what is said begins in one column."""
+    return f"{'  ' * (2 + depth)}{name}".ljust(24) + said
 
 
 def _said(folder: Path) -> str:

@@ -2,11 +2,15 @@
 
     import inversionview as iv
 
-    study = iv.load("addition")
+    study = iv.load("addition")  # or iv.load(model="gpt2"), iv.load("runs/mine")
     query = study.query("615+861=1476", at="=", site="a0.0")
-    iv.read(study, query, epsilon=0.1)
+    iv.read(study, query)  # its preimage, exact where that takes seconds; or iv.search, iv.walk
+    iv.inform(study)  # bits about each feature, at every site and position; also iv.bits
+    iv.patch(study, ["=:a0.0"])  # does the answer follow? also iv.ablate, iv.flow, iv.attribute
+    iv.interpret(study, 10, "a0.0", "=")  # what it encodes, in a sentence with a score
+    iv.truth(study)  # the decoder held against exact preimages; also iv.agree, iv.evaluate
 
-This list is the public surface; a name is imported when it is first used.
+Verbs are functions whose first argument is a study. This list is the public surface; a name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, memory, numbers, progress, results. Knows nothing of models."""
+"""What everything stands on: errors, storage, memory, numbers, progress, results."""

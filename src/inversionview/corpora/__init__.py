@@ -1,1 +1,1 @@
-"""Inputs of a model: tokens with named positions, features and a split; what is asked of them, changed, contrasted."""
+"""Inputs: tokens with named positions and features; texts, filters, contrasts, moves."""

@@ -1,1 +1,1 @@
-"""The decoder p_θ(x ∣ z, s): model, training, sampling, evaluation."""
+"""The decoder p(x ∣ z): its networks, training, sampling, scoring and files."""

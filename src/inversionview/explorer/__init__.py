@@ -1,1 +1,1 @@
-"""The explorer: readings to look at, in a browser, in a notebook and in a file to send."""
+"""The explorer: live readings in the browser, and the API behind them."""

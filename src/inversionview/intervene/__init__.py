@@ -1,1 +1,1 @@
-"""Patched runs: activations replaced by those of other inputs, and what the model still predicts."""
+"""Runs of the model with activations replaced by those of other inputs."""

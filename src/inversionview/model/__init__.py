@@ -1,1 +1,1 @@
-"""The probed model: its tokens, its sites, the backends that run it, distances of activations."""
+"""The probed model: its tokens, the backends that run it, loading, checks, distances."""

@@ -1,1 +1,1 @@
-"""What a query is, and its preimage: the value that sources make, views show and analyses read."""
+"""The query and its preimage; what is common in it, and how both are shown."""

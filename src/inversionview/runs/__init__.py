@@ -1,1 +1,1 @@
-"""Making a run: a decoder, its bank and its ε, for a study or the user's own model and texts."""
+"""Making a run: a decoder, its bank and its ε, for a study or for texts of the user's own."""

@@ -1,1 +1,1 @@
-"""The drawing kit: tokens, numbers, figures and files that all views share."""
+"""The drawing kit of every show.py: tokens, numbers, colours."""

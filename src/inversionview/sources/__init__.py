@@ -1,1 +1,1 @@
-"""What makes a preimage: the corpus, the decoder, a walk; one protocol, one registry."""
+"""What makes a preimage: the corpus, the decoder, a walk."""

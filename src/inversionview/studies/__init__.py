@@ -1,1 +1,1 @@
-"""The studies: the inputs and the definition of each, and what the package ships with them."""
+"""What a study is and what it binds; a folder for each, with its inputs and its definition."""

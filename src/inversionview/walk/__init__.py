@@ -1,1 +1,1 @@
-"""The walk: a Markov chain from the query that never leaves its ε-preimage."""
+"""The Markov chain from the query that never leaves ε, and whether it has mixed."""

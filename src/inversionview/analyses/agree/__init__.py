@@ -1,1 +1,1 @@
-"""What sources say of one preimage, against each other."""
+"""The sources held against each other on one preimage."""

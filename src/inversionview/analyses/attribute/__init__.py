@@ -1,1 +1,1 @@
-"""Direct logit attribution, and its rates over a set."""
+"""Direct logit attribution and its rates over a set; the command is dla."""

@@ -1,1 +1,1 @@
-"""Bits over ε, site by site."""
+"""Bits at every site and position as ε grows."""

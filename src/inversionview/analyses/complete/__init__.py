@@ -1,1 +1,1 @@
-"""Does the decoder know every input inside ε?"""
+"""Whether the decoder knows every input inside ε."""

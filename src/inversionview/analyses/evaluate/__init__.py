@@ -1,1 +1,1 @@
-"""The good ratio of a decoder."""
+"""The good ratio: the share of a decoder's samples that lies inside ε."""

@@ -1,1 +1,1 @@
-"""The flow of information to an answer."""
+"""How information flows to an answer, and what patching confirms."""

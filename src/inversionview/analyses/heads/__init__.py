@@ -1,1 +1,1 @@
-"""Heads that matter for a task, and their groups."""
+"""Heads that matter for a task, their groups, and what they encode."""

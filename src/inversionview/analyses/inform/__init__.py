@@ -1,1 +1,1 @@
-"""Bits that sites tell at positions, by feature."""
+"""Bits about each feature at every site and position."""

@@ -1,1 +1,1 @@
-"""Factual recall: heads that retrieve, and what they carry."""
+"""Factual recall: heads that retrieve facts, and what they carry."""

@@ -1,1 +1,1 @@
-"""A decoder's samples against exact preimages."""
+"""The decoder's samples held against exact preimages."""

@@ -1,1 +1,1 @@
-"""What the explorer asks of a study: functions that return models of the contract; no web here."""
+"""What the explorer asks of a study, as models of the contract; no web here."""

@@ -1,1 +1,1 @@
-"""Sites: what a tap of the model gives, and how a site is read from and written to it; a file for each kind."""
+"""Where a vector is read, and how it is written; a file for each kind of site."""

@@ -1,1 +1,1 @@
-"""The addition study."""
+"""Three-digit addition, with the model that the package ships."""

@@ -1,1 +1,1 @@
-"""The counting study."""
+"""Counting a letter in a string, with the model that the package ships."""
