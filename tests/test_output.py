@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inversionview.show.files import write_records
 from rich.panel import Panel
 from rich.table import Table
 
@@ -25,7 +26,6 @@ from inversionview.core import memory
 from inversionview.core.errors import SettingError, StorageError
 from inversionview.core.memory import available, check_disk, check_memory
 from inversionview.core.printable import cell, json_line, one_line, shown
-from inversionview.show.files import write_records
 from inversionview.sources.settings import Setting
 from inversionview.terminal.app import bar, err, out, print_json
 from inversionview.terminal.output import prepare
