@@ -22,7 +22,6 @@ from rich.table import Table
 
 import inversionview as iv
 from inversionview.analyses.inform.measure import feature_information
-from inversionview.analyses.truth.show import truth_table
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
@@ -197,7 +196,7 @@ def truth() -> None:
         study = iv.load(name)
         with tempfile.TemporaryDirectory() as folder:
             bank = iv.build_bank(study, folder, rows=rows, **options)
-            console.print(f"{name}, {rows:,} inputs", truth_table(iv.truth(study, bank=bank, queries=100)))
+            console.print(f"{name}, {rows:,} inputs", iv.truth(study, bank=bank, queries=100))
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from inversionview.analyses.heads import show_circuit
 from inversionview.analyses.heads.circuit import circuit_table, subject_cases
 from inversionview.analyses.heads.head_measures import Prompts
 from inversionview.analyses.heads.measure import PAIRS
-from inversionview.analyses.heads.show import save_heads
 from inversionview.core.scope import OWN, Scope
 from inversionview.core.storage import replacing
 from inversionview.corpora.contrasts import held_out
@@ -35,7 +34,7 @@ def told(share: float, note: str = "") -> None:
 
 def heads(study: iv.Study, bank: str | None) -> str:
     table = iv.heads(study, report=told)
-    save_heads(table, FIGURE)
+    table.save(FIGURE)
     return show_circuit.heads_markdown(table)
 
 

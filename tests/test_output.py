@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inversionview.show.files import write_records
 from rich.panel import Panel
 from rich.table import Table
 
@@ -24,6 +23,7 @@ import inversionview as iv
 from inversionview.cli import main
 from inversionview.core import memory
 from inversionview.core.errors import SettingError, StorageError
+from inversionview.core.files import write_records
 from inversionview.core.memory import available, check_disk, check_memory
 from inversionview.core.printable import cell, json_line, one_line, shown
 from inversionview.sources.settings import Setting
