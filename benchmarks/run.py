@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 import inversionview as iv
 from inversionview.core import optim
 from inversionview.decoder.beginning import new_decoder
-from inversionview.decoder.pairs import Stream, pool_of_batches
+from inversionview.decoder.pairs import FreshInputs, pool_of_batches
 from inversionview.decoder.sampling import sample
 from inversionview.decoder.training import make_accelerator, step
 from inversionview.model.bridge import BridgeBackend
@@ -80,7 +80,7 @@ def harvest_baseline(study: iv.Study) -> float:
 def training(study: iv.Study) -> float:
     """Pairs/s of decoder training as shipped, harvest included."""
     inputs, config = study.inputs, iv.TrainConfig(minutes=None, steps=1)
-    source = Stream(study.model, inputs, study.sites)
+    source = FreshInputs(study.model, inputs, study.sites)
     decoder = new_decoder(study.model, source)
     optimizers = optim.build(decoder, muon_lr=1e-2, adam_lr=2e-3, weight_decay=0.0)
     accelerator, pools = make_accelerator("cpu"), count()
@@ -98,7 +98,7 @@ def training_baseline(study: iv.Study) -> float:
     """Pairs/s of the paper's decoder and batches."""
     inputs, pools = study.inputs, count()
     config = iv.TrainConfig(minutes=None, steps=1, batch=256, groups=1, pairs_per_input=1, pool=4)
-    source = Stream(study.model, inputs, study.sites)
+    source = FreshInputs(study.model, inputs, study.sites)
     decoder = new_decoder(
         study.model, source, layers=2, width=256, blocks=6, cells=1, occurrences=0,
         pathway=study.model.shape.d_model, hidden=study.model.shape.d_model,

@@ -13,8 +13,8 @@ import torch
 import inversionview as iv
 from inversionview.analyses.attribute.measure import promotion_rates
 from inversionview.analyses.heads import show_circuit
-from inversionview.analyses.heads.circuit import EXPECTED, FEATURES, CircuitTable, Expected, circuit_table, subject_cases
-from inversionview.analyses.heads.result import GROUPS, NamedHead
+from inversionview.analyses.heads.circuit import EXPECTED, Expected, circuit_table, subject_cases
+from inversionview.analyses.heads.result import FEATURES, GROUPS, CircuitTable, NamedHead
 from inversionview.analyses.places import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import UnknownSiteError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import inversionview as iv
+from inversionview.core.results import as_html, as_text
 from inversionview.page.bundle import STATIC
-from inversionview.preimage.show import as_html, as_text
 from inversionview.show import colours
 from inversionview.show.tokens import colour
 

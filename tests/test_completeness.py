@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inversionview as iv
-from inversionview.analyses.complete import columns, figures
+from inversionview.analyses.complete import figures
 from inversionview.analyses.complete.measure import completeness, summary
+from inversionview.analyses.complete.result import CompletenessTable
 from inversionview.analyses.listing import chosen_rows, is_query
-from inversionview.analyses.threshold import show as threshold_show
 from inversionview.analyses.threshold.measure import find_gaps, threshold_study
 from inversionview.core import errors
 from inversionview.core.arrays import Ids
@@ -227,8 +227,9 @@ def test_the_ladder_by_hand(addition: iv.Study, query: iv.Query) -> None:
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!doctype html>")])
 def test_figures(addition: iv.Study, query: iv.Query, result, tmp_path: Path, suffix: str, magic: bytes) -> None:
     study = threshold_study(addition.model, FEW, query, Scope())
-    figures.save_completeness([result], tmp_path / f"complete{suffix}", lambda r, places: ["<b>x</b>"] * len(places))
-    threshold_show.save_threshold(study, tmp_path / f"threshold{suffix}")
+    table = CompletenessTable((result,), lambda r, places: ["<b>x</b>"] * len(places))
+    table.save(tmp_path / f"complete{suffix}")
+    study.save(tmp_path / f"threshold{suffix}")
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(magic)
         if suffix == ".html":
@@ -243,11 +244,12 @@ def test_hostile_token_text_is_escaped_in_the_page(query: iv.Query, result, tmp_
     evil = replace(query, tokens=("<img src=x>", "$x$", "\x1b"), position=1, site=Site(0, "pre"))
     hostile = replace(result, query=evil)
     assert figures.label(evil) == "<img src=x>($x$)· · x0.pre"
-    figures.save_completeness([hostile], tmp_path / "page.html", lambda r, places: ["<script>1</script>"] * len(places))
+    table = CompletenessTable((hostile,), lambda r, places: ["<script>1</script>"] * len(places))
+    table.save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<img src=x>" not in page
     assert "<script>1" not in page
-    figures.save_completeness([hostile], tmp_path / "figure.svg", lambda r, places: [])
+    table.save(tmp_path / "figure.svg")
 
 
 def test_the_densest_panels_stay_small(result) -> None:
@@ -261,7 +263,7 @@ def test_the_densest_panels_stay_small(result) -> None:
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_tables(result, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"data{suffix}"
-    columns.save_table([result], path)
+    CompletenessTable((result,)).save(path)
     if suffix == ".npz":
         found = dict(np.load(path))
     else:

@@ -18,10 +18,10 @@ from rich.console import Console
 
 import inversionview as iv
 from inversionview.analyses import places
+from inversionview.analyses.bits import show as bits_show
 from inversionview.analyses.bits.measure import bits_curve
-from inversionview.analyses.bits.show import curve_figure, curve_page, curve_table
 from inversionview.analyses.codes import codes_of, pattern
-from inversionview.analyses.inform.figures import feature_figure, feature_page
+from inversionview.analyses.inform import show as inform_show
 from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import Cell, FeatureTable, Total
 from inversionview.analyses.places import draw_queries
@@ -220,12 +220,12 @@ def test_curves_are_bounds_where_the_bank_holds_too_little(bank: ActivationBank)
         assert curve.least[i] == pytest.approx(np.mean([least(len(others), whole) for others in found]), abs=1e-6)
         assert curve.bounded[i] == few
     assert curve.bounded == (not whole, False)
-    said = printed(curve_table([curve]))
+    said = printed(curve)
     assert (f"≥ {math.floor(100 * curve.least[0]) / 100:.2f}" in said) == (not whole)
-    page = curve_page([curve]).data[0]
+    page = bits_show.page(curve).data[0]
     assert page.marker.symbol[0] == ("circle" if whole else "triangle-up-open")
     assert page.y[0] == pytest.approx(curve.bits[0].value if whole else curve.least[0])
-    assert curve_figure([curve]).axes
+    assert bits_show.figure(curve).axes
 
 
 def printed(value: object) -> str:
@@ -251,11 +251,11 @@ def test_views_keep_estimates_within_what_they_can_be() -> None:
     assert "≥ 15.72 " in said
     assert "17.61" not in said
     assert "5.00 [4.00, 6.00]" in said
-    heat = feature_page(table).data[0]
+    heat = inform_show.page(table).data[0]
     assert heat.text[0][0] == "3.0"
     assert "3.00 bits [3.00, 3.00], 100% of 3.00" in heat.hovertext[0][0]
     assert "less common inside ε than elsewhere" in heat.hovertext[0][1]
-    texts = {text.get_text() for text in feature_figure(table).axes[0].texts}
+    texts = {text.get_text() for text in inform_show.figure(table).axes[0].texts}
     assert {"≥15.7", "5.0", "3.0"} == texts
     assert table.to_json()["cells"][0]["bits"]["value"] == 3.3  # the estimate itself
     assert table.records()[0]["site_bits_least"] == 15.7266

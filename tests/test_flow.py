@@ -31,7 +31,7 @@ import inversionview as iv
 from inversionview.analyses.codes import Codes
 from inversionview.analyses.flow.measure import Looks, telling
 from inversionview.analyses.flow.result import FLOOR, OTHERS, Edge, Flow, Node
-from inversionview.analyses.flow.show import Drawing, flow_table, save_flow
+from inversionview.analyses.flow.show import Drawing
 from inversionview.bank.store import ActivationBank
 from inversionview.core.information import Mean
 from inversionview.corpora.contrasts import held_out
@@ -587,7 +587,7 @@ def drawn(page: _Page) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def test_the_page_needs_nothing_else_and_escapes_names(added: Case, tmp_path: Path) -> None:
     flow = renamed(replace(added.flow, study="<img src=x>"), **EVIL)
-    save_flow(flow, tmp_path / "flow.html", 0.2)
+    replace(flow, threshold=0.2).save(tmp_path / "flow.html")
     page = _Page((tmp_path / "flow.html").read_text())
     assert page.loads == []
     assert not {"img", "i", "u", "link", "iframe"} & page.tags.keys()
@@ -607,7 +607,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(added: Case, tmp_path: Pa
 
 
 def test_the_legend_of_the_page_switches_edges(added: Case, tmp_path: Path) -> None:
-    save_flow(added.flow, tmp_path / "flow.html")
+    added.flow.save(tmp_path / "flow.html")
     traces, _ = drawn(_Page((tmp_path / "flow.html").read_text()))
     listed = {t["legendgroup"] for t in traces if t.get("showlegend", True) and "legendgroup" in t}
     assert (
@@ -621,7 +621,7 @@ def test_the_legend_of_the_page_switches_edges(added: Case, tmp_path: Path) -> N
 def test_figures_and_numbers(added: Case, tmp_path: Path, names: dict[str, str]) -> None:
     flow = renamed(added.flow, **names)
     for end in ("png", "svg", "csv"):
-        save_flow(flow, tmp_path / f"flow.{end}", 0.3)
+        replace(flow, threshold=0.3).save(tmp_path / f"flow.{end}")
     assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
     tree = ElementTree.parse(tmp_path / "flow.svg")
     links = [value for element in tree.iter() for name, value in element.attrib.items() if name.endswith(("href", "src"))]
@@ -640,7 +640,7 @@ def test_figures_and_numbers(added: Case, tmp_path: Path, names: dict[str, str])
 
 def test_the_table_has_a_line_for_each_confirmed_edge(either: Case) -> None:
     console = Console(width=200, record=True, file=StringIO())
-    console.print(flow_table(either.flow, 0.3))
+    console.print(replace(either.flow, threshold=0.3))
     said = console.export_text()
     lines = {tuple(line.split()[:3]) for line in said.splitlines()}
     shown = either.flow.shown(0.3)
@@ -684,7 +684,7 @@ def test_where_nothing_is_known_the_answer_alone_is_drawn(
 def test_an_empty_diagram_is_drawn(added: Case, tmp_path: Path) -> None:
     empty = replace(added.flow, edges=(), nodes=())
     for end in ("png", "svg", "html", "csv"):
-        save_flow(empty, tmp_path / f"flow.{end}")
+        empty.save(tmp_path / f"flow.{end}")
         assert (tmp_path / f"flow.{end}").stat().st_size > 0
 
 

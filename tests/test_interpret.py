@@ -422,9 +422,9 @@ def test_text_is_never_markup(made: Interpretations) -> None:
 
 
 def replace_text(reading: Any, text: str) -> Any:
-    from inversionview.analyses.interpret.result import Sample
+    from inversionview.analyses.interpret.result import Example
 
-    return Sample(text, 0.05)
+    return Example(text, 0.05)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ import inversionview as iv
 from inversionview.cli import main
 from inversionview.core import memory
 from inversionview.core.errors import SettingError, StorageError
+from inversionview.core.files import write_records
 from inversionview.core.memory import available, check_disk, check_memory
 from inversionview.core.printable import cell, json_line, one_line, shown
-from inversionview.show.files import write_records
 from inversionview.sources.settings import Setting
 from inversionview.terminal.app import bar, err, out, print_json
 from inversionview.terminal.output import prepare

@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaConfig, Lla
 import inversionview as iv
 from inversionview.analyses.patch.measure import steps
 from inversionview.analyses.patch.result import Patching
-from inversionview.analyses.patch.show import save_patching
 from inversionview.core import information
 from inversionview.core.errors import InversionViewError, SettingError, UnknownPositionError, UnknownSiteError
 from inversionview.corpora.contrasts import Pairs, TextPair
@@ -632,10 +631,10 @@ def test_files_by_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path:
 def test_single_files(addition: iv.Study, tmp_path: Path, cumulative: Any) -> None:
     single = iv.patch(addition, ["=:a0.0", "=:a0.1"], limit=10, cumulative=cumulative)
     for kind in ("csv", "png", "svg", "html"):
-        save_patching(single, tmp_path / f"a.{kind}")
+        single.save(tmp_path / f"a.{kind}")
         assert (tmp_path / f"a.{kind}").stat().st_size > 100
     with pytest.raises(SettingError, match="pdf"):
-        save_patching(single, tmp_path / "a.pdf")
+        single.save(tmp_path / "a.pdf")
 
 
 @pytest.mark.parametrize("name", ["[/b]", "[red]x", "<b>x</b>", "$x$", "a & b"])
@@ -654,11 +653,11 @@ def test_token_text_is_no_markup(result: Patching, tmp_path: Path, name: str) ->
     text = console.export_text()
     assert f"{name}:=:a0.0" in text
     assert f"F1<{name}" in text
-    save_patching(odd, tmp_path / "a.html")
+    odd.save(tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "<b>x</b>" not in page
     assert r"\u003cb\u003ex" not in page, "plotly reads tags in labels, too"
-    save_patching(odd, tmp_path / "a.svg")
+    odd.save(tmp_path / "a.svg")
 
 
 def test_what_the_terminal_shows(capsys: pytest.CaptureFixture[str]) -> None:

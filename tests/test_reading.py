@@ -230,8 +230,8 @@ def test_views_show_tokens_as_text(addition: iv.Study) -> None:
 
 def test_words_of_a_language_model() -> None:
     """Lines break between words; BOS and EOS are named in short where they stand, and nowhere else."""
+    from inversionview.core.results import as_text
     from inversionview.preimage.preimage import Preimage, Query, Sample
-    from inversionview.preimage.show import as_text
 
     ends = ("<|im_start|>", "<|im_end|>")
     words = (" Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to")
@@ -256,8 +256,8 @@ def test_words_of_a_language_model() -> None:
 
 
 def test_hostile_token_text_stays_text() -> None:
+    from inversionview.core.results import as_html, as_text
     from inversionview.preimage.preimage import Preimage, Query, Sample
-    from inversionview.preimage.show import as_html, as_text
 
     evil = "<img src=x onerror=alert(1)>\x1b[2J[red]"
     tokens = ("B", evil, "E")

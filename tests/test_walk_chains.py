@@ -18,7 +18,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
 from inversionview.studies.counting.corpus import CountingInputs
 from inversionview.walk import ladder
-from inversionview.walk.chains import Chains, Record, places, started
+from inversionview.walk.chains import Chains, History, places, started
 from inversionview.walk.diagnostics import mixing, splitting_bits
 from inversionview.walk.kernel import Measure, States, StudyKernel, Trial
 from inversionview.walk.mix import Mix
@@ -213,7 +213,7 @@ def test_chains_begin_at_the_query_and_the_last_columns_elsewhere() -> None:
 @settings(max_examples=60, deadline=None)
 @given(steps=st.integers(1, 300), most=st.integers(1, 10).map(lambda n: 2 * n))
 def test_a_record_keeps_few_steps_evenly_and_counts_all(steps: int, most: int) -> None:
-    record, seen = Record(), np.random.default_rng(steps).random((steps, 2, 3)) < 0.5
+    record, seen = History(), np.random.default_rng(steps).random((steps, 2, 3)) < 0.5
     for step in range(1, steps + 1):
         record.keep(step, np.array([[step]]), seen[step - 1], most)
         assert len(record.step) < max(most, 2)

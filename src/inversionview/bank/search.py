@@ -36,8 +36,8 @@ _HITS = 4_000_000
 """Hits of one batch of queries, by estimate."""
 
 
-class Proposals(Protocol):
-    """An approximate index."""
+class Proposer(Protocol):
+    """An approximate index, which proposes rows."""
 
     def propose(self, queries: Float[Tensor, "query d_model"]) -> tuple[Rows, Rows]:
         """Return pairs (query, row of the bank) that seem near, by row."""
@@ -80,7 +80,7 @@ def search(
     verify: bool = True,
     enough: int | None = None,
     first: int | None = None,
-    proposals: Mapping[int, Proposals] | None = None,
+    proposals: Mapping[int, Proposer] | None = None,
     allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Hits]:
     """Yield for each query activation all rows with D ≤ ε and, if these are fewer than ``k``, the ``k`` nearest.
@@ -131,7 +131,7 @@ class _Scope:
         epsilon: float,
         k: int,
         verify: bool,
-        proposals: Mapping[int, Proposals],
+        proposals: Mapping[int, Proposer],
         allowed: npt.NDArray[np.bool_] | None,
         size: int,
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -35,6 +36,16 @@ class SiteTruth:
     queries: int
     compared: int
     """Queries with enough hits for recall and divergence."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat row, for a data frame."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("divergence", "floor")}
+        apart = {f"{name} {feature}": bits for name in ("divergence", "floor") for feature, bits in getattr(self, name).items()}
+        return [{**plain, **apart}]
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def nothing(inputs: Inputs) -> int:
     return -1 if inputs.bos is None else 0
 
 
-class Stream:
+class FreshInputs:
     """Fresh inputs, run through the probed model as they are needed."""
 
     positions: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ from inversionview.decoder.beginning import begin_from, new_decoder
 from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.pairs import Banked, Batch, Group, Source, Stream, pool_of_batches
+from inversionview.decoder.pairs import Banked, Batch, FreshInputs, Group, Source, pool_of_batches
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
@@ -338,7 +338,7 @@ def train(
     if bank is not None:
         bank.check(model, inputs)
     check_memory(config.batch, "pairs in a batch", config.pool * (8 * model.shape.d_model + 32 * inputs.max_length))
-    source: Source = Stream(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
+    source: Source = FreshInputs(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
         if start is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
+from inversionview.core.files import write_page
 from inversionview.core.information import Bits
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
+from inversionview.core.storage import check_writable
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions
 from inversionview.decoder.bias import Truth
@@ -106,9 +109,11 @@ class Reader(Protocol):
         """What was measured of the decoder's bias."""
 
 
-@dataclass(frozen=True, eq=False)
-class Preimage:
+@dataclass(frozen=True, eq=False, repr=False)
+class Preimage(Result):
     """Verified samples of a query's preimage and its surroundings, sorted by distance."""
+
+    formats: ClassVar[tuple[str, ...]] = (".html", ".json", ".csv", ".parquet")
 
     query: Query
     distance: Distance
@@ -184,35 +189,14 @@ class Preimage:
         Raises:
             StorageError: it cannot be written.
         """
-        from inversionview.page.bundle import to_html
-        from inversionview.preimage.reading import reading
+        path = check_writable(Path(path))
+        write_page(self.shown_as("page"), path)
+        return path
 
-        return to_html([reading(self.study, self).to_json()], path)
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each sample, for a data frame."""
+        names = ("text", "distance", "inside", "position", "source", "count")
+        return [{name: getattr(sample, name) for name in names} for sample in self.samples]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "study": None}
-
-    def __rich__(self) -> Any:
-        from inversionview.preimage.show import preimage_table
-
-        return preimage_table(self)
-
-    def __repr__(self) -> str:
-        from inversionview.preimage.show import as_text
-
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from inversionview.preimage.show import as_html
-
-        return as_html(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        from inversionview.preimage.widget import show
-
-        return show(self)._repr_mimebundle_()
-
-    def _display_(self) -> Any:
-        from inversionview.preimage.widget import show
-
-        return show(self)._display_()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from math import floor
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,9 @@ from inversionview.preimage.preimage import Preimage, Query, Sample
 from inversionview.show.colours import tint
 from inversionview.show.tokens import marked, short_name, visible
 from inversionview.walk.report import WalkReport
+
+if TYPE_CHECKING:
+    from inversionview.preimage.widget import View
 
 
 def effect_legend() -> Text:
@@ -63,26 +65,26 @@ SHOWN = 100
 """Rows of a table at most; of a longer preimage a choice is shown."""
 
 
-def preimage_table(preimage: Preimage) -> Group:
+def table(preimage: Preimage) -> Group:
     """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn or searched."""
     shown = preimage.choice(SHOWN) if len(preimage) > SHOWN else preimage
     repeated = any(sample.count > 1 for sample in shown)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("D", justify="right", width=7)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("D", justify="right", width=7)
     if repeated:
-        table.add_column("drawn", justify="right", style="dim")
-    table.add_column("sample" if preimage.source == "decoder" else "input")
+        grid.add_column("drawn", justify="right", style="dim")
+    grid.add_column("sample" if preimage.source == "decoder" else "input")
     blank = [""] if repeated else []
     for sample in shown.inside:
-        _row(table, sample, repeated, preimage.query.ends)
+        _row(grid, sample, repeated, preimage.query.ends)
     line = Text(f"──────── ε, {preimage.distance} ────────", style="red")
-    table.add_row(
+    grid.add_row(
         Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold red"),
         *blank,
         line,
     )
     for sample in shown.outside:
-        _row(table, sample, repeated, preimage.query.ends)
+        _row(grid, sample, repeated, preimage.query.ends)
     if preimage.walk is not None:
         legend = _walk_note(preimage, preimage.walk, preimage.bits)
     else:
@@ -90,7 +92,7 @@ def preimage_table(preimage: Preimage) -> Group:
     shared = common(preimage)
     told = [] if shared is None else [Text(), *_common_block(shared)]
     notes = [Text(note, style="yellow") for note in preimage.notes]
-    return Group(query_line(preimage.query), Text(), table, Text(), *notes, legend, *told, Text(), _shown_note(shown))
+    return Group(query_line(preimage.query), Text(), grid, Text(), *notes, legend, *told, Text(), _shown_note(shown))
 
 
 def _share(inside: int, of: int, what: str) -> Text:
@@ -217,17 +219,16 @@ def _row(table: Table, sample: Sample, repeated: bool, ends: Sequence[str]) -> N
     table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect, ends))
 
 
-def as_text(preimage: Preimage, width: int = 100) -> str:
-    """Return the reading as plain text."""
-    file = io.StringIO()
-    Console(file=file, width=width, color_system=None, force_jupyter=False).print(preimage_table(preimage))
-    return file.getvalue()
+def page(preimage: Preimage) -> str:
+    """Return the reading as one HTML page, which works from disk without a network."""
+    from inversionview.page.bundle import page as document
+    from inversionview.preimage.reading import reading
+
+    return document([reading(preimage.study, preimage).to_json()])
 
 
-def as_html(preimage: Preimage, width: int = 100) -> str:
-    """Return the reading as an HTML fragment for a notebook; token text is escaped."""
-    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, color_system="truecolor")
-    console.print(preimage_table(preimage))
-    style = "font-family:Menlo,'DejaVu Sans Mono',monospace;line-height:1.25;white-space:pre"
-    code: Any = console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
-    return str(code)
+def widget(preimage: Preimage) -> View:
+    """Return the reading as a notebook shows it."""
+    from inversionview.preimage.widget import show
+
+    return show(preimage)

@@ -9,7 +9,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from inversionview.bank.store import ActivationBank
-from inversionview.preimage.show import preimage_table
 from inversionview.sources.corpus import search
 from inversionview.studies.load import load
 from inversionview.studies.study import Study
@@ -39,6 +38,6 @@ def show_demo(console: Console, bank_of: Callable[[Study], ActivationBank], coun
         preimage = search(study, study.query(text, at=at, site=site), fixed=[at], count=count, bank=bank_of(study))
         title = f"{number}/{len(READINGS)}  {name}: what does {site} at {at!r} encode?"
         console.print(Panel(Text(see), title=title, title_align="left", border_style="cyan"))
-        console.print(preimage_table(preimage))
+        console.print(preimage)
         console.print()
     console.print('Read one yourself: inversionview read addition "615+861=1476" --at "=" --site a0.0', style="bold")

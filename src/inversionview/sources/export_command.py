@@ -77,8 +77,8 @@ def export(
     on: ModelOptions,
 ) -> None:
     """Write readings as one HTML file to look at and to send: works from disk, without a network."""
+    from inversionview.core.files import check_formats
     from inversionview.preimage.reading import reading
-    from inversionview.show.files import check_formats
 
     distance = scope.check()
     check_formats([destination], (".html",))

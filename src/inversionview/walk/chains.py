@@ -45,7 +45,7 @@ class Tally:
 
 
 @dataclass
-class Record:
+class History:
     """What was seen at every step that was kept."""
 
     step: list[int] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Chains:
         self.learning = True
         self.moved, self.exchanged = Tally.of(len(kernel.moves)), Tally.of(max(0, len(epsilons) - 1))
         self.steps = 0
-        self.record = Record()
+        self.record = History()
 
     def step(self, most: int = KEPT_STEPS) -> Trial:
         """Make one step of every chain and one round of exchanges; return what was tried."""

@@ -29,10 +29,9 @@ def ablate(
 ) -> None:
     """Ablation: replace activations by what says nothing, and see what is lost of every answer token."""
     from inversionview.analyses.ablate.measure import check_way
-    from inversionview.analyses.ablate.show import save_ablation
-    from inversionview.show.files import check_formats
+    from inversionview.analyses.ablate.result import Ablation
 
-    check_formats(to or [], (".csv", ".parquet"))
+    Ablation.check_files(to or [])
     loaded = loaded_study(study, on, sites_in(at))
     with bar("ablating", 1000, quiet=as_json) as advance:
         result = iv.ablate(
@@ -45,7 +44,7 @@ def ablate(
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in to or []:
-        save_ablation(result, path)
+        result.save(path)
     if as_json:
         print_json(result.to_json())
     else:

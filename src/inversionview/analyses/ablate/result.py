@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 
 By = Literal["mean", "zero", "resample"]
 WAYS: tuple[By, ...] = get_args(By)
@@ -39,8 +40,8 @@ class Ablated:
     """One for each target."""
 
 
-@dataclass(frozen=True)
-class Ablation:
+@dataclass(frozen=True, repr=False)
+class Ablation(Result):
     """Activations ablated, each alone and, where there are several, all at once."""
 
     study: str
@@ -61,11 +62,6 @@ class Ablation:
         return [
             {"activations": " ".join(each.activations), **_flat(asdict(loss))} for each in self.sets for loss in each.losses
         ]
-
-    def __rich__(self) -> Any:
-        from inversionview.analyses.ablate.show import ablation_table
-
-        return ablation_table(self)
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,33 +1,30 @@
-"""Ablations as a table and as files."""
+"""Ablations as a table."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.ablate.result import Ablation
-from inversionview.show.files import check_formats, write_records
 from inversionview.show.numbers import mean, number
 
 
-def ablation_table(result: Ablation) -> Group:
+def table(result: Ablation) -> Group:
     """Return for each set of activations and each target what is lost."""
     parts: list[Table | Text] = [Text(f"{result.study}: ablation by {result.by}", style="bold")]
     for each in result.sets:
-        table = Table(box=None, pad_edge=False, header_style="dim")
+        grid = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("target", "KL (nats)", "top logit", "falls by", "in %", "accuracy"):
-            table.add_column(title, justify="left" if title == "target" else "right", no_wrap=True)
+            grid.add_column(title, justify="left" if title == "target" else "right", no_wrap=True)
         for loss in each.losses:
             relative = (loss.relative.high - loss.relative.low) / 2
-            table.add_row(
+            grid.add_row(
                 loss.target, mean(loss.kl), f"{loss.top_logit.value:.2f}", mean(loss.decrement),
                 f"{number(100 * loss.relative.value)} ±{100 * relative:.3f}",
                 f"{loss.accuracy:.1%} → {loss.accuracy_patched:.1%}",
             )  # fmt: skip
-        parts += [Text(f"\n{' '.join(each.activations)}"), table]
+        parts += [Text(f"\n{' '.join(each.activations)}"), grid]
     ways = {"mean": "its mean over them", "zero": "zero", "resample": "that of another of them"}
     where = "".join(f", {each}" for each in result.where)
     note = (
@@ -35,9 +32,3 @@ def ablation_table(result: Ablation) -> Group:
         "logit of the originally first token, its fall in % of its mean; accuracy before and after; 95 % bootstrap intervals."
     )
     return Group(*parts, Text(f"\n{note}", style="dim"))
-
-
-def save_ablation(result: Ablation, path: Path) -> None:
-    """Write an ablation as CSV or Parquet; raises as ``save_patching``."""
-    check_formats([path], (".csv", ".parquet"))
-    write_records(result.records(), path)

@@ -44,8 +44,6 @@ def agree(
     as_json: JsonOpt = False,
 ) -> None:
     """Do decoder, corpus and walk agree? Total variation between them for every feature inside ε."""
-    from inversionview.analyses.agree.show import agreement_table
-
     check([epsilon], None)
     asked = listed(sources) or []
     for source, name in (("walk", "seconds"), ("corpus", "bank")):
@@ -68,4 +66,4 @@ def agree(
     if as_json:
         print_json(result.to_json())
     else:
-        out.print(agreement_table(result))
+        out.print(result)

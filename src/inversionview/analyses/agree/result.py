@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
 
@@ -22,8 +23,8 @@ class Pair:
     """What it would be on average, were both independent draws from one distribution, or one of them the full list ``all``."""
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Result):
     """What the sources say of one query."""
 
     query: Query
@@ -44,3 +45,7 @@ class Agreement:
         """Return it as plain JSON values."""
         rest = {"distance": self.distance, "epsilon": self.epsilon, "draws": self.draws, "mixed": self.mixed}
         return {"query": self.query.to_json(), **rest, "pairs": [asdict(p) for p in self.pairs]}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each two sources and feature, for a data frame."""
+        return [asdict(pair) for pair in self.pairs]

@@ -17,11 +17,10 @@ from inversionview.terminal.checked import unused
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOptions, PositionOptions, SeedOpt
 
 if TYPE_CHECKING:
-    from inversionview.analyses.attribute.result import RateTable
+    from inversionview.analyses.attribute.result import Attributions, RateTable
     from inversionview.studies.study import Study
 
 
-_FORMATS = (".csv", ".parquet")
 WhatOpt = Annotated[
     str | None,
     typer.Option("--site", "--sites", help="By commas: a1.0, m1, patterns such as `a*.*`, differences: x1.post-x0.post."),
@@ -68,31 +67,28 @@ def dla(
     as_json: JsonOpt = False,
 ) -> None:
     """Direct logit attribution: which tokens an activation itself promotes and suppresses."""
-    from inversionview.analyses.attribute.show import attribution_table, rate_table
-    from inversionview.show.files import check_formats, write_records
+    from inversionview.analyses.attribute.result import RateTable
 
-    check_formats([to] if to else [], _FORMATS)
+    RateTable.check_files([to] if to else [])
     loaded, text = _study_and_maybe_text(study, text, on, [_sites_in(what)])
     if text is not None:
         if over.prompts or over.target or over.among:
             raise SettingError("--target, --prompts and --among are for rates: leave them or TEXT out.")
         unused(context, "TEXT is the input", "inputs", "seed")
-        results = iv.attribute(loaded, text, what, at=where.position, k=k, folded=folded)
-        records, shown = [row for result in results for row in result.records()], attribution_table(results)
-        value = {"study": loaded.name, "folded": folded, "sites": [result.to_json() for result in results]}
+        made: Attributions | RateTable = iv.attribute(loaded, text, what, at=where.position, k=k, folded=folded)
+        value = {"study": loaded.name, "folded": folded, "sites": made.to_json()}
     else:
         if over.prompts is not None:
             unused(context, "prompts are given, of which all are read", "inputs", "seed")
-        table = _rates(loaded, over, as_json, what=what, at=where.position, k=k, folded=folded, seed=seed)
-        records, shown = table.records(), rate_table(table)
+        made = _rates(loaded, over, as_json, what=what, at=where.position, k=k, folded=folded, seed=seed)
         told = {} if over.prompts else {"target": over.target or loaded.inputs.answers[0]}
-        value = {"study": loaded.name, **told, **table.to_json()}
+        value = {"study": loaded.name, **told, **made.to_json()}
     if to is not None:
-        write_records(records, to)
+        made.save(to)
     if as_json:
         print_json(value)
     else:
-        out.print(shown)
+        out.print(made)
 
 
 def _sites_in(what: str | None) -> str | None:

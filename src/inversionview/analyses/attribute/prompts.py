@@ -21,7 +21,7 @@ Locate = Callable[[Sequence[int], str | int], int]
 """From an input's ids and the name of a position to its index."""
 
 
-class Prompt(BaseModel):
+class PromptRecord(BaseModel):
     """A record of the file: ``{"text": …, "expected": " Mary", "at": "END"}``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -91,13 +91,13 @@ def prompt_cases(model: ProbedModel, path: Path, locate: Locate, *, at: str | in
     return Cases(tokens, np.array(positions), np.array(expected), tuple(words), candidates)
 
 
-def _prompt(value: Any) -> Prompt:
+def _prompt(value: Any) -> PromptRecord:
     """Return the prompt that a record is."""
     example = 'write {"text": "John gave a drink to", "expected": " Mary"}.'
     if not isinstance(value, dict):
         raise InputError(f"this is no JSON object: {example}")
     try:
-        return Prompt.model_validate({**value, **({"at": None} if value.get("at") == "" else {})})
+        return PromptRecord.model_validate({**value, **({"at": None} if value.get("at") == "" else {})})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{'.'.join(map(str, first['loc'][:1]))!r}: {first['msg'].lower()}; {example}") from error

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inversionview.core.information import clopper_pearson
+from inversionview.core.results import Result, Results
 
 # -- one input ---------------------------------------------------------------------------------------------------------
 
@@ -19,8 +20,8 @@ class TokenLogit:
     logit: float
 
 
-@dataclass(frozen=True)
-class Attribution:
+@dataclass(frozen=True, repr=False)
+class Attribution(Result):
     """The tokens that a component promotes and suppresses most at one position of one input."""
 
     model: str
@@ -48,6 +49,13 @@ class Attribution:
             for direction in ("promoted", "suppressed")
             for rank, found in enumerate(getattr(self, direction), 1)
         ]
+
+
+class Attributions(Results[Attribution]):
+    """One for each component, all at the same position of one input."""
+
+
+# -- many inputs -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ class Rates:
     """And is suppressed more than every rival."""
 
 
-@dataclass(frozen=True)
-class RateTable:
+@dataclass(frozen=True, repr=False)
+class RateTable(Result):
     """Rates of several components over the same inputs."""
 
     model: str

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import singledispatch
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analyses.attribute.result import Attribution, Rate, RateTable
+from inversionview.analyses.attribute.result import Attribution, Attributions, Rate, RateTable
+from inversionview.core.results import Result, several
 from inversionview.show.tokens import marked, visible
 
 _WIDTH = 24
 """Characters of a token that are shown."""
+
+
+@singledispatch
+def table(result: Result) -> Group:
+    """Return attributions of one input, or rates over many, as a table."""
+    raise TypeError(f"{type(result).__name__} is nothing that attribution finds.")
 
 
 def _norm(folded: bool) -> str:
@@ -21,12 +28,14 @@ def _norm(folded: bool) -> str:
     return "The last norm is not folded in: the activation times W_U alone."
 
 
-def attribution_table(results: Sequence[Attribution]) -> Group:
+@table.register
+def _attribution_table(results: Attribution | Attributions) -> Group:
     """Return for each component the tokens it promotes and suppresses most, side by side."""
-    first = results[0]
+    every = several(results)
+    first = every[0]
     line = Text.assemble(("query ", "dim"), marked(first.tokens, first.position), (f"   position {first.position}", "dim"))
     parts: list[Text | Table] = [line, Text()]
-    for result in results:
+    for result in every:
         grid = Table(box=None, pad_edge=False, header_style="dim")
         for title in (f"{result.site} promotes", "logit", "suppresses", "logit"):
             grid.add_column(title, justify="right" if title == "logit" else "left", no_wrap=True)
@@ -42,19 +51,20 @@ def _token(token: str) -> Text:
     return Text(shown if len(shown) <= _WIDTH else f"{shown[: _WIDTH - 1]}…")
 
 
-def rate_table(table: RateTable) -> Group:
+@table.register
+def _rate_table(rates: RateTable) -> Group:
     """Return a row for each component: how often the expected token is among the k, and how often first."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "promoted", "and first", "suppressed", "and first"):
         grid.add_column(title, justify="left" if title == "site" else "right", no_wrap=True)
-    for row in table.rows:
+    for row in rates.rows:
         shown = (row.promoted, row.promoted_first, row.suppressed, row.suppressed_first)
         grid.add_row(row.site, *map(_rate, shown))
     note = (
-        f"Rates at which the expected token is among the {table.k} most promoted (suppressed) of {table.tokens:,}, and is also "
-        f"first of {table.candidates:,} candidates; {table.inputs:,} inputs, 95 % intervals.\n"
+        f"Rates at which the expected token is among the {rates.k} most promoted (suppressed) of {rates.tokens:,}, and is also "
+        f"first of {rates.candidates:,} candidates; {rates.inputs:,} inputs, 95 % intervals.\n"
     )
-    return Group(grid, Text(), Text(note + _norm(table.folded), style="dim"))
+    return Group(grid, Text(), Text(note + _norm(rates.folded), style="dim"))
 
 
 def _rate(rate: Rate) -> Text:

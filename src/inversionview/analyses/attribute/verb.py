@@ -7,7 +7,7 @@ from pathlib import Path
 from inversionview.analyses.attribute.cases import Cases, answer_cases
 from inversionview.analyses.attribute.measure import attributions, promotion_rates
 from inversionview.analyses.attribute.prompts import prompt_cases
-from inversionview.analyses.attribute.result import Attribution, RateTable
+from inversionview.analyses.attribute.result import Attributions, RateTable
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.preimage.preimage import Query
@@ -22,7 +22,7 @@ def attribute(
     at: str | int | None = None,
     k: int | None = None,
     folded: bool = True,
-) -> list[Attribution]:
+) -> Attributions:
     """Return the tokens whose logits activations at one position raise and lower most by themselves, one result for each.
 
     Args:
@@ -41,10 +41,11 @@ def attribute(
     """
     if isinstance(query, str):
         ids, position = study.located(query, at)
-        return attributions(study.model, ids, position, what or study.spec.site, k=k, folded=folded)
+        return Attributions(tuple(attributions(study.model, ids, position, what or study.spec.site, k=k, folded=folded)))
     if at is not None:
         raise SettingError("A query has its position: leave at out, or give the text.")
-    return attributions(study.model, query.ids, query.position, what or query.site.short, k=k, folded=folded)
+    found = attributions(study.model, query.ids, query.position, what or query.site.short, k=k, folded=folded)
+    return Attributions(tuple(found))
 
 
 def rates(

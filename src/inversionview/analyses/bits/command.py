@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import inversionview as iv
 from inversionview.studies.given import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, numbers, out, print_json
 from inversionview.terminal.options import (
@@ -40,29 +40,28 @@ def bits(
     as_json: JsonOpt = False,
 ) -> None:
     """Tell how much information every site holds at every position, as ε grows."""
-    from inversionview.analyses.bits.measure import bits_curve
-    from inversionview.analyses.bits.show import curve_table, save_curves
-    from inversionview.show.files import TABLE_FORMATS, check_formats
+    from inversionview.analyses.bits.result import Curves
 
-    check_formats(to or [], TABLE_FORMATS)
+    Curves.check_files(to or [])
     ladder = numbers(epsilons)
     kind = check(ladder, distance)
     loaded = loaded_study(study, ModelOptions(model), [places.sites])
     searched = bank_to_search(loaded, bank)
     with bar("measuring", 1000, quiet=as_json) as advance:
-        curves = bits_curve(
-            searched,
+        curves = iv.bits(
+            loaded,
             ladder,
+            bank=searched,
             queries=queries,
-            distance=kind or loaded.spec.distance,
+            distance=kind,
             fixed=fixed,
             seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
             **places.named(),
         )
     for path in to or []:
-        save_curves(curves, path)
+        curves.save(path)
     if as_json:
-        print_json({"study": loaded.name, "inputs": len(searched), "curves": [asdict(curve) for curve in curves]})
+        print_json({"study": loaded.name, "inputs": len(searched), "curves": curves.to_json()})
     else:
-        out.print(curve_table(curves))
+        out.print(curves)

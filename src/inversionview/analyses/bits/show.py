@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analyses.bits.result import Curve
-from inversionview.analyses.inform.figures import axis, split
+from inversionview.analyses.bits.result import Curve, Curves
 from inversionview.analyses.threshold.show import BOUNDED
+from inversionview.core.results import several
 from inversionview.preimage.show import at_least
-from inversionview.show.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def curve_figure(curves: Sequence[Curve]) -> Figure:
+def split(curve: Curve) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return at which ε the mean is known, at which only a bound, and the means and bounds, ``[epsilon]``."""
+    known = ~np.array(curve.bounded)
+    return known, ~known, np.where(known, [m.value for m in curve.bits], curve.least)
+
+
+def axis(curves: Sequence[Curve]) -> str:
+    """Return what the axis of bits is called."""
+    bounded = any(any(curve.bounded) for curve in curves)
+    return "mean information (bits)" + "\n△: at least; some queries have hardly any other input inside" * bounded
+
+
+def figure(result: Curve | Curves) -> Figure:
     """Return mean bits against ε, a panel for each position, a line for each site with its interval."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    curves = several(result)
     positions = list(dict.fromkeys(c.position for c in curves))
-    figure = Figure(figsize=(1.6 + 2.9 * len(positions), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(positions), sharey=True, squeeze=False)[0]
+    drawn = Figure(figsize=(1.6 + 2.9 * len(positions), 3.4), layout="constrained")
+    axes = drawn.subplots(1, len(positions), sharey=True, squeeze=False)[0]
     sites = list(dict.fromkeys(c.site for c in curves))
     for ax, position in zip(axes, positions, strict=True):
         for c in (c for c in curves if c.position == position):
@@ -46,17 +58,18 @@ def curve_figure(curves: Sequence[Curve]) -> Figure:
         ax.set_xlabel(f"ε ({curves[0].distance})")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(axis(curves))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    return figure
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    return drawn
 
 
-def curve_page(curves: Sequence[Curve]) -> Any:
+def page(result: Curve | Curves) -> Any:
     """Return the same as a plotly figure."""
     from plotly import graph_objects
     from plotly.subplots import make_subplots
 
+    curves = several(result)
     positions = list(dict.fromkeys(c.position for c in curves))
-    figure = make_subplots(1, len(positions), subplot_titles=[f"at {p}" for p in positions], shared_yaxes=True)
+    drawn = make_subplots(1, len(positions), subplot_titles=[f"at {p}" for p in positions], shared_yaxes=True)
     for c in curves:
         known, _, values = split(c)
         low, high = ([getattr(m, part) for m in c.bits] for part in ("low", "high"))
@@ -67,10 +80,10 @@ def curve_page(curves: Sequence[Curve]) -> Any:
             mode="lines+markers", marker={"symbol": np.where(known, "circle", "triangle-up-open").tolist(), "size": 8},
             hovertext=said, hoverinfo="text",
         )  # fmt: skip
-        figure.add_trace(line, row=1, col=positions.index(c.position) + 1)
-    figure.update_xaxes(type="log", title=f"ε ({curves[0].distance})")
-    figure.update_yaxes(title=axis(curves).replace("\n", "<br>"), col=1)
-    return figure.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
+        drawn.add_trace(line, row=1, col=positions.index(c.position) + 1)
+    drawn.update_xaxes(type="log", title=f"ε ({curves[0].distance})")
+    drawn.update_yaxes(title=axis(curves).replace("\n", "<br>"), col=1)
+    return drawn.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
 
 
 def _bits_at(curve: Curve, rung: int) -> str:
@@ -78,35 +91,9 @@ def _bits_at(curve: Curve, rung: int) -> str:
     return f"{bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}]" if known else f"{at_least(curve.least[rung])} bits"
 
 
-def save_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Write bit curves in the format that ``path`` ends in; raises as ``save_features``."""
-    check_formats([path], TABLE_FORMATS)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        write_records(
-            [
-                {
-                    "site": c.site,
-                    "position": c.position,
-                    "distance": c.distance,
-                    "epsilon": e,
-                    "bits": m.value,
-                    "bits_low": m.low,
-                    "bits_high": m.high,
-                    "bits_least": least,
-                }
-                for c in curves
-                for e, m, least in zip(c.epsilons, c.bits, c.least, strict=True)
-            ],
-            path,
-        )
-    elif path.suffix.lower() == ".html":
-        write_page(curve_page(curves), path)
-    else:
-        write_figure(lambda: curve_figure(curves), path)
-
-
-def curve_table(curves: Sequence[Curve]) -> Group:
+def table(result: Curve | Curves) -> Group:
     """Return mean bits of every site and position, a column for each ε."""
+    curves = several(result)
     about = f"mean bits by ε ({curves[0].distance})"
     grid = Table(box=None, pad_edge=False, header_style="dim", caption=about, caption_justify="left")
     grid.add_column("at")

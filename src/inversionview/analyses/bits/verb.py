@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inversionview.analyses.bits.measure import bits_curve
-from inversionview.analyses.bits.result import Curve
+from inversionview.analyses.bits.result import Curves
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Distance
 from inversionview.studies.study import Study
@@ -20,7 +20,7 @@ def bits(
     bank: ActivationBank | str | Path | None = None,
     distance: Distance | None = None,
     **options: Any,
-) -> list[Curve]:
+) -> Curves:
     """Return the mean bits that every site tells at every position, for each of some ε.
 
     Args:
@@ -33,4 +33,4 @@ def bits(
     Raises:
         SettingError: there is no ε, or one is not positive.
     """
-    return bits_curve(study.bank(bank), epsilons, distance=distance or study.spec.distance, **options)
+    return Curves(tuple(bits_curve(study.bank(bank), epsilons, distance=distance or study.spec.distance, **options)))

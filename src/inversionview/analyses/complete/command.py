@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import inversionview as iv
+from inversionview.core.errors import SettingError
 from inversionview.studies.given import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.checked import unused
@@ -77,12 +77,10 @@ def complete(
     as_json: JsonOpt = False,
 ) -> None:
     """Does the decoder know the whole preimage? log p(x ∣ z) against D for every input of the study, and recall."""
-    from inversionview.analyses.complete.columns import check_table, save_table
-    from inversionview.analyses.complete.figures import save_completeness, targets
-    from inversionview.analyses.complete.show import completeness_table
+    from inversionview.core.files import figure_paths
 
     distance = scope.check()
-    figures, table = targets(to, "complete"), check_table(data)
+    paths = [*figure_paths(to, "complete"), *_columns_path(data)]
     if which.text is not None:
         unused(context, "TEXT is the query", "queries")
     loaded = loaded_study(study, on, [which.site])
@@ -99,11 +97,26 @@ def complete(
             seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
         )
-    for path in figures:
-        save_completeness(results, path, partial(iv.texts, loaded))
-    if table is not None:
-        save_table(results, table)
+    for path in paths:
+        results.save(path)
     if as_json:
-        print_json({"study": study, "queries": [result.to_json() for result in results]})
+        print_json({"study": study, "queries": results.to_json()})
     else:
-        out.print(completeness_table(results))
+        out.print(results)
+
+
+def _columns_path(path: Path | None) -> list[Path]:
+    """Return the file of columns to write, if there is one.
+
+    Raises:
+        SettingError: its extension is none of npz, parquet.
+        StorageError: nothing can be written there.
+    """
+    from inversionview.core.files import COLUMN_FORMATS
+    from inversionview.core.storage import check_writable
+
+    if path is None:
+        return []
+    if path.suffix.lower() not in COLUMN_FORMATS:
+        raise SettingError(f"A table ends in {' or '.join(COLUMN_FORMATS)}, but {path.name!r} does not.")
+    return [check_writable(path)]

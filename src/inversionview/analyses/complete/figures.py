@@ -1,4 +1,4 @@
-"""Figures of completeness checks and threshold studies: PNG and SVG by matplotlib, interactive HTML by plotly.
+"""Figures of completeness checks: PNG and SVG by matplotlib, interactive HTML by plotly.
 
 A page holds plotly itself and needs no network. Inputs inside ε and the nearest outside are drawn one by one; the rest, up to
 some hundred thousand a panel, as a density.
@@ -7,68 +7,30 @@ some hundred thousand a panel, as a density.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.complete.result import Completeness, Scores
-from inversionview.analyses.complete.show import rank_text
+from inversionview.analyses.complete.result import Completeness, CompletenessTable, Scores
+from inversionview.core.results import several
 from inversionview.preimage.preimage import Query
 from inversionview.show.colours import EPSILON, KNOWN
-from inversionview.show.files import check_formats, write_figure, write_page
 from inversionview.show.tokens import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-FORMATS = (".png", ".svg", ".html")
 _POINTS = 3000
 """Most inputs that are drawn one by one, inside ε and outside, in a panel."""
-Texts = Callable[[Completeness, npt.NDArray[np.int64]], list[str]]
-"""Gives the inputs at some places of a result as text."""
-
-
-def targets(path: Path | None, name: str) -> list[Path]:
-    """Return the figures to write: a file, or all formats in a folder, which is one that is there or has no extension.
-
-    Raises:
-        SettingError: the extension is unknown.
-        StorageError: nothing can be written there; better said before the work than after it.
-    """
-    if path is None:
-        return []
-    folder = path.is_dir() or not path.suffix
-    paths = [path / f"{name}{suffix}" for suffix in FORMATS] if folder else [path]
-    check_formats(paths, FORMATS)
-    return paths
 
 
 def label(query: Query) -> str:
     """Return a query as one line of plain text, its position in parentheses: ``615+861(=)1476 · a0.0``."""
     shown = [f"({visible(t)})" if i == query.position else visible(t) for i, t in enumerate(query.tokens)]
     return f"{''.join(shown)} · {query.site.short}"
-
-
-def save_completeness(results: Sequence[Completeness], path: Path, texts: Texts) -> None:
-    """Draw completeness checks, one row for each query and one column for each variant, and write them to ``path``.
-
-    ``texts`` is for the page, which names an input where one points at it.
-
-    Raises:
-        SettingError: the extension is unknown.
-        StorageError: the file cannot be written.
-    """
-    if path.suffix.lower() == ".html":
-        write_page(_completeness_page(results, texts), path)
-    else:
-        write_figure(lambda: _completeness_figure(results), path)
-
-
-# -- completeness -----------------------------------------------------------------------------------------------------
 
 
 def chosen(mask: npt.NDArray[np.bool_], most: int = _POINTS) -> npt.NDArray[np.int64]:
@@ -100,6 +62,13 @@ def _range(scores: Scores) -> tuple[float, float]:
     return low - below, high + room
 
 
+def rank_text(scores: Scores) -> str:
+    """Return the rank of the least probable input inside ε as text; ``> 1,000`` where it is a lower bound."""
+    if scores.lowest_rank is None:
+        return "–"
+    return f"{scores.lowest_rank:,}" if scores.rank_is_exact else f"> {scores.lowest_rank - 1:,}"
+
+
 def _title(scores: Scores) -> str:
     recall = "–" if scores.recall is None else f"{scores.recall:.3f}"
     return f"{scores.name}:  recall {recall},  lowest rank {rank_text(scores)}"
@@ -116,23 +85,25 @@ def _below(result: Completeness, scores: Scores) -> str:
     return f"▾ {int(below.sum()):,} inputs below, {members:,} of them inside" if below.any() else ""
 
 
-def _completeness_figure(results: Sequence[Completeness]) -> Figure:
+def figure(result: Completeness | CompletenessTable) -> Figure:
+    """Return checks, one row for each query and one column for each variant."""
     from matplotlib.figure import Figure
 
+    results = several(result)
     columns, rows = len(results[0].variants), len(results)
-    figure = Figure(figsize=(3.0 * columns, 1.6 * rows + 0.5), layout="constrained")
-    parts = figure.subfigures(rows + 1, 1, squeeze=False, height_ratios=[1.6] * rows + [0.3])[:, 0]
-    for number, (result, part) in enumerate(zip(results, parts[:-1], strict=True)):
-        title = part.suptitle(_row_title(result), x=0.01, ha="left", fontsize=8.5, family="DejaVu Sans Mono", weight="bold")
+    drawn = Figure(figsize=(3.0 * columns, 1.6 * rows + 0.5), layout="constrained")
+    parts = drawn.subfigures(rows + 1, 1, squeeze=False, height_ratios=[1.6] * rows + [0.3])[:, 0]
+    for number, (each, part) in enumerate(zip(results, parts[:-1], strict=True)):
+        title = part.suptitle(_row_title(each), x=0.01, ha="left", fontsize=8.5, family="DejaVu Sans Mono", weight="bold")
         title.set_parse_math(False)
         axes = part.subplots(1, columns, squeeze=False)[0]
-        for panel, scores in zip(axes, result.variants, strict=True):
-            _panel(panel, result, scores)
+        for panel, scores in zip(axes, each.variants, strict=True):
+            _panel(panel, each, scores)
             if number == rows - 1:
                 panel.set_xlabel("D(z$_q$, x)")
         axes[0].set_ylabel("log p(x ∣ z$_q$)")
     _legend(parts[-1])
-    return figure
+    return drawn
 
 
 def _panel(axes: Any, result: Completeness, scores: Scores) -> None:
@@ -178,7 +149,8 @@ def _ticks(most: float) -> list[float]:
     return kept
 
 
-def _completeness_page(results: Sequence[Completeness], texts: Texts) -> Any:
+def page(results: CompletenessTable) -> Any:
+    """Return the same as a plotly figure, which names an input where one points at it."""
     from plotly.subplots import make_subplots
 
     rows, columns = len(results), len(results[0].variants)
@@ -187,24 +159,28 @@ def _completeness_page(results: Sequence[Completeness], texts: Texts) -> Any:
         heads = [f"<b>{html.escape(_row_title(result))}</b><br>", *[""] * (columns - 1)]
         lines = (f"{_title(scores)}<br>{_below(result, scores)}".removesuffix("<br>") for scores in result.variants)
         titles += [head + line for head, line in zip(heads, lines, strict=True)]
-    figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.42 / (rows + 2), horizontal_spacing=0.05)
+    drawn = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.42 / (rows + 2), horizontal_spacing=0.05)
     for row, result in enumerate(results, 1):
         near = chosen(result.inside), chosen(~result.inside & (result.distance <= 2 * result.epsilon))
-        hover = [[html.escape(text) for text in texts(result, places)] for places in near]
+        hover = [[html.escape(text) for text in _texts(results, result, places)] for places in near]
         for column, scores in enumerate(result.variants, 1):
-            _page_panel(figure, result, scores, near, hover, {"row": row, "col": column})
-    figure.update_annotations(font_size=12)
-    figure.update_yaxes(title_text="log p(x ∣ z_q)", col=1)
-    figure.update_xaxes(title_text="D(z_q, x), square-root scale", row=rows)
+            _page_panel(drawn, result, scores, near, hover, {"row": row, "col": column})
+    drawn.update_annotations(font_size=12)
+    drawn.update_yaxes(title_text="log p(x ∣ z_q)", col=1)
+    drawn.update_xaxes(title_text="D(z_q, x), square-root scale", row=rows)
     note = (
         f"Blue: inputs inside ε; grey points: inputs outside with D ≤ 2ε (at most {_POINTS:,} of each are drawn). Shading: "
         "all inputs outside. Red: ε. Dashed: 95th percentile outside."
     )
-    figure.update_layout(
+    drawn.update_layout(
         height=300 * rows + 120, template="plotly_white", showlegend=False, hovermode="closest",
         title={"text": note, "font_size": 13},
     )  # fmt: skip
-    return figure
+    return drawn
+
+
+def _texts(results: CompletenessTable, result: Completeness, places: npt.NDArray[np.int64]) -> list[str]:
+    return [""] * len(places) if results.texts is None else results.texts(result, places)
 
 
 def _page_panel(

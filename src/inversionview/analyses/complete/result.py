@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.analyses.listing import Values
+from inversionview.core.files import COLUMN_FORMATS, FIGURE_FORMATS, write_columns
+from inversionview.core.results import Result, Results
 from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
@@ -59,9 +63,11 @@ class Scores:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Completeness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Completeness(Result):
     """The completeness check of one query."""
+
+    formats: ClassVar[tuple[str, ...]] = (".csv", ".parquet", ".png", ".svg")
 
     query: Query
     kind: Distance
@@ -93,3 +99,39 @@ class Completeness:
             "inside": int(self.inside.sum()),
             "variants": [scores.to_json() for scores in self.variants],
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each variant, for a data frame."""
+        place = {"text": self.query.text, "position": self.query.position, "site": self.query.site.short}
+        where = {**place, "distance": self.kind, "epsilon": self.epsilon, "inputs": len(self.rows)}
+        return [{**where, "inside": int(self.inside.sum()), **scores.to_json()} for scores in self.variants]
+
+
+Texts = Callable[[Completeness, npt.NDArray[np.int64]], list[str]]
+"""Gives the inputs at some places of a result as text."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CompletenessTable(Results[Completeness]):
+    """The checks of several queries over the same inputs."""
+
+    formats: ClassVar[tuple[str, ...]] = (*FIGURE_FORMATS, *COLUMN_FORMATS)
+    texts: Texts | None = None
+    """By which the page names an input where one points at it; without it the page names none."""
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the inputs' row numbers, and for query i ``query{i}_distance`` and ``query{i}_log_p{j}`` under variant j."""
+        table: dict[str, npt.NDArray[Any]] = {"row": self[0].rows}
+        for i, result in enumerate(self):
+            table[f"query{i}_distance"] = result.distance
+            table |= {f"query{i}_log_p{j}": scores.log_p for j, scores in enumerate(result.variants)}
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Draw it, or write its ``columns``, as ``path`` ends; see ``Result.save``."""
+        path = Path(path)
+        if path.suffix.lower() not in COLUMN_FORMATS:
+            return super().save(path)
+        self.check_files([path])
+        write_columns(self.columns(), path)
+        return path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from inversionview.analyses.complete.measure import VARIANTS, completeness
-from inversionview.analyses.complete.result import Completeness
+from inversionview.analyses.complete.result import Completeness, CompletenessTable
 from inversionview.core.arrays import Ids
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance, Scope
@@ -27,17 +28,18 @@ def complete(
     limit: int | None = None,
     seed: int = 0,
     report: Progress | None = None,
-) -> list[Completeness]:
+) -> CompletenessTable:
     """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
 
     ``queries`` may be a number: then so many of ``random_queries``.
     """
     asked = random_queries(study, queries, seed=seed) if isinstance(queries, int) else queries
-    return completeness(
+    made = completeness(
         study.decoder, study.model, study.inputs, asked,
         Scope(study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance),
         variants=variants, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
     )  # fmt: skip
+    return CompletenessTable(tuple(made), partial(texts, study))
 
 
 def texts(study: Study, result: Completeness, places: Ids) -> list[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 import inversionview as iv
-from inversionview.core.scope import epsilon_text
 from inversionview.studies.given import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import JsonOpt, ModelOptions, SeedOpt, StudyArg
@@ -31,14 +29,6 @@ def evaluate(
             loaded, queries=queries, samples=samples, seed=seed, report=lambda share, _: advance(int(1000 * share), "")
         )
     if as_json:
-        print_json(result)
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("site")
-    table.add_column("good ratio", justify="right")
-    for name, ratio in result["sites"].items():
-        table.add_row(name, f"{ratio:.3f}")
-    table.add_row("mean", f"{result['mean']:.3f}", style="bold")
-    out.print(table)
-    within = epsilon_text(loaded.spec.epsilon, loaded.spec.distance)
-    out.print(f"{within}, temperature 1, {queries} queries a site, {samples} samples each", style="dim")
+        print_json(result.to_json())
+    else:
+        out.print(result)

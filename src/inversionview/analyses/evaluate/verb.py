@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from inversionview.analyses.evaluate.result import GoodRatio
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Scope
 from inversionview.decoder.evaluation import good_ratio
 from inversionview.studies.study import Study
 
 
-def evaluate(
-    study: Study, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None
-) -> dict[str, Any]:
+def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None) -> GoodRatio:
     """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
 
     ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
@@ -22,4 +19,5 @@ def evaluate(
         queries=queries, samples=samples, seed=seed, report=report,
     )  # fmt: skip
     by_site = {site.short: ratio for site, ratio in zip(study.sites, ratios, strict=True)}
-    return {"mean": sum(ratios) / len(ratios), "sites": by_site}
+    mean = sum(ratios) / len(ratios)
+    return GoodRatio(mean, by_site, study.spec.epsilon, study.spec.distance, queries, samples)

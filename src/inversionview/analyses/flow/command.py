@@ -53,12 +53,11 @@ def flow(
     as_json: JsonOpt = False,
 ) -> None:
     """Draw how information flows to an answer token: what each head carries, from where, and what patching confirms."""
-    from inversionview.analyses.flow.show import FORMATS, flow_table, save_flow
+    from inversionview.analyses.flow.result import Flow
     from inversionview.corpora.contrasts import check_target, held_out
     from inversionview.corpora.filters import feature_names, parse_filters
-    from inversionview.show.files import check_formats
 
-    check_formats(to or [], FORMATS)
+    Flow.check_files(to or [])
     check([epsilon], None)
     edges.check()
     loaded = loaded_study(study, on)
@@ -76,12 +75,13 @@ def flow(
             limit=limit,
             least_attention=edges.attention,
             least_effect=edges.effect,
+            threshold=edges.threshold,
             seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in to or []:
-        save_flow(result, path, edges.threshold)
+        result.save(path)
     if as_json:
-        print_json({**result.to_json(), "threshold": edges.threshold})
+        print_json(result.to_json())
     else:
-        out.print(flow_table(result, edges.threshold))
+        out.print(result)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 from inversionview.model.sites.site import Site
 
@@ -42,6 +43,12 @@ class Edge:
     ``None``: no contrast, or next to none, alters the feature."""
     confirmed: bool = False
 
+    def record(self) -> dict[str, Any]:
+        """Return it as a flat row."""
+        low, value, high = (getattr(self.effect, part, None) for part in ("low", "value", "high"))
+        plain = {name: value for name, value in vars(self).items() if name != "effect"}
+        return {**plain, "effect": value, "effect_low": low, "effect_high": high}
+
 
 @dataclass(frozen=True)
 class Node:
@@ -56,9 +63,11 @@ class Node:
     """The least that this can be, where that is all that is known; else ``None``."""
 
 
-@dataclass(frozen=True)
-class Flow:
-    """See the module's text."""
+@dataclass(frozen=True, repr=False)
+class Flow(Result):
+    """How information flows to an answer token."""
+
+    formats: ClassVar[tuple[str, ...]] = (".png", ".svg", ".html", ".csv", ".parquet")
 
     study: str
     model: str
@@ -81,10 +90,16 @@ class Flow:
     seed: int
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    threshold: float = 0.15
+    """Edges that carry a smaller share of their feature are not shown unless asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; all edges, whatever share they carry."""
         return asdict(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each edge, for a data frame."""
+        return [edge.record() for edge in self.edges]
 
     def shown(self, threshold: float) -> list[Edge]:
         """Return the edges that carry at least a share of their feature, or matter all the same, and lead to the answer."""
@@ -95,11 +110,6 @@ class Flow:
             if len(on) == len(kept):
                 return on
             kept = on
-
-    def __rich__(self) -> Any:
-        from inversionview.analyses.flow.show import flow_table
-
-        return flow_table(self)
 
 
 def stream(level: int) -> Site:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +21,11 @@ from inversionview.analyses.flow.result import FLOOR, OTHERS, Edge, Flow, Node, 
 from inversionview.core.scope import epsilon_text
 from inversionview.model.sites.site import Site
 from inversionview.preimage.show import at_least
-from inversionview.show.files import check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-FORMATS = (".png", ".svg", ".html", ".csv", ".parquet")
-THRESHOLD = 0.15
-"""Edges that carry a smaller share of their feature are not shown unless asked for."""
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "#5e3c99", "#1b7837", "#b2182b",
 )  # fmt: skip
@@ -44,14 +39,14 @@ _HEAD = 0.95
 # -- terminal ---------------------------------------------------------------------------------------------------------
 
 
-def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
+def table(flow: Flow) -> Group:
     """Return the edges of the diagram that patching confirms, from the answer back."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("from", "to", "feature"):
-        table.add_column(title, no_wrap=True)
+        grid.add_column(title, no_wrap=True)
     for title in ("bits", "share", "attention", "effect"):
-        table.add_column(title, justify="right", no_wrap=True)
-    shown = flow.shown(threshold)
+        grid.add_column(title, justify="right", no_wrap=True)
+    shown = flow.shown(flow.threshold)
     confirmed = [edge for edge in shown if edge.confirmed]
     for edge in confirmed:
         assert edge.effect is not None
@@ -67,16 +62,16 @@ def flow_table(flow: Flow, threshold: float = THRESHOLD) -> Group:
             attention,
             f"{effect.value:.2f} ±{half:.2f}",
         )
-        table.add_row(*map(Text, cells))
+        grid.add_row(*map(Text, cells))
     pairs = ", ".join(f"{count:,} by {changes}" for changes, count in flow.pairs.items())
     note = (
-        f"Edges that carry at least {threshold:.0%} of their feature, and that patching confirms: the head, and the stream "
-        f"that it reads, each alone does at least {flow.least_effect:.0%} of what patching everything does, over pairs that "
-        f"differ in the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and CSV "
-        f"have them. Bits: what both ends know within {epsilon_text(flow.epsilon, flow.distance)}, over {flow.inputs:,} "
+        f"Edges that carry at least {flow.threshold:.0%} of their feature, and that patching confirms: the head, and the "
+        f"stream that it reads, each alone does at least {flow.least_effect:.0%} of what patching everything does, over pairs "
+        f"that differ in the feature. {len(shown) - len(confirmed)} more are known but not confirmed: the figure, --json and "
+        f"CSV have them. Bits: what both ends know within {epsilon_text(flow.epsilon, flow.distance)}, over {flow.inputs:,} "
         f"inputs. Contrasts: {pairs or 'none'}."
     )
-    return Group(Text(title_of(flow), style="bold"), Text(), table, Text(), Text(note, style="dim"))
+    return Group(Text(title_of(flow), style="bold"), Text(), grid, Text(), Text(note, style="dim"))
 
 
 def _told(edge: Edge) -> tuple[float, float]:
@@ -173,35 +168,14 @@ def _dash(edge: Edge) -> str:
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 
-def save_flow(flow: Flow, path: Path, threshold: float = THRESHOLD) -> None:
-    """Write a flow diagram in the format that ``path`` ends in, one of ``FORMATS``.
-
-    Raises:
-        SettingError: the format is none.
-        StorageError: the file cannot be written.
-    """
-    check_formats([path], FORMATS)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        write_records([_record(edge) for edge in flow.edges], path)
-    elif path.suffix.lower() == ".html":
-        write_page(_page(flow, threshold), path)
-    else:
-        write_figure(lambda: _figure(flow, threshold), path)
-
-
-def _record(edge: Edge) -> dict[str, Any]:
-    low, value, high = (getattr(edge.effect, part, None) for part in ("low", "value", "high"))
-    plain = {name: value for name, value in vars(edge).items() if name != "effect"}
-    return {**plain, "effect": value, "effect_low": low, "effect_high": high}
-
-
-def _figure(flow: Flow, threshold: float) -> Figure:
+def figure(flow: Flow) -> Figure:
+    """Return the diagram of the edges that are shown."""
     from matplotlib.figure import Figure
 
-    drawing = Drawing(flow, threshold)
+    drawing = Drawing(flow, flow.threshold)
     top = 2.0 * flow.layers + 1
-    figure = Figure(figsize=(max(5.0, 0.52 * drawing.width + 2.4), 0.85 * top + 1.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = Figure(figsize=(max(5.0, 0.52 * drawing.width + 2.4), 0.85 * top + 1.2), layout="constrained")
+    axes = drawn.subplots()
     styles = {"solid": "-", "dash": (0, (3, 1.6)), "dot": (0, (1, 1.2))}
     for edge in sorted(drawing.edges, key=lambda e: e.confirmed):
         x, y = drawing.curve(edge).T
@@ -229,9 +203,9 @@ def _figure(flow: Flow, threshold: float) -> Figure:
         spine.set_visible(False)
     for level in range(flow.layers + 1):
         axes.axhline(2.0 * level, color="0.9", lw=0.6, zorder=0)
-    axes.set_title(f"{title_of(flow)}  (≥ {threshold:.0%} of a feature)", fontsize=9, loc="left", parse_math=False)
+    axes.set_title(f"{title_of(flow)}  (≥ {flow.threshold:.0%} of a feature)", fontsize=9, loc="left", parse_math=False)
     _legend(axes, drawing)
-    return figure
+    return drawn
 
 
 def _legend(axes: Any, drawing: Drawing) -> None:
@@ -251,10 +225,11 @@ def _legend(axes: Any, drawing: Drawing) -> None:
         text.set_parse_math(False)
 
 
-def _page(flow: Flow, threshold: float) -> Any:
+def page(flow: Flow) -> Any:
+    """Return the diagram as a plotly figure, with a slider for the threshold."""
     from plotly import graph_objects
 
-    drawing, steps = Drawing(flow, 0.0), sorted({*_STEPS, threshold})
+    drawing, steps = Drawing(flow, 0.0), sorted({*_STEPS, flow.threshold})
     figure = graph_objects.Figure()
     for edge in drawing.edges:
         x, y = drawing.curve(edge).T
@@ -277,10 +252,10 @@ def _page(flow: Flow, threshold: float) -> Any:
     shown = {step: set(map(id, flow.shown(step))) for step in steps}
     visible = {step: [id(edge) in shown[step] for edge in drawing.edges] + [True] * lasting for step in steps}
     figure.update_traces(visible=True)
-    for trace, seen in zip(figure.data, visible[threshold], strict=True):
+    for trace, seen in zip(figure.data, visible[flow.threshold], strict=True):
         trace.visible = seen
     slider = {
-        "active": steps.index(threshold), "currentvalue": {"prefix": "edges that carry at least "}, "pad": {"t": 50},
+        "active": steps.index(flow.threshold), "currentvalue": {"prefix": "edges that carry at least "}, "pad": {"t": 50},
         "steps": [{"label": f"{step:.0%}", "method": "update", "args": [{"visible": visible[step]}]} for step in steps],
     }  # fmt: skip
     columns = {**drawing.columns, **({OTHERS: 0.0} if OTHERS in drawing.places else {})}

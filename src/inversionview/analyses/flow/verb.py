@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def flow(
     where: Sequence[str] = (),
     epsilon: float | None = None,
     distance: Distance | None = None,
+    threshold: float = Flow.threshold,
     **options: Any,
 ) -> Flow:
     """Return the flow of information to an answer token: which site × position carries which feature, from where, and
@@ -33,7 +35,8 @@ def flow(
         where: filters on the inputs, such as ``"A1=1"``.
         epsilon: threshold of the preimages; by default the study's.
         distance: by default the study's.
-        options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``flow``.
+        threshold: edges that carry a smaller share of their feature are not shown.
+        options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``trace_flow``.
     """
     check_target(study.inputs, target)
     scope = Scope(
@@ -41,4 +44,5 @@ def flow(
         check_distance(distance or study.spec.distance),
         OWN,
     )
-    return trace_flow(study.bank(bank), study.positions, target, where=where, study=study.name, scope=scope, **options)
+    traced = trace_flow(study.bank(bank), study.positions, target, where=where, study=study.name, scope=scope, **options)
+    return replace(traced, threshold=threshold)

@@ -17,21 +17,17 @@ from torch import Tensor
 from inversionview.analyses.attribute.cases import Cases, answer_cases
 from inversionview.analyses.attribute.measure import Entrances
 from inversionview.analyses.codes import Codes, codes_of
-from inversionview.analyses.heads.result import NamedHead
+from inversionview.analyses.heads.result import FEATURES, POSITIONAL, CircuitRow, CircuitTable, Moved, NamedHead
 from inversionview.analyses.inform.measure import place_information
 from inversionview.analyses.places import Place, places
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError
-from inversionview.core.information import Mean, entropy, shares
+from inversionview.core.information import entropy, shares
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Own, Scope
+from inversionview.core.scope import Own, Scope
 from inversionview.corpora.inputs import Inputs
 from inversionview.model.last_norm import last_norm
-
-POSITIONAL = ("order", "S1_position", "relative_position")
-"""Features that say where S1 stands; order is its place relative to IO."""
-FEATURES = ("IO", "S", *POSITIONAL, "template", "place", "object")
 
 
 @dataclass(frozen=True)
@@ -65,61 +61,6 @@ _ROWS = 1024
 """Activations that are unembedded together."""
 _MOVES = {"name mover": 1, "negative name mover": -1}
 """Groups whose heads write the IO name, with or against it."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """What preimages say of IO where a head moves it: IO is the name that the head promotes (or suppresses) most by itself."""
-
-    queries: int
-    """So many of ``of`` queries; on the others the head moves another name."""
-    of: int
-    share: float
-    """Of H(IO), over the queries with another input inside ε."""
-    most: float
-    """What that would be if all inputs inside ε had the query's IO: few of them can only show so much."""
-    same: float
-    """Share of the inputs inside ε with the query's IO, the mean over queries."""
-    either: float
-    """Share of them in which the query's IO is IO or S."""
-    among: float
-    """As ``share``, but told among the inputs in which the head moves IO, as if there were no others.
-
-    This selects by what the head writes: it says that preimages and direct logit attribution agree on which name is moved.
-    """
-    among_most: float
-    """As ``most``, likewise."""
-
-
-@dataclass(frozen=True)
-class CircuitRow:
-    """A head and what its exact preimages at its own position tell."""
-
-    head: NamedHead
-    bits: Mean
-    found: float
-    """Share of queries with another input inside ε."""
-    least: float
-    """The mean of the bits where queries with one other input inside ε or none count as the least that this can mean."""
-    shares: dict[str, float]
-    """Of each feature's entropy."""
-    moved: Moved | None
-    """Of name movers and negative ones."""
-    agrees: bool | None
-    """It is as ``EXPECTED``; ``None`` for a head of no group, or where nothing can be said."""
-
-
-@dataclass(frozen=True)
-class CircuitTable:
-    """The heads of a circuit."""
-
-    model: str
-    inputs: int
-    epsilon: float
-    distance: Distance
-    queries: int
-    seed: int
-    rows: tuple[CircuitRow, ...]
 
 
 def circuit_table(

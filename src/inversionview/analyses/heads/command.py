@@ -35,10 +35,9 @@ def heads(
 
     The result is kept for other commands and the explorer; where one is kept, or shipped, it is shown at once.
     """
-    from inversionview.analyses.heads.show import FORMATS, save_heads
-    from inversionview.show.files import check_formats
+    from inversionview.analyses.heads.result import HeadTable
 
-    check_formats(to or [], FORMATS)
+    HeadTable.check_files(to or [])
     loaded = loaded_study(study, on)
     if loaded.definition.retrieves:
         raise SettingError(f"The heads that retrieve facts are found by another command: inversionview recall {study}.")
@@ -52,7 +51,7 @@ def heads(
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in to or []:
-        save_heads(table, path)
+        table.save(path)
     if as_json:
         print_json(table.to_json())
     else:

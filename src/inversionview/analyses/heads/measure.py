@@ -35,7 +35,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions
 from inversionview.model.probed import ProbedModel
 
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 LEAST_ACCURACY = 0.75
 """A model that prefers IO less often does not do the task: by chance it would half of the time."""
 CANDIDATES = {"END": 32, "S2": 16, "S1+1": 12}
@@ -159,7 +159,7 @@ class _Told:
     def __init__(self, report: Progress | None) -> None:
         self.report, self.done = report, 0.0
 
-    def __call__(self, stage: str, work: Callable[[Callable[[float], None]], Result]) -> Result:
+    def __call__(self, stage: str, work: Callable[[Callable[[float], None]], Made]) -> Made:
         """Return what ``work`` does; it is given a function that says which share of it is done."""
 
         def advance(share: float) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from inversionview.analyses.heads.head_measures import POSITIONS
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
+from inversionview.core.scope import Distance
 
 GROUPS = {
     "name mover": "END", "negative name mover": "END", "copy suppression": "END", "S-inhibition": "END", "induction": "S2",
@@ -27,6 +29,12 @@ MATTERS = 0.05
 """A head of no group is found if patching it does this share of what patching everything does (LD_orig − LD_contrast)."""
 FOUND = 26
 """So many are found at most: as many heads as the published circuit of GPT-2 small has."""
+
+
+POSITIONAL = ("order", "S1_position", "relative_position")
+"""Features that say where S1 stands; order is its place relative to IO."""
+FEATURES = ("IO", "S", *POSITIONAL, "template", "place", "object")
+"""Features of prompts that heads may tell of."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,11 @@ class HeadMeasures:
         return self.effect.get(self.position)
 
 
-@dataclass(frozen=True)
-class HeadTable:
+@dataclass(frozen=True, repr=False)
+class HeadTable(Result):
     """Every head of a model, measured on the prompts of a study."""
+
+    formats: ClassVar[tuple[str, ...]] = (".json", ".csv", ".parquet", ".png", ".svg")
 
     study: str
     model: str
@@ -157,10 +167,73 @@ class HeadTable:
             rows.append({**row, **head.attention, **{name: getattr(head, name) for name in scores}})
         return rows
 
-    def __rich__(self) -> Any:
-        from inversionview.analyses.heads.show import head_table
 
-        return head_table(self)
+@dataclass(frozen=True)
+class Moved:
+    """What preimages say of IO where a head moves it: IO is the name that the head promotes (or suppresses) most by itself."""
+
+    queries: int
+    """So many of ``of`` queries; on the others the head moves another name."""
+    of: int
+    share: float
+    """Of H(IO), over the queries with another input inside ε."""
+    most: float
+    """What that would be if all inputs inside ε had the query's IO: few of them can only show so much."""
+    same: float
+    """Share of the inputs inside ε with the query's IO, the mean over queries."""
+    either: float
+    """Share of them in which the query's IO is IO or S."""
+    among: float
+    """As ``share``, but told among the inputs in which the head moves IO, as if there were no others.
+
+    This selects by what the head writes: it says that preimages and direct logit attribution agree on which name is moved.
+    """
+    among_most: float
+    """As ``most``, likewise."""
+
+
+@dataclass(frozen=True)
+class CircuitRow:
+    """A head and what its exact preimages at its own position tell."""
+
+    head: NamedHead
+    bits: Mean
+    found: float
+    """Share of queries with another input inside ε."""
+    least: float
+    """The mean of the bits where queries with one other input inside ε or none count as the least that this can mean."""
+    shares: dict[str, float]
+    """Of each feature's entropy."""
+    moved: Moved | None
+    """Of name movers and negative ones."""
+    agrees: bool | None
+    """It is as ``EXPECTED``; ``None`` for a head of no group, or where nothing can be said."""
+
+
+@dataclass(frozen=True, repr=False)
+class CircuitTable(Result):
+    """The heads of a circuit, and what their exact preimages tell."""
+
+    model: str
+    inputs: int
+    epsilon: float
+    distance: Distance
+    queries: int
+    seed: int
+    rows: tuple[CircuitRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each head, for a data frame."""
+        names = ("found", "least", "agrees")
+        return [
+            {"site": row.head.site, "group": row.head.group, "position": row.head.position, **_flat("bits", row.bits),
+             **{name: getattr(row, name) for name in names}, **{f"share {name}": share for name, share in row.shares.items()}}
+            for row in self.rows
+        ]  # fmt: skip
 
 
 def _flat(name: str, mean: Mean | None) -> dict[str, float | None]:

@@ -1,25 +1,28 @@
-"""Heads and their groups: a table in a terminal, and a figure, layer × head, coloured by group and sized by effect."""
+"""Heads and their groups: a table in a terminal, and a figure, layer × head, coloured by group and sized by effect.
+
+And what the heads of a circuit tell, as a table; in Markdown, ``show_circuit`` writes both.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analyses.heads.result import GROUPS, NONE, HeadMeasures, HeadTable
+from inversionview.analyses.heads.result import FEATURES, GROUPS, NONE, CircuitRow, CircuitTable, HeadMeasures, HeadTable
 from inversionview.core.information import Mean
-from inversionview.core.storage import write_json
+from inversionview.core.results import Result
+from inversionview.core.scope import epsilon_text
 from inversionview.model.sites.site import Site
-from inversionview.show.files import check_formats, write_figure, write_records
+from inversionview.preimage.show import at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-FORMATS = (".json", ".csv", ".parquet", ".png", ".svg")
 COLOURS = {
     "name mover": "#0072b2", "negative name mover": "#d55e00", "copy suppression": "#cc79a7", "S-inhibition": "#e69f00",
     "induction": "#009e73", "duplicate token": "#56b4e9", "previous token": "#000000", NONE: "#8c8c8c",
@@ -48,26 +51,33 @@ def evidence(head: HeadMeasures) -> str:
     return ", ".join(said + ([f"random {scores[head.group]:.2f}"] if head.group in scores else []))
 
 
-def head_table(table: HeadTable) -> Group:
+@singledispatch
+def table(result: Result) -> Group:
+    """Return heads, or what those of a circuit tell, as a table."""
+    raise TypeError(f"{type(result).__name__} tells of no heads.")
+
+
+@table.register
+def _head_table(heads: HeadTable) -> Group:
     """Return the heads that were found, group by group."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("group", "head", "at", "patching", "direct", "attention, scores"):
         grid.add_column(title, justify="right" if title in ("patching", "direct") else "left", no_wrap=True)
     before = ""
-    for head in found_rows(table):
+    for head in found_rows(heads):
         group = "" if head.group == before else head.group
         grid.add_row(group, head.site, head.position, _mean(head.matter), f"{head.direct.value:z.2f}", evidence(head))
         before = head.group
-    if not table.found:
+    if not heads.found:
         grid.add_row("no head matters", "", "", "", "", "")
     top = Text.assemble(
-        (f"{table.study} in {table.model}: ", "bold"),
-        f"logit(IO) > logit(S) in {table.accuracy:.1%} of {table.prompts} prompts, by {table.ld.value:.2f} on average; IO is "
-        f"the first of all names in {table.first:.1%}",
+        (f"{heads.study} in {heads.model}: ", "bold"),
+        f"logit(IO) > logit(S) in {heads.accuracy:.1%} of {heads.prompts} prompts, by {heads.ld.value:.2f} on average; IO is "
+        f"the first of all names in {heads.first:.1%}",
     )
     note = (
-        f"patching: what it does to LD = logit(IO) − logit(S), in nats, with 95 % intervals; {table.pairs} pairs, contrasts "
-        f"have IO at S2; patching everything does {table.total:.2f}. direct: what the head adds to LD itself. →: mean "
+        f"patching: what it does to LD = logit(IO) − logit(S), in nats, with 95 % intervals; {heads.pairs} pairs, contrasts "
+        f"have IO at S2; patching everything does {heads.total:.2f}. direct: what the head adds to LD itself. →: mean "
         "attention. copies, suppresses: share of names among the five most promoted or suppressed tokens. random: attention on "
         "repeated random tokens."
     )
@@ -78,15 +88,52 @@ def _mean(mean: Mean | None) -> str:
     return "–" if mean is None else f"{mean.value:.2f} ±{(mean.high - mean.low) / 2:.2f}"
 
 
-def head_figure(table: HeadTable) -> Figure:
+_ORDER = [*GROUPS, NONE]
+
+
+def circuit_rows(circuit: CircuitTable) -> list[CircuitRow]:
+    """Return the rows of a circuit, group by group."""
+    return sorted(circuit.rows, key=lambda row: _ORDER.index(row.head.group))
+
+
+def circuit_bits(row: CircuitRow) -> str:
+    """Return what a head tells in all."""
+    return at_least(row.least, 1) if row.least < row.bits.value - 1e-9 else f"{row.bits.value:.1f}"
+
+
+AGREES = {True: "yes", False: "no", None: "–"}
+"""Whether a head tells what its group is for."""
+
+
+@table.register
+def _circuit_table(circuit: CircuitTable) -> Group:
+    """Return what the preimages of each head tell, as a share of each feature's entropy; bold where it is half or more."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("group", "head", "at", "bits", *FEATURES, "as expected"):
+        grid.add_column(title, justify="right" if title in ("bits", *FEATURES) else "left", no_wrap=True)
+    for row in circuit_rows(circuit):
+        shares = (_circuit_share(row.shares.get(name)) for name in FEATURES)
+        grid.add_row(row.head.group, row.head.site, row.head.position, circuit_bits(row), *shares, AGREES[row.agrees])
+    note = (
+        f"{circuit.model}: {circuit.inputs:,} prompts, {epsilon_text(circuit.epsilon, circuit.distance)}, at the head's own "
+        f"position; {circuit.queries} queries a head, seed {circuit.seed}. Features: share of their entropy."
+    )
+    return Group(grid, Text(), Text(note, style="dim"))
+
+
+def _circuit_share(share: float | None) -> Text:
+    return Text("–" if share is None else f"{min(share, 1.0):.0%}", style="bold" if (share or 0.0) >= 0.5 else "")
+
+
+def figure(table: HeadTable) -> Figure:
     """Return all heads on a grid, layer × head: the area of a disc is the effect of patching, hollow where it raises LD."""
     from matplotlib.figure import Figure
 
     rows = found_rows(table)
     sites = {head.site: Site.parse(head.site) for head in table.heads}
     layers, width = 1 + max(s.layer for s in sites.values()), 1 + max(s.head or 0 for s in sites.values())
-    figure = Figure(figsize=(2.6 + 0.27 * layers, 1.3 + 0.33 * width), layout="constrained")
-    ax = figure.subplots()
+    drawn = Figure(figsize=(2.6 + 0.27 * layers, 1.3 + 0.33 * width), layout="constrained")
+    ax = drawn.subplots()
     ax.scatter([s.layer for s in sites.values()], [s.head or 0 for s in sites.values()], s=5, color="#dddddd", zorder=1)
     most = max((abs(head.matter.value) for head in rows if head.matter), default=1.0)
     for head in rows:
@@ -109,23 +156,6 @@ def head_figure(table: HeadTable) -> Figure:
                    label=f"{group}, at {GROUPS[group]}" if group in GROUPS else "no group") for group in there]  # fmt: skip
     dots += [Line2D([], [], marker="o", linestyle="", markersize=7, markerfacecolor="white", markeredgecolor="#555555",
                     label="hollow: patching it raises LD")]  # fmt: skip
-    figure.legend(handles=dots, loc="outside right center", frameon=False, fontsize=8)
+    drawn.legend(handles=dots, loc="outside right center", frameon=False, fontsize=8)
     ax.set_title(f"{table.model}: what patching a head does to LD, by area; the largest is {most:.1f} nats", fontsize=9)
-    return figure
-
-
-def save_heads(table: HeadTable, path: Path) -> None:
-    """Write all heads in the format that ``path`` ends in, one of ``FORMATS``.
-
-    Raises:
-        SettingError: the format is none.
-        StorageError: the file cannot be written.
-    """
-    check_formats([path], FORMATS)
-    kind = path.suffix.lower()
-    if kind == ".json":
-        write_json(path, table.to_json())
-    elif kind in (".csv", ".parquet"):
-        write_records(table.records(), path)
-    else:
-        write_figure(lambda: head_figure(table), path)
+    return drawn

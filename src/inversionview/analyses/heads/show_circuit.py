@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inversionview.analyses.attribute.result import RateTable
-from inversionview.analyses.heads.circuit import FEATURES, CircuitRow, CircuitTable
-from inversionview.analyses.heads.result import GROUPS, NONE, HeadTable, NamedHead
-from inversionview.analyses.heads.show import evidence, found_rows
+from inversionview.analyses.heads.result import FEATURES, GROUPS, NONE, CircuitRow, CircuitTable, HeadTable, NamedHead
+from inversionview.analyses.heads.show import AGREES, circuit_bits, circuit_rows, evidence, found_rows
 from inversionview.analyses.patch.result import Patching
 from inversionview.core.information import Mean
-from inversionview.preimage.show import at_least
 
 WRITE = ("name mover", "negative name mover", "copy suppression", NONE)
 """Groups whose heads write names themselves, or may."""
@@ -46,11 +44,10 @@ def heads_markdown(table: HeadTable) -> str:
 
 def contents_markdown(table: CircuitTable) -> str:
     """Return what the preimages of each head tell: Huang et al. 2024, Table 2; bold where it is half of the entropy or more."""
-    ordered = sorted(table.rows, key=lambda row: _ORDER.index(row.head.group))
     rows = [
-        [row.head.group, row.head.site, row.head.position, _told(row),
-         *(_held(row, name) for name in FEATURES), {True: "yes", False: "no", None: "–"}[row.agrees]]
-        for row in ordered
+        [row.head.group, row.head.site, row.head.position, circuit_bits(row),
+         *(_held(row, name) for name in FEATURES), AGREES[row.agrees]]
+        for row in circuit_rows(table)
     ]  # fmt: skip
     return _grid(("group", "head", "at", "bits", *FEATURES, "as expected"), rows) + (
         f"\n{table.inputs:,} prompts, ε = {table.epsilon:g}, {table.distance}, at the head's own position; {table.queries} "
@@ -58,10 +55,6 @@ def contents_markdown(table: CircuitTable) -> str:
         "none inside ε and count as the least that this can mean). Features: share of their entropy; below zero, prompts "
         "inside ε are too few to show it, or leave it out.\n"
     )
-
-
-def _told(row: CircuitRow) -> str:
-    return at_least(row.least, 1) if row.least < row.bits.value - 1e-9 else f"{row.bits.value:.1f}"
 
 
 def _held(row: CircuitRow, feature: str) -> str:
@@ -79,7 +72,7 @@ def moved_markdown(table: CircuitTable) -> str:
          *(f"{_percent(share)} of {_percent(most)}" for share, most in (
              (row.moved.share, row.moved.most), (row.moved.among, row.moved.among_most))),
          _percent(row.moved.same), _percent(row.moved.either)]
-        for row in sorted(table.rows, key=lambda row: _ORDER.index(row.head.group))
+        for row in circuit_rows(table)
         if row.moved is not None
     ]  # fmt: skip
     return _grid(("group", "head", "moves IO", "H(IO), all", "H(IO), moves IO", "among these", "same IO", "IO or S"), rows) + (

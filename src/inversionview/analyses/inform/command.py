@@ -58,11 +58,10 @@ def inform(
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
     from inversionview.analyses.codes import pattern
-    from inversionview.analyses.inform.figures import save_features
+    from inversionview.analyses.inform.result import FeatureTable
     from inversionview.corpora.filters import by_commas, feature_names, parse_filters
-    from inversionview.show.files import TABLE_FORMATS, check_formats
 
-    check_formats(to or [], TABLE_FORMATS)
+    FeatureTable.check_files(to or [])
     distance = scope.check()
     extra = {name: function for expression in told.feature or [] for name, function in pattern(expression).items()}
     loaded = loaded_study(study, ModelOptions(model), [places.sites])
@@ -85,7 +84,7 @@ def inform(
             **given(features=None if told.features is None else by_commas(told.features)),
         )
     for path in to or []:
-        save_features(table, path)
+        table.save(path)
     if as_json:
         print_json(table.to_json())
     else:

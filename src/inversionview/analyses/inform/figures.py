@@ -1,20 +1,17 @@
-"""Figures of feature tables and bit curves: matplotlib for PNG and SVG, plotly for a page that needs no network."""
+"""Figures of feature tables: matplotlib for PNG and SVG, plotly for a page that needs no network."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.bits.result import Curve
 from inversionview.analyses.inform.result import Cell, FeatureTable, Total
 from inversionview.core.scope import epsilon_text
 from inversionview.preimage.show import at_least
-from inversionview.show.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +56,7 @@ def _title(table: FeatureTable) -> tuple[str, str]:
     return f"{table.study}: bits about each feature{which}", f"{epsilon_text(table.epsilon, table.distance)}{bounded}"
 
 
-def feature_figure(table: FeatureTable) -> Figure:
+def figure(table: FeatureTable) -> Figure:
     """Return a heat map for each position: sites × features, the bits in the cells."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -68,8 +65,8 @@ def feature_figure(table: FeatureTable) -> Figure:
     panels, features = _panels(table), _features(table)
     totals = {(t.position, t.site): _total(t) for t in table.totals}
     rows = [len(sites) for sites, _ in panels.values()]
-    figure = Figure(figsize=(2.2 + 0.46 * (len(features) + 1), 1.1 + sum(0.24 * n + 0.75 for n in rows)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in rows]})[:, 0]
+    drawn = Figure(figsize=(2.2 + 0.46 * (len(features) + 1), 1.1 + sum(0.24 * n + 0.75 for n in rows)), layout="constrained")
+    axes = drawn.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in rows]})[:, 0]
     image: Any = None
     for ax, (position, (sites, cells)) in zip(axes, panels.items(), strict=True):
         shares = np.pad(_shares(sites, features, cells), ((0, 0), (1, 0)))
@@ -88,14 +85,14 @@ def feature_figure(table: FeatureTable) -> Figure:
         ax.set_ylabel(f"at {position}", fontsize=10, fontweight="bold")
         for spine in ax.spines.values():
             spine.set_visible(False)
-    bar = figure.colorbar(image, ax=axes, fraction=0.02, aspect=40, pad=0.015)
+    bar = drawn.colorbar(image, ax=axes, fraction=0.02, aspect=40, pad=0.015)
     bar.set_label("share of the feature's entropy", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle("\n".join(_title(table)), fontsize=10, parse_math=False)
-    return figure
+    drawn.suptitle("\n".join(_title(table)), fontsize=10, parse_math=False)
+    return drawn
 
 
-def feature_page(table: FeatureTable) -> Any:
+def page(table: FeatureTable) -> Any:
     """Return the same as a plotly figure, with intervals on hover."""
     from plotly import graph_objects
     from plotly.subplots import make_subplots
@@ -103,7 +100,7 @@ def feature_page(table: FeatureTable) -> Any:
     panels, features = _panels(table), _features(table)
     rows = [len(sites) for sites, _ in panels.values()]
     height = 160 + sum(26 * n + 64 for n in rows)
-    figure = make_subplots(
+    drawn = make_subplots(
         len(panels), 1, subplot_titles=[f"at {position}" for position in panels], row_heights=[n / sum(rows) for n in rows],
         vertical_spacing=64 / height if len(rows) > 1 else 0,
     )  # fmt: skip
@@ -117,13 +114,13 @@ def feature_page(table: FeatureTable) -> Any:
             hoverinfo="text", text=inside, texttemplate="%{text}", xgap=1, ygap=1, showscale=number == 1,
             colorbar={"title": "share of entropy", "tickformat": ".0%"},
         )  # fmt: skip
-        figure.add_trace(heat, row=number, col=1)
-        figure.update_yaxes(autorange="reversed", row=number, col=1)
-    figure.update_layout(
+        drawn.add_trace(heat, row=number, col=1)
+        drawn.update_yaxes(autorange="reversed", row=number, col=1)
+    drawn.update_layout(
         title="<br>".join(map(html.escape, _title(table))), height=height, width=max(720, 60 * len(features) + 240),
         plot_bgcolor="#e8e8e8", font={"size": 12},
     )  # fmt: skip
-    return figure
+    return drawn
 
 
 def _hover(cell: Cell | None) -> str:
@@ -137,31 +134,3 @@ def _hover(cell: Cell | None) -> str:
         f"{c.value:.0%} of the preimage [{c.low:.0%}, {c.high:.0%}]",
     )
     return f"{where}<br>{told:.2f} bits [{low:.2f}, {high:.2f}]{rarer}<br>same value in {same}"
-
-
-def split(curve: Curve) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Return at which ε the mean is known, at which only a bound, and the means and bounds, ``[epsilon]``."""
-    known = ~np.array(curve.bounded)
-    return known, ~known, np.where(known, [m.value for m in curve.bits], curve.least)
-
-
-def axis(curves: Sequence[Curve]) -> str:
-    """Return what the axis of bits is called."""
-    bounded = any(any(curve.bounded) for curve in curves)
-    return "mean information (bits)" + "\n△: at least; some queries have hardly any other input inside" * bounded
-
-
-def save_features(table: FeatureTable, path: Path) -> None:
-    """Write a feature table in the format that ``path`` ends in, one of ``TABLE_FORMATS``.
-
-    Raises:
-        SettingError: the format is none.
-        StorageError: the file cannot be written.
-    """
-    check_formats([path], TABLE_FORMATS)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        write_records(table.records(), path)
-    elif path.suffix.lower() == ".html":
-        write_page(feature_page(table), path)
-    else:
-        write_figure(lambda: feature_figure(table), path)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
 _ENDS = {"value": "", "low": "_low", "high": "_high"}
@@ -51,9 +53,11 @@ class Total:
         return self.least < self.bits.value - 1e-9
 
 
-@dataclass(frozen=True)
-class FeatureTable:
+@dataclass(frozen=True, repr=False)
+class FeatureTable(Result):
     """Sites × positions × features."""
+
+    formats: ClassVar[tuple[str, ...]] = TABLE_FORMATS
 
     study: str
     inputs: int
@@ -85,8 +89,3 @@ class FeatureTable:
         plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
         more = {"share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
         return {**plain, **flat, **more, "site_bits_least": total.least}
-
-    def __rich__(self) -> Any:
-        from inversionview.analyses.inform.show import feature_table
-
-        return feature_table(self)

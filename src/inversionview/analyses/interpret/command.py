@@ -124,10 +124,9 @@ def interpret(
     as_json: JsonOpt = False,
 ) -> None:
     """Say in sentences what sites encode, by a language model or from features, and score whether it is true."""
-    from inversionview.analyses.interpret.show import REPORT_FORMATS
-    from inversionview.show.files import check_formats
+    from inversionview.analyses.interpret.result import Interpretations
 
-    check_formats(to or [], REPORT_FORMATS)
+    Interpretations.check_files(to or [])
     distance = scope.check()
     writer.check(context)
     if what.texts:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from inversionview.analyses.interpret.scoring import Score, Verdict
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
 
 @dataclass(frozen=True)
-class Sample:
+class Example:
     """An input inside ε, run through the model again."""
 
     text: str
@@ -38,7 +38,7 @@ class QueryReading:
     told: Verdict | None
     """How the statement did on unseen inputs, where it was tested."""
     problem: str | None
-    samples: tuple[Sample, ...]
+    samples: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Interpretation:
     """Where queries have one other input inside ε or none, the mean with these as the least they can mean; else ``None``."""
 
     @property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[Example, ...]:
         """Three samples of the first query that has any."""
         return next((reading.samples for reading in self.queries if reading.samples), ())
 
@@ -124,9 +124,11 @@ class Costs:
     cost: float | None
 
 
-@dataclass(frozen=True)
-class Interpretations:
+@dataclass(frozen=True, repr=False)
+class Interpretations(Result):
     """Sites × positions of a study."""
+
+    formats: ClassVar[tuple[str, ...]] = (".html", ".md", ".json", ".csv", ".parquet")
 
     study: str
     inputs: int
@@ -156,24 +158,12 @@ class Interpretations:
         costs = {} if self.costs is None else {"costs": asdict(self.costs)}
         return {**head, **costs, "interpretations": [cell.to_json() for cell in self.cells]}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report: ``.html``, ``.md``, ``.json``, ``.csv`` or ``.parquet``.
-
-        Raises:
-            SettingError: it is another format.
-            StorageError: it cannot be written.
-        """
-        from inversionview.analyses.interpret.show import save_interpretations
-
-        return save_interpretations(self, Path(path))
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat row for each site × position, for a data frame."""
+        return [cell.record() for cell in self.cells]
 
     def reached(self, share: float = 0.8, accuracy: float = 0.95, score: Literal["score", "line"] = "score") -> tuple[int, int]:
         """Return how many cells reach a balanced accuracy, and of how many whose statements tell so much of the bits."""
         asked = [getattr(cell, score) for cell in self.cells if cell.share is not None and cell.share >= share]
         told = [each for each in asked if each is not None]
         return sum(each.balanced_accuracy.value >= accuracy for each in told), len(told)
-
-    def __rich__(self) -> Any:
-        from inversionview.analyses.interpret.show import interpretation_table
-
-        return interpretation_table(self)

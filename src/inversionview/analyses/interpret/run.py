@@ -28,7 +28,7 @@ from inversionview.analyses.interpret.prompts import (
     summary_prompt,
 )
 from inversionview.analyses.interpret.readings import Queries, ReadCell, labelled, read_cells, rival, shown
-from inversionview.analyses.interpret.result import Costs, Interpretation, Interpretations, QueryReading, Sample
+from inversionview.analyses.interpret.result import Costs, Example, Interpretation, Interpretations, QueryReading
 from inversionview.analyses.interpret.scoring import Score, Verdict, beats
 from inversionview.analyses.interpret.sides import GAP
 from inversionview.bank.store import ActivationBank
@@ -190,7 +190,7 @@ class _Run:
             clauses=() if statement is None else tuple(statement.to_json()),
             told=told,
             problem=None if statement is not None else _NO_INPUTS,
-            samples=tuple(Sample(text.text(), distance) for text, distance in samples),
+            samples=tuple(Example(text.text(), distance) for text, distance in samples),
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -20,34 +19,11 @@ from inversionview.analyses.interpret.result import Interpretation, Interpretati
 from inversionview.analyses.interpret.scoring import Score
 from inversionview.core.information import Mean
 from inversionview.core.printable import one_line, shown
-from inversionview.core.storage import replacing, write_json
 from inversionview.preimage.show import at_least
-from inversionview.show.files import check_formats, write_records
 
-REPORT_FORMATS = (".html", ".md", ".json", ".csv", ".parquet")
 _QUERIES = 10
 """Queries whose statements a page lists."""
 _MARK = re.compile("⟦(.*?)⟧", re.DOTALL)
-
-
-def save_interpretations(made: Interpretations, path: Path) -> Path:
-    """Write the report in the format that the path ends in.
-
-    Raises:
-        SettingError: it is none of these.
-        StorageError: it cannot be written.
-    """
-    check_formats([path], REPORT_FORMATS)
-    kind = path.suffix.lower()
-    if kind == ".json":
-        write_json(path, made.to_json())
-    elif kind in (".csv", ".parquet"):
-        write_records([cell.record() for cell in made], path)
-    else:
-        text = markdown(made) if kind == ".md" else page(made)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return path
 
 
 # -- words that all share ---------------------------------------------------------------------------------------------
@@ -114,7 +90,7 @@ def _costs(made: Interpretations) -> str:
 # -- terminal ---------------------------------------------------------------------------------------------------------
 
 
-def interpretation_table(made: Interpretations) -> Group:
+def table(made: Interpretations) -> Group:
     """Return sites × positions with statement and score; of one alone its queries, too."""
     parts: list[Any] = []
     for position in dict.fromkeys(cell.position for cell in made):

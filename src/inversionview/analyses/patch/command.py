@@ -77,10 +77,9 @@ def patch(
 ) -> None:
     """Activation patching: replace activations by those of an input of another answer, and see the logits follow."""
     from inversionview.analyses.patch.measure import check_cumulative
-    from inversionview.analyses.patch.show import save_patching
-    from inversionview.show.files import TABLE_FORMATS, check_formats
+    from inversionview.analyses.patch.result import Patching
 
-    check_formats(to or [], TABLE_FORMATS)
+    Patching.check_files(to or [])
     if at and position:
         raise SettingError("--position means all heads there and --at names activations: give one of them.")
     loaded = loaded_study(study, on, sites_in(at))
@@ -96,7 +95,7 @@ def patch(
             **options,
         )
     for path in to or []:
-        save_patching(result, path)
+        result.save(path)
     if as_json:
         print_json(result.to_json())
     else:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 
 Direction = Literal["forward", "backward", "single"]
-
-
-# -- results ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,11 @@ def _lists(name: str, means: Sequence[Mean], prefix: str) -> dict[str, list[floa
     return {key: [getattr(m, part) for m in means] for key, part in parts.items()}
 
 
-@dataclass(frozen=True)
-class Patching:
+@dataclass(frozen=True, repr=False)
+class Patching(Result):
     """Activation patching over a contrast set; all logit differences are in nats, with 95 % bootstrap intervals over pairs."""
+
+    formats: ClassVar[tuple[str, ...]] = TABLE_FORMATS
 
     study: str
     model: str
@@ -89,8 +90,3 @@ class Patching:
                 for i, name in enumerate(names)
             ]
         return flat
-
-    def __rich__(self) -> Any:
-        from inversionview.analyses.patch.show import patching_table
-
-        return patching_table(self)

@@ -1,10 +1,9 @@
-"""Patching and ablation: tables in a terminal, bars and lines as PNG, SVG and a page (Huang et al. 2024, Figs. 4a, 16, 32)."""
+"""Patching: a table in a terminal, bars and lines as PNG, SVG and a page (Huang et al. 2024, Figs. 4a, 16, 32)."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from rich.text import Text
 from inversionview.analyses.patch.result import Effects, Patching
 from inversionview.core.information import Mean
 from inversionview.show.colours import BACKWARD, FORWARD, SINGLE
-from inversionview.show.files import TABLE_FORMATS, check_formats, write_figure, write_page, write_records
 from inversionview.show.numbers import errors, mean, number
 
 if TYPE_CHECKING:
@@ -29,13 +27,13 @@ _SAID = {"forward": "from the first on", "backward": "from the last back", "sing
 # -- terminal ---------------------------------------------------------------------------------------------------------
 
 
-def patching_table(result: Patching) -> Group:
+def table(result: Patching) -> Group:
     """Return what patching did: for each activation its increment, and the effect with all before it replaced."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("activation", no_wrap=True)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("activation", no_wrap=True)
     for direction in result.effects:
-        table.add_column("effect alone" if direction == "single" else f"{direction}: adds", justify="right", no_wrap=True)
-        table.add_column("LD patched", justify="right", no_wrap=True)
+        grid.add_column("effect alone" if direction == "single" else f"{direction}: adds", justify="right", no_wrap=True)
+        grid.add_column("LD patched", justify="right", no_wrap=True)
     columns = [
         (_aligned(result, direction, effects.increment), _aligned(result, direction, effects.effect))
         for direction, effects in result.effects.items()
@@ -44,7 +42,7 @@ def patching_table(result: Patching) -> Group:
         cells: list[Text | str] = []
         for adds, effect in columns:
             cells += [mean(adds[i], strong=result.total), number(result.ld_orig.value - effect[i].value)]
-        table.add_row(Text(name), *cells)
+        grid.add_row(Text(name), *cells)
     ld, everything = result.ld_orig, result.total
     head = Text.assemble(
         (f"{result.study}{_settings(result)}: ", "bold"),
@@ -58,7 +56,7 @@ def patching_table(result: Patching) -> Group:
         f"LD = logit(original answer) − logit(contrast answer), effect = LD_orig − LD_patched; 95 % bootstrap intervals; the "
         f"model answers {result.accuracy:.1%} of the originals{left}."
     )
-    return Group(head, Text(), table, Text(), Text(note, style="dim"))
+    return Group(head, Text(), grid, Text(), Text(note, style="dim"))
 
 
 def _settings(result: Patching) -> str:
@@ -68,22 +66,6 @@ def _settings(result: Patching) -> str:
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
-
-
-def save_patching(result: Patching, path: Path) -> None:
-    """Write patching in the format that ``path`` ends in, one of ``TABLE_FORMATS``.
-
-    Raises:
-        SettingError: the format is none.
-        StorageError: the file cannot be written.
-    """
-    check_formats([path], TABLE_FORMATS)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        write_records(result.records(), path)
-    elif path.suffix.lower() == ".html":
-        write_page(_page(result), path)
-    else:
-        write_figure(lambda: _figure(result), path)
 
 
 def _title(result: Patching) -> str:
@@ -96,15 +78,15 @@ def _aligned(result: Patching, direction: Any, means: Sequence[Mean]) -> list[Me
     return [means[effects.activations.index(name)] for name in result.activations]
 
 
-def _figure(result: Patching) -> Figure:
+def figure(result: Patching) -> Figure:
     """Return bars of what each activation adds, and lines of the effect so far."""
     from matplotlib.figure import Figure
 
     cumulative = [direction for direction in result.effects if direction != "single"]
     names, places = result.activations, np.arange(len(result.activations))
     each = max(2.2, 0.42 * len(names) + 1.2)
-    figure = Figure(figsize=(each * (1 + bool(cumulative)) + 0.4, 2.9), layout="constrained")
-    axes = figure.subplots(1, 1 + bool(cumulative), squeeze=False)[0]
+    drawn = Figure(figsize=(each * (1 + bool(cumulative)) + 0.4, 2.9), layout="constrained")
+    axes = drawn.subplots(1, 1 + bool(cumulative), squeeze=False)[0]
     width = 0.8 / len(result.effects)
     for i, (direction, effects) in enumerate(result.effects.items()):
         means = _aligned(result, direction, effects.increment)
@@ -131,11 +113,12 @@ def _figure(result: Patching) -> Figure:
         )
         panel.margins(y=0.08)
     axes[-1].legend(frameon=False, fontsize=6.5)
-    figure.suptitle(_title(result), fontsize=9, parse_math=False)
-    return figure
+    drawn.suptitle(_title(result), fontsize=9, parse_math=False)
+    return drawn
 
 
-def _page(result: Patching) -> Any:
+def page(result: Patching) -> Any:
+    """Return the same as a plotly figure."""
     from plotly import graph_objects
     from plotly.subplots import make_subplots
 

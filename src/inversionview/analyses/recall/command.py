@@ -35,7 +35,6 @@ def recall(
     as_json: JsonOpt = False,
 ) -> None:
     """Find the heads that retrieve facts, which attributes each carries, and whether it does so whatever is asked."""
-    from inversionview.analyses.recall.show import check_markdown, save_markdown
     from inversionview.analyses.recall.verb import contents, facts_of
     from inversionview.analyses.recall.verb import heads as retrieval_heads
     from inversionview.studies.load import load
@@ -43,7 +42,7 @@ def recall(
     if keep is not None:
         names = ("heads", "least", "queries", "epsilon", "distance", "to", "seed", "as_json")
         unused(context, "a run is made with --keep and no more", *names)
-    check_markdown(to)
+    _check_markdown(to)
     distance = scope.check()
     check_study(study)
     if on.model is not None:
@@ -75,8 +74,19 @@ def recall(
             report=report,
         )
     if to is not None:
-        save_markdown(table, to)
+        table.save(to)
     if as_json:
         print_json(table.to_json())
     else:
         out.print(table)
+
+
+def _check_markdown(path: Path | None) -> None:
+    """Raise ``SettingError`` for a file that is no ``.md``, ``StorageError`` for one that cannot be written."""
+    from inversionview.core.storage import check_writable
+
+    if path is None:
+        return
+    if path.suffix != ".md":
+        raise SettingError(f"{path} is no Markdown file: name it with .md, or ask for --json.")
+    check_writable(path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from inversionview.analyses.recall.retrieval import RetrievalHead
 from inversionview.core.information import Mean
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
 CARRIES = 0.1
@@ -72,9 +73,11 @@ class HeadContent:
         return self.unasked >= max(CARRIES, 0.5 * self.asked) and self.relation.share < self.unasked
 
 
-@dataclass(frozen=True)
-class ContentTable:
+@dataclass(frozen=True, repr=False)
+class ContentTable(Result):
     """Heads, those with the largest share of the stream first."""
+
+    formats: ClassVar[tuple[str, ...]] = (".md", ".csv", ".parquet")
 
     model: str
     prompts: int
@@ -92,7 +95,12 @@ class ContentTable:
         heads = [{**asdict(head), **{name: getattr(head, name) for name in derived}} for head in self.heads]
         return {**asdict(self), "heads": heads}
 
-    def __rich__(self) -> Any:
-        from inversionview.analyses.recall.show import content_table
-
-        return content_table(self)
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each head and what it carries, for a data frame."""
+        rows = []
+        for head in self.heads:
+            where = {"site": head.head.site, "position": head.head.position, "head_share": head.head.share, "works": head.works}
+            for told in filter(None, (*head.attributes, head.relation, head.subject)):
+                bits = {"bits": told.bits.value, "bits_low": told.bits.low, "bits_high": told.bits.high}
+                rows.append({**where, **{name: value for name, value in vars(told).items() if name != "bits"}, **bits})
+        return rows

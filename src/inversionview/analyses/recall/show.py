@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.recall.result import CARRIES, Carried, ContentTable, HeadContent
-from inversionview.core.errors import SettingError
 from inversionview.core.printable import one_line
-from inversionview.core.storage import check_writable, replacing
 
 _TITLES = (
     "head",
@@ -27,14 +24,14 @@ _TITLES = (
 )
 
 
-def content_table(table: ContentTable) -> Group:
+def table(result: ContentTable) -> Group:
     """Return the table of what heads carry."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in _TITLES:
         grid.add_column(title, no_wrap=title in ("head", "share", "works"))
-    for head in table.heads:
+    for head in result.heads:
         grid.add_row(*_cells(head))
-    return Group(grid, Text(), Text(_note(table), style="dim"))
+    return Group(grid, Text(), Text(_note(result), style="dim"))
 
 
 def markdown(table: ContentTable) -> str:
@@ -82,18 +79,3 @@ def _share(told: Carried | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{min(share, 1.0):.0%}".replace("-0%", "0%")
-
-
-def check_markdown(path: Path | None) -> None:
-    """Raise ``SettingError`` for a file that is no ``.md``, ``StorageError`` for one that cannot be written."""
-    if path is None:
-        return
-    if path.suffix != ".md":
-        raise SettingError(f"{path} is no Markdown file: name it with .md, or ask for --json.")
-    check_writable(path)
-
-
-def save_markdown(table: ContentTable, path: Path) -> None:
-    """Write the table as Markdown, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(markdown(table), encoding="utf-8")

@@ -38,11 +38,10 @@ def threshold(
     as_json: JsonOpt = False,
 ) -> None:
     """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances."""
-    from inversionview.analyses.complete.figures import targets
-    from inversionview.analyses.threshold.show import save_threshold, threshold_table
+    from inversionview.core.files import figure_paths
 
     kind = check(epsilon or [], distance)
-    figures = targets(to, "threshold")
+    figures = figure_paths(to, "threshold")
     loaded = loaded_study(study, on, [activation.site])
     query = loaded.query(text, at=activation.position, site=activation.site)
     with bar("measuring", 1000, quiet=as_json) as advance:
@@ -56,8 +55,8 @@ def threshold(
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in figures:
-        save_threshold(result, path)
+        result.save(path)
     if as_json:
         print_json(result.to_json())
     else:
-        out.print(threshold_table(result))
+        out.print(result)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.analyses.listing import Values
+from inversionview.core.files import TABLE_FORMATS
+from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
 
@@ -40,9 +42,11 @@ class Rung:
     """``study`` for the study's ε, ``suggested``, and ``gap`` for the middle of another gap."""
 
 
-@dataclass(frozen=True, eq=False)
-class Threshold:
+@dataclass(frozen=True, eq=False, repr=False)
+class Threshold(Result):
     """The threshold study of one query."""
+
+    formats: ClassVar[tuple[str, ...]] = TABLE_FORMATS
 
     query: Query
     kind: Distance
@@ -77,3 +81,11 @@ class Threshold:
             "features": {name: {"value": self.values[name], "share": share} for name, share in self.base.items()},
             "ladder": [asdict(rung) for rung in self.rungs],
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat row for each ε, for a data frame: beside its numbers the share of each feature."""
+        shares = [rung.shares or dict.fromkeys(self.base) for rung in self.rungs]
+        return [
+            {"epsilon": rung.epsilon, "inside": rung.inside, "bits": rung.bits, "marks": " ".join(rung.marks), **each}
+            for rung, each in zip(self.rungs, shares, strict=True)
+        ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 import inversionview as iv
-from inversionview.core.scope import epsilon_text
 from inversionview.studies.given import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, err, out, print_json
 from inversionview.terminal.options import BankOpt, JsonOpt, ModelOpt, ModelOptions, SeedOpt, StudyArg
@@ -29,8 +27,6 @@ def truth(
 
     Of a run with a decoder of its own the result is kept beside it, and readings tell it.
     """
-    from inversionview.analyses.truth.show import truth_table
-
     loaded = loaded_study(study, ModelOptions(model))
     searched = bank_to_search(loaded, bank)
     with bar("comparing", 1000, quiet=as_json) as advance:
@@ -47,7 +43,7 @@ def truth(
     if kept is not None:
         err.print(f"Kept in {kept}: readings by this decoder tell it.", soft_wrap=True)
     if as_json:
-        within = {"epsilon": loaded.spec.epsilon, "distance": loaded.spec.distance}
-        print_json({"study": loaded.name, "inputs": len(searched), **within, "sites": [asdict(row) for row in rows]})
+        within = {"epsilon": rows.epsilon, "distance": rows.distance}
+        print_json({"study": loaded.name, "inputs": len(searched), **within, "sites": rows.to_json()})
     else:
-        out.print(truth_table(rows, epsilon_text(loaded.spec.epsilon, loaded.spec.distance)))
+        out.print(rows)

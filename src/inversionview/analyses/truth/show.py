@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.decoder.bias import SiteTruth
+from inversionview.analyses.truth.result import TruthTable
+from inversionview.core.scope import epsilon_text
 
 
-def truth_table(rows: Sequence[SiteTruth], within: str) -> Group:
-    """Return for each site how the decoder compares with exact preimages ``within``; the features that differ most by name."""
+def table(rows: TruthTable) -> Group:
+    """Return for each site how the decoder compares with exact preimages; the features that differ most by name."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "good ratio", "recall", "compared"):
         grid.add_column(title, justify="left" if title == "site" else "right", no_wrap=True)
@@ -24,7 +23,7 @@ def truth_table(rows: Sequence[SiteTruth], within: str) -> Group:
         ratio = f"{row.good_ratio:.3f}"
         grid.add_row(row.site, ratio, recall, f"{row.compared} of {row.queries}", said or "–")
     note = (
-        f"inside: {within}; recall: share of the exact preimage likelier than 95 % of the inputs outside; compared: queries "
-        "with enough inputs inside."
+        f"inside: {epsilon_text(rows.epsilon, rows.distance)}; recall: share of the exact preimage likelier than 95 % of the "
+        "inputs outside; compared: queries with enough inputs inside."
     )
     return Group(grid, Text(note, style="dim"))

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from inversionview.analyses.truth.measure import decoder_against_truth
+from inversionview.analyses.truth.result import TruthTable
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Scope
 from inversionview.decoder.bias import SiteTruth, Truth, weights_of
 from inversionview.studies.study import Study
 
 
-def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **options: Any) -> list[SiteTruth]:
+def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **options: Any) -> TruthTable:
     """Return for each site how the decoder's samples compare with exact preimages: good ratio, recall, KL by feature.
 
     Args:
@@ -21,11 +22,12 @@ def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **op
         options: ``queries``, ``samples``, ``seed`` and ``report`` of ``decoder_against_truth``.
     """
     scope = Scope[Any](study.spec.epsilon, study.spec.distance)
-    return decoder_against_truth(study.decoder, study.bank(bank), study.sites, scope=scope, **options)
+    made = decoder_against_truth(study.decoder, study.bank(bank), study.sites, scope=scope, **options)
+    return TruthTable(tuple(made), study.spec.epsilon, study.spec.distance)
 
 
 def keep_truth(study: Study, sites: Sequence[SiteTruth], bank: ActivationBank, *, samples: int = 128, seed: int = 0) -> Path:
-    """Keep what ``against_truth`` found beside the decoder, so that readings tell its bias.
+    """Keep what ``truth`` found beside the decoder, so that readings tell its bias.
 
     Args:
         sites: what was found.

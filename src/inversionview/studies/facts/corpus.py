@@ -21,7 +21,7 @@ from inversionview.core.errors import InputError
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
 from inversionview.model.tokens import Vocabulary
-from inversionview.studies.facts.statements import NONE, SLOT, Statement, read_statements
+from inversionview.studies.facts.statements import NONE, SLOT, FactStatement, read_statements
 
 LEAST = 40
 """Fewer statements make no study."""
@@ -133,9 +133,9 @@ class FactsInputs(Inputs):
         self._asked[self._template] = self._relation
         self.attributes = self._attributes(statements)
 
-    def _rows(self, statements: Sequence[Statement]) -> tuple[list[Statement], list[_Row]]:
+    def _rows(self, statements: Sequence[FactStatement]) -> tuple[list[FactStatement], list[_Row]]:
         """Return the statements that the tokenizer can write, each once, and their tokens."""
-        found: dict[tuple[int, ...], tuple[Statement, _Row]] = {}
+        found: dict[tuple[int, ...], tuple[FactStatement, _Row]] = {}
         for statement in statements:
             row = self._row(statement)
             if row is not None:
@@ -149,7 +149,7 @@ class FactsInputs(Inputs):
         kept = list(found.values())
         return [statement for statement, _ in kept], [row for _, row in kept]
 
-    def _row(self, statement: Statement) -> _Row | None:
+    def _row(self, statement: FactStatement) -> _Row | None:
         """Return a statement in tokens; ``None`` where it cannot be written, or its object merges with the prompt's end."""
         encode = partial(self.tokenizer.tokenizer.encode, add_special_tokens=False)
         try:
@@ -165,7 +165,7 @@ class FactsInputs(Inputs):
         front = self.tokenizer.front
         return _Row((*front, *ids, self.tokenizer.eos), within[-1] + len(front), whole[length] if whole else -1)
 
-    def _attributes(self, statements: Sequence[Statement]) -> dict[str, npt.NDArray[Any]]:
+    def _attributes(self, statements: Sequence[FactStatement]) -> dict[str, npt.NDArray[Any]]:
         """Return what is known of each subject, ``[subject + 1]`` with NONE last: what the file says and relations ask."""
         names = [name for s in statements for name in (*s.attributes, *([s.relation] if s.object else []))]
         found = {name: np.full(len(self.subjects) + 1, NONE, dtype=object) for name in dict.fromkeys(names)}

@@ -59,7 +59,7 @@ _OWN = '{"prompt": "The capital of {} is", "subject": "France", "relation": "cap
 
 
 @dataclass(frozen=True)
-class Statement:
+class FactStatement:
     """A prompt and what is to follow."""
 
     template: str
@@ -101,7 +101,7 @@ class Statement:
         return begin[0].upper() + begin[1:] if self.article else begin
 
 
-def read_statements(source: str | Path | None = None) -> list[Statement]:
+def read_statements(source: str | Path | None = None) -> list[FactStatement]:
     """Return the shipped statements, or those of a file or folder.
 
     Args:
@@ -124,14 +124,14 @@ def read_statements(source: str | Path | None = None) -> list[Statement]:
     return found
 
 
-def _shipped() -> Iterator[Statement]:
+def _shipped() -> Iterator[FactStatement]:
     check_shipped("facts/subjects.jsonl")
     for _, subject, _ in read(FILES / "facts" / "subjects.jsonl"):
         attributes = {"kind": subject["kind"], **subject["attributes"]}
         for relation, templates in TEMPLATES[subject["kind"]].items():
             if relation == NONE or relation in attributes:
                 for template in templates:
-                    yield Statement(
+                    yield FactStatement(
                         template, subject["subject"], relation, attributes.get(relation, ""), attributes,
                         "the " if subject.get("the") else "",
                     )  # fmt: skip
@@ -140,7 +140,7 @@ def _shipped() -> Iterator[Statement]:
 # -- files of the user's ----------------------------------------------------------------------------------------------
 
 
-def _records(path: Path) -> Iterator[Statement]:
+def _records(path: Path) -> Iterator[FactStatement]:
     for record in read(path):
         try:
             yield _statement(record.value)
@@ -152,19 +152,19 @@ def _records(path: Path) -> Iterator[Statement]:
             ) from error
 
 
-def _statement(record: Any) -> Statement:
+def _statement(record: Any) -> FactStatement:
     """Return the statement of a record of COUNTERFACT, of ROME's known_1000 or of the project's own form."""
     if not isinstance(record, dict):
         raise TypeError(f"it is {kind_of(record)}, no object")
     if "requested_rewrite" in record:
         asked = _inner(record, "requested_rewrite")
         prompt, subject, relation = (_string(asked, name) for name in ("prompt", "subject", "relation_id"))
-        return Statement(prompt, subject, relation, _string(_inner(asked, "target_true"), "str").strip())
+        return FactStatement(prompt, subject, relation, _string(_inner(asked, "target_true"), "str").strip())
     if "template" in record and "attribute" in record:
         template, subject, relation, of = (
             _string(record, name) for name in ("template", "subject", "relation_id", "attribute")
         )
-        return Statement(template, subject, relation, of.strip())
+        return FactStatement(template, subject, relation, of.strip())
     given = {name: value for name, value in record.items() if value not in (None, "")}  # a table has a cell in every row
     unknown = [name for name in given if name not in ("prompt", "subject", "relation", "object", "attributes")]
     if unknown:
@@ -175,7 +175,7 @@ def _statement(record: Any) -> Statement:
         rest["attributes"] = {name: _string(some, name) for name, value in some.items() if value is not None}
     for name in ("relation", "object"):
         rest |= {name: _string(rest, name)} if name in rest else {}
-    made = Statement(_string(given, "prompt"), _string(given, "subject"), **rest)
+    made = FactStatement(_string(given, "prompt"), _string(given, "subject"), **rest)
     if bool(made.object.strip()) != (made.relation != NONE):
         raise ValueError("relation and object are both given or both left out")
     return made
@@ -195,7 +195,7 @@ def _inner(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _bear(folder: Path) -> Iterator[Statement]:
+def _bear(folder: Path) -> Iterator[FactStatement]:
     """Yield BEAR's statements under every template that ends in its object; of relations whose file is missing none."""
     index = folder / "metadata_relations.json"
     try:
@@ -221,13 +221,13 @@ def _bear(folder: Path) -> Iterator[Statement]:
         left_out(f"{len(lacking)} of {len(wanted)} relations left out, whose files {folder} lacks, or are empty: {files}.")
 
 
-def _stated(record: Any, relation: str, prompts: Sequence[str], answers: Mapping[str, str]) -> Iterator[Statement]:
+def _stated(record: Any, relation: str, prompts: Sequence[str], answers: Mapping[str, str]) -> Iterator[FactStatement]:
     """Yield an instance of BEAR's under each prompt."""
     if not isinstance(record, dict):
         raise TypeError(f"it is {kind_of(record)}, no object")
     answer = _string(record, "obj_label") if "obj_label" in record else answers[_string(record, "obj_id")]
     subject = _string(record, "sub_label")
-    yield from (Statement(prompt, subject, relation, answer) for prompt in prompts if prompt)
+    yield from (FactStatement(prompt, subject, relation, answer) for prompt in prompts if prompt)
 
 
 def _answers(relation: Mapping[str, Any]) -> dict[str, str]:
