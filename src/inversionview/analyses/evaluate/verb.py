@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Scope
 from inversionview.decoder.evaluation import good_ratio
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -18,8 +18,15 @@ def evaluate(
     ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
     """
     ratios = good_ratio(
-        study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
-        queries=queries, samples=samples, seed=seed, report=report,
-    )  # fmt: skip
+        study.decoder,
+        study.model,
+        study.inputs,
+        study.sites,
+        scope=resolved(study),
+        queries=queries,
+        samples=samples,
+        seed=seed,
+        report=report,
+    )
     by_site = {site.short: ratio for site, ratio in zip(study.sites, ratios, strict=True)}
     return {"mean": sum(ratios) / len(ratios), "sites": by_site}
