@@ -64,7 +64,7 @@ def search(
     return noted(study, made)
 
 
-class Corpus(Source):
+class CorpusSource(Source):
     """Search a bank of the study's inputs."""
 
     name = "corpus"
@@ -107,4 +107,4 @@ class Corpus(Source):
         return search(study, query, count=count, seed=seed, **keywords(scope), **told)
 
 
-CORPUS = Corpus()
+CORPUS = CorpusSource()

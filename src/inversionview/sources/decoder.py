@@ -73,7 +73,7 @@ def sample(
     return noted(study, made, fixed)
 
 
-class Drawn(Source):
+class DecoderSource(Source):
     """Sample the study's decoder."""
 
     name = "decoder"
@@ -130,4 +130,4 @@ def _settings(
     return {**options, **named}
 
 
-DECODER = Drawn()
+DECODER = DecoderSource()

@@ -160,7 +160,7 @@ def _ground(
     raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
 
 
-class Walked(Source):
+class WalkSource(Source):
     """Walk from the query."""
 
     name = "walk"
@@ -193,4 +193,4 @@ class Walked(Source):
         return walk(study, query, count=shown, seed=seed, report=report, **keywords(scope), **told)
 
 
-WALK = Walked()
+WALK = WalkSource()
