@@ -19,8 +19,10 @@ import inversionview as iv
 from inversionview.cli import main
 from inversionview.core import information
 from inversionview.decoder.bias import FILE, LEAST_COMPARED, SiteTruth
-from inversionview.explorer.answers import info, readings
+from inversionview.explorer.answers import readings
+from inversionview.page.bundle import STATIC
 from inversionview.preimage.common import BIASED
+from inversionview.sources.registry import first_source
 from inversionview.studies.spec import write_spec
 from tests.browser import chromium
 from tests.conftest import ROWS
@@ -180,11 +182,11 @@ def test_merged_readings_tell_of_the_exact_part(counting: iv.Study) -> None:
 
 def test_which_source_comes_first(counting: iv.Study, addition: iv.Study) -> None:
     def first(study: iv.Study, at: Any, site: str = "a1.0", **more: Any) -> str:
-        return info.first_source(study, study.query(TEXTS[study.name], at=at, site=site), **more)
+        return first_source(study, study.query(TEXTS[study.name], at=at, site=site), **more).name
 
     assert [first(counting, at) for at in ("query", ":", "END", 3)] == ["corpus", "corpus", "decoder", "decoder"]
     assert [first(addition, at) for at in ("F1", "=", "A3", 8, 0)] == ["corpus"] * 4 + ["decoder"]
-    assert first(counting, ":", drawn=True) == "decoder"
+    assert first(counting, ":", told=["temperature"]) == "decoder"
     assert first(counting, ":", fixed=":") == "corpus"
     assert first(counting, ":", fixed="3") == "decoder"
 
@@ -219,7 +221,7 @@ def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFi
 
 def test_the_page_computes_the_same(counting: iv.Study, addition: iv.Study, browser: Browser) -> None:
     """At the reading's ε all that was found is told, wherever the rows are a choice; at another what the rows can tell."""
-    source = (Path(readings.__file__).parent / "static" / "stats.js").read_text(encoding="utf-8")
+    source = (STATIC / "stats.js").read_text(encoding="utf-8")
     code = """async ([source, reading, epsilons]) => {
       const m = await import('data:text/javascript,' + encodeURIComponent(source));
       const rows = m.ranked(reading), tally = m.agreeing(rows, reading.features, reading.features.inside.source);

@@ -13,7 +13,7 @@ from inversionview.core.errors import MismatchError, SettingError
 from inversionview.core.memory import check_bytes
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.pairs import Source, nothing, pick_pairs, written_tokens
+from inversionview.decoder.pairs import PairSource, nothing, pick_pairs, written_tokens
 from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.whitening import fit_site
 from inversionview.model.probed import ProbedModel
@@ -26,7 +26,7 @@ _FEWEST = 256
 """Activations that a site's whitening is fitted to at least."""
 
 
-def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
+def fit_whitening(decoder: Decoder, source: PairSource, seed: int) -> None:
     """Set the whitening of each site in ``decoder``, from 16,384 activations."""
     drawn = source.draw(4096, (seed, 0, 1))
     places, alike = source.inputs.places(drawn.tokens), np.ones((1, source.inputs.place_count))
@@ -40,7 +40,7 @@ def fit_whitening(decoder: Decoder, source: Source, seed: int) -> None:
 
 
 def new_decoder(
-    model: ProbedModel, source: Source, *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any
+    model: ProbedModel, source: PairSource, *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any
 ) -> Decoder:
     """Return an untrained decoder for the sites of a source of pairs, its activations' mean and whitening measured.
 

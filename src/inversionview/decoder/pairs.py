@@ -60,7 +60,7 @@ class Drawn:
     """Their numbers in the bank, ascending."""
 
 
-class Source(Protocol):
+class PairSource(Protocol):
     """Where pairs come from."""
 
     inputs: Inputs
@@ -95,12 +95,12 @@ class FreshInputs:
         self.model, self.inputs, self.sites = model, inputs, sites
 
     def draw(self, count: int, seed: Sequence[int]) -> Drawn:
-        """See ``Source.draw``; the free part of every row is drawn anew."""
+        """See ``PairSource.draw``; the free part of every row is drawn anew."""
         tokens = self.inputs.draw(count, split="train", seed=seed, fresh=True)
         return Drawn(tokens, self.inputs.trained_positions(tokens))
 
     def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
-        """See ``Source.read``: one forward pass for each input, at the positions and sites of all its pairs."""
+        """See ``PairSource.read``: one forward pass for each input, at the positions and sites of all its pairs."""
         order = np.argsort(rows, kind="stable")
         distinct, first, count = np.unique(rows[order], return_index=True, return_counts=True)
         slots = np.arange(count.max())[None].clip(max=count[:, None] - 1) + first[:, None]  # a row's pairs, its last repeated
@@ -112,7 +112,7 @@ class FreshInputs:
         return out
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
-        """See ``Source.of_sites``; eight sites share a forward pass."""
+        """See ``PairSource.of_sites``; eight sites share a forward pass."""
         for first in range(0, len(self.sites), 8):
             z = self.model.harvest(drawn.tokens, self.sites[first : first + 8], positions.clip(min=0))
             z[:, torch.from_numpy(positions < 0)] = 0.0
@@ -143,7 +143,7 @@ class Banked:
                 raise InputError("Nothing is left to train on: on every input these heads rest on BOS. Name other heads.")
 
     def draw(self, count: int, seed: Sequence[int]) -> Drawn:
-        """See ``Source.draw``."""
+        """See ``PairSource.draw``."""
         picked = np.random.default_rng(list(seed)).integers(len(self._train), size=count)
         rows = np.sort(self._train[picked])
         tokens = self.bank.tokens(rows)
@@ -158,7 +158,7 @@ class Banked:
         return Drawn(tokens, allowed, rows)
 
     def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
-        """See ``Source.read``: rows in ascending order from each site × position of the bank."""
+        """See ``PairSource.read``: rows in ascending order from each site × position of the bank."""
         assert drawn.rows is not None
         named = self.inputs.named_positions(drawn.tokens)
         at = np.stack([named[name] for name in self.positions], axis=1)[rows]
@@ -177,7 +177,7 @@ class Banked:
         return out
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
-        """See ``Source.of_sites``."""
+        """See ``PairSource.of_sites``."""
         rows = np.repeat(np.arange(len(positions)), positions.shape[1])
         for number in range(len(self.sites)):
             yield self.read(drawn, rows, positions.ravel(), np.full(len(rows), number))
@@ -251,7 +251,7 @@ def pick_pairs(
 
 
 def pool_of_batches(
-    source: Source, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], rank: int = 0, world: int = 1
+    source: PairSource, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """Yield this process' slices of the batches of pool ``number``; the pool depends on nothing but the arguments.
 

@@ -32,7 +32,7 @@ from inversionview.decoder.beginning import begin_from, new_decoder
 from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.pairs import Banked, Batch, FreshInputs, Group, Source, pool_of_batches
+from inversionview.decoder.pairs import Banked, Batch, FreshInputs, Group, PairSource, pool_of_batches
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
@@ -92,7 +92,7 @@ AfterPool = Callable[[float, dict[str, Any]], None]
 def train_decoder(
     decoder: Decoder,
     model: ProbedModel,
-    source: Source,
+    source: PairSource,
     config: TrainConfig,
     out: Path | None,
     *,
@@ -130,7 +130,7 @@ def train_decoder(
 def _begun(
     decoder: Decoder,
     model: ProbedModel,
-    source: Source,
+    source: PairSource,
     config: TrainConfig,
     out: Path | None,
     accelerator: Accelerator,
@@ -158,7 +158,7 @@ class _Training:
     wrapped: torch.nn.Module
     """What runs the decoder, on this process."""
     model: ProbedModel
-    source: Source
+    source: PairSource
     config: TrainConfig
     out: Path | None
     accelerator: Accelerator
@@ -226,7 +226,7 @@ def _check_finite(decoder: Decoder, loss: float, since: int, kept: bool) -> None
 def _rebalance(
     decoder: Decoder,
     model: ProbedModel,
-    source: Source,
+    source: PairSource,
     config: TrainConfig,
     standing: Standing,
     done: float,
@@ -338,7 +338,7 @@ def train(
     if bank is not None:
         bank.check(model, inputs)
     check_memory(config.batch, "pairs in a batch", config.pool * (8 * model.shape.d_model + 32 * inputs.max_length))
-    source: Source = FreshInputs(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
+    source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
         if start is not None:

@@ -52,8 +52,11 @@ def create_app(
         title="InversionView explorer",
         version=inversionview.__version__,
         description="What does an activation encode? Verified samples of its ε-preimage, and what confirms the reading.",
-        openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan,
-    )  # fmt: skip
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.state.queue = work
     explorer = Explorer(shelf, work)
     app.include_router(explorer.router())

@@ -164,9 +164,14 @@ class WorkQueue:
             thread.start()
 
     def submit(
-        self, work: Callable[[Task], Any], *, client: str = "", kind: str = "", limit: float | None = None,
+        self,
+        work: Callable[[Task], Any],
+        *,
+        client: str = "",
+        kind: str = "",
+        limit: float | None = None,
         guess: float = _FIRST_GUESS,
-    ) -> Task:  # fmt: skip
+    ) -> Task:
         """Put a job in the queue, perhaps with a limit of its own; ``guess``: what its kind takes, if none was seen yet.
 
         Raises:

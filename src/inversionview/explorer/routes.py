@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
-from fastapi import Path as PathParameter
 from fastapi.responses import Response
 
 import inversionview
-from inversionview.core.scope import Distance
 from inversionview.explorer.answers import confirm, info, maps, readings
 from inversionview.explorer.events import Events, EventStream
+from inversionview.explorer.parameters import At, Client, DistanceName, Epsilon, ReadOptions, Seed, SiteName, StudyId, Text
 from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
 from inversionview.page import contract
-from inversionview.sources.registry import first_source
+from inversionview.preimage.preimage import Query as ReadQuery
+from inversionview.sources.registry import first_source, sources_named
 from inversionview.studies.study import Study
 
 GRACE = 2.0
@@ -35,39 +36,6 @@ look: true samples, but not all of them need be among those that the Reading cho
 bank has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
 (422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
-StudyId = Annotated[str, PathParameter(max_length=200, description="A study.", examples=["addition"])]
-Text = Annotated[
-    str, Query(min_length=1, max_length=4000, description="The input, without or with BOS and EOS.", examples=["615+861=1476"])
-]
-At = Annotated[
-    str | None,
-    Query(
-        min_length=1, max_length=200, description="A token, a named position or an index as #8; by default the study's.",
-        examples=["="],
-    ),
-]  # fmt: skip
-SiteName = Annotated[
-    str | None,
-    Query(max_length=100, description="x0.post, a0.3, m1, or the TransformerLens or LaTeX name; by default the study's."),
-]
-Epsilon = Annotated[
-    float | None, Query(gt=0, le=1e6, allow_inf_nan=False, description="Threshold of the preimage; by default the study's.")
-]
-DistanceName = Annotated[Distance | None, Query(description="By default the study's.")]
-Seed = Annotated[int, Query(ge=0, lt=2**31, description="The same seed gives the same result.")]
-SourceName = Annotated[
-    Literal["decoder", "corpus", "walk", "all"] | None, Query(description="What makes it; by default the first that can.")
-]
-
-
-def _client(
-    request: Request,
-    x_client: Annotated[str, Header(max_length=100, description="Who asks, where several share an address.")] = "",
-) -> str:
-    return f"{request.client.host if request.client else ''} {x_client}"
-
-
-Client = Annotated[str, Depends(_client)]
 
 
 class Explorer:
@@ -155,66 +123,66 @@ class Explorer:
         client: Client,
         id: StudyId,
         text: Text,
+        options: Annotated[ReadOptions, Depends()],
         at: At = None,
         site: SiteName = None,
-        source: SourceName = None,
-        epsilon: Epsilon = None,
-        distance: DistanceName = None,
-        count: Annotated[int, Query(ge=1, le=2000, description="Samples at most.")] = 100,
-        seed: Seed = 0,
-        temperature: Annotated[
-            float | None, Query(gt=0, le=100, description="Of the decoder; by default a pool of several.")
-        ] = None,
-        noise: Annotated[float, Query(ge=0, le=10, description="On the activation, in units of std(z).")] = 0.0,
-        fixed: Annotated[str | None, Query(min_length=1, max_length=200, description="Compare this position only.")] = None,
-        seconds: Annotated[float, Query(gt=0, le=60, description="How long a walk goes.")] = 5.0,
         accept: Annotated[str, Header(description="application/json or text/event-stream.")] = "*/*",
     ) -> Response:
         """Read an activation: verified samples of its ε-preimage, by distance."""
-        options: dict[str, Any] = {
-            "source": source, "epsilon": epsilon, "distance": distance, "count": count, "seed": seed, "fixed": fixed,
-            "temperature": temperature, "noise": noise, "seconds": seconds, "id": id,
-        }  # fmt: skip
         study = await self._loaded(id)
-        first = source or self.shelf.first(id)
-        walks = first in ("walk", "all")
-        job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}" + (f" {seconds:.0f}" if walks else "")}
-        if walks:
-            job["guess"] = seconds
+        first = options.source or self.shelf.first(id)
+        job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}"}
+        if any("seconds" in source.options for source in sources_named(first)):
+            job |= {"kind": f"{job['kind']} {options.seconds:.0f}", "guess": options.seconds}
         if "text/event-stream" in accept:
-            if request.method == "HEAD":
-                return Bodiless("text/event-stream")
-            stream = Events(asyncio.get_running_loop())
-
-            def streamed(task: Task) -> bytes:
-                query = study.query(text, at=at, site=site)
-                chosen = source or first_source(study, query, fixed, temperature is not None or noise > 0)
-                if chosen in ("corpus", "all") and not study.bare and study.known_bank() is None:
-                    task.limit = math.inf  # a bank may have to be built: it is seen to go on
-                    _counts_as_bank(study, task, id)
-                stream.begin(task, contract.PlaceEvent(
-                    **info.place(study, text, query.position).model_dump(), site=query.site.short,
-                    attention=None if query.attention is None else list(query.attention), source=chosen,
-                ))  # fmt: skip
-                told = {**options, "source": chosen}
-                return readings.read(study, query, report=stream.report, rows=stream.rows, **told).json_bytes()
-
-            task = self.queue.submit(streamed, **job)
-            task.future.add_done_callback(stream.finish)
-            return EventStream(stream, lambda: self.queue.cancel(task))
+            return self._streamed(request, study, id, partial(study.query, text, at=at, site=site), options, job)
 
         def work(study: Study, task: Task) -> contract.Reading:
-            if first in ("corpus", "all"):
+            if any(source.needs_bank for source in sources_named(first)):
                 _counts_as_bank(study, task, id)
-            return readings.read(study, study.query(text, at=at, site=site), report=task.report, **options)
+            return readings.read(study, study.query(text, at=at, site=site), report=task.report, id=id, **vars(options))
 
         return await self._of(request, id, work, **job)
 
+    def _streamed(
+        self,
+        request: Request,
+        study: Study,
+        id: str,
+        query: Callable[[], ReadQuery],
+        options: ReadOptions,
+        job: dict[str, Any],
+    ) -> Response:
+        """Answer with the events of a reading."""
+        if request.method == "HEAD":
+            return Bodiless("text/event-stream")
+        stream = Events(asyncio.get_running_loop())
+
+        def work(task: Task) -> bytes:
+            asked = query()
+            chosen = options.source or first_source(study, asked, options.fixed, options.told).name
+            if any(source.needs_bank for source in sources_named(chosen)) and _needs_bank(study):
+                task.limit = math.inf  # a bank may have to be built: it is seen to go on
+                _counts_as_bank(study, task, id)
+            stream.begin(task, info.place_event(study, asked, chosen))
+            read = {**vars(options), "source": chosen, "id": id}
+            return readings.read(study, asked, report=stream.report, rows=stream.rows, **read).json_bytes()
+
+        task = self.queue.submit(work, **job)
+        task.future.add_done_callback(stream.finish)
+        return EventStream(stream, lambda: self.queue.cancel(task))
+
     async def map(
-        self, request: Request, client: Client, id: StudyId, text: Text, at: At = None,
+        self,
+        request: Request,
+        client: Client,
+        id: StudyId,
+        text: Text,
+        at: At = None,
         kind: Annotated[Literal["bits", "ratio"], Query(description="Corpus bits, or the decoder's good ratio.")] = "bits",
-        epsilon: Epsilon = None, distance: DistanceName = None,
-    ) -> Response:  # fmt: skip
+        epsilon: Epsilon = None,
+        distance: DistanceName = None,
+    ) -> Response:
         """Return a number for every site at a position: bits of this input's activation, or the decoder's good ratio there.
 
         The good ratio is the study's, at its own ε and distance.
@@ -229,12 +197,19 @@ class Explorer:
         return await self._of(request, id, work, client=client, kind=f"map {id} {kind}")
 
     async def patch(
-        self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
+        self,
+        request: Request,
+        client: Client,
+        id: StudyId,
+        text: Text,
+        at: At = None,
+        site: SiteName = None,
         target: Annotated[
             str | None, Query(max_length=100, description="The answer that changes; by default the first at or behind.")
         ] = None,
-        count: Annotated[int, Query(ge=1, le=2000, description="Pairs.")] = 64, seed: Seed = 0,
-    ) -> Response:  # fmt: skip
+        count: Annotated[int, Query(ge=1, le=2000, description="Pairs.")] = 64,
+        seed: Seed = 0,
+    ) -> Response:
         """Replace the activation by those of inputs of another answer, and see the logit difference of the answers."""
 
         def work(study: Study, task: Task) -> contract.Patch:
@@ -243,10 +218,17 @@ class Explorer:
         return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
     async def complete(
-        self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
-        epsilon: Epsilon = None, limit: Annotated[int, Query(ge=10, le=100_000, description="Inputs to score.")] = 20_000,
+        self,
+        request: Request,
+        client: Client,
+        id: StudyId,
+        text: Text,
+        at: At = None,
+        site: SiteName = None,
+        epsilon: Epsilon = None,
+        limit: Annotated[int, Query(ge=10, le=100_000, description="Inputs to score.")] = 20_000,
         seed: Seed = 0,
-    ) -> Response:  # fmt: skip
+    ) -> Response:
         """Return log p(x ∣ z_q) of the decoder against D(z_q, x) for random inputs of the study."""
 
         def work(study: Study, task: Task) -> contract.Complete:
@@ -256,9 +238,16 @@ class Explorer:
         return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
 
     async def interpret(
-        self, request: Request, client: Client, id: StudyId, text: Text, at: At = None, site: SiteName = None,
-        epsilon: Epsilon = None, distance: DistanceName = None,
-    ) -> Response:  # fmt: skip
+        self,
+        request: Request,
+        client: Client,
+        id: StudyId,
+        text: Text,
+        at: At = None,
+        site: SiteName = None,
+        epsilon: Epsilon = None,
+        distance: DistanceName = None,
+    ) -> Response:
         """Say in features what is common to the exact preimage, with a score on unseen inputs."""
 
         def work(study: Study, task: Task) -> contract.Interpretation:
@@ -293,8 +282,12 @@ class Explorer:
 
 def _counts_as_bank(study: Study, task: Task, id: str) -> None:
     """Where a bank may have to be built first, what that takes is not what readings take."""
-    if not study.bare and study.known_bank() is None:
+    if _needs_bank(study):
         task.kind = f"bank {id}"
+
+
+def _needs_bank(study: Study) -> bool:
+    return not study.bare and study.known_bank() is None
 
 
 async def _disconnected(request: Request) -> None:

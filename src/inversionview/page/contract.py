@@ -8,12 +8,18 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from inversionview.core.scope import Distance
 
 Value = bool | int | float | str
 """Of a feature."""
+SOURCES = ("decoder", "corpus", "walk")
+"""What makes samples, as pages know it: the names of ``sources.registry``, which are not asked for here."""
+Source = Annotated[str, WithJsonSchema({"type": "string", "enum": [*SOURCES]})]
+"""What made samples."""
+SourceOrAll = Annotated[str, WithJsonSchema({"type": "string", "enum": [*SOURCES, "all"]})]
+"""The same, of several that were merged ``all``."""
 
 
 class Model(BaseModel):
@@ -79,7 +85,7 @@ class Sample(Model):
     effect: list[float] | None = Field(
         description="p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1]; null without a decoder."
     )
-    source: Literal["decoder", "corpus", "walk"]
+    source: Source
     count: int = Field(description="How often it was drawn.")
 
 
@@ -105,7 +111,7 @@ class Preimage(Model):
     seed: int
     samples: list[Sample]
     candidates: int
-    source: Literal["decoder", "corpus", "walk", "all"]
+    source: SourceOrAll
     inside: int | None = Field(
         default=None, description="How many of the candidates lie inside ε, of a walk its members; the samples are a choice."
     )
@@ -121,7 +127,7 @@ class PlaceEvent(Place):
 
     site: str
     attention: list[float] | None
-    source: Literal["decoder", "corpus", "walk", "all"] = Field(description="What reads it: what was asked for, or the first.")
+    source: SourceOrAll = Field(description="What reads it: what was asked for, or the first.")
 
 
 class Progress(Model):
@@ -151,7 +157,7 @@ class FeatureInside(Model):
 class Inside(Model):
     """What one source says of all features inside ε, from all that it found, not from the samples that are shown."""
 
-    source: Literal["decoder", "corpus", "walk"]
+    source: Source
     epsilon: float
     inside: int
     candidates: int
@@ -232,7 +238,7 @@ class StudyInfo(Model):
     default: Default
     distance: Distance
     epsilon: float
-    sources: list[Literal["decoder", "corpus", "walk"]]
+    sources: list[Source]
     features: list[str]
     enumerable: bool = Field(description="Its inputs can be listed and its decoder can score them.")
     targets: list[str] = Field(description="Answer tokens that patching may ask for.")

@@ -13,9 +13,11 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.core.scope import Distance
-from inversionview.sources.given import check_source, first_source, not_of_source
+from inversionview.sources.given import SourceOpt, check_source, made, not_of_source
+from inversionview.sources.registry import every, first_source, named, one_of
+from inversionview.sources.walk import WALK
 from inversionview.studies.given import bank_to_search, loaded_study, study_and_text
-from inversionview.terminal.app import app, bar, err, given, listed, out, print_json
+from inversionview.terminal.app import app, err, given, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (
     ActivationOptions,
@@ -26,7 +28,6 @@ from inversionview.terminal.options import (
     ModelOptions,
     ScopeOptions,
     SeedOpt,
-    SourceOpt,
     StudyArg,
     TextArg,
     WalkedSecondsOpt,
@@ -47,18 +48,6 @@ class DrawOptions:
     ] = None
     noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
     candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
-
-    @property
-    def named(self) -> bool:
-        """Whether any is given, so that the decoder is what reads."""
-        return self != DrawOptions()
-
-    def settings(self) -> dict[str, Any]:
-        """Return what ``Study.preimage`` is told of them."""
-        from inversionview.sources.settings import Setting
-
-        settings = [Setting(t, self.noise or 0.0) for t in self.temperature] if self.temperature else "auto"
-        return {"settings": settings, "each": 64 if self.candidates is None else self.candidates}
 
 
 @app.command(
@@ -86,26 +75,25 @@ def read(
     if not draw.temperature:
         unused(context, "no --temperature is given", "noise")
     if source is not None:
-        not_of_source(context, source)
+        not_of_source(context, named(source))
     loaded, text = study_and_text(what, on, [activation.site])
     query = loaded.query(text, at=activation.position, site=activation.site)
-    source = source or first_source(loaded, query, fixed, draw.named)
-    not_of_source(context, source)
-    options: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed, "seed": seed}
-    options["count"] = count if count is not None else (100 if as_json else 30)
-    if source == "corpus":
-        options["fixed"] = listed(fixed)
-        preimage = iv.search(loaded, query, bank=bank_to_search(loaded, None), **options)
-    elif source == "walk":
-        preimage = _walk(loaded, query, quiet=as_json, **given(seconds=seconds), **options)
-    else:
-        preimage = iv.read(loaded, query, **draw.settings(), **options, source="decoder")
+    own = given(**vars(draw), seconds=seconds)
+    chosen = first_source(loaded, query, fixed, own) if source is None else named(source)
+    not_of_source(context, chosen)
+    preimage = made(
+        loaded,
+        query,
+        chosen,
+        quiet=as_json,
+        epsilon=scope.epsilon,
+        distance=distance,
+        fixed=listed(fixed) if chosen.compares_several else fixed,
+        count=count if count is not None else (100 if as_json else 30),
+        seed=seed,
+        **own,
+    )
     _show(preimage, as_json)
-
-
-def _walk(study: Study, query: Query, quiet: bool, **options: Any) -> Preimage:
-    with bar("walking", 1000, quiet=quiet) as advance:
-        return iv.walk(study, query, report=lambda share, note: advance(int(1000 * share), note), **options)
 
 
 def _show(preimage: Preimage, as_json: bool) -> None:
@@ -155,7 +143,7 @@ class ChainOptions:
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``Study.walk`` is told of them, but for where they begin."""
+        """Return what ``walk`` is told of them, but for where they begin."""
         told = {name: value for name, value in given(**vars(self)).items() if name != "start"}
         return {**told, "keep": listed(self.keep) or ()}
 
@@ -192,9 +180,10 @@ def walk(
     query = loaded.query(text, at=activation.position, site=activation.site)
     settings = {**given(**vars(end)), **chains.settings()}
     starts = [_start(loaded, query, name, scope.epsilon, distance) for name in listed(chains.start) or ()]
-    preimage = _walk(
+    preimage = made(
         loaded,
         query,
+        WALK,
         quiet=as_json or stream,
         found=_streamed(loaded) if stream else None,
         starts=starts,
@@ -209,12 +198,10 @@ def walk(
 
 
 def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: Distance | None) -> Preimage:
-    if name == "decoder":
-        return iv.read(study, query, epsilon=epsilon, distance=distance, count=1000, source="decoder")
-    if name == "corpus":
-        bank = bank_to_search(study, None)
-        return iv.search(study, query, epsilon=epsilon, distance=distance, count=1000, bank=bank)
-    raise SettingError(f"There is no start {name!r}: choose decoder or corpus.")
+    others = {source.name: source for source in every() if source is not WALK}
+    if name not in others:
+        raise SettingError(f"There is no start {name!r}: choose {one_of(list(others))}.")
+    return made(study, query, others[name], quiet=True, epsilon=epsilon, distance=distance, count=1000)
 
 
 def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inversionview.bank.store import ActivationBank
-from inversionview.core.scope import Distance, Scope
-from inversionview.preimage.preimage import Preimage, Query
-from inversionview.sources.noted import noted
-from inversionview.sources.searched import corpus_preimage, held_names
-from inversionview.studies.study import Study
+from inversionview.sources.source import Source, Watch, keywords
+from inversionview.studies.scope import resolved
+
+if TYPE_CHECKING:
+    from inversionview.bank.store import ActivationBank
+    from inversionview.core.progress import Progress
+    from inversionview.core.scope import Distance, Scope
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.studies.study import Study
 
 
 def search(
@@ -49,19 +53,58 @@ def search(
         UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
         BankError, MismatchError: the bank is damaged or another model's.
     """
+    from inversionview.sources.noted import noted
+    from inversionview.sources.searched import corpus_preimage, held_names
+
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
     searched = study.bank(bank)
-    made = corpus_preimage(
-        searched,
-        query,
-        Scope(
-            study.epsilon_at(query.site, distance) if epsilon is None else epsilon,
-            distance or study.spec.distance,
-            None if fixed is None else held_names(searched, study.positions, query, fixed),
-        ),
-        k=k,
-        count=count,
-        approximate=approximate,
-        seed=seed,
-        **options,
-    )
+    names = None if fixed is None else held_names(searched, study.positions, query, fixed)
+    compared = replace(scope, at=names)
+    made = corpus_preimage(searched, query, compared, k=k, count=count, approximate=approximate, seed=seed, **options)
     return noted(study, made)
+
+
+class CorpusSource(Source):
+    """Search a bank of the study's inputs."""
+
+    name = "corpus"
+    used = "the corpus is searched"
+    exact = True
+    needs_bank = True
+    compares_several = True
+    options = ("k", "bank", "approximate")
+
+    def available(self, study: Study) -> bool:
+        """See ``Source.available``: a model alone has no inputs."""
+        return not study.bare
+
+    def lacking(self, study: Study) -> str | None:
+        """See ``Source.lacking``: a bank that takes long to build."""
+        from inversionview.sources.quick import lacking
+
+        return lacking(study)
+
+    def reads(self, study: Study, query: Query, fixed: Any = None) -> bool:
+        """See ``Source.reads``: the bank, or the one that would be built, holds the query's site and position."""
+        from inversionview.sources.quick import holds
+
+        return self.lacking(study) is None and holds(study, query, fixed)
+
+    def read(
+        self,
+        study: Study,
+        query: Query,
+        scope: Scope[Any],
+        *,
+        count: int | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Preimage:
+        """See ``Source.read`` and ``search``."""
+        told = options if watch is None else {**options, "found": watch}
+        return search(study, query, count=count, seed=seed, **keywords(scope), **told)
+
+
+CORPUS = CorpusSource()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope
-from inversionview.preimage.preimage import Preimage, Query
-from inversionview.sources.noted import noted
-from inversionview.sources.sampled import Found as Sampled
-from inversionview.sources.sampled import sampled_preimage
+from inversionview.core.errors import MismatchError, SettingError, WeightsError
 from inversionview.sources.settings import Setting
-from inversionview.studies.study import Study
+from inversionview.sources.source import SHOWN, Source, Watch, keywords
+from inversionview.studies.scope import resolved
+
+if TYPE_CHECKING:
+    from inversionview.core.progress import Progress
+    from inversionview.core.scope import Distance, Scope
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.studies.study import Study
 
 
 def sample(
@@ -21,13 +24,13 @@ def sample(
     *,
     epsilon: float | None = None,
     distance: Distance | None = None,
-    count: int = 100,
+    count: int = SHOWN,
     settings: Sequence[Setting] | Literal["auto"] = "auto",
     each: int = 64,
     fixed: str | int | None = None,
     seed: int = 0,
     report: Progress | None = None,
-    found: Sampled | None = None,
+    found: Watch | None = None,
 ) -> Preimage:
     """Sample the query's preimage with the decoder; every sample is verified in the probed model.
 
@@ -49,17 +52,17 @@ def sample(
         UnknownPositionError: ``fixed`` is no named position, and none of the query; or no candidate has it.
         MismatchError: the decoder belongs to another probed model.
     """
+    from inversionview.sources.noted import noted
+    from inversionview.sources.sampled import sampled_preimage
+
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
     if fixed is not None and str(fixed) not in study.position_names:
         study.locate(query.ids, fixed)
     made = sampled_preimage(
         study.decoder,
         study.model,
         query,
-        Scope(
-            study.epsilon_at(query.site, distance) if epsilon is None else epsilon,
-            distance or study.spec.distance,
-            None if fixed is None else study.positions.finder(query.ids, fixed),
-        ),
+        replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed)),
         count=count,
         settings=study.definition.pool if settings == "auto" else settings,
         each=each,
@@ -68,3 +71,63 @@ def sample(
         found=found,
     )
     return noted(study, made, fixed)
+
+
+class DecoderSource(Source):
+    """Sample the study's decoder."""
+
+    name = "decoder"
+    used = "the decoder is sampled"
+    options = ("temperature", "noise", "candidates", "settings", "each")
+    asked_by = ("temperature", "noise", "candidates")
+
+    def available(self, study: Study) -> bool:
+        """See ``Source.available``: one was trained, for this model."""
+        if study.bare:
+            return False
+        try:
+            study.decoder  # noqa: B018
+        except (WeightsError, MismatchError):
+            return False
+        return True
+
+    def reads(self, study: Study, query: Query, fixed: Any = None) -> bool:
+        """See ``Source.reads``: it was trained on the query's site."""
+        return query.site.short in study.decoder.config.sites
+
+    def read(
+        self,
+        study: Study,
+        query: Query,
+        scope: Scope[Any],
+        *,
+        count: int | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Preimage:
+        """See ``Source.read`` and ``sample``.
+
+        In place of ``settings`` there may be ``temperature``, several of them, with ``noise`` in units of std(z), and
+        ``candidates`` in place of ``each``.
+        """
+        told = _settings(**options) if watch is None else {**_settings(**options), "found": watch}
+        return sample(
+            study, query, count=SHOWN if count is None else count, seed=seed, report=report, **keywords(scope), **told
+        )
+
+
+def _settings(
+    temperature: Sequence[float] | None = None, noise: float | None = None, candidates: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """Return options of ``sample``."""
+    named: dict[str, Any] = {} if candidates is None else {"each": candidates}
+    if temperature or noise:
+        named["settings"] = [Setting(each, noise or 0.0) for each in temperature or (1.0,)]
+    if twice := sorted(named.keys() & options.keys()):
+        raise SettingError(f"{' and '.join(twice)} are given twice: by temperature, noise or candidates, and by their names.")
+    return {**options, **named}
+
+
+DECODER = DecoderSource()

@@ -5,30 +5,28 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.page.bundle import MOST, to_html
-from inversionview.sources.given import check_source, first_source, not_of_source
-from inversionview.studies.given import bank_to_search, study_and_text
-from inversionview.terminal.app import app, bar, err, given, out
+from inversionview.sources.given import SourceOpt, check_source, made, not_of_source
+from inversionview.sources.registry import first_source, named
+from inversionview.studies.given import study_and_text
+from inversionview.terminal.app import app, err, given, out
 from inversionview.terminal.options import (
     FixedAtOpt,
     InputOptions,
     ModelOptions,
     ScopeOptions,
     SeedOpt,
-    SourceOpt,
     WalkedSecondsOpt,
 )
 
 if TYPE_CHECKING:
-    from inversionview.preimage.preimage import Preimage, Query
-    from inversionview.studies.study import Study
+    from inversionview.preimage.preimage import Preimage
 
 
 @dataclass(frozen=True)
@@ -85,37 +83,37 @@ def export(
     check_source(source)
     pairs = readings.pairs()
     if source is not None:
-        not_of_source(context, source)
+        not_of_source(context, named(source))
     loaded, text = study_and_text(what, on, readings.site or ())
     queries = [loaded.query(text, at=at, site=site) for at, site in pairs]
-    options: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed, "seed": seed, "count": count}
-    sources = [source or first_source(loaded, query, fixed) for query in queries]
-    if "walk" not in sources:
+    own = given(seconds=seconds)
+    sources = [first_source(loaded, query, fixed) if source is None else named(source) for query in queries]
+    if not any(name in each.options for each in sources for name in own):
         not_of_source(context, sources[0])
-    made = []
+    shown: list[Preimage] = []
     for query, chosen in zip(queries, sources, strict=True):
-        made.append(_read(loaded, query, chosen, seconds, options))
-        if _interrupted(made):
+        shown.append(
+            made(
+                loaded,
+                query,
+                chosen,
+                epsilon=scope.epsilon,
+                distance=distance,
+                fixed=fixed,
+                count=count,
+                seed=seed,
+                **own,
+            )
+        )
+        if _interrupted(shown[-1]):
             break
-    to_html([reading(loaded, preimage).to_json() for preimage in made], destination)
-    shown = [preimage.query for preimage in made]
-    out.print(f"{destination} shows {', '.join(f'{q.site} at {q.position}' for q in shown)}.", soft_wrap=True)
-    if _interrupted(made):
+    to_html([reading(loaded, preimage).to_json() for preimage in shown], destination)
+    places = ", ".join(f"{preimage.query.site} at {preimage.query.position}" for preimage in shown)
+    out.print(f"{destination} shows {places}.", soft_wrap=True)
+    if _interrupted(shown[-1]):
         err.print("Interrupted: the page shows what was found until then.")
         sys.exit(INTERRUPTED)
 
 
-def _interrupted(made: list[Preimage]) -> bool:
-    walk = made[-1].walk
-    return walk is not None and walk.interrupted
-
-
-def _read(study: Study, query: Query, source: str, seconds: float | None, options: dict[str, Any]) -> Preimage:
-    if source == "corpus":
-        fixed = None if options["fixed"] is None else [options["fixed"]]
-        return iv.search(study, query, bank=bank_to_search(study, None), **{**options, "fixed": fixed})
-    if source == "walk":
-        with bar("walking", 1000) as advance:
-            told = {"report": lambda share, note: advance(int(1000 * share), note), **given(seconds=seconds)}
-            return iv.walk(study, query, **told, **options)
-    return iv.read(study, query, **options, source="decoder")
+def _interrupted(preimage: Preimage) -> bool:
+    return preimage.walk is not None and preimage.walk.interrupted

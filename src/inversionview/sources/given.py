@@ -1,34 +1,54 @@
-"""The source that a command was given."""
+"""The source that a command was given, and how it reads for one: with a bar, and a bank where it needs one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inversionview.core.errors import SettingError
+import inversionview as iv
+from inversionview.sources.registry import every, exact_first, named, one_of
+from inversionview.studies.given import bank_to_search
+from inversionview.terminal.app import bar
 from inversionview.terminal.checked import unused
 
 if TYPE_CHECKING:
-    from inversionview.preimage.preimage import Query
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.sources.source import Source
     from inversionview.studies.study import Study
+
+SourceOpt = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{one_of([source.name for source in exact_first()])}; by default the corpus, which is exact, where its bank "
+        "takes seconds."
+    ),
+]
 
 
 def check_source(source: str | None) -> None:
     """Raise ``SettingError`` unless it is a source, or none is named."""
-    if source not in (None, "decoder", "corpus", "walk"):
-        raise SettingError(f"There is no source {source!r}: choose decoder, corpus or walk.")
+    if source is not None:
+        named(source)
 
 
-def not_of_source(context: typer.Context, source: str) -> None:
+def not_of_source(context: typer.Context, source: Source) -> None:
     """Refuse options that were given but belong to another source than this one."""
-    said = {"decoder": "the decoder is sampled", "corpus": "the corpus is searched", "walk": "a walk is made"}
-    of = {"decoder": ("temperature", "noise", "candidates"), "walk": ("seconds",)}
-    unused(context, said[source], *(name for other, names in of.items() if other != source for name in names))
+    others = (name for other in every() for name in other.options if name not in source.options)
+    unused(context, source.used, *others)
 
 
-def first_source(study: Study, query: Query, fixed: str | None, drawn: bool = False) -> str:
-    """Return what reads a query where no source is named, as in the explorer: the exact one where it takes seconds."""
-    from inversionview.sources import registry
+def made(study: Study, query: Query, source: Source, *, quiet: bool = False, **options: Any) -> Preimage:
+    """Return what a source makes of a query; of the options it takes what ``read`` takes, and its own.
 
-    return registry.first_source(study, query, fixed, drawn)
+    Where it needs a bank, and there is none, one is built in sight; while it reads, its bar is shown unless ``quiet``.
+    """
+    others = {name for other in every() for name in other.options} - set(source.options)
+    told = {name: value for name, value in options.items() if name not in others}
+    if source.needs_bank:
+        told["bank"] = bank_to_search(study, None)
+    if not source.bar:
+        return iv.read(study, query, source=source.name, **told)
+    with bar(source.bar, 1000, quiet=quiet) as advance:
+        report = lambda share, note: advance(int(1000 * share), note)  # noqa: E731
+        return iv.read(study, query, source=source.name, report=report, **told)

@@ -23,9 +23,8 @@ from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Preimage, Query, Sample
 from inversionview.sources.samples import choose, samples_of
 from inversionview.sources.settings import Pool, Setting, pool_named
+from inversionview.sources.source import Watch
 
-Found = Callable[[tuple[Sample, ...]], None]
-"""Called with samples as they are measured."""
 _FIRST_LOOK = 36
 """Candidates drawn and measured ahead of all others, where somebody waits: three of each setting of ``"auto"``."""
 _RARE = 0.01
@@ -122,7 +121,7 @@ def sampled_preimage(
     each: int = 64,
     seed: int = 0,
     report: Progress | None = None,
-    found: Found | None = None,
+    found: Watch | None = None,
 ) -> Preimage:
     """Sample a query's preimage with the decoder and verify every sample in the probed model.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,9 +22,8 @@ from inversionview.model.measure import distance_to
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.sources.samples import choose, samples_of
+from inversionview.sources.source import Watch
 
-Found = Callable[[tuple[Sample, ...]], None]
-"""Called with samples as they are measured."""
 MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
 _FIRST_LOOK = 2**15
@@ -43,7 +42,7 @@ def corpus_preimage(
     approximate: bool = False,
     seed: int = 0,
     keep: int = MOST_DRAWS,
-    found: Found | None = None,
+    found: Watch | None = None,
 ) -> Preimage:
     """Return every input of a bank inside the query's ε-preimage, and the ``k`` nearest, with the information in bits.
 

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from inversionview.core.errors import SettingError
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Preimage, Query
-from inversionview.sources.corpus import search
-from inversionview.sources.decoder import sample
-from inversionview.sources.registry import Source, first_source
-from inversionview.sources.walk import walk
+from inversionview.sources.merged import Asked, merged
+from inversionview.sources.registry import ALL, every, first_source, named, reading_now
+from inversionview.sources.source import SHOWN, Watch
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
-def read(study: Study, query: Query, *, source: Source | None = None, **options: Any) -> Preimage:
+def read(
+    study: Study,
+    query: Query,
+    *,
+    source: str | None = None,
+    epsilon: float | None = None,
+    distance: Distance | None = None,
+    fixed: Any = None,
+    count: int | None = None,
+    seed: int = 0,
+    report: Progress | None = None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Preimage:
     """Return the query's preimage; every input in it was run through the probed model.
 
     Args:
         study: the study.
         query: from ``Study.query``.
-        source: ``"corpus"``, ``"decoder"`` or ``"walk"``; by default the exact one where that takes seconds.
-        options: of ``search``, ``sample`` or ``walk``: ``epsilon``, ``distance``, ``count``, ``fixed``, ``seed``, ``report``, …
+        source: ``"corpus"``, ``"decoder"`` or ``"walk"``; by default the exact one where that takes seconds. ``"all"`` merges
+            what all find that can read the query now.
+        epsilon: threshold; by default the study's.
+        distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+        fixed: compare this position only, in place of the nearest of all; the corpus takes several.
+        count: how many samples to show at most; by default 100, of the corpus all inside ε.
+        seed: the same seed gives the same preimage, unless a walk ends by time.
+        report: called with the share of the work that is done, and a note.
+        watch: called with samples as they are measured.
+        options: the source's own, of ``search``, ``sample`` or ``walk``; with ``"all"`` each takes those that are its own.
 
     Raises:
         SettingError: there is no such source, or a setting is out of range.
         InversionViewError: see ``search``, ``sample`` and ``walk``.
     """
-    made: dict[str, Callable[..., Preimage]] = {"corpus": search, "decoder": sample, "walk": walk}
-    chosen = source or first_source(study, query, options.get("fixed"))
-    if chosen not in made:
-        raise SettingError(f"There is no source {chosen!r}: choose decoder, corpus or walk.")
-    return made[chosen](study, query, **options)
+    if source == ALL:
+        known = {name for each in every() for name in each.options}
+        if unknown := [name for name in options if name not in known]:
+            raise SettingError(f"No source has an option {unknown[0]!r}: name a source, or leave it out.")
+        shown = SHOWN if count is None else count
+        scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+        asked = Asked(study, query, scope, shown, seed, report, watch, options)
+        return merged(asked.of(reading_now(study, query, fixed)), shown)
+    chosen = first_source(study, query, fixed) if source is None else named(source, ALL)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+    return chosen.read(study, query, scope, count=count, seed=seed, report=report, watch=watch, **options)

@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import numpy as np
-
-from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, SettingError
-from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope, check_distance
-from inversionview.preimage.preimage import Preimage, Query
-from inversionview.sources.noted import noted
-from inversionview.sources.walked import Prior, language_ground, study_ground, walked_preimage
-from inversionview.studies.study import Study
-from inversionview.walk.kernel import Target
-from inversionview.walk.run import Found, WalkSettings
+from inversionview.sources.source import SHOWN, Source, Watch, keywords
+from inversionview.studies.scope import resolved
+
+if TYPE_CHECKING:
+    from inversionview.core.progress import Progress
+    from inversionview.core.scope import Distance, Scope
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.sources.walked import Ground, Prior
+    from inversionview.studies.study import Study
+    from inversionview.walk.kernel import Target
+    from inversionview.walk.run import Found
 
 
-def _distinct(draws: Ids | None) -> Ids:
-    return np.empty((0, 0), dtype=np.int64) if draws is None else np.unique(draws, axis=0)
+class WalkOptions(TypedDict, total=False):
+    """What a walk goes over, and how long and how wide it is; by default 256 chains and exchange for a study's prior, 32
+    without it for a model's.
+    """
+
+    prior: Prior | None
+    """``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By default the
+    study's where it has one, else the model's."""
+    beta: float
+    """How much the model's prior weighs."""
+    keep: Sequence[str | int]
+    """Positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``)."""
+    longer: int
+    """A text may grow or shrink by so many tokens, by default 2 (likewise)."""
+    guided: bool
+    """Add a move that follows the gradient of D (likewise); worth it where texts are long."""
+    chains: int
+    """At the wanted ε."""
+    seconds: float | None
+    """After so many it ends; where nothing else ends it 10, on slow models more, so that it gets beyond its warm-up."""
+    steps: int | None
+    """After so many it ends; then the seed fixes all that it finds."""
+    until_mixed: bool
+    """It ends as soon as every feature is mixed."""
+    bits_within: float | None
+    """It ends as soon as the interval of the bits reaches no further than this to either side."""
+    exchange: bool
+    """With replicas on a ladder of ε; also gives the bits."""
+    population: int
+    """Chains on each level while the ladder is made."""
+    warm: int
+    """Steps in which the mix of moves is learnt."""
+
+
+_OF_THE_GROUND = ("prior", "beta", "keep", "longer", "guided")
 
 
 def walk(
@@ -30,16 +64,12 @@ def walk(
     epsilon: float | None = None,
     distance: Distance | None = None,
     fixed: str | int | None = None,
-    prior: Prior | None = None,
-    beta: float = 1.0,
-    keep: Sequence[str | int] = (),
-    longer: int = 2,
-    guided: bool = False,
     starts: Sequence[Preimage] = (),
-    count: int = 100,
+    count: int = SHOWN,
+    seed: int = 0,
     report: Progress | None = None,
     found: Found | None = None,
-    **settings: Any,
+    **options: Unpack[WalkOptions],
 ) -> Preimage:
     """Walk through the query's preimage by a Markov chain: needs neither decoder nor corpus, and every member is verified.
 
@@ -52,27 +82,68 @@ def walk(
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
         fixed: compare this position only, in place of the minimum over positions.
-        prior: ``"study"``; ``"model"``, the model's own p(x)^β, uniform over lengths; ``"uniform"`` over all sequences. By
-            default the study's where it has one, else the model's.
-        beta: how much the model's prior weighs.
-        keep: positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``).
-        longer: a text may grow or shrink by so many tokens (likewise).
-        guided: add a move that follows the gradient of D (likewise); worth it where texts are long.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
         count: how many distinct samples to show at most.
+        seed: of all draws; without ``steps``, time decides too.
         report: called with the share of the walk that is done, and a note.
         found: called with new members as they are found: tokens, D and the position where it is reached.
-        settings: of ``WalkSettings``: ``seconds`` (10 or more if nothing else ends it), ``steps``, ``until_mixed``,
-            ``chains``, ``exchange``, ``seed``, …; by default 256 chains and exchange for a study's prior, 32
-            without it for a model's.
+        options: ``prior``, ``beta``, ``keep``, ``longer``, ``guided``, ``seconds``, ``steps``, ``until_mixed``, ``chains``,
+            ``exchange``, …; see ``WalkOptions``.
 
     Raises:
         SettingError: a setting is out of range.
         InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
         UnknownPositionError: the query has no position ``fixed``.
     """
-    chosen = prior or ("study" if study.definition.moves else "model")
-    target = target_of(study, query, distance, fixed, epsilon=epsilon)
+    from inversionview.sources.noted import noted
+    from inversionview.sources.walked import inputs_of, walked_preimage
+    from inversionview.walk.run import WalkSettings
+
+    target = _target(study, query, resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed))
+    told: dict[str, Any] = {"seed": seed, **options}
+    over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
+    prior, ground = _ground(study, query, target, **over)
+    made = walked_preimage(
+        study.model,
+        query,
+        ground,
+        target,
+        WalkSettings(**{**ground.settings, **told}),
+        prior=prior,
+        starts=inputs_of(starts, study.model.vocabulary.pad),
+        count=count,
+        report=report,
+        found=found,
+    )
+    return noted(study, made)
+
+
+def _target(study: Study, query: Query, scope: Scope[Any]) -> Target:
+    """Return what a walk compares: the query's activation, within ε by a distance, at one position or the nearest of all.
+
+    Raises:
+        UnknownPositionError: the query has no such position.
+    """
+    from inversionview.walk.kernel import Target
+
+    located = None if scope.at is None else study.positions.finder(query.ids, scope.at)
+    return Target(query.z, query.site, replace(scope, at=located))
+
+
+def _ground(
+    study: Study,
+    query: Query,
+    target: Target,
+    prior: Prior | None = None,
+    beta: float = 1.0,
+    keep: Sequence[str | int] = (),
+    longer: int = 2,
+    guided: bool = False,
+) -> tuple[Prior, Ground]:
+    """Return the prior, and what is walked over; see ``WalkOptions``."""
+    from inversionview.sources.walked import language_ground, study_ground
+
+    chosen: Prior = prior or ("study" if study.definition.moves else "model")
     if chosen == "study":
         if keep or guided:
             raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
@@ -81,35 +152,45 @@ def walk(
                 f"{query.text!r} is no input of {study.name}: {why}. So it has probability 0 under the prior (study): mend "
                 "it, or name another prior (model or uniform)."
             )
-        ground = study_ground(study.model, study.inputs, target)
-    elif chosen in ("model", "uniform"):
+        return chosen, study_ground(study.model, study.inputs, target)
+    if chosen in ("model", "uniform"):
         beta = beta if chosen == "model" else 0.0
         kept = [study.locate(query.ids, at) for at in keep]
-        ground = language_ground(study.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
-    else:
-        raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
-    chosen_settings = WalkSettings(**{**ground.settings, **settings})
-    made = walked_preimage(
-        study.model, query, ground, target, chosen_settings, prior=chosen, count=count, report=report,
-        found=found, starts=[row[row != study.model.vocabulary.pad].tolist() for p in starts for row in _distinct(p.draws)],
-    )  # fmt: skip
-    return noted(study, made)
+        return chosen, language_ground(study.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
+    raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
 
 
-def target_of(
-    study: Study,
-    query: Query,
-    distance: Distance | None = None,
-    fixed: str | int | None = None,
-    *,
-    epsilon: float | None = None,
-) -> Target:
-    """Return what a walk compares: the query's activation, within ε by a distance, at one position or the nearest of all.
+class WalkSource(Source):
+    """Walk from the query."""
 
-    Raises:
-        SettingError: there is no such distance.
-        UnknownPositionError: the query has no position ``fixed``.
-    """
-    located = None if fixed is None else study.positions.finder(query.ids, fixed)
-    within = study.epsilon_at(query.site, distance) if epsilon is None else epsilon
-    return Target(query.z, query.site, Scope(within, check_distance(distance or study.spec.distance), located))
+    name = "walk"
+    used = "a walk is made"
+    bar = "walking"
+    options = ("starts", *WalkOptions.__annotations__)
+
+    def available(self, study: Study) -> bool:
+        """See ``Source.available``: a walk needs no more than a model."""
+        return True
+
+    def read(
+        self,
+        study: Study,
+        query: Query,
+        scope: Scope[Any],
+        *,
+        count: int | None = None,
+        seed: int = 0,
+        report: Progress | None = None,
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Preimage:
+        """See ``Source.read`` and ``walk``."""
+        from inversionview.sources.walked import Members
+
+        shown, told = SHOWN if count is None else count, options
+        if watch is not None:
+            told = {**options, "found": Members(study.model, _target(study, query, scope), shown, watch).take}
+        return walk(study, query, count=shown, seed=seed, report=report, **keywords(scope), **told)
+
+
+WALK = WalkSource()

@@ -24,6 +24,7 @@ from inversionview.model.measure import distance_to
 from inversionview.model.probed import ProbedModel
 from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.sources.samples import samples_of
+from inversionview.sources.source import Watch
 from inversionview.walk.chains import KEPT_STEPS
 from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.walk.kernel import Kernel, States, StudyKernel, Target, keys_of
@@ -222,6 +223,29 @@ def measured(model: ProbedModel, target: Target, tokens: Ids, times: Ids) -> tup
     )
 
 
+@dataclass
+class Members:
+    """Shows the first members that a walk finds, run through the model again for the distances of all their tokens."""
+
+    model: ProbedModel
+    target: Target
+    left: int
+    """How many are yet to be shown."""
+    watch: Watch
+
+    def take(self, tokens: Ids, distances: npt.NDArray[np.float64], positions: Ids) -> None:
+        """Show some of the new members, while any are left to show."""
+        some, self.left = tokens[: self.left], self.left - min(self.left, len(tokens))
+        if len(some):
+            self.watch(measured(self.model, self.target, some, np.ones(len(some), np.int64)))
+
+
+def inputs_of(preimages: Sequence[Preimage], pad: int) -> list[list[int]]:
+    """Return the distinct inputs inside ε of each preimage, as token ids without padding."""
+    distinct = (np.unique(preimage.draws, axis=0) for preimage in preimages if preimage.draws is not None)
+    return [row[row != pad].tolist() for rows in distinct for row in rows]
+
+
 def _report(
     run: Walk,
     features: tuple[Mixing, ...],
@@ -269,9 +293,10 @@ def _notes(
         notes.append("Interrupted: what was found until then.")
     if query.position == 0:
         notes.append(
-            "The position is the first token, which a walk keeps: all are inside, whatever it encodes." if bare
+            "The position is the first token, which a walk keeps: all are inside, whatever it encodes."
+            if bare
             else "The position is BOS, which every input has: all are inside, the activation tells nothing (0 bits)."
-        )  # fmt: skip
+        )
     if not run.pool.members and run.pool.measured:
         refused = next((s for s in samples if not s.inside), None)
         nearest = "" if refused is None else f"; the nearest refused is at D = {refused.distance:.3f}"

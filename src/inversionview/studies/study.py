@@ -17,7 +17,6 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
@@ -124,14 +123,6 @@ class Study:
     def locate(self, ids: Sequence[int], at: str | int) -> int:
         """Return the index that ``at`` means in an input: a named position, an index or a token; see ``Positions.one``."""
         return self.positions.one(ids, at)
-
-    def epsilon_at(self, site: Site, distance: Distance | None = None) -> float:
-        """Return the ε of a reading at a site when none is named: the run's own for its kind, else the study's.
-
-        The run's own are of its own distance.
-        """
-        own = self.spec.epsilons if distance in (None, self.spec.distance) else {}
-        return own.get(site.family, self.spec.epsilon)
 
     def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.

@@ -45,10 +45,6 @@ SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the Tra
 EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
 DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
-SourceOpt = Annotated[
-    str | None,
-    typer.Option(help="corpus, decoder or walk; by default the corpus, which is exact, where its bank takes seconds."),
-]
 WalkedSecondsOpt = Annotated[
     float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import inversionview as iv
+from inversionview.sources.registry import every
 from inversionview.studies.given import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, listed, out, print_json
 from inversionview.terminal.checked import unused
@@ -46,12 +47,13 @@ def agree(
     """Do decoder, corpus and walk agree? Total variation between them for every feature inside ε."""
     check([epsilon], None)
     asked = listed(sources) or []
-    for source, name in (("walk", "seconds"), ("corpus", "bank")):
-        if source not in asked:
-            unused(context, f"{source} is not among the sources", name)
+    for source in reversed(every()):
+        if source.name not in asked:
+            unused(context, f"{source.name} is not among the sources", *source.options)
     loaded = loaded_study(study, on, [activation.site])
     query = loaded.query(text, at=activation.position, site=activation.site)
-    searched = bank_to_search(loaded, bank) if "corpus" in asked else None
+    banked = any(source.needs_bank for source in every() if source.name in asked)
+    searched = bank_to_search(loaded, bank) if banked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = iv.agree(
             loaded,

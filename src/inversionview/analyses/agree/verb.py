@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Scope, check_epsilon
+from inversionview.core.scope import Scope
 from inversionview.model.distances import between
 from inversionview.preimage.preimage import Preimage, Query
-from inversionview.sources.corpus import search
-from inversionview.sources.decoder import sample
+from inversionview.sources.registry import every, named, one_of
 from inversionview.sources.settings import Setting
-from inversionview.sources.walk import walk
+from inversionview.sources.source import Source
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
+
+ALL = "all"
+"""Every input of a study, listed: what the sources are held against."""
 
 
 def agree(
@@ -51,47 +55,55 @@ def agree(
     Raises:
         SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
     """
-    limit = check_epsilon(study.epsilon_at(query.site) if epsilon is None else epsilon)
+    scope = resolved(study, query.site, epsilon=epsilon)
     tokens = np.array([query.ids])
     name = next((name for name, at in study.named(tokens).items() if at[0] == query.position), None)
     if name is None:
         raise SettingError(
             f"Position {query.position} has no name: sources are compared at " + ", ".join(study.named(tokens)) + "."
         )
-    at: dict[str, Any] = {"epsilon": limit, "fixed": name, "seed": seed, "count": 1}
-    make: dict[str, Callable[[], Preimage]] = {
-        "walk": lambda: _walked_to_its_end(study, query, seconds=seconds, until_mixed=True, report=report, **at),
-        "corpus": lambda: search(study, query, bank=bank, **at),
-        "decoder": lambda: sample(study, query, settings=[Setting()], each=2000, **at),
-    }
-    unknown = [source for source in sources if source not in (*make, "all")]
-    if unknown or ("all" in sources and study.inputs.corpus_size is None):
+    known = [each.name for each in reversed(every())]
+    unknown = [source for source in sources if source not in (*known, ALL)]
+    if unknown or (ALL in sources and study.inputs.corpus_size is None):
         said = f"There is no source {unknown[0]!r}" if unknown else f"The inputs of {study.name} have no end"
-        raise SettingError(f"{said}: choose among walk, corpus and decoder and, where inputs can be listed, all.")
-    made = {source: make[source]() for source in sources if source in make}
+        raise SettingError(f"{said}: choose among {one_of(known, 'and')} and, where inputs can be listed, all.")
+    options = {"seconds": seconds, "until_mixed": True, "bank": bank, "settings": [Setting()], "each": 2000}
+    at = replace(scope, at=name)
+    made = {source: _read(study, query, at, named(source), options, seed, report) for source in sources if source != ALL}
     found = {source: preimage.draws for source, preimage in made.items() if preimage.draws is not None}
-    walked = made["walk"].walk if "walk" in made else None
-    if walked is not None:  # as many of its draws as they are worth
-        lot = np.random.default_rng((seed, 19)).permutation(len(found["walk"]))[: max(1, int(walked.ess))]
-        found["walk"] = found["walk"][lot]
-    if "all" in sources:
-        found["all"] = _listed(study, query, name, limit)
+    mixed = None
+    for source, preimage in made.items():
+        if preimage.walk is not None:  # as many of its draws as they are worth
+            lot = np.random.default_rng((seed, 19)).permutation(len(found[source]))[: max(1, int(preimage.walk.ess))]
+            found[source], mixed = found[source][lot], preimage.walk.mixed
+    if ALL in sources:
+        found[ALL] = _listed(study, query, at)
     found = {source: tokens[~is_query(tokens, query, study.inputs.pad)] for source, tokens in found.items()}
-    mixed = None if walked is None else walked.mixed
-    return agreement(study.inputs, query, Scope(limit, study.spec.distance), found, mixed, seed)
+    return agreement(study.inputs, query, scope, found, mixed, seed)
 
 
-def _walked_to_its_end(study: Study, query: Query, **options: Any) -> Preimage:
-    made = walk(study, query, **options)
+def _read(
+    study: Study,
+    query: Query,
+    scope: Scope[str],
+    source: Source,
+    options: dict[str, Any],
+    seed: int,
+    report: Progress | None,
+) -> Preimage:
+    """Return what a source finds; of the options it takes its own."""
+    own = {name: value for name, value in options.items() if name in source.options}
+    made = source.read(study, query, scope, count=1, seed=seed, report=report if source.bar else None, **own)
     if made.walk is not None and made.walk.interrupted:
         raise KeyboardInterrupt  # which a walk takes for its end; a part of it can be compared with nothing
     return made
 
 
-def _listed(study: Study, query: Query, name: str, epsilon: float) -> Ids:
+def _listed(study: Study, query: Query, scope: Scope[str]) -> Ids:
     """Return every input of the study inside ε at a named position."""
+    assert scope.at is not None
     tokens = study.inputs.tokens(np.arange(len(study.inputs)))
-    at = study.named(tokens)[name]
+    at = study.named(tokens)[scope.at]
     tokens, at = tokens[at >= 0], at[at >= 0]
     z = study.model.harvest(tokens, [query.site], at[:, None])[0, :, 0]
-    return tokens[(between(study.spec.distance, query.z, z) <= epsilon).numpy()]
+    return tokens[(between(scope.distance, query.z, z) <= scope.epsilon).numpy()]

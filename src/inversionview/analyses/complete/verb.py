@@ -9,10 +9,11 @@ from inversionview.analyses.complete.measure import VARIANTS, completeness
 from inversionview.analyses.complete.result import Completeness, CompletenessTable
 from inversionview.core.arrays import Ids
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope
+from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
 from inversionview.studies.queries import random_queries
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -35,10 +36,18 @@ def complete(
     """
     asked = random_queries(study, queries, seed=seed) if isinstance(queries, int) else queries
     made = completeness(
-        study.decoder, study.model, study.inputs, asked,
-        Scope(study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance),
-        variants=variants, draws=draws, quick=quick, limit=limit, seed=seed, report=report,
-    )  # fmt: skip
+        study.decoder,
+        study.model,
+        study.inputs,
+        asked,
+        resolved(study, epsilon=epsilon, distance=distance),
+        variants=variants,
+        draws=draws,
+        quick=quick,
+        limit=limit,
+        seed=seed,
+        report=report,
+    )
     return CompletenessTable(tuple(made), partial(texts, study))
 
 

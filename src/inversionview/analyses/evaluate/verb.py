@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inversionview.analyses.evaluate.result import GoodRatio
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Scope
 from inversionview.decoder.evaluation import good_ratio
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -15,9 +15,16 @@ def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 
     ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
     """
     ratios = good_ratio(
-        study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
-        queries=queries, samples=samples, seed=seed, report=report,
-    )  # fmt: skip
+        study.decoder,
+        study.model,
+        study.inputs,
+        study.sites,
+        scope=resolved(study),
+        queries=queries,
+        samples=samples,
+        seed=seed,
+        report=report,
+    )
     by_site = {site.short: ratio for site, ratio in zip(study.sites, ratios, strict=True)}
     mean = sum(ratios) / len(ratios)
     return GoodRatio(mean, by_site, study.spec.epsilon, study.spec.distance, queries, samples)

@@ -10,8 +10,9 @@ from typing import Any
 from inversionview.analyses.flow.measure import trace_flow
 from inversionview.analyses.flow.result import Flow
 from inversionview.bank.store import ActivationBank
-from inversionview.core.scope import OWN, Distance, Scope, check_distance, check_epsilon
+from inversionview.core.scope import OWN, Distance
 from inversionview.corpora.contrasts import check_target
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -39,10 +40,6 @@ def flow(
         options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``trace_flow``.
     """
     check_target(study.inputs, target)
-    scope = Scope(
-        check_epsilon(study.spec.epsilon if epsilon is None else epsilon),
-        check_distance(distance or study.spec.distance),
-        OWN,
-    )
+    scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN)
     traced = trace_flow(study.bank(bank), study.positions, target, where=where, study=study.name, scope=scope, **options)
     return replace(traced, threshold=threshold)

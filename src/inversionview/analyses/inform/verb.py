@@ -8,7 +8,8 @@ from typing import Any
 from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import FeatureTable
 from inversionview.bank.store import ActivationBank
-from inversionview.core.scope import OWN, Distance, Scope
+from inversionview.core.scope import OWN, Distance
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -31,6 +32,5 @@ def inform(
         options: ``queries``, ``sites``, ``positions``, ``features``, ``extra``, ``where``, ``seed`` and
             ``report`` of ``feature_information``.
     """
-    within = study.spec.epsilon if epsilon is None else epsilon
-    scope = Scope(within, distance or study.spec.distance, OWN if fixed else None)
+    scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
     return feature_information(study.bank(bank), study=study.name, scope=scope, **options)

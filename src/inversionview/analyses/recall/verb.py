@@ -18,10 +18,11 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
-from inversionview.core.scope import OWN, Distance, Scope, check_distance, check_epsilon
+from inversionview.core.scope import OWN, Distance
 from inversionview.studies.banks import build_bank
 from inversionview.studies.facts.corpus import FactsInputs
 from inversionview.studies.facts.known import check_known, keep_known, measured_known
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -112,8 +113,7 @@ def contents(
         SettingError, InputError: as in ``heads``.
     """
     inputs = facts_of(study)
-    limit = check_epsilon(study.spec.epsilon if epsilon is None else epsilon)
-    metric = check_distance(distance or study.spec.distance)
+    scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN)
     whole(count, "The number of heads")
     chosen = (heads(study, report=report) if best is None else list(best))[:count]
     known = known_facts(study, report=report)
@@ -122,7 +122,7 @@ def contents(
     asked = [name for name in inputs.attributes if name in inputs.relations]
     return head_contents(
         study.bank(bank), chosen, asked, known=float(known.sum() / inputs.facts),
-        scope=Scope(limit, metric, OWN), report=_told(report, "preimages"), **options,
+        scope=scope, report=_told(report, "preimages"), **options,
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from inversionview.analyses.threshold.measure import threshold_study
 from inversionview.analyses.threshold.result import Threshold
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope
+from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -24,6 +25,12 @@ def threshold(
 ) -> Threshold:
     """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
     return threshold_study(
-        study.model, study.inputs, query, Scope(study.epsilon_at(query.site, distance), distance or study.spec.distance),
-        epsilons=epsilons, limit=limit, seed=seed, report=report,
-    )  # fmt: skip
+        study.model,
+        study.inputs,
+        query,
+        resolved(study, query.site, distance=distance),
+        epsilons=epsilons,
+        limit=limit,
+        seed=seed,
+        report=report,
+    )

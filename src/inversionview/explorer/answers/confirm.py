@@ -83,11 +83,13 @@ def patched(study: Study, query: Query, target: str | None = None, *, count: int
     vocabulary = study.model.vocabulary
     examples = [
         contract.Patched(
-            contrast=vocabulary.decode([i for i in row if i != vocabulary.pad]), answer=vocabulary.strings([answer])[0],
-            ld_orig=float(found.original[i]), ld_patched=float(found.patched[i, 0]),
+            contrast=vocabulary.decode([i for i in row if i != vocabulary.pad]),
+            answer=vocabulary.strings([answer])[0],
+            ld_orig=float(found.original[i]),
+            ld_patched=float(found.patched[i, 0]),
         )
         for i, (row, answer) in enumerate(zip(few.contrast.tolist(), few.answers[:, 1].tolist(), strict=True))
-    ]  # fmt: skip
+    ]
     effect, total = result.together, result.total
     return contract.Patch(
         site=query.site.short,

@@ -13,8 +13,10 @@ from inversionview.preimage.common import background
 from inversionview.preimage.preimage import Query
 from inversionview.preimage.reading import features, identifier
 from inversionview.sources.corpus import search
+from inversionview.sources.decoder import DECODER
 from inversionview.sources.quick import lacking
 from inversionview.sources.registry import sources
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 _ORDER = {group: number for number, group in enumerate((*GROUPS, NONE))}
@@ -27,7 +29,7 @@ _BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
 def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
     """Return what can be read of a study, and how."""
     shape, inputs = study.model.shape, None if study.bare else study.inputs
-    known = sources(study)
+    known = [source.name for source in sources(study)]
     return contract.StudyInfo(
         id=id or identifier(study),
         name=study.name,
@@ -37,7 +39,13 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         parallel=shape.parallel,
         sites=[
             contract.SiteInfo(
-                short=s.short, latex=s.latex, hook=s.hook, layer=s.layer, kind=s.kind, head=s.head, epsilon=study.epsilon_at(s)
+                short=s.short,
+                latex=s.latex,
+                hook=s.hook,
+                layer=s.layer,
+                kind=s.kind,
+                head=s.head,
+                epsilon=resolved(study, s).epsilon,
             )
             for s in study.sites
         ],
@@ -47,7 +55,7 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         epsilon=study.spec.epsilon,
         sources=known,
         features=[] if inputs is None else list(background(inputs).columns),
-        enumerable="decoder" in known,
+        enumerable=DECODER.name in known,
         targets=[] if inputs is None else list(inputs.answers),
         changes=[] if inputs is None else list(inputs.changes),
         heads_named=[
@@ -84,6 +92,16 @@ def place(study: Study, text: str, at: str | int | None = None) -> contract.Plac
     return _place(study, ids, study.locate(ids, study.spec.at if at is None else at))
 
 
+def place_event(study: Study, query: Query, source: str) -> contract.PlaceEvent:
+    """Return what is read, and by which source."""
+    return contract.PlaceEvent(
+        **_place(study, query.ids, query.position).model_dump(),
+        site=query.site.short,
+        attention=None if query.attention is None else list(query.attention),
+        source=source,
+    )
+
+
 def random_place(study: Study, seed: int = 0) -> contract.Place:
     """Return a random input of the test split, at the study's position.
 
@@ -98,9 +116,13 @@ def random_place(study: Study, seed: int = 0) -> contract.Place:
 def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
     vocabulary = study.model.vocabulary
     return contract.Place(
-        text=vocabulary.decode(ids), tokens=vocabulary.strings(ids), ids=list(ids), position=position,
-        names=study.positions.names(ids), bos=vocabulary.bos is not None,
-    )  # fmt: skip
+        text=vocabulary.decode(ids),
+        tokens=vocabulary.strings(ids),
+        ids=list(ids),
+        position=position,
+        names=study.positions.names(ids),
+        bos=vocabulary.bos is not None,
+    )
 
 
 def attention(query: Query) -> contract.Attention:

@@ -10,11 +10,12 @@ import torch
 from inversionview.bank.search import search
 from inversionview.core import information
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope
+from inversionview.core.scope import Distance
 from inversionview.decoder.evaluation import good_shares
 from inversionview.explorer.answers.info import place
 from inversionview.explorer.banks import bank_of
 from inversionview.page import contract
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 _VERIFIED = 64
@@ -45,15 +46,17 @@ def bits_map(
     bank, here = bank_of(study, report), place(study, text, at)
     held = [site for site in study.sites if site in bank.sites]
     z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
-    within, metric = study.spec.epsilon if epsilon is None else epsilon, distance or study.spec.distance
+    scope = resolved(study, epsilon=epsilon, distance=distance)
     own, told = bank.rows_of(here.ids), {}
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        hits = next(search(bank, site, z[number], epsilon=within, distance=metric, verify=len(held) <= _VERIFIED))
+        hits = next(
+            search(bank, site, z[number], epsilon=scope.epsilon, distance=scope.distance, verify=len(held) <= _VERIFIED)
+        )
         told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
-    return contract.Map(kind="bits", position=here.position, epsilon=within, distance=metric, cells=cells)
+    return contract.Map(kind="bits", position=here.position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
 
 
 def _cell(site: str, bits: information.Bits | None) -> contract.Cell:
@@ -76,14 +79,19 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: P
 
         measured(0, "")
         shares, _ = good_shares(
-            study.decoder, study.model, study.inputs, study.sites, scope=Scope(study.spec.epsilon, study.spec.distance),
-            report=measured, **_RATIO,
-        )  # fmt: skip
+            study.decoder,
+            study.model,
+            study.inputs,
+            study.sites,
+            scope=resolved(study),
+            report=measured,
+            **_RATIO,
+        )
         _RATIOS[study] = information.means(shares.T)
     told = zip(study.sites, _RATIOS[study], strict=True)
     cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
-    where = study.spec
-    return contract.Map(kind="ratio", position=position, epsilon=where.epsilon, distance=where.distance, cells=cells)
+    scope = resolved(study)
+    return contract.Map(kind="ratio", position=position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
 
 
 _RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()
