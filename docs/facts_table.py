@@ -7,7 +7,7 @@ from pathlib import Path
 
 import inversionview as iv
 from inversionview.analyses.recall.show import markdown
-from inversionview.analyses.recall.verb import contents
+from inversionview.analyses.recall.verb import recall
 
 DOCUMENT = Path(__file__).with_name("facts.md")
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 
 def main() -> None:
     study = iv.load("facts")
-    table = contents(study, report=lambda share, what: print(f"\r{what} {share:4.0%} ", end="", file=sys.stderr))
+    table = recall(study, report=lambda share, what: print(f"\r{what} {share:4.0%} ", end="", file=sys.stderr))
     before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     DOCUMENT.write_text(before + BEGIN + "\n" + markdown(table) + "\n" + END + after, encoding="utf-8")

@@ -25,14 +25,14 @@ PACKAGES = (
     "preimage",
     "page",
     "decoder",
-    "walk",
+    "markov",
     "intervene",
     "bank",
     "corpora",
     "terminal",
     "model",
     "records",
-    "show",
+    "drawing",
     "core",
 )
 """From top to bottom: a package imports only itself and those below it."""

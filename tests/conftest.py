@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import inversionview as iv
-from inversionview.bank import finding
+from inversionview.bank import folders
 
 torch.set_num_threads(2)
 ROWS = 4000
@@ -44,7 +44,7 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
         for study in (iv.load("counting"), iv.load("addition")):
-            iv.build_bank(study, finding.cached(study.model, study.inputs, ROWS), rows=ROWS)
+            iv.build_bank(study, folders.cached(study.model, study.inputs, ROWS), rows=ROWS)
         yield home
 
 

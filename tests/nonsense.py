@@ -193,12 +193,12 @@ def prepared(folder: Path) -> dict[str, str]:
     from inversionview.corpora.inputs import Inputs
     from inversionview.decoder import training
     from inversionview.explorer import command as exploring
+    from inversionview.markov.run import Walk
     from inversionview.runs import train as runs
     from inversionview.runs import train_probed as probing
     from inversionview.studies import load as loading
     from inversionview.studies.facts.corpus import FactsInputs
     from inversionview.studies.ioi.corpus import NAMES
-    from inversionview.walk.run import Walk
     from tests.language import deep_llama
 
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

@@ -15,7 +15,7 @@ from inversionview.analyses.attribute.measure import promotion_rates
 from inversionview.analyses.heads import show_circuit
 from inversionview.analyses.heads.circuit import EXPECTED, Expected, circuit_table, subject_cases
 from inversionview.analyses.heads.result import FEATURES, GROUPS, CircuitTable, NamedHead
-from inversionview.analyses.places import draw_queries
+from inversionview.analyses.site_positions import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import UnknownSiteError
 from inversionview.core.information import entropy, shares

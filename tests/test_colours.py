@@ -11,9 +11,9 @@ import pytest
 
 import inversionview as iv
 from inversionview.core.results import as_html, as_text
+from inversionview.drawing import colours
+from inversionview.drawing.tokens import colour
 from inversionview.page.bundle import STATIC
-from inversionview.show import colours
-from inversionview.show.tokens import colour
 
 CSS = (STATIC / "explorer.css").read_text(encoding="utf-8")
 READABLE = 4.5

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inversionview as iv
+from inversionview.analyses.all_inputs import chosen_rows, is_query
 from inversionview.analyses.complete import figures
 from inversionview.analyses.complete.measure import completeness, summary
 from inversionview.analyses.complete.result import CompletenessTable
-from inversionview.analyses.listing import chosen_rows, is_query
 from inversionview.analyses.threshold.measure import find_gaps, threshold_study
 from inversionview.core import errors
 from inversionview.core.arrays import Ids

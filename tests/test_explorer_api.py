@@ -30,7 +30,7 @@ from schemathesis.specs.openapi import checks
 
 import inversionview as iv
 from inversionview.analyses.heads.result import NamedHead
-from inversionview.bank import finding
+from inversionview.bank import folders
 from inversionview.corpora.texts import TextInputs
 from inversionview.explorer import banks
 from inversionview.explorer.answers import confirm, info, maps, readings
@@ -353,7 +353,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
 def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said how long it takes and which command builds it; a walk reads by default; with a bank the corpus does."""
     monkeypatch.setattr(banks, "QUICK", 0.0)
-    monkeypatch.setattr(finding, "cache", lambda: deep.folder / "cache")
+    monkeypatch.setattr(folders, "cache", lambda: deep.folder / "cache")
     built: list[int] = []
     monkeypatch.setattr(iv.Study, "build_bank", lambda self, *a, **k: built.append(1))
     with TestClient(create_app({"ioi": lambda: deep}), base_url="http://localhost") as client:
@@ -466,7 +466,7 @@ def test_a_mistake_ends_a_stream(client: TestClient) -> None:
 
 
 def test_a_bank_is_built_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "cache", lambda: tmp_path)
+    monkeypatch.setattr(folders, "cache", lambda: tmp_path)
     monkeypatch.setattr(defined("addition").spec, "rows", 20_000)
     monkeypatch.setattr("inversionview.explorer.events.PROGRESS", 0.0)
     with TestClient(create_app({"addition": lambda: iv.load("addition")}), base_url="http://localhost") as client:

@@ -21,9 +21,9 @@ import inversionview as iv
 from inversionview.cli import main
 from inversionview.core import information
 from inversionview.core.printable import cell
+from inversionview.drawing.colours import LESS_LIKELY, LIKELIER
 from inversionview.page import bundle as exported
 from inversionview.preimage.reading import reading
-from inversionview.show.colours import LESS_LIKELY, LIKELIER
 from tests.browser import LONE, chromium, opened
 from tests.conftest import ROWS
 

@@ -290,7 +290,7 @@ def test_a_walk_that_waits_goes_no_shorter(counting: iv.Study, monkeypatch: pyte
         nonlocal now
         now += 1000.0
 
-    monkeypatch.setattr("inversionview.walk.run.time", SimpleNamespace(perf_counter=look))
+    monkeypatch.setattr("inversionview.markov.run.time", SimpleNamespace(perf_counter=look))
     query = counting.query(COUNT, at=":", site="a1.0")
     found = iv.walk(counting, query, seconds=1.0, chains=8, exchange=False, report=report).walk
     assert found is not None

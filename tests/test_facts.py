@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import inversionview as iv
 from inversionview.analyses.recall import verb as recall
 from inversionview.analyses.recall.result import Carried, ContentTable, HeadContent
-from inversionview.analyses.recall.retrieval import RetrievalHead, proximity_shares, retrieval_heads
+from inversionview.analyses.recall.retrieval import RetrievalHead, heads_by_proximity, proximity_shares
 from inversionview.analyses.recall.show import markdown
 from inversionview.core.errors import InputError, SettingError
 from inversionview.core.information import Mean
@@ -353,7 +353,7 @@ def test_heads_are_picked_by_their_mean_share(study: Any) -> None:
     rows = np.arange(0, 400, 20)
     tokens = study.inputs.tokens(rows)
     ends = study.inputs.named_positions(tokens)["END"]
-    found = retrieval_heads(study.model, tokens, ends, least=0.0)
+    found = heads_by_proximity(study.model, tokens, ends, least=0.0)
     shares: dict[str, float] = {}
     for layer in (2, 3):  # the upper half of four
         sites = [Site(layer, "pre"), *(Site(layer, "head", head) for head in range(4)), Site(layer, "mid")]
@@ -367,12 +367,12 @@ def test_heads_are_picked_by_their_mean_share(study: Any) -> None:
     assert [head.site for head in found] == [name for name in best if shares[name] > 0]
     assert [head.share for head in found] == pytest.approx([shares[head.site] for head in found], rel=1e-3, abs=1e-6)
     limit = found[1].share
-    assert [h.site for h in retrieval_heads(study.model, tokens, ends, least=limit)] == [found[0].site]
+    assert [h.site for h in heads_by_proximity(study.model, tokens, ends, least=limit)] == [found[0].site]
     assert {(head.position, head.group) for head in found} == {("END", "retrieval")}
     with pytest.raises(SettingError, match="Layers"):
-        retrieval_heads(study.model, tokens, ends, layers=[4])
+        heads_by_proximity(study.model, tokens, ends, layers=[4])
     with pytest.raises(InputError, match="no fact"):
-        retrieval_heads(study.model, tokens[:0], ends[:0])
+        heads_by_proximity(study.model, tokens[:0], ends[:0])
 
 
 def test_heads_rest_where_they_attend_to_bos(study: Any) -> None:
@@ -418,7 +418,7 @@ def test_known_facts_are_those_that_the_model_completes(folder: Path, study: Any
 
 def test_a_model_that_knows_nothing_is_told_of(study: Any) -> None:
     with pytest.raises(InputError, match=r"completes \d+ of \d+ facts rightly \(\d"):
-        recall.heads(study)
+        recall.retrieval_heads(study)
     with pytest.raises(InputError, match=r"19 of 50 .*38\.0%"):
         check_known(np.arange(50) < 19, 50, "tiny")
     again = iv.load("facts", model=study.model_path, **study.spec.options)  # measured once: kept, and a feature from now on
@@ -434,9 +434,9 @@ def test_what_a_head_carries_against_brute_force(study: Any) -> None:
     inputs, site = study.inputs, Site(2, "head", 1)
     tokens = inputs.tokens(np.arange(len(inputs)))
     ends = inputs.named_positions(tokens)["END"]
-    head = retrieval_heads(study.model, tokens[:50], ends[:50], layers=[2], least=0.0)[0]
+    head = heads_by_proximity(study.model, tokens[:50], ends[:50], layers=[2], least=0.0)[0]
     site = Site.parse(head.site)
-    table = recall.contents(study, [head], queries=60, epsilon=0.05, seed=3)
+    table = recall.recall(study, [head], queries=60, epsilon=0.05, seed=3)
     (told,) = table.heads
     works = attends_elsewhere(study.model, tokens, ends, [site])[0]
     assert told.works == pytest.approx(works.mean())

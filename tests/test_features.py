@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import inversionview as iv
-from inversionview.analyses import places
+from inversionview.analyses import site_positions
 from inversionview.analyses.bits import show as bits_show
 from inversionview.analyses.bits.measure import bits_curve
-from inversionview.analyses.codes import codes_of, pattern
+from inversionview.analyses.feature_codes import codes_of, pattern
 from inversionview.analyses.inform import show as inform_show
 from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import Cell, FeatureTable, Total
-from inversionview.analyses.places import draw_queries
+from inversionview.analyses.site_positions import draw_queries
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
@@ -171,7 +171,7 @@ def test_known_answers_of_the_embedding(addition: iv.Study, tmp_path: Path) -> N
 
 def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = feature_information(bank, study="few", queries=30, sites="a0.3", scope=Scope(0.5))
-    monkeypatch.setattr(places, "ENOUGH", 100)
+    monkeypatch.setattr(site_positions, "ENOUGH", 100)
     part = feature_information(bank, study="few", queries=30, sites="a0.3", scope=Scope(0.5))
     for one, other in zip(whole.totals, part.totals, strict=True):
         assert other.bits.value == pytest.approx(one.bits.value, abs=0.3)
@@ -179,14 +179,14 @@ def test_a_large_preimage_is_measured_on_a_part(bank: ActivationBank, monkeypatc
 
 def test_within_a_filter_as_many_are_measured(bank: ActivationBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """x0.pre at '=' is the same in all inputs: everything that is allowed lies inside, and it tells 0 bits."""
-    monkeypatch.setattr(places, "ENOUGH", 100)
+    monkeypatch.setattr(site_positions, "ENOUGH", 100)
     allowed = bank.inputs.features(bank.tokens(np.arange(ROWS)))["C3"] == 1
-    place = next(places.places(bank, "x0.pre", ["="], 20, 0, None, allowed))
+    place = next(site_positions.places(bank, "x0.pre", ["="], 20, 0, None, allowed))
     assert allowed[place.rows].all()
     for row, hits in zip(place.rows.tolist(), place.preimages(Scope(at=OWN)), strict=True):
         assert (np.sort(hits.rows) == np.flatnonzero(allowed[: hits.searched])).all()
         assert 70 <= len(hits) <= 130
-        assert places.bits_of(row, hits, allowed) == 0
+        assert site_positions.bits_of(row, hits, allowed) == 0
 
 
 def test_the_nearest_of_what_is_allowed(bank: ActivationBank) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 import inversionview as iv
-from inversionview.analyses.codes import Codes
+from inversionview.analyses.feature_codes import Codes
 from inversionview.analyses.flow.measure import Looks, telling
 from inversionview.analyses.flow.result import FLOOR, OTHERS, Edge, Flow, Node
 from inversionview.analyses.flow.show import Drawing

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import inversionview as iv
-from inversionview.analyses.codes import Codes, codes_of
+from inversionview.analyses.feature_codes import Codes, codes_of
 from inversionview.analyses.interpret.clauses import NOTHING, listed_values
 from inversionview.analyses.interpret.client import Client
 from inversionview.analyses.interpret.result import Interpretations

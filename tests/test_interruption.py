@@ -15,12 +15,12 @@ import pytest
 from inversionview.cli import main
 from inversionview.decoder import evaluation, training
 from inversionview.explorer import app as explorer
+from inversionview.markov.run import Walk
 from inversionview.model.probed import ProbedModel
 from inversionview.runs import train as runs
 from inversionview.runs import train_probed as probing
 from inversionview.studies import study
 from inversionview.terminal.app import app
-from inversionview.walk.run import Walk
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
 WALKS = ("--source", "walk", "--seconds", "300", "--at", ":", "--site", "a1.0")

@@ -14,12 +14,12 @@ from inversionview.cli import main
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import Scope
 from inversionview.explorer.app import create_app
+from inversionview.markov.run import WalkSettings
 from inversionview.page import contract
 from inversionview.sources import registry
 from inversionview.sources.source import Source
 from inversionview.sources.walk import WalkOptions
 from inversionview.studies.scope import resolved
-from inversionview.walk.run import WalkSettings
 from tests.test_explorer_api import events
 
 TEXT = "vvzccvczvvvzvcvc|v:8"

@@ -21,12 +21,12 @@ import inversionview as iv
 from inversionview.core.errors import InputError, SettingError, UnknownPositionError
 from inversionview.core.information import Bits
 from inversionview.core.scope import Distance
+from inversionview.markov.diagnostics import Mixing
+from inversionview.markov.kernel import StudyKernel
+from inversionview.markov.pool import Pool
+from inversionview.markov.run import Walk, WalkSettings
 from inversionview.model import distances
 from inversionview.model.measure import distance_to, nearest
-from inversionview.walk.diagnostics import Mixing
-from inversionview.walk.kernel import StudyKernel
-from inversionview.walk.pool import Pool
-from inversionview.walk.run import Walk, WalkSettings
 from tests.test_cli import ADD, COUNT, run
 from tests.test_walk_moves import log_prior_of
 
@@ -477,7 +477,7 @@ def test_read_from_another_source(
     arguments = ["read", "counting", COUNT, "--at", ":", "--site", "a1.0", "--source", source, "--json", "--epsilon", "0.2"]
     if source == "corpus":
         bank = iv.build_bank(counting, tmp_path / "bank", rows=500)
-        monkeypatch.setattr("inversionview.sources.given.bank_to_search", lambda study, folder: bank)
+        monkeypatch.setattr("inversionview.sources.arguments.bank_to_search", lambda study, folder: bank)
     else:
         arguments += ["--seconds", "1.5"]
     code, out, err = run(capsys, *arguments)

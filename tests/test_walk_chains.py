@@ -16,14 +16,14 @@ from inversionview.core.errors import SettingError
 from inversionview.core.information import Bits
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
+from inversionview.markov import ladder
+from inversionview.markov.chains import Chains, History, places, started
+from inversionview.markov.diagnostics import mixing, splitting_bits
+from inversionview.markov.kernel import Measure, States, StudyKernel, Trial
+from inversionview.markov.mix import Mix
+from inversionview.markov.pool import Pool
+from inversionview.markov.run import Walk, WalkSettings
 from inversionview.studies.counting.corpus import CountingInputs
-from inversionview.walk import ladder
-from inversionview.walk.chains import Chains, History, places, started
-from inversionview.walk.diagnostics import mixing, splitting_bits
-from inversionview.walk.kernel import Measure, States, StudyKernel, Trial
-from inversionview.walk.mix import Mix
-from inversionview.walk.pool import Pool
-from inversionview.walk.run import Walk, WalkSettings
 
 TOO_RARE = 1e-4
 """A p-value below this fails a test; the seeds are fixed."""

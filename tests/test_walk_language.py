@@ -14,10 +14,10 @@ from scipy.stats import chisquare
 import inversionview as iv
 from inversionview.cli import main
 from inversionview.core.scope import Scope
-from inversionview.walk.kernel import Target
-from inversionview.walk.language import LanguageKernel
-from inversionview.walk.pool import Pool
-from inversionview.walk.run import Walk, WalkSettings
+from inversionview.markov.kernel import Target
+from inversionview.markov.language import LanguageKernel
+from inversionview.markov.pool import Pool
+from inversionview.markov.run import Walk, WalkSettings
 
 CHARACTERS = [*"abcd", "B", "E", "P"]
 FEWEST, MOST = 2, 4

@@ -17,9 +17,9 @@ from scipy.stats import chisquare, norm
 
 from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
+from inversionview.markov.kernel import States, StudyKernel
 from inversionview.studies.addition.corpus import AdditionInputs
 from inversionview.studies.counting.corpus import CountingInputs
-from inversionview.walk.kernel import States, StudyKernel
 
 STUDIES: dict[str, Inputs] = {"counting": CountingInputs(), "addition": AdditionInputs()}
 MOVES = [(name, move.name) for name, inputs in STUDIES.items() for move in inputs.moves]

@@ -22,12 +22,12 @@ from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.explorer.answers.info import place
+from inversionview.markov.kernel import Target
+from inversionview.markov.language import LanguageKernel
 from inversionview.model.tokens import Vocabulary
 from inversionview.runs.train import Reading, train_texts
 from inversionview.studies.facts.corpus import FactsInputs
 from inversionview.studies.ioi.corpus import IOIInputs
-from inversionview.walk.kernel import Target
-from inversionview.walk.language import LanguageKernel
 from tests.browser import chromium, opened
 from tests.vocabularies import LLAMA, QWEN, QWEN_SPECIALS, byte_level, fast, legacy_llama, save, words
 

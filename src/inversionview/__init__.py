@@ -51,6 +51,7 @@ _PUBLIC = {
     "inform": "analyses.inform.verb",
     "interpret": "analyses.interpret.verb",
     "keep_truth": "analyses.truth.verb",
+    "known_facts": "analyses.recall.verb",
     "known_heads": "analyses.heads.verb",
     "load": "studies.load",
     "named_heads": "analyses.heads.verb",
@@ -59,6 +60,8 @@ _PUBLIC = {
     "random_queries": "studies.queries",
     "rates": "analyses.attribute.verb",
     "read": "sources.verb",
+    "recall": "analyses.recall.verb",
+    "retrieval_heads": "analyses.recall.verb",
     "search": "sources.corpus",
     "show": "preimage.widget",
     "texts": "analyses.complete.verb",
@@ -99,6 +102,7 @@ __all__ = [
     "inform",
     "interpret",
     "keep_truth",
+    "known_facts",
     "known_heads",
     "load",
     "named_heads",
@@ -107,6 +111,8 @@ __all__ = [
     "random_queries",
     "rates",
     "read",
+    "recall",
+    "retrieval_heads",
     "search",
     "show",
     "texts",
@@ -128,6 +134,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.inform.verb import inform
     from inversionview.analyses.interpret.verb import interpret
     from inversionview.analyses.patch.verb import pairs, patch
+    from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads
     from inversionview.analyses.threshold.verb import threshold
     from inversionview.analyses.truth.verb import keep_truth, truth
     from inversionview.bank.store import ActivationBank

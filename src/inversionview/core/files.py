@@ -72,7 +72,7 @@ def write_page(page: Any, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_text(text: str, path: Path) -> None:
+def write_document(text: str, path: Path) -> None:
     """Write text in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
-from inversionview.core.files import check_formats, write_figure, write_page, write_records, write_text
+from inversionview.core.files import check_formats, write_document, write_figure, write_page, write_records
 from inversionview.core.storage import write_json
 
 
@@ -61,7 +61,7 @@ class Result(ABC):
             case ".html":
                 write_page(self.shown_as("page"), path)
             case ".md":
-                write_text(self.shown_as("markdown"), path)
+                write_document(self.shown_as("markdown"), path)
             case _:
                 write_records(self.records(), path)
         return path

@@ -12,7 +12,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
 from inversionview.core.progress import Progress
 from inversionview.explorer.queue import BusyError
-from inversionview.sources.quick import lacking
+from inversionview.sources.bank_cost import lacking
 from inversionview.studies.study import Study
 
 _BUILDING: WeakKeyDictionary[Study, float] = WeakKeyDictionary()

@@ -20,8 +20,8 @@ from inversionview.core.arrays import Ids
 from inversionview.core.information import entropy, wilson
 from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.bias import SiteTruth, Truth
+from inversionview.markov.report import WalkReport
 from inversionview.preimage.preimage import Preimage
-from inversionview.walk.report import WalkReport
 
 BACKGROUND = 20_000
 """Inputs of a study among which a value is called common or rare."""

@@ -19,8 +19,8 @@ from inversionview.core.storage import check_writable
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions
 from inversionview.decoder.bias import Truth
+from inversionview.markov.report import WalkReport
 from inversionview.model.sites.site import Site
-from inversionview.walk.report import WalkReport
 
 INSIDE_SHARE = 0.7
 """Share of the shown samples that lie inside ε, where so many were found (the paper shows 60–80 %)."""

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.core.information import Bits
+from inversionview.drawing.colours import tint
+from inversionview.drawing.tokens import marked, short_name, visible
+from inversionview.markov.report import WalkReport
 from inversionview.preimage.common import Common, Told, common
 from inversionview.preimage.preimage import Preimage, Query, Sample
-from inversionview.show.colours import tint
-from inversionview.show.tokens import marked, short_name, visible
-from inversionview.walk.report import WalkReport
 
 if TYPE_CHECKING:
     from inversionview.preimage.widget import View

@@ -12,7 +12,7 @@ import typer
 
 from inversionview.core.errors import InputError, SettingError
 from inversionview.core.interruption import resumable
-from inversionview.studies.given import check_sites_of
+from inversionview.studies.arguments import check_sites_of
 from inversionview.studies.naming import check_model_name, check_study, is_study
 from inversionview.studies.registry import defined
 from inversionview.terminal.app import app, bar, device_named, err, given, out, precision_named, print_json

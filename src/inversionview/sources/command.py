@@ -13,10 +13,10 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.core.scope import Distance
-from inversionview.sources.given import SourceOpt, check_source, made, not_of_source
+from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import every, first_source, named, one_of
 from inversionview.sources.walk import WALK
-from inversionview.studies.given import bank_to_search, loaded_study, study_and_text
+from inversionview.studies.arguments import bank_to_search, loaded_study, study_and_text
 from inversionview.terminal.app import app, err, given, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (

@@ -80,13 +80,13 @@ class CorpusSource(Source):
 
     def lacking(self, study: Study) -> str | None:
         """See ``Source.lacking``: a bank that takes long to build."""
-        from inversionview.sources.quick import lacking
+        from inversionview.sources.bank_cost import lacking
 
         return lacking(study)
 
     def reads(self, study: Study, query: Query, fixed: Any = None) -> bool:
         """See ``Source.reads``: the bank, or the one that would be built, holds the query's site and position."""
-        from inversionview.sources.quick import holds
+        from inversionview.sources.bank_cost import holds
 
         return self.lacking(study) is None and holds(study, query, fixed)
 

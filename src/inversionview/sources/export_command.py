@@ -12,9 +12,9 @@ import typer
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.page.bundle import MOST, to_html
-from inversionview.sources.given import SourceOpt, check_source, made, not_of_source
+from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import first_source, named
-from inversionview.studies.given import study_and_text
+from inversionview.studies.arguments import study_and_text
 from inversionview.terminal.app import app, err, given, out
 from inversionview.terminal.options import (
     FixedAtOpt,

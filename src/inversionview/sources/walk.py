@@ -13,11 +13,11 @@ from inversionview.studies.scope import resolved
 if TYPE_CHECKING:
     from inversionview.core.progress import Progress
     from inversionview.core.scope import Distance, Scope
+    from inversionview.markov.kernel import Target
+    from inversionview.markov.run import Found
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.sources.walked import Ground, Prior
     from inversionview.studies.study import Study
-    from inversionview.walk.kernel import Target
-    from inversionview.walk.run import Found
 
 
 class WalkOptions(TypedDict, total=False):
@@ -95,9 +95,9 @@ def walk(
         InputError: the query is no input of the study, or lies outside ε itself, where ``fixed`` is another position.
         UnknownPositionError: the query has no position ``fixed``.
     """
+    from inversionview.markov.run import WalkSettings
     from inversionview.sources.noted import noted
     from inversionview.sources.walked import inputs_of, walked_preimage
-    from inversionview.walk.run import WalkSettings
 
     target = _target(study, query, resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed))
     told: dict[str, Any] = {"seed": seed, **options}
@@ -124,7 +124,7 @@ def _target(study: Study, query: Query, scope: Scope[Any]) -> Target:
     Raises:
         UnknownPositionError: the query has no such position.
     """
-    from inversionview.walk.kernel import Target
+    from inversionview.markov.kernel import Target
 
     located = None if scope.at is None else study.positions.finder(query.ids, scope.at)
     return Target(query.z, query.site, replace(scope, at=located))

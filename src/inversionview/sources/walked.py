@@ -20,18 +20,18 @@ from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.core.scope import check_epsilon
 from inversionview.corpora.inputs import Inputs
+from inversionview.markov.chains import KEPT_STEPS
+from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
+from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
+from inversionview.markov.language import LanguageKernel
+from inversionview.markov.pool import Pool
+from inversionview.markov.report import WalkReport
+from inversionview.markov.run import Features, Found, Walk, WalkSettings
 from inversionview.model.measure import distance_to
 from inversionview.model.probed import ProbedModel
 from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.sources.samples import samples_of
 from inversionview.sources.source import Watch
-from inversionview.walk.chains import KEPT_STEPS
-from inversionview.walk.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
-from inversionview.walk.kernel import Kernel, States, StudyKernel, Target, keys_of
-from inversionview.walk.language import LanguageKernel
-from inversionview.walk.pool import Pool
-from inversionview.walk.report import WalkReport
-from inversionview.walk.run import Features, Found, Walk, WalkSettings
 
 _ROUNDING = 1e-4
 """The query's own D may be so much above 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inversionview.bank import finding
+from inversionview.bank import folders
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
@@ -25,7 +25,7 @@ def build_bank(
         options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
     """
     return harvest_bank(
-        folder or finding.cached(study.model, study.inputs, rows), study.model, study.inputs, rows=rows, report=report,
+        folder or folders.cached(study.model, study.inputs, rows), study.model, study.inputs, rows=rows, report=report,
         **{"sites": study.sites, "distance": study.spec.distance, **options},
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def check_bank(study: Study, folder: str | Path | None = None, *, report: Progre
     given = None if folder is None else Path(folder)
     own = given or (study.folder / "bank" if study.folder else Path())
     inner = own / "bank" if given is not None and (own / "bank").is_dir() else own
-    kept = [inner] if given is not None or (study.folder and finding.begun(own)) else finding.kept(study.model, study.inputs)
+    kept = [inner] if given is not None or (study.folder and folders.begun(own)) else folders.kept(study.model, study.inputs)
     if not kept:
         raise BankError(f"{study.name} has no bank yet: build one with `inversionview bank`.")
-    return finding.check(kept[0], study.model, study.inputs, report)
+    return folders.check(kept[0], study.model, study.inputs, report)

@@ -13,7 +13,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.core.scope import epsilon_text
 from inversionview.model.sites.site import KINDS
-from inversionview.studies.given import loaded_study
+from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, err, given, listed, out, print_json, print_line
 from inversionview.terminal.options import BareStudyArg, DeviceOpt, JsonOpt, ModelOpt, ModelOptions, StudyArg
 

@@ -23,7 +23,7 @@ def defined(name: str) -> Definition:
     if is_study(name):
         found: Definition = import_module(f"inversionview.studies.{name}.definition").DEFINITION
         return found
-    from inversionview.studies.unnamed import ALONE, TEXTS
+    from inversionview.studies.texts_and_models import ALONE, TEXTS
 
     return {each.name: each for each in (TEXTS, ALONE)}[name]
 

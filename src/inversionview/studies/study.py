@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from inversionview.bank import finding
+from inversionview.bank import folders
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
@@ -163,10 +163,10 @@ class Study:
             BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
         """
         if folder is not None:
-            return finding.given(folder, self.model, self.inputs)
+            return folders.given(folder, self.model, self.inputs)
         if self.known_bank() is None:
             rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
-            path = finding.cached(self.model, self.inputs, rows)
+            path = folders.cached(self.model, self.inputs, rows)
             if begin is not None:
                 begin(path, rows)
             self._bank = harvest_bank(
@@ -182,5 +182,5 @@ class Study:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
         if self._bank is None:
-            self._bank = finding.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+            self._bank = folders.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
         return self._bank

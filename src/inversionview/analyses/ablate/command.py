@@ -9,7 +9,7 @@ import typer
 
 import inversionview as iv
 from inversionview.analyses.patch.command import sites_in
-from inversionview.studies.given import loaded_study
+from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import ActivationsOpt, JsonOpt, LimitOpt, ModelOptions, SeedOpt, StudyArg, WhereOpt
 

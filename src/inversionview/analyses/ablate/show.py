@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.ablate.result import Ablation
-from inversionview.show.numbers import mean, number
+from inversionview.drawing.numbers import mean, number
 
 
 def table(result: Ablation) -> Group:

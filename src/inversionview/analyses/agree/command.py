@@ -8,7 +8,7 @@ import typer
 
 import inversionview as iv
 from inversionview.sources.registry import every
-from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from inversionview.analyses.agree.measure import agreement
 from inversionview.analyses.agree.result import Agreement
-from inversionview.analyses.listing import is_query
+from inversionview.analyses.all_inputs import is_query
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError

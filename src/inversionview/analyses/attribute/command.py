@@ -10,7 +10,7 @@ import typer
 
 import inversionview as iv
 from inversionview.core.errors import SettingError
-from inversionview.studies.given import loaded_study
+from inversionview.studies.arguments import loaded_study
 from inversionview.studies.naming import is_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.checked import unused

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from inversionview.analyses.attribute.result import Attribution, Attributions, Rate, RateTable
 from inversionview.core.results import Result, several
-from inversionview.show.tokens import marked, visible
+from inversionview.drawing.tokens import marked, visible
 
 _WIDTH = 24
 """Characters of a token that are shown."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import inversionview as iv
-from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, numbers, out, print_json
 from inversionview.terminal.options import (
     BankOpt,

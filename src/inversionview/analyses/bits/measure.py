@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.analyses.bits.result import Curve
-from inversionview.analyses.places import Place, bits_of, least_of, places
+from inversionview.analyses.site_positions import Place, bits_of, least_of, places
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.information import mean

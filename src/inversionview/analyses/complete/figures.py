@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from inversionview.analyses.complete.result import Completeness, CompletenessTable, Scores
 from inversionview.core.results import several
+from inversionview.drawing.colours import EPSILON, KNOWN
+from inversionview.drawing.tokens import visible
 from inversionview.preimage.preimage import Query
-from inversionview.show.colours import EPSILON, KNOWN
-from inversionview.show.tokens import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inversionview.analyses.all_inputs import Values, chosen_rows, is_query
 from inversionview.analyses.complete.result import Completeness, Scores
-from inversionview.analyses.listing import Values, chosen_rows, is_query
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.memory import check_memory

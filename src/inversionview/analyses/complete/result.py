@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.listing import Values
+from inversionview.analyses.all_inputs import Values
 from inversionview.core.files import COLUMN_FORMATS, FIGURE_FORMATS, write_columns
 from inversionview.core.results import Result, Results
 from inversionview.core.scope import Distance

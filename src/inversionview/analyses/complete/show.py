@@ -10,7 +10,7 @@ from inversionview.analyses.complete.figures import figure, page, rank_text
 from inversionview.analyses.complete.result import Completeness, CompletenessTable
 from inversionview.core.results import several
 from inversionview.core.scope import epsilon_text
-from inversionview.show.tokens import marked
+from inversionview.drawing.tokens import marked
 
 __all__ = ["figure", "page", "table"]
 

@@ -10,7 +10,7 @@ import typer
 
 import inversionview as iv
 from inversionview.core.errors import SettingError
-from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import BankOpt, EpsilonOpt, JsonOpt, ModelOptions, SeedOpt, StudyArg, WhereOpt, check
 

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.analyses.codes import Codes, codes_of
+from inversionview.analyses.feature_codes import Codes, codes_of
 from inversionview.analyses.flow.confirm import Confirming
 from inversionview.analyses.flow.result import FLOOR, OTHERS, Edge, Flow, Kind, Node, stream
 from inversionview.analyses.inform.measure import place_information
 from inversionview.analyses.inform.result import Total
-from inversionview.analyses.places import places
+from inversionview.analyses.site_positions import places
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from inversionview.analyses.attribute.cases import Cases, answer_cases
 from inversionview.analyses.attribute.measure import Entrances
-from inversionview.analyses.codes import Codes, codes_of
+from inversionview.analyses.feature_codes import Codes, codes_of
 from inversionview.analyses.heads.result import FEATURES, POSITIONAL, CircuitRow, CircuitTable, Moved, NamedHead
 from inversionview.analyses.inform.measure import place_information
-from inversionview.analyses.places import Place, places
+from inversionview.analyses.site_positions import Place, places
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError

@@ -9,7 +9,7 @@ import typer
 
 import inversionview as iv
 from inversionview.core.errors import SettingError
-from inversionview.studies.given import loaded_study
+from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import JsonOpt, ModelOptions, SeedOpt, StudyArg
 

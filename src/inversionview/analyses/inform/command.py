@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import inversionview as iv
-from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, given, out, print_json
 from inversionview.terminal.options import (
     BankOpt,
@@ -57,7 +57,7 @@ def inform(
     as_json: JsonOpt = False,
 ) -> None:
     """Tell which features every site holds at every position, in bits and as a share of each feature's entropy."""
-    from inversionview.analyses.codes import pattern
+    from inversionview.analyses.feature_codes import pattern
     from inversionview.analyses.inform.result import FeatureTable
     from inversionview.corpora.filters import by_commas, feature_names, parse_filters
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.codes import Codes, Feature, codes_of
+from inversionview.analyses.feature_codes import Codes, Feature, codes_of
 from inversionview.analyses.inform.result import Cell, FeatureTable, Total
-from inversionview.analyses.places import Place, bits_of, enumerated, least_of, places
+from inversionview.analyses.site_positions import Place, bits_of, enumerated, least_of, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.information import entropy, mean, means

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.codes import Codes
+from inversionview.analyses.feature_codes import Codes
 from inversionview.analyses.interpret.sides import Rows
 from inversionview.corpora.inputs import Inputs
 

@@ -13,7 +13,7 @@ import typer
 import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
-from inversionview.studies.given import bank_to_search, loaded_study
+from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, err, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import BankOpt, JsonOpt, ModelOptions, ScopeOptions, SeedOpt, StudyArg

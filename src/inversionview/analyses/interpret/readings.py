@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.analyses.codes import Codes
+from inversionview.analyses.feature_codes import Codes
 from inversionview.analyses.interpret.clauses import FeatureStatement
 from inversionview.analyses.interpret.prompts import Shown
 from inversionview.analyses.interpret.scoring import Verdict
 from inversionview.analyses.interpret.sides import Half, Rows, Sides, sides
 from inversionview.analyses.interpret.statements import feature_statement
-from inversionview.analyses.places import draw_queries
+from inversionview.analyses.site_positions import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, UnknownPositionError

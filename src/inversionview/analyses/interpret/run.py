@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from inversionview.analyses.codes import Codes
+from inversionview.analyses.feature_codes import Codes
 from inversionview.analyses.interpret.clauses import FeatureStatement, summary
 from inversionview.analyses.interpret.client import Client, Estimate, Outcome
 from inversionview.analyses.interpret.prompts import (

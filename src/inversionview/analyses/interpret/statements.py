@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.codes import Codes
+from inversionview.analyses.feature_codes import Codes
 from inversionview.analyses.interpret.clauses import (
     Clause,
     Counts,

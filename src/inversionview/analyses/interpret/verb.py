@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from inversionview.analyses.codes import codes_of
+from inversionview.analyses.feature_codes import codes_of
 from inversionview.analyses.interpret.client import Client
 from inversionview.analyses.interpret.readings import Queries
 from inversionview.analyses.interpret.result import Interpretations

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from inversionview.analyses.patch.result import Effects, Patching
 from inversionview.core.information import Mean
-from inversionview.show.colours import BACKWARD, FORWARD, SINGLE
-from inversionview.show.numbers import errors, mean, number
+from inversionview.drawing.colours import BACKWARD, FORWARD, SINGLE
+from inversionview.drawing.numbers import errors, mean, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

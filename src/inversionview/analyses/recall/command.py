@@ -35,8 +35,7 @@ def recall(
     as_json: JsonOpt = False,
 ) -> None:
     """Find the heads that retrieve facts, which attributes each carries, and whether it does so whatever is asked."""
-    from inversionview.analyses.recall.verb import contents, facts_of
-    from inversionview.analyses.recall.verb import heads as retrieval_heads
+    from inversionview.analyses.recall.verb import facts_of
     from inversionview.studies.load import load
 
     if keep is not None:
@@ -62,8 +61,8 @@ def recall(
         def report(share: float, note: str) -> None:
             advance(int(1000 * share), note)
 
-        best = retrieval_heads(loaded, least=least, seed=seed, report=report)
-        table = contents(
+        best = iv.retrieval_heads(loaded, least=least, seed=seed, report=report)
+        table = iv.recall(
             loaded,
             best,
             count=heads,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.places import Allowed, enumerated, places
 from inversionview.analyses.recall.result import Carried, ContentTable, HeadContent
 from inversionview.analyses.recall.retrieval import RetrievalHead
+from inversionview.analyses.site_positions import Allowed, enumerated, places
 from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError

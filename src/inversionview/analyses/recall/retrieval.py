@@ -58,7 +58,7 @@ def proximity_shares(
 
 
 @torch.no_grad()
-def retrieval_heads(
+def heads_by_proximity(
     model: ProbedModel,
     tokens: Ids,
     positions: Ids,

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from inversionview.analyses.recall.contents import head_contents
 from inversionview.analyses.recall.result import ContentTable
-from inversionview.analyses.recall.retrieval import LEAST_SHARE, RetrievalHead, retrieval_heads
-from inversionview.bank.finding import cache
+from inversionview.analyses.recall.retrieval import LEAST_SHARE, RetrievalHead, heads_by_proximity
+from inversionview.bank.folders import cache
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
@@ -56,7 +56,7 @@ def known_facts(study: Study, *, report: Progress | None = None) -> npt.NDArray[
     return inputs.known
 
 
-def heads(
+def retrieval_heads(
     study: Study, *, limit: int = 1000, least: float = LEAST_SHARE, seed: int = 0, report: Progress | None = None
 ) -> list[RetrievalHead]:
     """Return the heads that retrieve facts: of the upper half of the layers those with a large share of the stream at END.
@@ -81,10 +81,10 @@ def heads(
     check_known(known, inputs.facts, study.model.name)
     rows = np.random.default_rng((seed, 41)).permutation(np.flatnonzero(known))[:limit]
     tokens = inputs.tokens(rows)
-    return retrieval_heads(study.model, tokens, inputs.named_positions(tokens)["END"], least=least, report=report)
+    return heads_by_proximity(study.model, tokens, inputs.named_positions(tokens)["END"], least=least, report=report)
 
 
-def contents(
+def recall(
     study: Study,
     best: Sequence[RetrievalHead] | None = None,
     *,
@@ -101,7 +101,7 @@ def contents(
 
     Args:
         study: of facts.
-        best: heads; by default those that ``heads`` finds.
+        best: heads; by default those that ``retrieval_heads`` finds.
         bank: that holds these heads, or its folder; by default one of them alone is made of all prompts, in the user's cache.
         count: so many heads at most.
         epsilon: threshold; by default the study's.
@@ -110,12 +110,12 @@ def contents(
         options: ``queries`` and ``seed`` of ``head_contents``.
 
     Raises:
-        SettingError, InputError: as in ``heads``.
+        SettingError, InputError: as in ``retrieval_heads``.
     """
     inputs = facts_of(study)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN)
     whole(count, "The number of heads")
-    chosen = (heads(study, report=report) if best is None else list(best))[:count]
+    chosen = (retrieval_heads(study, report=report) if best is None else list(best))[:count]
     known = known_facts(study, report=report)
     if bank is None and chosen:
         bank = _bank_of(study, chosen, _told(report, "bank"))

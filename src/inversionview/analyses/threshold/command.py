@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import inversionview as iv
-from inversionview.studies.given import loaded_study
+from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import (
     ActivationOptions,

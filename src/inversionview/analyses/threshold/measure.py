@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.listing import Values, chosen_rows, is_query
+from inversionview.analyses.all_inputs import Values, chosen_rows, is_query
 from inversionview.analyses.threshold.result import Gap, Rung, Threshold
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Scope, check_epsilon

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.listing import Values
+from inversionview.analyses.all_inputs import Values
 from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance

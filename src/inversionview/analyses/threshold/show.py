@@ -15,9 +15,9 @@ from inversionview.analyses.complete.figures import label
 from inversionview.analyses.threshold.result import Threshold
 from inversionview.core.information import least
 from inversionview.core.scope import epsilon_text
+from inversionview.drawing.colours import EPSILON, SUGGESTED
+from inversionview.drawing.tokens import visible
 from inversionview.preimage.show import at_least, query_line
-from inversionview.show.colours import EPSILON, SUGGESTED
-from inversionview.show.tokens import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

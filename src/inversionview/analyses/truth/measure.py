@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.analyses.codes import Codes, codes_of
+from inversionview.analyses.feature_codes import Codes, codes_of
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import MismatchError

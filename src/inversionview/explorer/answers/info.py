@@ -12,9 +12,9 @@ from inversionview.page import contract
 from inversionview.preimage.common import background
 from inversionview.preimage.preimage import Query
 from inversionview.preimage.reading import features, identifier
+from inversionview.sources.bank_cost import lacking
 from inversionview.sources.corpus import search
 from inversionview.sources.decoder import DECODER
-from inversionview.sources.quick import lacking
 from inversionview.sources.registry import sources
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.walk.kernel import Kernel, States, Trial, as_trial
-from inversionview.walk.mix import Mix
+from inversionview.markov.kernel import Kernel, States, Trial, as_trial
+from inversionview.markov.mix import Mix
 
 SHARE = 0.3
 """Share of a level's chains that lie inside the next: the acceptance of an exchange, wanted between 20 and 40 %."""

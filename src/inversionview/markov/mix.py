@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.core.arrays import Ids
-from inversionview.walk.kernel import Trial
+from inversionview.markov.kernel import Trial
 
 _FLOOR = 0.3
 """Share of all steps that is spread evenly over the moves, so that none is ever left out."""

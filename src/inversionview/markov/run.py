@@ -16,11 +16,11 @@ from inversionview.core.errors import SettingError
 from inversionview.core.information import Bits
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seconds, check_seed, positive, whole
-from inversionview.walk.chains import Chains, started
-from inversionview.walk.diagnostics import Mixing, mixing, splitting_bits
-from inversionview.walk.kernel import Kernel, States, Trial, as_trial
-from inversionview.walk.ladder import Ladder, build
-from inversionview.walk.pool import Pool
+from inversionview.markov.chains import Chains, started
+from inversionview.markov.diagnostics import Mixing, mixing, splitting_bits
+from inversionview.markov.kernel import Kernel, States, Trial, as_trial
+from inversionview.markov.ladder import Ladder, build
+from inversionview.markov.pool import Pool
 
 Features = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
 Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]

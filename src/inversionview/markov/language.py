@@ -20,13 +20,13 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
+from inversionview.markov.kernel import States, Target, Trial
+from inversionview.markov.proposals import Edit, Proposals
+from inversionview.markov.texts import Texts, at, draw
 from inversionview.model import distances
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel
-from inversionview.walk.kernel import States, Target, Trial
-from inversionview.walk.proposals import Edit, Proposals
-from inversionview.walk.texts import Texts, at, draw
 
 _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.analyses.places import Allowed
+from inversionview.analyses.site_positions import Allowed
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError, did_you_mean

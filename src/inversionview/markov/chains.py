@@ -15,8 +15,8 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 
 from inversionview.core.arrays import Ids
-from inversionview.walk.kernel import Kernel, States, Trial
-from inversionview.walk.mix import Mix
+from inversionview.markov.kernel import Kernel, States, Trial
+from inversionview.markov.mix import Mix
 
 KEPT_STEPS = 400
 """Steps whose states are kept, at most."""

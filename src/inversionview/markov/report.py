@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inversionview.walk.diagnostics import Mixing
+from inversionview.markov.diagnostics import Mixing
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from inversionview.show.colours import tint
+from inversionview.drawing.colours import tint
 
 
 def visible(token: str) -> str:

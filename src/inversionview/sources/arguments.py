@@ -8,7 +8,7 @@ import typer
 
 import inversionview as iv
 from inversionview.sources.registry import every, exact_first, named, one_of
-from inversionview.studies.given import bank_to_search
+from inversionview.studies.arguments import bank_to_search
 from inversionview.terminal.app import bar
 from inversionview.terminal.checked import unused
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.core.arrays import Ids
-from inversionview.walk.kernel import Trial, keys_of
+from inversionview.markov.kernel import Trial, keys_of
 
 
 class Pool:

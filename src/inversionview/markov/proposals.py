@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
+from inversionview.markov.kernel import Target
+from inversionview.markov.texts import Texts, at, draw
 from inversionview.model import distances
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
-from inversionview.walk.kernel import Target
-from inversionview.walk.texts import Texts, at, draw
 
 _NEIGHBOUR = 0.04
 """Temperature of the cosine between embeddings, by which neighbours are drawn."""
