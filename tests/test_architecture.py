@@ -23,7 +23,7 @@ GRAPH: dict[str, set[str]] = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 FINDS_BY_NAME = {"__init__", "cli", "core.results", "studies.registry", "sources.registry", "decoder.decoder"}
-"""Files that import what they find by its name: public names, commands, a result's ``show``, studies, sources, kinds of decoder."""
+"""Files that import what they find by its name: public names, commands, shows, studies, sources, kinds of decoder."""
 
 
 def test_every_file_lies_in_a_package_of_the_plan() -> None:

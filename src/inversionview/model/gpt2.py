@@ -22,6 +22,9 @@ from inversionview.model.gpt2_network import GPT2Network, linear
 from inversionview.model.sites.kind import Tap, Weights
 from inversionview.model.sites.site import Site
 
+_READ = ("resid_pre", "attn_z", "resid_mid", "mlp_out", "resid_post")
+"""Taps that sites are read at."""
+
 
 class GPT2Backend(GPT2Network):
     """GPT-2 with its sites laid open."""
@@ -78,6 +81,8 @@ class GPT2Backend(GPT2Network):
         wanted: dict[Tap, list[int]] = {}  # for each tap, which of the sites are read there
         for i, site in enumerate(sites):
             wanted.setdefault(site.tap, []).append(i)
+        if unread := {tap.name for tap in wanted} - {*_READ}:
+            raise NotImplementedError(f"This backend does not read the tap {sorted(unread)[0]}.")
         end = max(wanted, key=lambda tap: tap.order)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
         every = positions.size(1) == tokens.size(1) and bool(

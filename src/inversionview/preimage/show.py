@@ -150,9 +150,8 @@ def _common_block(told: Told) -> list[Text | Table]:
         head = {
             "decoder": f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
             "walk": f"Common inside ε ({told.counted:,} draws):",
-            "corpus": f"Common inside ε ({counted}):",
         }
-        parts.append(Text(head[told.source]))
+        parts.append(Text(head.get(told.source, f"Common inside ε ({counted}):")))
         grid = Table.grid(padding=(0, 2))
         for one in told.telling[:COMMON]:
             grid.add_row(*_feature(one))

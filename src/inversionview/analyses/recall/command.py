@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.studies.naming import check_model_name, check_study
 from inversionview.terminal.app import app, bar, device_named, err, given, out, print_json

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Kind = str
 """The name of a kind of sites, such as ``pre``; ``KINDS`` lists those that are read."""
-TAPS = ("embed", "pos_embed", "resid_pre", "attn_z", "resid_mid", "mlp_out", "resid_post")
+TAPS = ("embed", "pos_embed", "resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """Where a backend hooks a layer, in the order of computation; ``attn_z`` is the input of W_O, the embeddings are of layer 0."""
 
 
