@@ -32,13 +32,14 @@ import inversionview as iv
 from inversionview.analyses.heads.result import NamedHead
 from inversionview.bank import folders
 from inversionview.corpora.texts import TextInputs
-from inversionview.explorer import banks
-from inversionview.explorer.answers import confirm, info, maps, readings
+from inversionview.explorer.answers import confirm, info, maps
 from inversionview.explorer.app import create_app
 from inversionview.explorer.command import bound
 from inversionview.explorer.connections import Server, settings
 from inversionview.explorer.queue import BusyError, StoppedError, Task, TimeUpError, WorkQueue
 from inversionview.page import contract
+from inversionview.sources import bank_cost
+from inversionview.sources.walk import WALK
 from inversionview.studies.load import keep
 from inversionview.studies.registry import defined, stated
 from inversionview.studies.shipped import shipped_path
@@ -201,13 +202,13 @@ def test_corpus_readings_are_the_library_s(client: TestClient, banked: dict[str,
 
 def test_walks_are_the_library_s(client: TestClient, banked: dict[str, iv.Study], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[iv.Preimage] = []
-    walk = iv.Study.walk
+    walk = WALK.read
 
     def kept(*arguments: Any, **options: Any) -> iv.Preimage:
         made.append(walk(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(iv.Study, "walk", kept)
+    monkeypatch.setattr(WALK, "read", kept)
     found = get(client, "studies/addition/read", text=ADD, source="walk", count=20, seconds=0.4)
     assert found["preimage"] == as_json(made[0].to_json())
     assert found["preimage"]["source"] == found["preimage"]["samples"][0]["source"] == "walk"
@@ -355,7 +356,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
     monkeypatch.setattr(banks, "QUICK", 0.0)
     monkeypatch.setattr(folders, "cache", lambda: deep.folder / "cache")
     built: list[int] = []
-    monkeypatch.setattr(iv.Study, "build_bank", lambda self, *a, **k: built.append(1))
+    monkeypatch.setattr("inversionview.studies.study.harvest_bank", lambda *a, **k: built.append(1))
     with TestClient(create_app({"ioi": lambda: deep}), base_url="http://localhost") as client:
         info = get(client, "studies/ioi")
         assert info["sources"] == ["walk", "corpus"]
@@ -368,7 +369,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
         assert {s["source"] for s in every["preimage"]["samples"]} <= {"walk"}
         assert built == []
         monkeypatch.undo()
-        monkeypatch.setattr(banks, "QUICK", 0.0)
+        monkeypatch.setattr(bank_cost, "QUICK", 0.0)
         iv.build_bank(deep, deep.folder / "bank", rows=60, sites="a3.*,a20.*")
         info = get(client, "studies/ioi")
         assert (info["sources"], info["lacking"]) == (["corpus", "walk"], None)
@@ -401,7 +402,7 @@ def test_a_map_of_many_sites_is_one_pass(deep: iv.Study, monkeypatch: pytest.Mon
 def test_heads_of_a_circuit_are_named(deep: iv.Study, counting: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = [NamedHead("a20.3", "name mover", "END"), NamedHead("a9.1", "induction", "S2")]
     assert info.study_info(counting).heads_named == []
-    monkeypatch.setattr(iv.Study, "named_heads", property(lambda self: heads))
+    monkeypatch.setattr(info, "named_heads", lambda study: heads)
     told = [(head.site, head.position, head.group) for head in info.study_info(deep).heads_named]
     assert told == [("a20.3", "END", "name mover"), ("a9.1", "S2", "induction")]
 
@@ -587,7 +588,7 @@ def test_who_goes_away_frees_the_worker(served: Served, accept: str) -> None:
 def test_two_clients_at_once_are_served_in_turn(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """One asks eight times at once, then the other once: the other is not last."""
     release, done, drawn = held(served.queue), [], info.random_place
-    monkeypatch.setattr(readings, "random_place", lambda *arguments: (time.sleep(0.1), drawn(*arguments))[1])
+    monkeypatch.setattr(info, "random_place", lambda *arguments: (time.sleep(0.1), drawn(*arguments))[1])
 
     def ask(client: str) -> int:
         code = httpx.get(f"{served.url}/studies/counting/random", headers={"X-Client": client}, timeout=30).status_code

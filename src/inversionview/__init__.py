@@ -138,6 +138,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.threshold.verb import threshold
     from inversionview.analyses.truth.verb import keep_truth, truth
     from inversionview.bank.store import ActivationBank
+    from inversionview.core import errors as errors
     from inversionview.core.errors import InversionViewError
     from inversionview.core.scope import Scope
     from inversionview.corpora.inputs import Inputs
@@ -162,11 +163,17 @@ if TYPE_CHECKING:
     from inversionview.studies.study import Study
 
 
+_MODULES = {"errors": "core.errors"}
+"""Modules that are public as a whole: ``except iv.errors.InputError``."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"inversionview.{_MODULES[name]}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'inversionview' has no attribute {name!r}")
     return getattr(import_module(f"inversionview.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*globals(), *_PUBLIC, *_MODULES])
