@@ -353,7 +353,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> iv.Study:
 
 def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said how long it takes and which command builds it; a walk reads by default; with a bank the corpus does."""
-    monkeypatch.setattr(banks, "QUICK", 0.0)
+    monkeypatch.setattr(bank_cost, "QUICK", 0.0)
     monkeypatch.setattr(folders, "cache", lambda: deep.folder / "cache")
     built: list[int] = []
     monkeypatch.setattr("inversionview.studies.study.harvest_bank", lambda *a, **k: built.append(1))

@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import inversionview as iv
 from inversionview.analyses.heads.result import NamedHead
+from inversionview.explorer.answers import info
 from inversionview.explorer.app import create_app
 from inversionview.explorer.command import bound
 from tests.browser import LONE, chromium, opened
@@ -518,7 +519,7 @@ def deep_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     heads = [NamedHead("a20.3", "name mover", "END"), NamedHead("a9.1", "induction", "S2")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(iv.Study, "named_heads", property(lambda self: heads if self is study else []))
+        patch.setattr(info, "named_heads", lambda one: heads if one is study else [])
         app = create_app({"ioi": lambda: study, "addition": slowly})
         listening = bound("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
