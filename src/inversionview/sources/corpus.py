@@ -37,6 +37,7 @@ def search(
     The first search without a bank builds one in the user's cache, of 200,000 inputs (of a language model 20,000).
 
     Args:
+        study: from ``load``.
         query: from ``query``.
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.

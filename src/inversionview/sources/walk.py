@@ -78,6 +78,7 @@ def walk(
     however rare it is; for language models only where asked, they take long.
 
     Args:
+        study: from ``load``.
         query: from ``query``.
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.

@@ -19,6 +19,7 @@ def build_bank(
     """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.build_bank`` for the options.
 
     Args:
+        study: from ``load``.
         folder: where to; by default the user's cache, where later searches find it.
         rows: how many inputs.
         report: called with the share of the inputs that is done, and a note.

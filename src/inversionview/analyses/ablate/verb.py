@@ -28,6 +28,7 @@ def ablate(
     """Replace activations by their mean, by zero or by another input's, and see what is still predicted of each answer.
 
     Args:
+        study: from ``load``.
         activations: as in ``patch``; each alone and, where there are several, all at once.
         by: ``"mean"``, ``"zero"`` or ``"resample"``.
         where: filters that the inputs satisfy.

@@ -43,6 +43,7 @@ def agree(
     """Compare what the sources say of the features inside a query's ε-preimage, at its own named position.
 
     Args:
+        study: from ``load``.
         query: from ``query``.
         sources: of ``"walk"``, ``"corpus"``, ``"decoder"`` (samples at temperature 1) and ``"all"``, every input of a study
             that can be listed.

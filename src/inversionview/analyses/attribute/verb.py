@@ -26,6 +26,7 @@ def attribute(
     """Return the tokens whose logits activations at one position raise and lower most by themselves, one result for each.
 
     Args:
+        study: from ``load``.
         query: from ``query``, whose input and position are meant; or a text.
         what: sites, patterns and differences of two states of the residual stream by commas, ``"a1.*,x1.post-x0.post"``;
             by default the query's own site, for a text the study's.
@@ -65,6 +66,7 @@ def rates(
     """Return how often activations promote and suppress the token expected next (Huang et al. 2024, Table 4).
 
     Args:
+        study: from ``load``.
         what: as in ``attribute``; by default the study's site.
         target: the answer token that is expected, each input being read before it; by default the first.
         prompts: in place of the study's inputs, a JSONL file of ``{"text": …, "expected": …, "at": …}``.

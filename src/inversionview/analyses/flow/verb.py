@@ -31,6 +31,7 @@ def flow(
     whether patching confirms it.
 
     Args:
+        study: from ``load``.
         target: name of the answer token; by default the first.
         bank: as in ``search``.
         where: filters on the inputs, such as ``"A1=1"``.

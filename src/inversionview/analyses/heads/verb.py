@@ -26,6 +26,7 @@ def heads(
     A result is kept in the run's folder or the user's cache, and read from there (or the package) when asked for again.
 
     Args:
+        study: from ``load``.
         prompts: how many prompts of the test split.
         anyway: go on with a model that does not do the task.
         seed: of the choice of prompts.

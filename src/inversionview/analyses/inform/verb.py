@@ -25,6 +25,7 @@ def inform(
     """Return how many bits every site tells at every position, and about which features.
 
     Args:
+        study: from ``load``.
         bank: to search, or its folder; by default as in ``search``.
         epsilon: threshold; by default the study's.
         distance: by default the study's.

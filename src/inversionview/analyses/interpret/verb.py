@@ -49,6 +49,7 @@ def interpret(
     """Say in sentences what sites encode at positions, and score whether it is true.
 
     Args:
+        study: from ``load``.
         queries: so many random inputs of the bank at each site and position, or texts.
         site: one, several or patterns over the bank's sites; by default the study's, ``"*"`` is all.
         at: one or several named positions; by default the study's, ``"*"`` is all of the bank's.

@@ -32,6 +32,7 @@ def pairs(
     """Return originals and contrasts for activation patching.
 
     Args:
+        study: from ``load``.
         contrast: a JSONL file of pairs, pairs of texts, or a function from a test input's text to a pair (``None`` to leave
             the text out); by default the study's own contrasts of its test set.
         target: for the study's own, as are those below: the answer token that a contrast changes, by default the first.
@@ -75,6 +76,7 @@ def patch(
     """Replace activations of originals by those of contrasts, and see how far the logit difference of the answers falls.
 
     Args:
+        study: from ``load``.
         activations: as ``POSITION:SITE``, ``"query:a0.0"``, ``"=:a*.*"``, ``"*:x0.pre"``, ``"F1:embed"``, in order; by
             default all heads at the position that predicts the answer.
         contrast: pairs, or how to make them; see ``pairs``.

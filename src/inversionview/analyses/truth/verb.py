@@ -18,6 +18,7 @@ def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **op
     """Return for each site how the decoder's samples compare with exact preimages: good ratio, recall, KL by feature.
 
     Args:
+        study: from ``load``.
         bank: to search, or its folder; by default as in ``search``.
         options: ``queries``, ``samples``, ``seed`` and ``report`` of ``decoder_against_truth``.
     """
@@ -30,6 +31,7 @@ def keep_truth(study: Study, sites: Sequence[SiteTruth], bank: ActivationBank, *
     """Keep what ``truth`` found beside the decoder, so that readings tell its bias.
 
     Args:
+        study: from ``load``.
         sites: what was found.
         bank: against which.
         samples: as they were asked for.
