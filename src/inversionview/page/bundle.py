@@ -25,7 +25,7 @@ def to_html(readings: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
     """Write readings, up to four of them side by side, as one HTML file.
 
     Args:
-        readings: each as the API, the widget and ``service.reading`` give it.
+        readings: each as the API, the widget and ``preimage.reading`` give it.
         path: of the file, which is written whole or not at all.
 
     Raises:

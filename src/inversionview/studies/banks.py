@@ -16,7 +16,7 @@ from inversionview.studies.study import Study
 def build_bank(
     study: Study, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
 ) -> ActivationBank:
-    """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.build_bank`` for the options.
+    """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.harvest_bank`` for the options.
 
     Args:
         study: from ``load``.

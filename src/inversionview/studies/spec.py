@@ -41,7 +41,7 @@ class StudySpec(BaseModel):
     epsilon: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     epsilons: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """By family of site (``residual``, ``head``, ``mlp``) the ε of a reading there, from the run's own texts; see
-    ``analysis.thresholds``. Elsewhere, and where many sites are compared, it is ``epsilon``."""
+    ``runs.epsilons``. Elsewhere, and where many sites are compared, it is ``epsilon``."""
     rows: int = Field(default=200_000, ge=1)
     """Inputs of the bank that the first search builds."""
     width: int = Field(default=96, ge=1)

@@ -40,7 +40,7 @@ class PairOptions:
     limit: LimitOpt = None
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``Study.patch`` is told of the study's pairs.
+        """Return what ``patch`` is told of the study's pairs.
 
         Raises:
             SettingError: something is, although the pairs are one's own.

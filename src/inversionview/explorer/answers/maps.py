@@ -35,7 +35,7 @@ def bits_map(
     distance: Distance | None = None,
     report: Progress | None = None,
 ) -> contract.Map:
-    """Return how many bits each site tells at a position of an input, as ``Study.search`` says them.
+    """Return how many bits each site tells at a position of an input, as ``search`` says them.
 
     All activations come from one forward pass; a site that the bank lacks is not read, and has no value. Of more than 64 sites,
     the distances that the bank stores are taken as they are, to within the rounding of fp16: see ``search``.
