@@ -110,7 +110,8 @@ def _circuit_table(circuit: CircuitTable) -> Group:
     """Return what the preimages of each head tell, as a share of each feature's entropy; bold where it is half or more."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("group", "head", "at", "bits", *FEATURES, "as expected"):
-        grid.add_column(title, justify="right" if title in ("bits", *FEATURES) else "left", no_wrap=True)
+        number = title in ("bits", *FEATURES)
+        grid.add_column(title.replace("_", " "), justify="right" if number else "left", no_wrap=not number)
     for row in circuit_rows(circuit):
         shares = (_circuit_share(row.shares.get(name)) for name in FEATURES)
         grid.add_row(row.head.group, row.head.site, row.head.position, circuit_bits(row), *shares, AGREES[row.agrees])
