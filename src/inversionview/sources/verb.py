@@ -57,6 +57,6 @@ def read(
         scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
         asked = Asked(study, query, scope, shown, seed, report, watch, options)
         return merged(asked.of(reading_now(study, query, fixed)), shown)
-    chosen = first_source(study, query, fixed) if source is None else named(source, ALL)
+    chosen = first_source(study, query, fixed, options) if source is None else named(source, ALL)
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
     return chosen.read(study, query, scope, count=count, seed=seed, report=report, watch=watch, **options)

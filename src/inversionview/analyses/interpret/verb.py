@@ -14,9 +14,10 @@ from inversionview.analyses.interpret.run import Confirm, interpretations
 from inversionview.analyses.interpret.sides import GAP
 from inversionview.bank.store import ActivationBank
 from inversionview.core.progress import Progress
-from inversionview.core.scope import OWN, Distance, Scope, check_distance, check_epsilon
+from inversionview.core.scope import OWN, Distance
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -70,12 +71,8 @@ def interpret(
     names = study.spec.at if at is None else at
     positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
     texts = None if isinstance(queries, int) else tuple(tuple(study.model.encode(text)) for text in queries)
-    epsilon = sides.get("epsilon")
-    scope = Scope(
-        check_epsilon(study.spec.epsilon if epsilon is None else epsilon),
-        check_distance(sides.get("distance") or study.spec.distance),
-        OWN if sides.get("fixed") else None,
-    )
+    at = OWN if sides.get("fixed") else None
+    scope = resolved(study, epsilon=sides.get("epsilon"), distance=sides.get("distance"), at=at)
     return interpretations(
         searched,
         codes_of(searched),
