@@ -94,6 +94,13 @@ def test_every_result_has_its_show() -> None:
         assert not {other for other in GRAPH[module] if other.split(".")[-1] == "show" or other.startswith("drawing.")}, module
 
 
+def test_results_print_as_their_table() -> None:
+    """A dataclass would write a repr of its own, unless it is told not to."""
+    for module, name in results():
+        node = next(node for node in TREES[module].body if isinstance(node, ast.ClassDef) and node.name == name)
+        assert all("repr=False" in said for each in node.decorator_list if "dataclass" in (said := ast.unparse(each))), name
+
+
 def test_every_file_opens_with_what_it_is_for() -> None:
     assert [name for name, tree in TREES.items() if not ast.get_docstring(tree)] == []
 

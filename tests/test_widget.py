@@ -36,7 +36,7 @@ LIVE = "application/vnd.jupyter.widget-view+json"
 STILL = {"text/html", "text/plain"}
 CODE = f"""import inversionview as iv
 study = iv.load("counting")
-preimage = study.preimage(study.query("{COUNT}", at=":", site="a1.0"), count=60, each=16)
+preimage = iv.read(study, study.query("{COUNT}", at=":", site="a1.0"), source="decoder", count=60, each=16)
 preimage"""
 
 
