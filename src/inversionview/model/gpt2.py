@@ -262,6 +262,8 @@ class _Way:
         """The activations of ``site``, once the run is there."""
         self.patched: dict[Tap, list[Site]] = {}
         for each in sorted(patches):
+            if each.tap.name not in (*_READ, "embed", "pos_embed") or (each.tap.name == "attn_z" and not each.is_head):
+                raise NotImplementedError(f"This backend does not write {each} at the tap {each.tap.name}.")
             self.patched.setdefault(each.tap, []).append(each)
 
     def look(self, tap: Tap, x: Float[Tensor, "batch new *width"]) -> None:

@@ -217,7 +217,10 @@ class ProbedModel(Runner):
 
     def width(self, site: Site) -> int:
         """Return how many numbers hold an activation of ``site``: a head's output lies in a space of d_head dimensions."""
-        return site.width(self.shape.d_model, self.backend.w_o(site.layer).size(1))
+        width = site.width(self.shape.d_model, self.backend.w_o(site.layer).size(1))
+        if width != self.shape.d_model and not site.is_head:
+            raise NotImplementedError(f"Of sites in a smaller space only heads are kept: {site} has {width} numbers.")
+        return width
 
     def frame(self, site: Site) -> Float[Tensor, "width d_model"] | None:
         """Return orthonormal vectors that span a head's outputs, in float32; ``None`` where its width is d_model."""

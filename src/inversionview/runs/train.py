@@ -57,7 +57,7 @@ class Reading:
     layers: str | None = None
     """Only sites of these layers, such as ``12-20,25``."""
     heads: str | None = None
-    """Only these heads, such as ``16.3,17.0``; ``"named"``: those that the study knows to matter, ``Study.named_heads``."""
+    """Only these heads, such as ``16.3,17.0``; ``"named"``: those that the study knows to matter, ``named_heads``."""
     inputs: int = 20_000
     """How many inputs of the corpus the bank holds."""
     stream: bool | None = None

@@ -113,7 +113,7 @@ def interpretation(
     distance: Distance | None = None,
     report: Progress | None = None,
 ) -> contract.Interpretation:
-    """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``Study.interpret``.
+    """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``interpret``.
 
     Raises:
         SettingError: the bank does not hold the position.
@@ -153,7 +153,7 @@ def completed(
 ) -> contract.Complete:
     """Return log p(x ∣ z_q) against D for ``limit`` random inputs of the study: at most 4,000 points, half of them inside.
 
-    Recall and percentile are of all that were scored, as ``Study.complete`` says them at temperature 1.
+    Recall and percentile are of all that were scored, as ``complete`` says them at temperature 1.
     """
     (result,) = complete(study, [query], epsilon=epsilon, variants=VARIANTS[:1], limit=limit, seed=seed, report=report)
     rng, inside = np.random.default_rng((seed, 31)), result.inside
