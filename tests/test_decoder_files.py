@@ -154,7 +154,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from inversionview.decoder.decoder import Decoder
-from inversionview.errors import WeightsError
+from inversionview.core.errors import WeightsError
 
 folder, forged = Path(sys.argv[1]), json.load(sys.stdin)
 import inversionview.decoder.pretrained

@@ -29,10 +29,11 @@ from inversionview.analyses.heads.head_measures import (
 from inversionview.analyses.heads.known import published_heads, read_heads
 from inversionview.analyses.heads.measure import find_heads, group_of
 from inversionview.analyses.heads.result import FOUND, GROUPS, NONE, HeadMeasures, HeadTable
-from inversionview.analyses.patch import measure as patching
+from inversionview.analyses.heads.verb import _heads_path
 from inversionview.core.errors import InputError, SettingError
 from inversionview.core.information import Mean
 from inversionview.corpora.contrasts import held_out
+from inversionview.intervene import patched_runs
 from inversionview.model.backend import Patch, Shape
 from inversionview.model.sites.site import Site
 from inversionview.runs.train import Reading, train_study
@@ -273,7 +274,7 @@ def test_many_sets_in_one_run_are_those_one_by_one(study: iv.Study, monkeypatch:
     pairs = prompts(study, 20).pairs(study.inputs)
     places = ["S2:a0.0", "END:a1.2", "S2:x1.pre", "END:a0.0", "S1+1:m0", "S2:embed"]
     alone = iv.patch(study, places, pairs, cumulative="both")
-    monkeypatch.setattr(patching, "_SMALL", 0)
+    monkeypatch.setattr(patched_runs, "_SMALL", 0)
     together = iv.patch(study, places, pairs, cumulative="both")
     assert alone.effects["forward"].effect[-1].value != 0
     for direction, effects in alone.effects.items():
@@ -372,7 +373,7 @@ def test_a_result_is_kept_and_read_at_once(study: iv.Study, monkeypatch: pytest.
     )  # the same seed, the same result
     assert computed == [1]
     assert iv.heads(study, prompts=21, anyway=True, seed=4).prompts == 21
-    kept = study._heads_path
+    kept = _heads_path(study)
     kept.write_text(kept.read_text()[:-50])
     assert iv.known_heads(study) is None
     assert iv.named_heads(study) == []

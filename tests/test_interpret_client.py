@@ -215,7 +215,7 @@ def test_the_estimate_is_its_definition(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from inversionview.interpret.client import Client
+from inversionview.analyses.interpret.client import Client
 from tests.test_interpret_client import prompts
 Client("scripted", base_url=sys.argv[1], cache=sys.argv[2], concurrency=3).ask(prompts(30))
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import inversionview as iv
 from inversionview.cli import main
 from inversionview.decoder import evaluation, training
 from inversionview.explorer import app as explorer
@@ -19,7 +20,7 @@ from inversionview.markov.run import Walk
 from inversionview.model.probed import ProbedModel
 from inversionview.runs import train as runs
 from inversionview.runs import train_probed as probing
-from inversionview.studies import study
+from inversionview.studies import load as loading
 from inversionview.terminal.app import app
 
 COUNT = "vvzccvczvvvzvcvc|v:8"
@@ -84,7 +85,7 @@ def test_no_command_is_forgotten() -> None:
 def test_an_interrupt_while_loading(
     command: str, raised: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module, name in ((study, "load"), (runs, "load"), (probing, "shipped_inputs"), (explorer, "create_app")):
+    for module, name in ((loading, "load"), (runs, "load"), (probing, "shipped_inputs"), (explorer, "create_app")):
         monkeypatch.setattr(module, name, at_first(raised, lambda *_, **__: None))
     before = {number: signal.getsignal(number) for number in SIGNALS}
     assert interrupted(command, COMMANDS[command], tmp_path) == 130
@@ -129,9 +130,8 @@ def test_only_what_goes_on_is_said_to(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if says != KEPT or command == "interpret":
         main(["bank", "counting", "--inputs", "300", "--out", str(tmp_path / "run")])
-    for owner, name in ((ProbedModel, "harvest_compact"), (study.Study, "interpret"), (study.Study, "search")):
+    for owner, name in ((ProbedModel, "harvest_compact"), (iv, "interpret"), (iv, "search"), (iv, "check_bank")):
         monkeypatch.setattr(owner, name, at_first(signal.SIGTERM, getattr(owner, name)))
-    monkeypatch.setattr(study.Study, "check_bank", at_first(signal.SIGTERM, study.Study.check_bank))
     capsys.readouterr()
     assert interrupted(command, arguments, tmp_path) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == says

@@ -28,7 +28,7 @@ from tests.conftest import sentences
 WRITES = """
 import signal, sys
 from pathlib import Path
-from inversionview.storage import replacing
+from inversionview.core.storage import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     (temporary / "inner").mkdir(parents=True)
     (temporary / "inner" / "half").write_text("half")
@@ -38,7 +38,7 @@ with replacing(Path(sys.argv[1])) as temporary:
 HOLDS = """
 import signal, sys
 from pathlib import Path
-from inversionview.locks import locked
+from inversionview.core.locks import locked
 with locked(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     signal.pause()

@@ -20,6 +20,7 @@ from inversionview.core.errors import InputError, UnknownSiteError, WeightsError
 from inversionview.model.backend import Patch
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
+from inversionview.model.tokens import character_tokenizer
 from inversionview.studies.counting.corpus import CountingInputs
 from inversionview.studies.shipped import FILES
 from tests.test_architectures import ARCHITECTURES, CHARACTERS, GPT2_SIZES, SIZES, VOCABULARY, assert_near, inputs, save
@@ -276,7 +277,7 @@ def phi3(folder: Path) -> Any:
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * 0.2 + (weight if weight.ndim == 1 else 0))
     model.save_pretrained(folder)
-    iv.tokens.character_tokenizer(CHARACTERS).save_pretrained(folder)
+    character_tokenizer(CHARACTERS).save_pretrained(folder)
     return plain(folder)
 
 
@@ -529,7 +530,7 @@ def opt_350m(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * 0.2 + (weight if weight.ndim == 1 else 0))
     model.save_pretrained(folder)
-    iv.tokens.character_tokenizer(CHARACTERS).save_pretrained(folder)
+    character_tokenizer(CHARACTERS).save_pretrained(folder)
     return folder
 
 

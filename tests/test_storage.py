@@ -177,8 +177,8 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from inversionview.errors import StorageError
-from inversionview.storage import replacing
+from inversionview.core.errors import StorageError
+from inversionview.core.storage import replacing
 
 content = torch.ones(50_000)
 writers = {
@@ -256,7 +256,7 @@ def cut_short(path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from inversionview.storage import replacing
+from inversionview.core.storage import replacing
 real, calls = Path.rename, []
 def rename(self, target):
     calls.append(target)

@@ -351,8 +351,8 @@ def test_a_gpt2_folder_gives_the_ids_of_autotokenizer(tmp_path: Path, said: str)
 PLAIN = """
 import sys
 from pathlib import Path
-from inversionview.probed import ProbedModel
-from inversionview.tokens import Vocabulary, character_tokenizer
+from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import Vocabulary, character_tokenizer
 print(Vocabulary.from_folder(Path(sys.argv[1])).encode("abba"), "transformers" in sys.modules)
 """
 

@@ -256,7 +256,7 @@ def test_hostile_tokens_in_jupyterlab(browser: Browser, lab: tuple[str, Path]) -
     made = handmade([["<BOS>", *HOSTILE], *[[token, "</style>", token] for token in HOSTILE]])
     (lab[1] / "hostile.json").write_text(json.dumps([made]))
     code = """import anywidget, json
-from inversionview.explorer.widget import _widget
+from inversionview.preimage.widget import _widget
 _widget(anywidget)(readings=json.load(open("hostile.json")))"""
     page = opened_in_lab(browser, lab, "hostile.ipynb", notebook(code))
     grid = page.locator(".iv .panel").get_by_role("grid")

@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 import inversionview as iv
 from inversionview.cli import main
 from inversionview.core.errors import InputError, UnknownPositionError
+from inversionview.core.scope import Scope
 from inversionview.corpora.contrasts import TextPair
 from inversionview.corpora.texts import TextInputs, begun_before
 from inversionview.decoder.recipe import TrainConfig
@@ -154,7 +155,7 @@ def test_the_walk_draws_from_the_model_given_the_first_token(studies: dict[str, 
     assert pi.sum() == pytest.approx(1)
     pi /= pi.sum()
     query = study.query("cat sat", site="x1.post")
-    kernel = LanguageKernel(study.model, Target(query.z, query.site, "cosine"), (1, 3), given=(2,))
+    kernel = LanguageKernel(study.model, Target(query.z, query.site, Scope(distance="cosine")), (1, 3), given=(2,))
     rng, count = np.random.default_rng(3), 1500
     states = kernel.begin(np.repeat(texts[1:2], count, axis=0))
     for _ in range(60):
