@@ -248,9 +248,15 @@ def _bias(truth: Truth | None, preimage: Preimage, site: str, names: Sequence[st
 
 
 def common(preimage: Preimage) -> Told | None:
-    """Return what all the inputs inside ε have in common, feature by feature, with intervals; with intervals.
+    """Return what all the inputs inside ε have in common, feature by feature, with intervals.
 
     ``None`` for a model alone, for a preimage merged of several sources, and for one that has lost its study.
+
+    Args:
+        preimage: from ``read``, ``search`` or ``walk``.
+
+    Raises:
+        WeightsError: what was measured of the decoder that made it is damaged.
     """
     study, query = preimage.study, preimage.query
     if study is None or study.bare:

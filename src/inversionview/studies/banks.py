@@ -24,6 +24,11 @@ def build_bank(
         rows: how many inputs.
         report: called with the share of the inputs that is done, and a note.
         options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
+
+    Raises:
+        SettingError, UnknownSiteError, UnknownPositionError: something named is not there, or out of range.
+        MismatchError: the folder holds a bank of something else.
+        LockedError, StorageError: another process writes there, or nothing can be written.
     """
     return harvest_bank(
         folder or folders.cached(study.model, study.inputs, rows), study.model, study.inputs, rows=rows, report=report,
@@ -33,6 +38,11 @@ def build_bank(
 
 def check_bank(study: Study, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:
     """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
+
+    Args:
+        study: from ``load``.
+        folder: a bank's, or a run's that holds one.
+        report: called with the share of the inputs that is done, and a note.
 
     Raises:
         BankError, MismatchError: there is none, or it is damaged, unfinished or another model's.

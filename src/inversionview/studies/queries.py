@@ -22,7 +22,12 @@ def random_queries(
 ) -> list[Query]:
     """Draw queries from the test split, each at a random site and position that a decoder is trained on.
 
-    ``at`` and ``site`` fix either; inputs that lack the position are passed over.
+    Args:
+        study: from ``load``.
+        count: how many.
+        at: the position, as in ``Study.query``; inputs without it are passed over.
+        site: the site.
+        seed: the same seed draws the same queries.
 
     Raises:
         SettingError: ``count`` is below 1.

@@ -30,9 +30,25 @@ def complete(
     seed: int = 0,
     report: Progress | None = None,
 ) -> CompletenessTable:
-    """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study; see ``completeness``.
+    """Compare log p(x ∣ z_q) with D(z_q, x) for every input of the study, and tell recall (Huang et al. 2024,
+    figure 11).
 
-    ``queries`` may be a number: then so many of ``random_queries``.
+    Args:
+        study: from ``load``.
+        queries: from ``Study.query``, or a number: then so many of ``random_queries``.
+        epsilon: threshold; by default the study's.
+        distance: by default the study's.
+        variants: temperatures, those without noise first, by default the three of figure 11.
+        draws: of the noise; the probability is the mean over them (the paper draws 500).
+        quick: do not tell apart the least probable inputs; recall stays exact.
+        limit: a random choice of so many inputs; by default all.
+        seed: of queries, choice and noise.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        WeightsError, MismatchError: there is no decoder, or it is another model's.
+        SettingError: a setting is out of range.
+        UnknownSiteError: the decoder was not trained on a query's site.
     """
     asked = random_queries(study, queries, seed=seed) if isinstance(queries, int) else queries
     made = completeness(
@@ -52,6 +68,12 @@ def complete(
 
 
 def texts(study: Study, result: Completeness, places: Ids) -> list[str]:
-    """Return some of a result's inputs as text."""
+    """Return some of a result's inputs as text.
+
+    Args:
+        study: the one of the result.
+        result: from ``complete``.
+        places: numbers of its rows, ``[n]``.
+    """
     pad = study.model.vocabulary.pad
     return [study.model.vocabulary.decode(ids[ids != pad].tolist()) for ids in study.inputs.tokens(result.rows[places])]

@@ -10,9 +10,19 @@ from inversionview.studies.study import Study
 
 
 def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None) -> GoodRatio:
-    """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries.
+    """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries: the share of samples
+    inside the study's ε.
 
-    ``queries`` queries a site, ``samples`` samples each at temperature 1, the study's ε and distance.
+    Args:
+        study: from ``load``.
+        queries: how many at each site.
+        samples: of each query, at temperature 1.
+        seed: of queries and samples.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        WeightsError, MismatchError: there is no decoder, or it is another model's.
+        SettingError: a setting is out of range.
     """
     ratios = good_ratio(
         study.decoder,

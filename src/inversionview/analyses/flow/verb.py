@@ -39,6 +39,11 @@ def flow(
         distance: by default the study's.
         threshold: edges that carry a smaller share of their feature are not shown.
         options: ``queries``, ``limit``, ``least_attention``, ``least_effect``, ``seed`` and ``report`` of ``trace_flow``.
+
+    Raises:
+        SettingError: there is no such target or feature, nothing satisfies the filters, or a setting is out of range.
+        InputError: the study declares no answers.
+        UnknownSiteError, UnknownPositionError: the bank does not hold a head, the residual stream or a position.
     """
     check_target(study.inputs, target)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN)

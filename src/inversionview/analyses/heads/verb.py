@@ -55,7 +55,14 @@ def _heads_path(study: Study) -> Path:
 
 
 def known_heads(study: Study) -> HeadTable | None:
-    """Return the heads that were found before, or are shipped for this model; ``None`` where neither is. Quick."""
+    """Return the heads that were found before, or are shipped for this model; ``None`` where neither is. Quick.
+
+    Args:
+        study: from ``load``.
+
+    Raises:
+        InputError: it is a model alone.
+    """
     return next(iter(_kept_heads(study)), None)
 
 
@@ -66,7 +73,11 @@ def _kept_heads(study: Study) -> list[HeadTable]:
 
 
 def named_heads(study: Study) -> list[NamedHead]:
-    """The heads that matter, as far as is known without computing: found before, shipped, or published; else none."""
+    """The heads that matter, as far as is known without computing: found before, shipped, or published; else none.
+
+    Args:
+        study: from ``load``.
+    """
     published = study.definition.published
     if published is None:
         return []

@@ -32,6 +32,10 @@ def inform(
         fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
         options: ``queries``, ``sites``, ``positions``, ``features``, ``extra``, ``where``, ``seed`` and
             ``report`` of ``feature_information``.
+
+    Raises:
+        SettingError, UnknownSiteError, UnknownPositionError: something named is not there, or out of range.
+        BankError, MismatchError: the bank is damaged or another model's.
     """
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
     return feature_information(study.bank(bank), study=study.name, scope=scope, **options)

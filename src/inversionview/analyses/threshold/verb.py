@@ -23,7 +23,21 @@ def threshold(
     seed: int = 0,
     report: Progress | None = None,
 ) -> Threshold:
-    """Show how the reading of a query depends on ε, over every input of the study; see ``threshold_study``."""
+    """Show how the reading of a query depends on ε, over every input of the study, and an ε from the gap of the distances.
+
+    Args:
+        study: from ``load``.
+        query: from ``Study.query``.
+        epsilons: the ladder of ε; the study's own is added.
+        distance: by default the study's.
+        limit: a random choice of so many inputs; by default all.
+        seed: of that choice.
+        report: called with the share of the work that is done, and a note.
+
+    Raises:
+        SettingError: an ε or the limit is out of range.
+        InputError: it is a model alone.
+    """
     return threshold_study(
         study.model,
         study.inputs,

@@ -21,6 +21,10 @@ def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **op
         study: from ``load``.
         bank: to search, or its folder; by default as in ``search``.
         options: ``queries``, ``samples``, ``seed`` and ``report`` of ``decoder_against_truth``.
+
+    Raises:
+        WeightsError, BankError, MismatchError: decoder or bank are missing, damaged or another model's.
+        SettingError: a setting is out of range.
     """
     scope = Scope[Any](study.spec.epsilon, study.spec.distance)
     made = decoder_against_truth(study.decoder, study.bank(bank), study.sites, scope=scope, **options)
