@@ -104,7 +104,7 @@ def asked(study: iv.Study, folder: Path, site: str = "x0.post") -> list[list[int
     """Which rows lie near some inputs: first one, for which all is read, then so many that the index is looked at."""
     queries = [study.query(f"{n}15+861={n * 100 + 876}", at="=", site=site) for n in range(1, 7)]
     bank = study.bank(folder)
-    assert not len(bank.rows_of(study.query("615+861=1476").ids))
+    assert not len(bank.rows_of(study.query("615+861=1476").ids, -1))
     z = torch.stack([query.z for query in queries])
     return [hits.rows.tolist() for some in (z[:1], z) for hits in search(bank, site, some, epsilon=0.3)]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from inversionview.corpora.inputs import mix
+from inversionview.core.mixing import mix
 
 BLOCK = 2**16
 """Bytes."""

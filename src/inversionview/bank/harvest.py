@@ -20,7 +20,7 @@ from inversionview.bank import index
 from inversionview.bank.blocks import sums_of
 from inversionview.bank.manifest import VECTORS, Manifest, Precision, check_positions, check_rows, read_manifest
 from inversionview.bank.shards import Shard, write_checksums
-from inversionview.bank.store import ActivationBank, Harvested, row_hashes
+from inversionview.bank.store import ActivationBank, Harvested
 from inversionview.core.errors import BankError, MismatchError, SettingError
 from inversionview.core.integrity import sealed
 from inversionview.core.locks import clear, locked
@@ -33,7 +33,7 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
 
-_PASS_BYTES = 2**25
+_PASS_BYTES = 2**27
 """Activations in memory at once while a shard is written, in fp32."""
 
 
@@ -151,7 +151,7 @@ def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
             for start, made in _passes(bank, shard.rows):
                 stop = start + len(made.at)
                 arrays["places"][:, start:stop] = made.at.T
-                arrays["hashes"][start:stop] = row_hashes(made.tokens)
+                arrays["hashes"][start:stop] = made.marks
                 for (name, slot), values in zip(manifest.slots, _stored(made, manifest, shard), strict=True):
                     _write_slices(files[name], offsets[name], layout[name], slot, start, values)
                 yield stop

@@ -16,6 +16,7 @@ from inversionview.core.integrity import KEY, read_sealed, reason, sealed
 from inversionview.core.ranges import whole
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.places import ALL
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
@@ -122,7 +123,7 @@ class Manifest(BaseModel):
         names = inputs.position_names
         wrong = {
             "sites": not known.issuperset(self.sites),
-            "positions": not set(names).issuperset(self.positions),
+            "positions": self.positions != [ALL] and not set(names).issuperset(self.positions),
             "d_model": self.d_model != model.shape.d_model,
             "d_head": self.d_head != model.width(Site(0, "head", 0)),
             "inputs": self.inputs > (inputs.placed(self.positions).size or MOST),
@@ -183,6 +184,8 @@ def check_positions(inputs: Inputs, positions: Sequence[str] | None) -> list[str
     Raises:
         UnknownPositionError: the inputs have no position of that name.
     """
+    if list(positions or ()) == [ALL] or (positions is None and inputs.every_token):
+        return [ALL]
     known = inputs.position_names
     if positions is None:
         return list(inputs.default_positions) or [name for name in known if name != "END"] or known

@@ -28,7 +28,7 @@ from inversionview.bank.shards import Shard
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
 from inversionview.core.progress import Progress
-from inversionview.corpora.inputs import Inputs, mix
+from inversionview.corpora.inputs import Inputs
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
@@ -40,8 +40,8 @@ _MAPPED_BYTES = 2**28
 class Harvested(NamedTuple):
     """What the model gives at places of a bank's rows."""
 
-    tokens: Int[np.ndarray, "row pos"]
-    """The input that each row is of, or lies in."""
+    marks: npt.NDArray[np.uint64]
+    """Of each row, see ``Placing.marks``."""
     at: Int[np.ndarray, "row name"]
     """Where the places are in it; −1 where a row lacks one."""
     activations: list[Float[Tensor, "row name width"]]
@@ -152,8 +152,8 @@ class ActivationBank:
         if not np.array_equal(which, np.arange(positions.size)):  # as they are with named positions
             z = [part[torch.from_numpy(which)] for part in z]
         grid = (len(rows), len(places.names))
-        at, row = found.position.reshape(grid), found.row.reshape(grid)[:, 0]
-        return Harvested(tokens[row], at, [part.unflatten(0, grid) for part in z])
+        marks = places.marks(tokens, found)
+        return Harvested(marks, found.position.reshape(grid), [part.unflatten(0, grid) for part in z])
 
     def activations(self, site: str | Site, position: str, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position."""
@@ -172,21 +172,25 @@ class ActivationBank:
         frame = self.model.frame(self.sites[site])
         return z.float().cpu() if frame is None else z.float().cpu() @ frame.T
 
-    def rows_of(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return the rows of the bank that hold exactly this input."""
-        padded = np.full((1, self.inputs.max_length), self.inputs.pad)
-        if len(ids) > self.inputs.max_length:
-            return np.empty(0, dtype=np.int64)
+    def rows_of(self, ids: Sequence[int], position: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the bank that are an input read at a position, or the same as that: they never count."""
+        padded = np.full((1, max(self.inputs.max_length, len(ids))), self.inputs.pad)
         padded[0, : len(ids)] = ids
-        wanted = row_hashes(padded)[0]
+        wanted = self.places.mark(padded, position)
         found = []
         for shard in self.shards:
             hashes = shard.hashes()
             found.append(shard.rows.start + np.flatnonzero(hashes == wanted))
             self.visit(hashes.nbytes)
-        rows = np.concatenate(found)
-        equal: npt.NDArray[np.int64] = rows[(self.tokens(rows) == padded).all(1)]
-        return equal
+        return np.concatenate(found)
+
+    def marks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Return the mark of some rows: rows of one mark are alike, as ``Placing.marks`` has it."""
+        out, which = np.empty(len(rows), dtype=np.uint64), rows // self.manifest.shard_rows
+        for number in np.unique(which):
+            inside = which == number
+            out[inside] = self.shards[number].hashes()[rows[inside] - self.shards[number].rows.start]
+        return out
 
     def visit(self, bytes_read: int) -> None:
         """Note that so much was read through maps, and unmap all when it is much: memory stays bounded."""
@@ -195,13 +199,6 @@ class ActivationBank:
             for each in self.shards:
                 each.release()
             self._mapped = 0
-
-
-def row_hashes(tokens: Ids) -> npt.NDArray[np.uint64]:
-    """Return a 64-bit hash of each row of tokens."""
-    keys = (tokens * (1 << 16) + np.arange(tokens.shape[1])).astype(np.uint64)
-    hashes: npt.NDArray[np.uint64] = np.bitwise_xor.reduce(mix(keys, salt=7), axis=1)
-    return hashes
 
 
 def _shard_folder(folder: Path, number: int) -> Path:

@@ -54,7 +54,7 @@ def encoded(texts: Iterable[str], vocabulary: Vocabulary, max_length: int, leave
                 rows.append(ids)
                 continue
             failed += 1
-            example = example or _placed(text, ids)
+            example = example or placed_error(text, ids)
             if not leave_out:
                 raise example
         marks = [xxhash.xxh3_64_intdigest(np.array(row, dtype=np.int32).tobytes()) for row in rows]
@@ -69,7 +69,7 @@ def encoded(texts: Iterable[str], vocabulary: Vocabulary, max_length: int, leave
         left_out(f"{many} left out, which the tokenizer cannot encode; the first is {example}")
 
 
-def _placed(text: str, error: InputError) -> InputError:
+def placed_error(text: str, error: InputError) -> InputError:
     """Return the error with where the text stands, if that is known."""
     return InputError(f"{text.place}: {error}") if isinstance(text, Text) else error
 

@@ -20,17 +20,7 @@ from inversionview.core.arrays import Ids, Split
 from inversionview.core.errors import InputError
 from inversionview.core.memory import check_memory
 from inversionview.corpora.moves import Move, Proposal
-from inversionview.corpora.places import NamedPlaces, Placing
-
-
-def mix(values: npt.NDArray[np.uint64], salt: int = 0) -> npt.NDArray[np.uint64]:
-    """Hash integers to 64 well-mixed bits (splitmix64), so that any row can be made again from its index alone."""
-    with np.errstate(over="ignore"):
-        x = values + np.uint64((0x9E3779B97F4A7C15 * (salt + 1)) % 2**64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
+from inversionview.corpora.places import ALL, EveryToken, NamedPlaces, Placing
 
 _MANY = 2**16
 """Of more inputs than so many it is asked whether they fit in memory."""
@@ -51,6 +41,8 @@ class Inputs(ABC):
     """The corpus is a sample of the inputs that there could be: a preimage in it is one of a preimage. Not where it is all."""
     redrawn: bool = False
     """Rows have a free part that another salt draws anew, so the corpus has no end."""
+    every_token: bool = False
+    """A bank holds every token as a place of its own, unless positions are named."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -72,8 +64,20 @@ class Inputs(ABC):
         return list(self.named_positions(self.tokens(np.arange(1))))
 
     def placed(self, names: Sequence[str]) -> Placing:
-        """Return where the places of these names are: a bank of them holds these in its rows."""
-        return NamedPlaces(tuple(names), self)
+        """Return where the places of these names are: a bank of them holds these in its rows; of ``all`` every token."""
+        return EveryToken(self) if tuple(names) == (ALL,) else NamedPlaces(tuple(names), self)
+
+    def occurring(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which tokens are places where every one is, ``[row, pos]``: all but padding and EOS, as D has it; BOS is."""
+        end = tokens == self.eos
+        end[:, 0] = False
+        mask: npt.NDArray[np.bool_] = (tokens != self.pad) & ~end
+        return mask
+
+    def occurrences(self, numbers: npt.NDArray[np.int64]) -> Ids:
+        """Return how many such tokens the corpus' inputs of these numbers have."""
+        found: Ids = self.occurring(self.corpus(numbers)).sum(1)
+        return found
 
     default_positions: Sequence[str] = ()
     """Names of the positions that a decoder is trained on and a bank holds; by default all tokens, and all names but END."""

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
@@ -136,6 +137,8 @@ class Preimage(Result):
     """How many distinct inputs these are."""
     draws: Ids | None = field(default=None, repr=False)
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
+    places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
+    """Where in each of the ``draws`` it was found, where that is an occurrence in natural text; not in the JSON."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
     notes: tuple[str, ...] = ()

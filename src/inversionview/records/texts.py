@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from inversionview.core.errors import InputError, LeftOut
+from inversionview.core.errors import InputError, LeftOut, SettingError
 from inversionview.core.progress import Progress
 from inversionview.records.reading import Record, RecordPlace, hub, is_saved, located, named_form, read
+from inversionview.records.streams import PACKINGS
 from inversionview.records.syntax import are_rows
 
 FIELD = "text"
+Per = Literal["line", "paragraph", "file"]
+"""What is one text in a text file."""
 _ABOUT_OTHERS = re.compile(r"(?i)(readme|licen[cs]e|notice|citation)(\.\w+)?|dataset_infos?\.json|_SUCCESS|thumbs\.db")
 """Files of a folder that tell of the others."""
 _SHOWN = 10
@@ -38,13 +42,16 @@ class Text(str):
         return made
 
 
-def read_texts(source: str | Path, field: str | None = None, *, report: Progress | None = None) -> Iterator[Text]:
+def read_texts(
+    source: str | Path, field: str | None = None, *, per: Per = "line", report: Progress | None = None
+) -> Iterator[Text]:
     """Yield the texts of a file, a folder or a data set on the hub.
 
     Args:
         source: a text file, one text a line; JSON, CSV, Parquet or Arrow, packed or not; a folder that ``datasets`` saved, or
             of files, all of which are read; or the name of a data set on the hub, of which the train split is read.
         field: where a record has its text, by default ``text``.
+        per: what is one text in a text file: a ``line``, a ``paragraph`` (lines between empty ones) or the whole ``file``.
         report: called with the share of the source that has been read, and how many texts that gave.
 
     Warns:
@@ -55,7 +62,7 @@ def read_texts(source: str | Path, field: str | None = None, *, report: Progress
         InputError: the source is missing, damaged or of another form, or a record has no such field, or no text there.
     """
     count = nulls = empty = number = 0
-    for number, record in enumerate(_records(str(source), field), 1):
+    for number, record in enumerate(_grouped(_records(str(source), field), per), 1):
         if report is not None and number % 1000 == 1:
             report(record.share, f"{count:,} texts")
         if field is not None and isinstance(record.value, str):
@@ -112,6 +119,60 @@ def _records(source: str, field: str | None) -> Iterator[Record]:
         )
     else:
         yield from hub(source, field or FIELD)
+
+
+def check_per(per: str) -> Per:
+    """Return ``per`` if it is known.
+
+    Raises:
+        SettingError: it is not.
+    """
+    for known in get_args(Per):
+        if per == known:
+            return known  # type: ignore[no-any-return]
+    raise SettingError(f"There is no --per {per!r}: choose line, paragraph or file.")
+
+
+def files_of(source: str) -> list[str]:
+    """Return what a source names: itself, or, where it is a pattern of paths, all that match it, in order.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    path = located(source)
+    if path.exists() or not set(source) & set("*?["):
+        return [source]
+    found = sorted(glob(str(path), recursive=True))
+    if not found:
+        raise InputError(f"No file matches {source}: name files that are there, a folder, or a dataset on the hub.")
+    return found
+
+
+def sized(source: str) -> int:
+    """Return how many bytes of text a source holds, about: packed files as four times as many; 0 of the hub."""
+    path = located(source)
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path] if path.is_file() else []
+    return sum(each.stat().st_size * (4 if each.suffix in PACKINGS else 1) for each in files)
+
+
+def _grouped(records: Iterator[Record], per: Per) -> Iterator[Record]:
+    """Yield records, the lines of text files put together to paragraphs or whole files."""
+    if per == "line":
+        yield from records
+        return
+    held: list[Record] = []
+    for record in records:
+        line = isinstance(record.value, str) and named_form(record.place.source) in (None, "text")
+        apart = not line or record.place.source != held[0].place.source if held else False
+        if held and (apart or (per == "paragraph" and not record.value.strip())):
+            yield held[0]._replace(value="\n".join(each.value for each in held), share=held[-1].share)
+            held = []
+        if not line:
+            yield record
+        elif held or record.value.strip():
+            held.append(record)
+    if held:
+        yield held[0]._replace(value="\n".join(each.value for each in held), share=held[-1].share)
 
 
 def _folder(path: Path, field: str) -> Iterator[Record]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from inversionview.core.errors import InputError, SettingError, UnknownStudyError, WeightsError
+from inversionview.core.progress import Progress
+from inversionview.corpora.natural import TextSource, opened
 from inversionview.corpora.texts import begun_before
 from inversionview.model.probed import PRECISIONS, ProbedModel
 from inversionview.model.sites.patterns import expand
@@ -18,24 +20,29 @@ from inversionview.studies.registry import default_model_called, defined, stated
 from inversionview.studies.shipped import check_shipped, shipped_path
 from inversionview.studies.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.studies.study import Study
+from inversionview.studies.texts_and_models import options_of
 
 
 def load(
     name: str | Path | None = None,
     *,
     model: str | Path | None = None,
+    texts: str | Path | TextSource | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    report: Progress | None = None,
     **options: Any,
 ) -> Study:
-    """Load a study by its name, a run by its folder, or a model alone, which is read by walks.
+    """Load a study by its name, a run by its folder, or a model: with natural text, or alone, which is read by walks.
 
     Args:
         name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
         model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
             model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
+        texts: with a model and no study: natural text, every token of which can be found; see ``TextSource``.
         device: where to run.
         dtype: of the weights; by default the run's, else float32.
+        report: called with the share of the texts that was read, where they are cut into windows for the first time.
         options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
             file of the user's own, of COUNTERFACT, or a folder of BEAR.
 
@@ -48,7 +55,10 @@ def load(
     if name is None:
         if model is None:
             raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
-        return _alone(ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32), str(model))
+        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32)
+        return _alone(probed, str(model)) if texts is None else on_texts(probed, str(model), texts, report)
+    if texts is not None:
+        raise SettingError(f"Texts are read with a model alone, and {name} has inputs of its own: leave out one of the two.")
     text = str(name)
     spec, run = stated(name)
     if run is not None and not model:
@@ -77,6 +87,15 @@ def _alone(model: ProbedModel, name: str) -> Study:
     """Return a model alone, every site of which is read by walks."""
     every = [site.short for site in model.sites]
     return Study(name, StudySpec(inputs="none", model=name, sites=every, site=every[-1], distance="cosine"), model)
+
+
+def on_texts(model: ProbedModel, name: str, texts: str | Path | TextSource, report: Progress | None = None) -> Study:
+    """Return a model with natural text, every token of which can be found; cosine, ε = 0.1."""
+    source = texts if isinstance(texts, TextSource) else TextSource(str(texts))
+    opened(source, model, report)
+    every = [site.short for site in model.sites]
+    spec = StudySpec(inputs="windows", options=options_of(source), model=name, sites=every, site=every[-1], distance="cosine")
+    return Study(name, spec, model)
 
 
 def _probed(definition: Definition, model: str | Path, device: str, dtype: torch.dtype) -> ProbedModel:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def defined(name: str) -> Definition:
-    """Return what ``StudySpec.inputs`` names: a study, ``texts``, which is a run on them, or ``none``, a model alone."""
+    """Return what ``StudySpec.inputs`` names: a study; ``texts``, a run on them; ``windows``; or ``none``, a model alone."""
     if is_study(name):
         found: Definition = import_module(f"inversionview.studies.{name}.definition").DEFINITION
         return found
-    from inversionview.studies.texts_and_models import ALONE, TEXTS
+    from inversionview.studies.texts_and_models import ALONE, TEXTS, WINDOWS
 
-    return {each.name: each for each in (TEXTS, ALONE)}[name]
+    return {each.name: each for each in (TEXTS, WINDOWS, ALONE)}[name]
 
 
 def definitions() -> list[Definition]:

@@ -21,7 +21,8 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     inputs: str
-    """Of which study; ``texts``, the run's own ``corpus`` folder; ``none``, a model alone. See ``studies.registry``."""
+    """Of which study; ``texts``, the run's own ``corpus`` folder; ``windows`` of natural text; ``none``, a model alone. See
+    ``studies.registry``."""
     options: dict[str, str | list[str]] = {}
     """Of the inputs, by name; see ``studies.definition``."""
     model: str = ""
@@ -55,7 +56,7 @@ class StudySpec(BaseModel):
     @field_validator("inputs")
     @classmethod
     def _known(cls, inputs: str) -> str:
-        if inputs not in (known := (*STUDIES, "texts", "none")):
+        if inputs not in (known := (*STUDIES, "texts", "windows", "none")):
             raise ValueError(f"there are only {', '.join(known)}")
         return inputs
 

@@ -127,7 +127,7 @@ class Queries:
         there = np.flatnonzero((at >= 0) & (at < (tokens != bank.inputs.pad).sum(1)))
         if not len(there):
             raise UnknownPositionError(f"None of the inputs has a position {position}.")
-        return tokens[there], at[there], [bank.rows_of(self.ids[i]) for i in there]
+        return tokens[there], at[there], [bank.rows_of(self.ids[i], int(at[i])) for i in there]
 
 
 def read_cells(

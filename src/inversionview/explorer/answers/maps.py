@@ -47,7 +47,7 @@ def bits_map(
     held = [site for site in study.sites if site in bank.sites]
     z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
     scope = resolved(study, epsilon=epsilon, distance=distance)
-    own, told = bank.rows_of(here.ids), {}
+    own, told = bank.rows_of(here.ids, here.position), {}
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)

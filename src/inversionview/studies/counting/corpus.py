@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.core.arrays import Ids
-from inversionview.corpora.inputs import Inputs, mix
+from inversionview.core.mixing import mix
+from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, pick, symmetric
 
 TOKENS = [*string.ascii_lowercase, *"123456789", "|", ":", "B", "E", "P"]

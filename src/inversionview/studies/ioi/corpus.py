@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError
-from inversionview.corpora.inputs import Inputs, mix
+from inversionview.core.mixing import mix
+from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
 from inversionview.model.tokens import Vocabulary
 

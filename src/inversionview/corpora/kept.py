@@ -1,0 +1,88 @@
+"""Inputs that were tokenized once into an Arrow file, which is memory-mapped, not loaded, and checked as it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import InputError
+from inversionview.core.integrity import check_folder, reason
+from inversionview.corpora.inputs import Inputs
+from inversionview.model.tokens import Vocabulary
+
+
+class KeptInputs(Inputs):
+    """Rows of a dataset's column ``tokens``, each in its frame: BOS, where texts are run with one, to EOS."""
+
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, max_length: int) -> None:
+        self.dataset = dataset
+        self.pad, self.bos, self.eos = vocabulary.pad, vocabulary.bos, vocabulary.eos
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this corpus from another: SHA-256 over all its tokens, 16 hexadecimal digits."""
+        mark = hashlib.sha256()
+        for chunk in self.dataset.data.column("tokens").chunks:
+            mark.update(chunk.value_lengths().to_numpy().tobytes())
+        for chunk in self.dataset.data.column("tokens").chunks:
+            mark.update(chunk.flatten().to_numpy().astype(np.int64).tobytes())
+        return mark.hexdigest()[:16]
+
+    def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
+        """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
+        out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
+        if len(rows):
+            taken = self.dataset.data.column("tokens").take(rows).combine_chunks()
+            out[np.arange(self.max_length) < taken.value_lengths().to_numpy()[:, None]] = taken.flatten().to_numpy()
+        return out
+
+
+def open_kept(folder: Path, vocabulary: Vocabulary, way_out: str) -> tuple[Any, int]:
+    """Open a corpus folder, memory-mapped; return the dataset, and how long its longest row is.
+
+    Raises:
+        InputError: there is none, or it is damaged; ``way_out`` ends the sentence.
+    """
+    from datasets import Dataset
+
+    if not folder.is_dir():
+        raise InputError(f"There is no corpus in {folder}: {way_out}.")
+    try:
+        check_folder(folder)
+        dataset = Dataset.load_from_disk(str(folder))
+        return dataset, _check_tokens(dataset.data, vocabulary)
+    except Exception as error:  # those of datasets and of Arrow share no base
+        raise InputError(f"The corpus in {folder} is damaged ({reason(error)}): delete it and {way_out}.") from error
+
+
+def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
+    """Return how long the longest input of an Arrow table is.
+
+    Raises:
+        ValueError: they are no inputs in this vocabulary.
+    """
+    table.validate(full=True)
+    longest = 0
+    for chunk in table.column("tokens").chunks:  # a large corpus is not copied whole
+        lengths, ids = chunk.value_lengths().to_numpy(), chunk.flatten().to_numpy()
+        if not len(lengths):
+            continue
+        if int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):
+            raise ValueError("an input is empty")
+        most = int(ids.max())
+        if int(ids.min()) < 0 or (most != vocabulary.eos and vocabulary.tokenizer.id_to_token(min(most, 2**31)) is None):
+            raise ValueError("it holds tokens that the vocabulary does not")
+        longest = max(longest, int(lengths.max()))
+    if not longest:
+        raise ValueError("there is no input")
+    return longest
