@@ -36,6 +36,7 @@ _PUBLIC = {
     "Site": "model.sites.site",
     "Study": "studies.study",
     "TextInputs": "corpora.texts",
+    "TextSource": "corpora.natural",
     "TrainConfig": "decoder.recipe",
     "ablate": "analyses.ablate.verb",
     "agree": "analyses.agree.verb",
@@ -86,6 +87,7 @@ __all__ = [
     "Site",
     "Study",
     "TextInputs",
+    "TextSource",
     "TrainConfig",
     "__version__",
     "ablate",
@@ -142,6 +144,7 @@ if TYPE_CHECKING:
     from inversionview.core.errors import InversionViewError
     from inversionview.core.scope import Scope
     from inversionview.corpora.inputs import Inputs
+    from inversionview.corpora.natural import TextSource as TextSource
     from inversionview.corpora.texts import TextInputs
     from inversionview.decoder.config import DecoderConfig
     from inversionview.decoder.decoder import Decoder

@@ -8,9 +8,11 @@ from pathlib import Path
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
+from inversionview.core.integrity import digest
 from inversionview.core.progress import Progress
 from inversionview.corpora.inputs import Inputs
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
 
 
 def cache() -> Path:
@@ -20,9 +22,10 @@ def cache() -> Path:
     return user_cache_path("inversionview") / "banks" / "format-3"
 
 
-def cached(model: ProbedModel, inputs: Inputs, rows: int) -> Path:
-    """Return where in the user's cache a bank of this model and corpus lies."""
-    return cache() / f"{model.fingerprint}-{inputs.fingerprint}-{rows}"
+def cached(model: ProbedModel, inputs: Inputs, rows: int, sites: Sequence[Site] = ()) -> Path:
+    """Return where in the user's cache a bank of this model and corpus lies; of some ``sites`` only, if they are named."""
+    some = "-" + digest(",".join(site.short for site in sites).encode())[:8] if sites else ""
+    return cache() / f"{model.fingerprint}-{inputs.fingerprint}-{rows}{some}"
 
 
 def kept(model: ProbedModel, inputs: Inputs) -> list[Path]:
@@ -65,20 +68,28 @@ def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Progress | N
     return bank
 
 
-def find(model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = ()) -> ActivationBank | None:
+def find(
+    model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = (), site: Site | None = None, least: int = 0
+) -> ActivationBank | None:
     """Return the first finished bank of ``folders``, else the largest of this model and corpus in the user's cache.
+
+    Where ``site`` is named, only one that holds it; where ``least`` is, only one of so many rows.
 
     Raises:
         BankError, MismatchError: one of ``folders`` holds a bank that is damaged, unfinished or another model's.
     """
     for folder in folders:
         if begun(folder):
-            return ActivationBank.open(folder, model, inputs)
+            own = ActivationBank.open(folder, model, inputs)
+            if site is None or site in own.sites:
+                return own
     for path in kept(model, inputs):
         try:
-            return ActivationBank.open(path, model, inputs)
+            bank = ActivationBank.open(path, model, inputs)
         except BankError:  # being built by another process, or interrupted
             continue
+        if (site is None or site in bank.sites) and len(bank) >= least:
+            return bank
     return None
 
 

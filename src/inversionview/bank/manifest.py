@@ -16,7 +16,7 @@ from inversionview.core.integrity import KEY, read_sealed, reason, sealed
 from inversionview.core.ranges import whole
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
-from inversionview.corpora.places import ALL
+from inversionview.corpora.naming import ALL
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 

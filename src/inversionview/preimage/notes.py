@@ -11,6 +11,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import UnknownPositionError
 from inversionview.core.scope import Scope, epsilon_text
 from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.naming import ALL
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
 from inversionview.model.measure import Finder, distance_to
@@ -76,6 +77,10 @@ def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None)
         UnknownPositionError: the bank does not hold the query's own position, and no other is named in ``at``.
     """
     names = [bank.manifest.positions[number] for number in bank.position_numbers(at)]
+    if names == [ALL]:
+        if bank.inputs.every_token and query.bos and query.position == 0:
+            raise UnknownPositionError("That is BOS, which every text has, so it tells nothing (0 bits): read another token.")
+        return []
     if at is None and query.position not in _places(bank.inputs, query.ids, names):
         raise UnknownPositionError(_elsewhere(bank, query, names))
     row = bank.tokens(np.arange(1))[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,7 +54,7 @@ class Query:
 
     def to_json(self) -> dict[str, Any]:
         """Return where the activation was read, as plain JSON values."""
-        where = {"text": self.text, "tokens": list(self.tokens), "position": self.position}
+        where = {"text": self.text, "tokens": list(self.tokens), "ids": list(self.ids), "position": self.position}
         attention = {} if self.attention is None else {"attention": list(self.attention)}
         return {**where, "site": self.site.short, "model": self.model, **attention, **({} if self.bos else {"bos": False})}
 
@@ -81,11 +81,24 @@ class Sample:
     count: int
     """How often it was drawn."""
     ids: tuple[int, ...] = field(default=(), repr=False)
-    """Token ids of ``tokens``; not in the JSON."""
+    """Token ids of ``tokens``."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the ids, as plain JSON values."""
-        return {name: value for name, value in vars(self).items() if name != "ids"}
+        """Return all as plain JSON values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much natural text was searched."""
+
+    texts: int
+    """That the windows were cut from."""
+    windows: int
+    occurrences: int
+    context: int
+    """Tokens of a window at most, BOS counted."""
+    source: str = ""
 
 
 class Reader(Protocol):
@@ -139,6 +152,10 @@ class Preimage(Result):
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     """Where in each of the ``draws`` it was found, where that is an occurrence in natural text; not in the JSON."""
+    compared: Literal["all"] | list[str] | None = None
+    """Of a corpus: the positions of its inputs that were compared, by their names; ``"all"``: every token."""
+    corpus: Extent | None = None
+    """Of natural text: how much was searched."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
     notes: tuple[str, ...] = ()
@@ -180,7 +197,9 @@ class Preimage(Result):
             "candidates": self.candidates,
             "source": self.source,
             **({} if self.inside_count is None else {"inside": self.inside_count, "distinct": self.distinct}),
-            **({} if self.bits is None else {"bits": asdict(self.bits)}),
+            **({} if self.bits is None else {"bits": self.bits.to_json()}),
+            **({} if self.compared is None else {"places": self.compared}),
+            **({} if self.corpus is None else {"corpus": asdict(self.corpus)}),
             **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
             **({"notes": list(self.notes)} if self.notes else {}),

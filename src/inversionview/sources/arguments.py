@@ -46,7 +46,7 @@ def made(study: Study, query: Query, source: Source, *, quiet: bool = False, **o
     others = {name for other in every() for name in other.options} - set(source.options)
     told = {name: value for name, value in options.items() if name not in others}
     if source.needs_bank:
-        told["bank"] = bank_to_search(study, None)
+        told["bank"] = bank_to_search(study, None, query.site)
     if not source.bar:
         return iv.read(study, query, source=source.name, **told)
     with bar(source.bar, 1000, quiet=quiet) as advance:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from inversionview.bank.manifest import check_positions
+from inversionview.corpora.naming import ALL
 from inversionview.preimage.preimage import Query
 from inversionview.studies.study import Study
 
@@ -22,8 +23,8 @@ _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
 
 def lacking(study: Study) -> str | None:
     """Return why the study's corpus cannot be searched yet, and the way out; ``None`` where it can, or soon can."""
-    if study.bare or study.known_bank() is not None or _work(study) <= QUICK:
-        return None
+    if study.bare or study.inputs.every_token or study.known_bank() is not None or _work(study) <= QUICK:
+        return None  # of natural text as much is harvested as is done soon
     each = len(check_positions(study.inputs, None)) * sum(map(study.model.width, study.sites)) * np.dtype("float16").itemsize
     return (
         f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
@@ -33,8 +34,12 @@ def lacking(study: Study) -> str | None:
 
 def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
     """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
+    if study.inputs.every_token:
+        return fixed is None and query.position >= int(query.bos)
     bank = study.known_bank()
     sites = study.sites if bank is None else bank.sites
+    if bank is not None and bank.manifest.positions == [ALL]:
+        return query.site in sites and fixed is None
     names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions
     places = study.positions.names(query.ids)
     here = {name for name in names if places.get(name) == query.position}

@@ -13,10 +13,11 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.core.scope import Distance
+from inversionview.corpora.naming import SPEECHES
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import every, first_source, named, one_of
 from inversionview.sources.walk import WALK
-from inversionview.studies.arguments import bank_to_search, loaded_study, study_and_text
+from inversionview.studies.arguments import bank_to_search, source_named, study_and_text
 from inversionview.terminal.app import app, err, given, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (
@@ -28,8 +29,7 @@ from inversionview.terminal.options import (
     ModelOptions,
     ScopeOptions,
     SeedOpt,
-    StudyArg,
-    TextArg,
+    TextsOptions,
     WalkedSecondsOpt,
 )
 
@@ -67,16 +67,20 @@ def read(
     seconds: WalkedSecondsOpt = None,
     seed: SeedOpt = 0,
     on: ModelOptions,
+    texts: TextsOptions,
     as_json: JsonOpt = False,
 ) -> None:
-    """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common."""
+    """Read one activation: inputs of its ε-preimage, each run through the model, sorted by distance, and what is common.
+
+    With --model and --texts, hits in natural text come first, and a walk goes on from them.
+    """
     distance = scope.check()
     check_source(source)
     if not draw.temperature:
         unused(context, "no --temperature is given", "noise")
     if source is not None:
         not_of_source(context, named(source))
-    loaded, text = study_and_text(what, on, [activation.site])
+    loaded, text = study_and_text(what, on, [activation.site], source_named(texts))
     query = loaded.query(text, at=activation.position, site=activation.site)
     own = given(**vars(draw), seconds=seconds)
     chosen = first_source(loaded, query, fixed, own) if source is None else named(source)
@@ -223,40 +227,72 @@ def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
     return show
 
 
-@app.command(epilog='Example: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`')
+@dataclass(frozen=True)
+class HitOptions:
+    """Which hits are shown."""
+
+    k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all, of texts at most 1,000.")
+    ] = None
+    per_window: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of texts: so many occurrences of a window at most, the nearest; by default 1, with --json all."
+        ),
+    ] = None
+    diverse: Annotated[
+        bool, typer.Option("--diverse", help="Of texts: show hits that differ in the tokens before, not a random choice.")
+    ] = False
+
+
+@app.command(
+    epilog='Examples: `inversionview search counting "vvzccvczvvvzvcvc|v:8" --at ":" --site a1.0`; any text in any model: '
+    '`inversionview search --model gpt2 --texts corpus.txt "He sat by the bank of the river" --at " bank" --site x9.post`'
+)
 def search(
+    context: typer.Context,
     *,
-    study: StudyArg,
-    text: TextArg,
+    what: InputOptions,
     activation: ActivationOptions,
     scope: ScopeOptions,
-    k: Annotated[int, typer.Option("--k", "-k", min=0, help="Find at least so many nearest inputs, inside ε or not.")] = 10,
+    hits: HitOptions,
     fixed: Annotated[
         str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Inputs to show: by default 30, with --json all.")] = None,
     bank: BankOpt = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Let a faiss index propose what to measure (banks of tens of millions).")
     ] = False,
     seed: SeedOpt = 0,
     on: ModelOptions,
+    texts: TextsOptions,
     as_json: JsonOpt = False,
 ) -> None:
-    """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells."""
+    """Search the corpus: every known input inside ε, exactly, and how many bits the activation tells.
+
+    With --model, the corpus is natural text, every token of which can be found.
+    """
     distance = scope.check()
-    loaded = loaded_study(study, on, [activation.site])
+    source = source_named(texts, SPEECHES if what.text is None and on.model is not None else None)
+    loaded, text = study_and_text(what, on, [activation.site], source)
+    natural = loaded.inputs.every_token
+    if not natural:
+        unused(context, "the inputs are a study's", "per_window", "diverse")
     query = loaded.query(text, at=activation.position, site=activation.site)
+    most = (1000 if natural else None) if as_json else 30
     preimage = iv.search(
         loaded,
         query,
         epsilon=scope.epsilon,
         distance=distance,
-        k=k,
+        k=hits.k,
         fixed=listed(fixed),
-        count=count if count is not None or as_json else 30,
-        bank=bank_to_search(loaded, bank),
+        count=most if hits.count is None else hits.count,
+        bank=bank_to_search(loaded, bank, query.site),
         approximate=approximate,
+        per_window=1 if hits.per_window is None and natural and not as_json else hits.per_window,
+        diverse=hits.diverse,
         seed=seed,
     )
     if as_json:

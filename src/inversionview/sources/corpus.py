@@ -30,11 +30,13 @@ def search(
     bank: ActivationBank | str | Path | None = None,
     approximate: bool = False,
     seed: int = 0,
+    report: Progress | None = None,
     **options: Any,
 ) -> Preimage:
     """Return every input of a bank inside the query's ε-preimage and the k nearest, exactly, with the bits they mean.
 
-    The first search without a bank builds one in the user's cache, of 200,000 inputs (of a language model 20,000).
+    The first search without a bank builds one in the user's cache: of 200,000 inputs, for a language model's study of 20,000;
+    of natural text of as many tokens as are harvested in 40 seconds, at the query's site.
 
     Args:
         study: from ``load``.
@@ -47,7 +49,8 @@ def search(
         bank: to search, or its folder.
         approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
         seed: of the choice where ``count`` makes one.
-        options: ``keep`` and ``found`` of ``corpus_preimage``.
+        report: called with the share of a bank that is built, where there is none.
+        options: ``per_window``, ``diverse``, ``keep`` and ``found`` of ``corpus_preimage``.
 
     Raises:
         SettingError: a setting is out of range.
@@ -58,7 +61,7 @@ def search(
     from inversionview.sources.searched import corpus_preimage, held_names
 
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
-    searched = study.bank(bank)
+    searched = study.bank(bank, report=report, site=query.site)
     names = None if fixed is None else held_names(searched, study.positions, query, fixed)
     compared = replace(scope, at=names)
     made = corpus_preimage(searched, query, compared, k=k, count=count, approximate=approximate, seed=seed, **options)
@@ -73,7 +76,7 @@ class CorpusSource(Source):
     exact = True
     needs_bank = True
     compares_several = True
-    options = ("k", "bank", "approximate")
+    options = ("k", "bank", "approximate", "per_window", "diverse")
 
     def available(self, study: Study) -> bool:
         """See ``Source.available``: a model alone has no inputs."""
@@ -105,7 +108,7 @@ class CorpusSource(Source):
     ) -> Preimage:
         """See ``Source.read`` and ``search``."""
         told = options if watch is None else {**options, "found": watch}
-        return search(study, query, count=count, seed=seed, **keywords(scope), **told)
+        return search(study, query, count=count, seed=seed, report=report, **keywords(scope), **told)
 
 
 CORPUS = CorpusSource()

@@ -17,12 +17,15 @@ from inversionview.core.errors import UnknownPositionError
 from inversionview.core.information import bits
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import Scope
+from inversionview.corpora.naming import ALL
 from inversionview.corpora.positions import Positions
+from inversionview.corpora.windows import WindowInputs
 from inversionview.model.measure import distance_to
 from inversionview.preimage.notes import compared, listed
 from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sample
 from inversionview.sources.samples import choose, samples_of
 from inversionview.sources.source import Watch
+from inversionview.sources.text_hits import TextHits
 
 MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
@@ -43,6 +46,8 @@ def corpus_preimage(
     seed: int = 0,
     keep: int = MOST_DRAWS,
     found: Watch | None = None,
+    per_window: int | None = None,
+    diverse: bool = False,
 ) -> Preimage:
     """Return every input of a bank inside the query's ε-preimage, and the ``k`` nearest, with the information in bits.
 
@@ -59,6 +64,8 @@ def corpus_preimage(
         seed: of that choice.
         keep: how many inputs inside ε become the preimage's ``draws``, at most.
         found: called with a first look: samples among the bank's first inputs, ahead of the search.
+        per_window: of natural text, so many occurrences of one window at most are returned, the nearest.
+        diverse: of those inside ε choose such as differ in the tokens before their position, not by lot.
 
     Raises:
         SettingError: ε, ``k`` or ``count`` is out of range.
@@ -66,30 +73,38 @@ def corpus_preimage(
         BankError: the bank is damaged.
     """
     whole(k, "k", 0)
+    if per_window is not None:
+        whole(per_window, "Occurrences of a window")
     if count is not None:
         whole(count, "The count of inputs")
     check_seed(seed)
     notes = compared(bank, query, scope.at)
     searched = _Search(bank, query, scope, _proposals(bank, query, scope) if approximate else {})
     if found is not None and count is not None:
-        found(searched.samples(searched.chosen(searched.nearest(k, first=_FIRST_LOOK), count, seed)))
+        found(searched.first_look(k, count, seed, per_window))
     hits, inside = searched.found(k, count)
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
-    samples = searched.samples(hits if count is None else searched.chosen(hits, count, seed))
-    inputs = len(bank) - len(searched.own)
+    text = searched.text
+    shown = hits if text is None else text.shown(hits, per_window)
+    samples = searched.samples(shown if count is None else searched.chosen(shown, count, seed, diverse))
+    tokens, places = bank.located(hits.rows[lot], bank.manifest.positions)
+    names = bank.manifest.positions if scope.at is None else [scope.at] if isinstance(scope.at, str) else list(scope.at)
     return Preimage(
         query,
         scope.distance,
         scope.epsilon,
         seed,
         samples,
-        inputs,
+        searched.size,
         source="corpus",
-        bits=bits(inside, inputs),
+        bits=bits(inside, searched.size) if text is None else text.bits(hits.within(scope.epsilon)),
         recall=min((index.settings.recall for index in searched.proposals.values()), default=None),
-        draws=bank.tokens(hits.rows[lot]),
+        draws=tokens,
+        places=None if text is None else places[:, 0],
         inside_count=inside,
-        distinct=inside,
+        distinct=inside if text is None else text.distinct(hits.within(scope.epsilon)),
+        compared="all" if names == [ALL] else names,
+        corpus=None if text is None else text.extent,
         notes=tuple(notes),
     )
 
@@ -135,11 +150,37 @@ class _Search:
 
     @cached_property
     def own(self) -> npt.NDArray[np.int64]:
-        """The query's own rows, which never count."""
-        return self.bank.rows_of(self.query.ids)
+        """The query's own rows, which never count; of natural text all that have its prefix."""
+        return self.bank.rows_of(self.query.ids, self.query.position)
+
+    @property
+    def size(self) -> int:
+        """How many inputs, or occurrences, are searched, the query's own left out."""
+        places = self.bank.places
+        if not places.merged:
+            return len(self.bank) - len(self.own)
+        return int(places.inputs_of(np.array([len(self.bank) - 1]))[0]) + 1 - min(1, len(self.own))
+
+    @cached_property
+    def text(self) -> TextHits | None:
+        """What is told of hits in natural text; ``None`` where inputs are searched."""
+        inputs = self.bank.inputs
+        return TextHits(self.bank, inputs, self.query, self.own) if isinstance(inputs, WindowInputs) else None
 
     def nearest(self, k: int, first: int | None = None) -> Hits:
         """Return what lies inside ε and the ``k`` nearest; with ``first`` a look at so many rows, as they are stored."""
+        wanted = k + len(self.own)
+        while True:
+            hits = self._hits(wanted, first)
+            places = self.bank.places
+            if not places.merged:
+                return hits
+            _, nearest = np.unique(places.inputs_of(hits.rows), return_index=True)
+            if len(nearest) >= min(k, self.size) or len(hits) >= len(self.bank) - len(self.own) or first is not None:
+                return hits.part(np.sort(nearest))
+            wanted *= 4
+
+    def _hits(self, k: int, first: int | None) -> Hits:
         hits = next(
             search(
                 self.bank,
@@ -148,13 +189,18 @@ class _Search:
                 epsilon=self.scope.epsilon,
                 distance=self.scope.distance,
                 at=self.scope.at,
-                k=k + len(self.own),
+                k=k,
                 verify=first is None,
                 first=first,
                 proposals=self.proposals if first is None else None,
             )
         )
         return hits.part(~np.isin(hits.rows, self.own))
+
+    def first_look(self, k: int, count: int, seed: int, per_window: int | None) -> tuple[Sample, ...]:
+        """Return samples among the bank's first inputs."""
+        hits = self.nearest(k, first=_FIRST_LOOK)
+        return self.samples(self.chosen(hits if self.text is None else self.text.shown(hits, per_window), count, seed))
 
     def found(self, k: int, count: int | None) -> tuple[Hits, int]:
         """Return what lies inside ε, the ``k`` nearest and, of ``count``, those just outside; and how many are inside."""
@@ -165,10 +211,12 @@ class _Search:
             hits = self.nearest(inside + beyond)
         return hits.part(slice(max(inside + beyond, k))), inside
 
-    def chosen(self, hits: Hits, count: int, seed: int) -> Hits:
+    def chosen(self, hits: Hits, count: int, seed: int, diverse: bool = False) -> Hits:
         """Return at most ``count`` of the hits."""
         if count >= len(hits):
             return hits
+        if diverse and self.text is not None:
+            return self.text.diverse(hits, self.scope.epsilon, count)
         generator = torch.Generator().manual_seed(seed)
         return hits.part(choose(torch.from_numpy(hits.distances), self.scope.epsilon, count, generator).numpy())
 
@@ -179,7 +227,10 @@ class _Search:
         bank, query = self.bank, self.query
         tokens, at_names = bank.located(hits.rows, [bank.manifest.positions[p] for p in bank.position_numbers(self.scope.at)])
         z = query.z.expand(len(tokens), -1)
-        per_token, _, _ = distance_to(bank.model, torch.from_numpy(tokens), z, query.site, self.scope.distance)
+        run = torch.from_numpy(tokens)
+        if self.text is not None:  # nothing behind an occurrence changes it
+            run = run.where(torch.arange(run.size(1)) <= torch.from_numpy(at_names), bank.inputs.pad)
+        per_token, _, _ = distance_to(bank.model, run, z, query.site, self.scope.distance)
         places = torch.from_numpy(at_names)
         reached = per_token.gather(1, places.clamp(min=0)).masked_fill(places < 0, torch.inf)
         nearest, which = reached.min(1)
@@ -193,4 +244,5 @@ class _Search:
             per_token[order],
             epsilon=self.scope.epsilon,
             source="corpus",
+            times=None if self.text is None else torch.from_numpy(self.text.times(hits))[order],
         )

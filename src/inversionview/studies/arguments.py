@@ -9,34 +9,66 @@ from typing import TYPE_CHECKING
 
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
+from inversionview.corpora.naming import ALL
 from inversionview.studies.naming import check_model_name, check_study, is_study
-from inversionview.terminal.app import bar, device_named, err
-from inversionview.terminal.options import InputOptions, ModelOptions
+from inversionview.terminal.app import bar, device_named, err, given
+from inversionview.terminal.options import InputOptions, ModelOptions, TextsOptions
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
+    from inversionview.corpora.natural import TextSource
+    from inversionview.model.sites.site import Site
     from inversionview.studies.study import Study
 
 
-def loaded_study(study: str | None, on: ModelOptions, sites: Iterable[str | None] = ()) -> Study:
-    """Return a shipped study, a run or a model alone; mistakes in their names and in sites are told before it is loaded."""
+def loaded_study(
+    study: str | None, on: ModelOptions, sites: Iterable[str | None] = (), texts: TextSource | None = None
+) -> Study:
+    """Return a shipped study, a run, or a model, with natural text or alone; mistakes in names are told before it is loaded."""
     if study is not None:
         check_study(study)
     if on.model is not None:
         check_model_name(on.model)
+    if texts is not None and (study is not None or on.model is None):
+        raise SettingError("--texts are read with a model alone: give --model, and no study.")
     from inversionview.studies.load import load
 
     check_sites_of(study, on.model, sites)
-    return load(study, model=on.model, device=device_named(on.device))
+    if texts is None:
+        return load(study, model=on.model, device=device_named(on.device))
+    with bar("reading texts", 1000) as advance:
+        report = lambda share, note: advance(int(1000 * share), note)  # noqa: E731
+        return load(model=on.model, texts=texts, device=device_named(on.device), report=report)
 
 
-def study_and_text(what: InputOptions, on: ModelOptions, sites: Iterable[str | None] = ()) -> tuple[Study, str]:
-    """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``."""
+def source_named(given_texts: TextsOptions, default: str | None = None) -> TextSource | None:
+    """Return which natural text is meant; ``default`` where none is named, or none at all.
+
+    Raises:
+        SettingError: options say how texts are cut, but none are read.
+    """
+    from inversionview.corpora.natural import TextSource
+    from inversionview.records.texts import check_per
+
+    told = {{"window": "context"}.get(name, name): value for name, value in given(**vars(given_texts)).items()}
+    if told.get("texts", default) is None:
+        if told:
+            raise SettingError(f"--{next(iter(told))} says how --texts are read: name some.")
+        return None
+    if "per" in told:
+        check_per(told["per"])
+    return TextSource(**{"texts": default, **told})
+
+
+def study_and_text(
+    what: InputOptions, on: ModelOptions, sites: Iterable[str | None] = (), texts: TextSource | None = None
+) -> tuple[Study, str]:
+    """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``, with natural text or without."""
     if what.text is not None:
-        return loaded_study(what.study or "", on, sites), what.text
+        return loaded_study(what.study or "", on, sites, texts), what.text
     if what.study is None or on.model is None or is_study(what.study):
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
-    return loaded_study(None, on, sites), what.study
+    return loaded_study(None, on, sites, texts), what.study
 
 
 def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | None]) -> None:
@@ -55,11 +87,28 @@ def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | N
         check_sites(path, [name.strip() for name in named])
 
 
-def bank_to_search(study: Study, folder: Path | None) -> ActivationBank:
-    """Return the bank to search; where there is none yet, build one with a progress bar, and say so."""
+def bank_to_search(study: Study, folder: Path | None, site: Site | None = None) -> ActivationBank:
+    """Return the bank to search; where there is none yet, build one with a progress bar, and say so.
+
+    Args:
+        study: whose.
+        folder: where it lies, if that is named.
+        site: which a bank of natural text must hold: others may not be in it.
+    """
     with resumable(), bar("harvesting", 1000) as advance:
 
         def begin(path: Path, rows: int) -> None:
-            err.print(f"No bank yet: building one of {rows:,} inputs, once, in {path}", soft_wrap=True)
+            err.print(f"No bank yet: building one of {_extent(study, rows, site)}, once, in {path}", soft_wrap=True)
 
-        return study.bank(folder, report=lambda share, _: advance(int(1000 * share), ""), begin=begin)
+        return study.bank(folder, report=lambda share, note: advance(int(1000 * share), note), begin=begin, site=site)
+
+
+def _extent(study: Study, rows: int, site: Site | None) -> str:
+    """Return how large a bank will be, and which command builds a larger one of natural text."""
+    if not study.inputs.every_token:
+        return f"{rows:,} inputs"
+    every = study.inputs.placed([ALL]).size
+    source = study.spec.options
+    texts = f" --texts {source['texts']}" if "texts" in source else ""
+    more = f"inversionview bank --model {study.spec.model}{texts} --sites {site} --tokens {every}"
+    return f"{rows:,} of {every:,} tokens at {site} (for more of them: {more})"

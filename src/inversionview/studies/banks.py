@@ -10,6 +10,7 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
 from inversionview.core.progress import Progress
+from inversionview.model.sites.patterns import expand
 from inversionview.studies.study import Study
 
 
@@ -21,7 +22,7 @@ def build_bank(
     Args:
         study: from ``load``.
         folder: where to; by default the user's cache, where later searches find it.
-        rows: how many inputs.
+        rows: how many inputs; of natural text, and of positions ``["all"]``, how many tokens.
         report: called with the share of the inputs that is done, and a note.
         options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
 
@@ -30,10 +31,10 @@ def build_bank(
         MismatchError: the folder holds a bank of something else.
         LockedError, StorageError: another process writes there, or nothing can be written.
     """
-    return harvest_bank(
-        folder or folders.cached(study.model, study.inputs, rows), study.model, study.inputs, rows=rows, report=report,
-        **{"sites": study.sites, "distance": study.spec.distance, **options},
-    )  # fmt: skip
+    chosen = expand(options.pop("sites", study.sites), study.model.sites)
+    own = folders.cached(study.model, study.inputs, rows, chosen if study.inputs.every_token else ())
+    told = {"distance": study.spec.distance, **options}
+    return harvest_bank(folder or own, study.model, study.inputs, rows=rows, sites=chosen, report=report, **told)
 
 
 def check_bank(study: Study, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:

@@ -12,33 +12,45 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.core.scope import epsilon_text
+from inversionview.corpora.naming import ALL
 from inversionview.model.sites.site import KINDS
-from inversionview.studies.arguments import loaded_study
+from inversionview.studies.arguments import loaded_study, source_named
 from inversionview.terminal.app import app, bar, err, given, listed, out, print_json, print_line
-from inversionview.terminal.options import BareStudyArg, DeviceOpt, JsonOpt, ModelOpt, ModelOptions, StudyArg
+from inversionview.terminal.options import BareStudyArg, DeviceOpt, JsonOpt, ModelOpt, ModelOptions, StudyArg, TextsOptions
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.studies.study import Study
 
 
+_TEXT_SITES = "x*.post"
+"""Of natural text, where nobody says which: all would take four times as much."""
+
+
 @app.command(
     epilog="Examples: `inversionview bank counting --inputs 1000000 --out runs/counting`; four processes share the work: "
     "`for i in 0 1 2 3; do inversionview bank counting --inputs 1000000 --out runs/counting --rank $i --world 4 & done; wait`; "
-    "is it still as it was written? `inversionview bank counting --check`"
+    "every token of a text, at many sites: `inversionview bank --model gpt2 --texts corpus.txt --sites 'x*.post,a9.*' --tokens "
+    "100000 --out runs/corpus`; is it still as it was written? `inversionview bank counting --check`"
 )
 @resumable()
 def bank(
     *,
-    study: StudyArg,
+    study: BareStudyArg = None,
     inputs: Annotated[
         int | None, typer.Option(min=1, help="Inputs of the corpus to harvest; by default 200,000, or all if they are fewer.")
     ] = None,
+    texts: TextsOptions,
     to: Annotated[
         Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
     ] = None,
     sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
-    positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all but END.")] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Named positions, by commas; by default all but END. `all`: every token, so that D is the least of all."
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
     check: Annotated[
         bool, typer.Option("--check", help="Build nothing: read the bank whole and say whether it is as it was written.")
@@ -49,18 +61,26 @@ def bank(
     device: DeviceOpt = "auto",
 ) -> None:
     """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
+    from inversionview.studies.first_bank import bank_rows
+
     precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
     if precision is None:
         raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    source = source_named(texts)
+    if source is not None and inputs is not None:
+        raise SettingError("--inputs counts those of a study: of --texts, give --tokens.")
     with resumable(not check):
-        loaded = loaded_study(study, ModelOptions(model, device), [sites])
+        loaded = loaded_study(study, ModelOptions(model, device), [sites], source)
     if check:
         with resumable(False), bar("checking", 1000) as advance:
             sound = iv.check_bank(loaded, to, report=lambda share, note: advance(int(1000 * share), note))
         out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
         return
     options = given(sites=sites, positions=listed(positions))
-    rows = inputs or min(200_000, loaded.inputs.corpus_size or 200_000)
+    rows = bank_rows(loaded, inputs, options.get("positions"))
+    if loaded.inputs.every_token:
+        options = {"sites": _TEXT_SITES, **options}
+        err.print(_cost(loaded, rows, options["sites"]), soft_wrap=True)
     with bar("harvesting", 1000) as advance:
         made = iv.build_bank(
             loaded,
@@ -81,7 +101,23 @@ def bank(
 
 def _extent(bank: ActivationBank) -> str:
     """Return how large a bank is, and where it lies."""
+    if bank.places.names == (ALL,):
+        return f"{len(bank):,} tokens × {len(bank.sites)} sites in {bank.folder}"
     return f"{len(bank):,} inputs × {len(bank.sites)} sites × {len(bank.manifest.positions)} positions in {bank.folder}"
+
+
+def _cost(study: Study, tokens: int, sites: str) -> str:
+    """Return what a bank of natural text takes, beforehand."""
+    from inversionview.core.memory import said
+    from inversionview.model.sites.patterns import expand
+
+    chosen = expand(sites, study.model.sites)
+    each = sum(map(study.model.width, chosen)) * 2
+    every = study.inputs.placed([ALL]).size
+    return (
+        f"{tokens:,} of {every:,} tokens × {len(chosen)} sites: {said(each)} a token ({said(each / len(chosen))} a site), "
+        f"{said(each * tokens)} in all."
+    )
 
 
 @app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")

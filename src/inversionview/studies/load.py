@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 
 from inversionview.core.errors import InputError, SettingError, UnknownStudyError, WeightsError
 from inversionview.core.progress import Progress
+from inversionview.core.storage import replacing
 from inversionview.corpora.natural import TextSource, opened
 from inversionview.corpora.texts import begun_before
+from inversionview.corpora.windows import WindowInputs
 from inversionview.model.probed import PRECISIONS, ProbedModel
 from inversionview.model.sites.patterns import expand
 from inversionview.model.tokens import Vocabulary
@@ -128,7 +131,13 @@ def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
 
 
 def keep(study: Study, folder: Path) -> None:
-    """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study."""
-    if not (folder / "study.json").exists():
-        path = study.spec.model or ("" if default_model_called(study.model.name) else str(study.model_path.resolve()))
-        write_spec(folder, study.spec.model_copy(update={"model": path, "files": model_files(path)}))
+    """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study; its windows, too."""
+    if (folder / "study.json").exists():
+        return
+    path = study.spec.model or ("" if default_model_called(study.model.name) else str(study.model_path.resolve()))
+    here = Path(path).expanduser()
+    path = str(here.resolve()) if path and here.exists() else path
+    if isinstance(study.inputs, WindowInputs) and study.inputs.folder is not None and not (folder / "corpus").exists():
+        with replacing(folder / "corpus") as temporary:
+            shutil.copytree(study.inputs.folder, temporary)
+    write_spec(folder, study.spec.model_copy(update={"model": path, "files": model_files(path)}))

