@@ -19,7 +19,7 @@ from inversionview.core.mixing import mix
 from inversionview.core.progress import Progress
 from inversionview.core.storage import replacing
 from inversionview.corpora.naming import OWN, SPEECHES
-from inversionview.corpora.windows import CONTEXT, About, WindowInputs, check_context
+from inversionview.corpora.windows import About, WindowInputs, check_context
 from inversionview.corpora.written import written
 from inversionview.model.probed import ProbedModel
 from inversionview.model.tokens import Vocabulary
@@ -43,7 +43,8 @@ class TextSource:
     """Where records have their text."""
     per: Per = "line"
     """What is a text in a text file: ``line``, ``paragraph`` or ``file``."""
-    context: int = CONTEXT
+    context: int | None = None
+    """Tokens of a window at most, BOS counted; by default 128."""
     tokens: int | None = None
     """Occurrences that are wanted at most, by default five million: of a far larger source texts are taken by lot."""
 
@@ -63,9 +64,10 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
         WeightsError: the package with the default corpus is not installed.
     """
     vocabulary = model.vocabulary
-    check_context(wanted.context, vocabulary, model.shape)
+    context = check_context(wanted.context, vocabulary, model.shape)
+    wanted = replace(wanted, context=context)
     if wanted.texts == OWN and not Path(OWN).exists():
-        return _own(wanted, model, report, folder)
+        return _own(wanted, model, context, report, folder)
     packaged = wanted.texts == SPEECHES and not Path(wanted.texts).exists()
     files = [_speeches()] if packaged else files_of(wanted.texts)
     size = sum(map(sized, files))
@@ -79,7 +81,7 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
             WindowInputs.cut(
                 texts,
                 vocabulary,
-                context=wanted.context,
+                context=context,
                 source=wanted.texts,
                 licence=_LICENCE if packaged else "",
                 share=share,
@@ -88,16 +90,16 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
     return WindowInputs.load(where, vocabulary)
 
 
-def _own(wanted: TextSource, model: ProbedModel, report: Progress | None, folder: Path | None) -> WindowInputs:
+def _own(wanted: TextSource, model: ProbedModel, context: int, report: Progress | None, folder: Path | None) -> WindowInputs:
     """Return windows that the model writes itself."""
-    room, tokens = wanted.context - len(model.vocabulary.front), wanted.tokens or _WRITTEN
+    room, tokens = context - len(model.vocabulary.front), wanted.tokens or _WRITTEN
     count = -(-tokens // room)
     state = [model.fingerprint, count]
     where = _cached(replace(wanted, tokens=tokens), state, model.vocabulary, 1.0) if folder is None else folder
     if not where.is_dir():
         with replacing(where) as temporary:
-            rows = written(model, count, wanted.context, report=report)
-            WindowInputs.keep(rows, model.vocabulary, About(source=OWN, texts=count, context=wanted.context), temporary)
+            rows = written(model, count, context, report=report)
+            WindowInputs.keep(rows, model.vocabulary, About(source=OWN, texts=count, context=context), temporary)
     return WindowInputs.load(where, model.vocabulary)
 
 

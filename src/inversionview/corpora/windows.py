@@ -157,14 +157,16 @@ class WindowInputs(KeptInputs):
         return cls(dataset, vocabulary, about, folder)
 
 
-def check_context(context: int, vocabulary: Vocabulary, shape: Shape) -> int:
-    """Return ``context`` if a model can run windows of so many tokens.
+def check_context(context: int | None, vocabulary: Vocabulary, shape: Shape) -> int:
+    """Return how many tokens windows have at most: ``context``, by default 128 or as many as the model can be run on.
 
     Raises:
-        SettingError: it cannot, or no token of text would be left.
+        SettingError: the model cannot be run on so many, or no token of text would be left.
     """
-    whole(context, "--context", least=len(vocabulary.front) + 1)
     most = min(shape.max_length, shape.steady or shape.max_length)
+    if context is None:
+        return min(CONTEXT, most)
+    whole(context, "--context", least=len(vocabulary.front) + 1)
     if context > most:
         why = "the model reads" if most == shape.max_length else "its activations do not depend on how long the text is up to"
         raise SettingError(f"--context is {context:,}, {why} {most:,} tokens: choose at most {most:,}.")

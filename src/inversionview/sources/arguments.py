@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,17 +39,20 @@ def not_of_source(context: typer.Context, source: Source) -> None:
     unused(context, source.used, *others)
 
 
-def made(study: Study, query: Query, source: Source, *, quiet: bool = False, **options: Any) -> Preimage:
-    """Return what a source makes of a query; of the options it takes what ``read`` takes, and its own.
+def made(study: Study, query: Query, sources: Sequence[Source], *, quiet: bool = False, **options: Any) -> Preimage:
+    """Return what a source makes of a query, or several one after the other; of the options it takes what ``read`` takes, and
+    their own.
 
-    Where it needs a bank, and there is none, one is built in sight; while it reads, its bar is shown unless ``quiet``.
+    Where one needs a bank, and there is none, it is built in sight; while one reads, its bar is shown unless ``quiet``.
     """
-    others = {name for other in every() for name in other.options} - set(source.options)
+    own = {name for source in sources for name in source.options}
+    others = {name for other in every() for name in other.options} - own
     told = {name: value for name, value in options.items() if name not in others}
-    if source.needs_bank:
+    name = sources[0].name if len(sources) == 1 else None
+    if any(source.needs_bank for source in sources):
         told["bank"] = bank_to_search(study, None, query.site)
-    if not source.bar:
-        return iv.read(study, query, source=source.name, **told)
-    with bar(source.bar, 1000, quiet=quiet) as advance:
+    if not (busy := next((source.bar for source in sources if source.bar), "")):
+        return iv.read(study, query, source=name, **told)
+    with bar(busy, 1000, quiet=quiet) as advance:
         report = lambda share, note: advance(int(1000 * share), note)  # noqa: E731
-        return iv.read(study, query, source=source.name, report=report, **told)
+        return iv.read(study, query, source=name, report=report, **told)

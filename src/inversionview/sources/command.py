@@ -15,7 +15,7 @@ from inversionview.core.interruption import INTERRUPTED
 from inversionview.core.scope import Distance
 from inversionview.corpora.naming import SPEECHES
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
-from inversionview.sources.registry import every, first_source, named, one_of
+from inversionview.sources.registry import every, first_source, named, one_after_another, one_of
 from inversionview.sources.walk import WALK
 from inversionview.studies.arguments import bank_to_search, source_named, study_and_text
 from inversionview.terminal.app import app, err, given, listed, out, print_json
@@ -83,8 +83,10 @@ def read(
     loaded, text = study_and_text(what, on, [activation.site], source_named(texts))
     query = loaded.query(text, at=activation.position, site=activation.site)
     own = given(**vars(draw), seconds=seconds)
-    chosen = first_source(loaded, query, fixed, own) if source is None else named(source)
-    not_of_source(context, chosen)
+    several = one_after_another(loaded, query, fixed, own) if source is None else []
+    chosen = several or [first_source(loaded, query, fixed, own) if source is None else named(source)]
+    for each in chosen if len(chosen) == 1 else ():
+        not_of_source(context, each)
     preimage = made(
         loaded,
         query,
@@ -92,7 +94,7 @@ def read(
         quiet=as_json,
         epsilon=scope.epsilon,
         distance=distance,
-        fixed=listed(fixed) if chosen.compares_several else fixed,
+        fixed=listed(fixed) if chosen[0].compares_several else fixed,
         count=count if count is not None else (100 if as_json else 30),
         seed=seed,
         **own,
@@ -187,7 +189,7 @@ def walk(
     preimage = made(
         loaded,
         query,
-        WALK,
+        [WALK],
         quiet=as_json or stream,
         found=_streamed(loaded) if stream else None,
         starts=starts,
@@ -205,7 +207,7 @@ def _start(study: Study, query: Query, name: str, epsilon: float | None, distanc
     others = {source.name: source for source in every() if source is not WALK}
     if name not in others:
         raise SettingError(f"There is no start {name!r}: choose {one_of(list(others))}.")
-    return made(study, query, others[name], quiet=True, epsilon=epsilon, distance=distance, count=1000)
+    return made(study, query, [others[name]], quiet=True, epsilon=epsilon, distance=distance, count=1000)
 
 
 def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:

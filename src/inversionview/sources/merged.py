@@ -31,6 +31,8 @@ class Asked:
     watch: Watch | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of any of the sources: each takes those that are its own."""
+    onwards: bool = False
+    """What can start elsewhere than at the query starts at what was found before, too."""
 
     def of(self, some: Sequence[Source], bank: Callable[[Progress | None], ActivationBank] | None = None) -> list[Preimage]:
         """Return the preimage that each source makes.
@@ -45,6 +47,8 @@ class Asked:
             own = {name: value for name, value in self.options.items() if name in source.options}
             if source.needs_bank and bank is not None:
                 own["bank"] = bank(told)
+            if self.onwards and "starts" in source.options:
+                own["starts"] = [*own.get("starts", ()), *made]
             made.append(
                 source.read(
                     self.study,

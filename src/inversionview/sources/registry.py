@@ -74,6 +74,15 @@ def reading_now(study: Study, query: Query, fixed: Any = None) -> list[Source]:
     return [source for source in sources(study) if source.reads(study, query, fixed)]
 
 
+def one_after_another(study: Study, query: Query, fixed: Any = None, told: Iterable[str] = ()) -> list[Source]:
+    """Return the sources that read a query one after the other unless one is named; none where a single one does."""
+    told = set(told)
+    if any(told & set(source.asked_by) for source in SOURCES):
+        return []
+    some = [named(name) for name in study.definition.read_by]
+    return [source for source in some if source.available(study) and source.reads(study, query, fixed)]
+
+
 def first_source(study: Study, query: Query, fixed: Any = None, told: Iterable[str] = ()) -> Source:
     """Return what reads a query unless a source is named: the decoder where it is told how to draw, else the first of
     ``sources`` that can.

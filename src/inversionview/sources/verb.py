@@ -9,7 +9,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.merged import Asked, merged
-from inversionview.sources.registry import ALL, every, first_source, named, reading_now
+from inversionview.sources.registry import ALL, every, first_source, named, one_after_another, reading_now
 from inversionview.sources.source import SHOWN, Watch
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
@@ -34,8 +34,8 @@ def read(
     Args:
         study: the study.
         query: from ``Study.query``.
-        source: ``"corpus"``, ``"decoder"`` or ``"walk"``; by default the exact one where that takes seconds. ``"all"`` merges
-            what all find that can read the query now.
+        source: ``"corpus"``, ``"decoder"`` or ``"walk"``; by default the exact one where that takes seconds; of natural
+            text the corpus, then a walk from what it found. ``"all"`` merges what all find that can read the query now.
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
         fixed: compare this position only, in place of the nearest of all; the corpus takes several.
@@ -49,14 +49,15 @@ def read(
         SettingError: there is no such source, or a setting is out of range.
         InversionViewError: see ``search``, ``sample`` and ``walk``.
     """
-    if source == ALL:
+    several = one_after_another(study, query, fixed, options) if source is None else []
+    if source == ALL or len(several) > 1:
         known = {name for each in every() for name in each.options}
         if unknown := [name for name in options if name not in known]:
             raise SettingError(f"No source has an option {unknown[0]!r}: name a source, or leave it out.")
         shown = SHOWN if count is None else count
         scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
-        asked = Asked(study, query, scope, shown, seed, report, watch, options)
-        return merged(asked.of(reading_now(study, query, fixed)), shown)
+        asked = Asked(study, query, scope, shown, seed, report, watch, options, onwards=bool(several))
+        return merged(asked.of(several or reading_now(study, query, fixed)), shown)
     chosen = first_source(study, query, fixed, options) if source is None else named(source, ALL)
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
     return chosen.read(study, query, scope, count=count, seed=seed, report=report, watch=watch, **options)

@@ -64,6 +64,8 @@ class Definition:
     """Heads that matter for the task as far as is published; ``None`` where none are looked for."""
     retrieves: bool = False
     """It asks for facts: ``recall`` finds its heads, and activations of heads that rest on BOS are no part of training."""
+    read_by: tuple[str, ...] = ()
+    """Sources that read it one after the other unless one is named, a walk from what was found before; none: the best one."""
     own_epsilons: bool = False
     """Each run has an ε for each family of sites, from its own texts."""
 

@@ -51,6 +51,7 @@ WINDOWS = Definition(
     default_model=_no_model,
     positions=False,
     moves=False,
+    read_by=("corpus", "walk"),
 )
 """Natural text, of which every token can be found."""
 ALONE = Definition(name="none", default_model=_no_model, positions=False, moves=False)
