@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, InversionViewError
-from inversionview.corpora.inputs import Inputs, mix
+from inversionview.core.mixing import mix
+from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.texts import TextInputs
 from inversionview.model.tokens import character_tokenizer
 from inversionview.studies.addition.corpus import AdditionInputs
