@@ -233,9 +233,7 @@ def test_several_processes_make_the_same_bank(llama: iv.Study, tmp_path: Path, m
     whole = harvest_bank(tmp_path / "one", llama.model, llama.inputs, rows=every, sites=["x1.post", "a0.1"])
     assert len(whole.shards) > 1
     for rank in (1, 0):
-        harvest_bank(
-            tmp_path / "two", llama.model, llama.inputs, rows=every, sites=["x1.post", "a0.1"], rank=rank, world=2
-        )
+        harvest_bank(tmp_path / "two", llama.model, llama.inputs, rows=every, sites=["x1.post", "a0.1"], rank=rank, world=2)
     for a, b in zip(sorted((tmp_path / "one").rglob("*.npy")), sorted((tmp_path / "two").rglob("*.npy")), strict=True):
         assert a.read_bytes() == b.read_bytes()
 
@@ -448,3 +446,37 @@ def test_banks_of_others_are_refused(folders: dict[str, Path], corpus: Path, tmp
         iv.search(llama, llama.query("we sat", site="x1.post"), bank=tmp_path / "bank")
     with pytest.raises(SettingError, match="ask for"):
         iv.build_bank(llama, tmp_path / "more", rows=10**6, sites=["x0.post"])
+
+
+def test_a_corpus_in_other_tokens_is_refused(folders: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    """Ids alone would not tell: both vocabularies have them."""
+    study = iv.load(model=folders["Llama"], texts=TextSource(str(corpus), context=CONTEXT))
+    windows = study.inputs
+    assert isinstance(windows, WindowInputs)
+    assert windows.folder is not None
+    other = Vocabulary(byte_level(["<|end|>", "<|begin|>", "<|more|>"]), "<|begin|>", "<|end|>", None)
+    with pytest.raises(InputError, match="another tokenizer"):
+        WindowInputs.load(windows.folder, other)
+
+
+def test_a_run_of_texts_is_a_study(
+    folders: dict[str, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made by one command, it is read by its name alone, wherever the texts are then; a site it lacks is harvested."""
+    own = tmp_path / "corpus.txt"
+    own.write_text(corpus.read_text(encoding="utf-8"), encoding="utf-8")
+    model, run = str(folders["GPT2"]), str(tmp_path / "run")
+    options = ("--texts", str(own), "--context", "12", "--sites", "x*.post,a1.*", "--tokens", "300", "--out", run)
+    main(["bank", "--model", model, *options])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "300 of" in said
+    assert "192 B a token" in said  # 2 sites of 32 numbers and 4 heads of 8, two bytes each
+    own.unlink()
+    main(["search", run, "we sat by the bank", "--at=-1", "--site", "a1.2", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["corpus"]["occurrences"] == 300
+    with pytest.raises(SystemExit):
+        main(["search", run, "we sat by the bank", "--site", "m1", "--bank", run])
+    assert "not m1" in " ".join(capsys.readouterr().err.split())
+    main(["search", run, "we sat by the bank", "--site", "m1", "--json"])
+    assert json.loads(capsys.readouterr().out)["query"]["site"] == "m1"

@@ -100,7 +100,7 @@ def _claim(folder: Path, manifest: Manifest) -> None:
     sweep(folder)
     clear(folder)
     if not (folder / "manifest.json").exists():
-        check_disk(manifest.inputs, "inputs", manifest.row_bytes, folder)
+        check_disk(manifest.inputs, manifest.unit, manifest.row_bytes, folder)
         write_json(folder / "manifest.json", sealed(manifest.model_dump()))
         return
     was, wanted = read_manifest(folder).model_dump(), manifest.model_dump()
@@ -120,7 +120,7 @@ def _write(bank: ActivationBank, shards: Sequence[Shard], report: Progress | Non
             with locked(bank.folder / f".{shard.folder.name}.lock", shard.folder):
                 for written in _write_shard(shard, bank):
                     if report is not None:
-                        report((done + written) / total, f"{done + written:,} of {total:,} inputs")
+                        report((done + written) / total, f"{done + written:,} of {total:,} {bank.manifest.unit}")
         done += len(shard.rows)
 
 

@@ -62,6 +62,11 @@ class Manifest(BaseModel):
         """Bytes of an input's activations."""
         return sum(map(self.width, self.sites)) * len(self.positions) * np.dtype(self.precision).itemsize
 
+    @property
+    def unit(self) -> str:
+        """What its rows are."""
+        return "tokens" if self.positions == [ALL] else "inputs"
+
     def width(self, site: str) -> int:
         """Return how many numbers an activation of a site has."""
         return Site.parse(site).width(self.d_model, self.d_head)

@@ -100,7 +100,7 @@ class ActivationBank:
         for shard in self.shards:
             wrong += shard.damaged()
             if report is not None:
-                report(shard.rows.stop / len(self), f"{shard.rows.stop:,} of {len(self):,} inputs")
+                report(shard.rows.stop / len(self), f"{shard.rows.stop:,} of {len(self):,} {self.manifest.unit}")
         return wrong
 
     def check(self, model: ProbedModel, inputs: Inputs) -> None:

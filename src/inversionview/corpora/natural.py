@@ -130,9 +130,8 @@ def _cached(wanted: TextSource, state: list[Any], vocabulary: Vocabulary, share:
     """Return the folder of the user's cache where windows of this source, cut so, lie."""
     from platformdirs import user_cache_path
 
-    tokenizer = hashlib.sha256(vocabulary.tokenizer.to_str().encode()).hexdigest()
     stated: dict[str, Any] = {**asdict(wanted), "tokens": None if share == 1 else wanted.tokens, "share": share}
-    stated |= {"tokenizer": tokenizer, "frame": [*vocabulary.front, vocabulary.eos, vocabulary.pad], "files": state}
+    stated |= {"tokenizer": vocabulary.fingerprint, "files": state}
     key = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
     return user_cache_path("inversionview") / "texts" / key
 

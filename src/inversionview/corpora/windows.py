@@ -48,6 +48,8 @@ class About(BaseModel):
     licence: str = ""
     share: float = 1.0
     """Of the source's texts, so many were taken, by lot."""
+    tokenizer: str = ""
+    """What tells in whose tokens they are; see ``Vocabulary.fingerprint``."""
 
 
 class WindowInputs(KeptInputs):
@@ -104,9 +106,15 @@ class WindowInputs(KeptInputs):
         """
         dataset, _ = open_kept(folder, vocabulary, "make them anew")
         try:
-            return cls(dataset, vocabulary, About.model_validate(read_sealed(folder / ABOUT)), folder)
+            about = About.model_validate(read_sealed(folder / ABOUT))
         except (OSError, ValueError) as error:
             raise InputError(f"{folder / ABOUT} is damaged ({reason(error)}): delete {folder}, and make it anew.") from error
+        if about.tokenizer not in ("", vocabulary.fingerprint):
+            raise InputError(
+                f"The windows in {folder} are in the tokens of another tokenizer than this model's: make a corpus for it, with "
+                f"--model and --texts {about.source}."
+            )
+        return cls(dataset, vocabulary, about, folder)
 
     @classmethod
     def cut(
@@ -152,6 +160,7 @@ class WindowInputs(KeptInputs):
 
     @classmethod
     def _described(cls, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None) -> WindowInputs:
+        about = about.model_copy(update={"tokenizer": vocabulary.fingerprint})
         if folder is not None:
             write_json(folder / ABOUT, sealed(about.model_dump()))
         return cls(dataset, vocabulary, about, folder)

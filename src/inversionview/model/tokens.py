@@ -5,6 +5,7 @@ Works on the Rust ``tokenizers`` object directly, so that reading a shipped stud
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +103,12 @@ class Vocabulary:
     def tokens(self) -> list[str]:
         """The label of every token, ``[size]``; see ``strings``."""
         return self.pieces.labels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this vocabulary, and how it frames texts, from another: 16 hexadecimal digits."""
+        told = f"{self.tokenizer.to_str()} {self.front} {self.eos} {self.pad}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @cached_property
     def special(self) -> frozenset[int]:

@@ -10,12 +10,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from inversionview.bank.manifest import check_positions
+from inversionview.bank.store import ActivationBank
 from inversionview.corpora.naming import ALL
+from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
+from inversionview.studies.first_bank import speed
 from inversionview.studies.study import Study
 
 QUICK = 1e13
 """Floating-point operations that a bank may take to be built in sight: a minute's work of a laptop, or less."""
+_NAMED = 6
+"""Sites of a bank that are named."""
 _TRIED = 16
 """Inputs that are harvested to see how long all will take."""
 _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
@@ -44,6 +49,18 @@ def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
     places = study.positions.names(query.ids)
     here = {name for name in names if places.get(name) == query.position}
     return query.site in sites and bool(here) and (fixed is None or fixed in names)
+
+
+def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
+    """Return why a bank of natural text cannot be searched at a site, how long it takes to harvest that, and the command."""
+    seconds = len(bank) / speed(study.model, study.inputs, site)
+    texts = str(study.spec.options.get("texts", "FILE"))
+    parts = ["bank", "--model", study.model.name, "--texts", texts, "--sites", site.short, "--tokens", str(len(bank))]
+    held = ", ".join(each.short for each in bank.sites[:_NAMED]) + (", …" if len(bank.sites) > _NAMED else "")
+    return (
+        f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest as many tokens of that site, "
+        f"about {_duration(seconds)} here, with `{shlex.join(['inversionview', *parts, '--out', 'RUN'])}`."
+    )
 
 
 def _rows(study: Study) -> int:

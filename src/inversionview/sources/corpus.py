@@ -57,11 +57,15 @@ def search(
         UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
         BankError, MismatchError: the bank is damaged or another model's.
     """
+    from inversionview.core.errors import UnknownSiteError
+    from inversionview.sources.bank_cost import lacks_site
     from inversionview.sources.noted import noted
     from inversionview.sources.searched import corpus_preimage, held_names
 
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
     searched = study.bank(bank, report=report, site=query.site)
+    if study.inputs.every_token and query.site not in searched.sites:
+        raise UnknownSiteError(lacks_site(study, searched, query.site))
     names = None if fixed is None else held_names(searched, study.positions, query, fixed)
     compared = replace(scope, at=names)
     made = corpus_preimage(searched, query, compared, k=k, count=count, approximate=approximate, seed=seed, **options)
