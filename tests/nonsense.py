@@ -90,6 +90,15 @@ INSTEAD = {
     ("dla", "--prompts"): "addition --site a0.0",
     ("dla", "--among"): "addition --site a0.0 --prompts PROMPTS",
     ("interpret", "--queries"): "addition --site a0.0 --at = --no-llm --queries 2",
+    ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("bank", "--tokens"): "--model LLAMA --texts TEXTS --sites a1.0 --out RUN",
+    ("bank", "--context"): "--model LLAMA --texts TEXTS --sites a1.0 --tokens 20 --out RUN",
+    ("read", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2",
+    ("read", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2",
+    ("export", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
+    ("export", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
     ("export", "--seconds"): f"addition {ADD} --at = --site a0.0 --source walk --seconds 1 --count 2 --out PAGE",
 } | {
     ("interpret", option): f"addition {ADD} --site a0.0 --at = --llm nobody --base-url http://127.0.0.1:9/v1 --estimate"

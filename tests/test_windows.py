@@ -1,4 +1,4 @@
-"""Natural text, every token of it: against brute force with plain transformers, hand-counted places, closed forms, bad input."""
+"""Natural text, every token of it: against brute force with plain transformers, counted places, closed forms, bad input."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ def test_one_long_line_is_cut_before_a_space(tmp_path: Path, folders: dict[str, 
     made = opened(TextSource(str(tmp_path / "long.txt"), context=64), model)
     assert made.about.texts == 1
     whole = model.vocabulary.encode(line)[1:-1]
-    windows = [row for row in made.dataset["tokens"]]
+    windows = list(made.dataset["tokens"])
     assert sum(len(row) - 2 for row in windows) == len(whole)
     assert windows[0][1:-1] == whole[:63]
 
@@ -427,10 +427,7 @@ def test_mistakes_are_one_sentence(
 def test_nul_bytes_are_read_or_told(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "nul.txt").write_bytes(b"we sat\0by it\nthe river\n")
     model = iv.ProbedModel.from_pretrained(folders["GPT2"])
-    try:
-        assert opened(TextSource(str(tmp_path / "nul.txt"), context=CONTEXT), model).about.texts == 2
-    except InputError as error:
-        assert "nul.txt" in str(error)
+    assert opened(TextSource(str(tmp_path / "nul.txt"), context=CONTEXT), model).about.texts == 2
 
 
 def test_banks_of_others_are_refused(folders: dict[str, Path], corpus: Path, tmp_path: Path, llama: iv.Study) -> None:
@@ -442,7 +439,7 @@ def test_banks_of_others_are_refused(folders: dict[str, Path], corpus: Path, tmp
     other = iv.load(model=folders["GPT2"], texts=TextSource(str(corpus), context=CONTEXT))
     with pytest.raises(MismatchError, match="another probed model"):
         iv.search(other, other.query("we sat", site="x0.post"), bank=tmp_path / "bank")
-    with pytest.raises((BankError, iv.InversionViewError), match="x1.post"):
+    with pytest.raises((BankError, iv.InversionViewError), match=r"not x1\.post"):
         iv.search(llama, llama.query("we sat", site="x1.post"), bank=tmp_path / "bank")
     with pytest.raises(SettingError, match="ask for"):
         iv.build_bank(llama, tmp_path / "more", rows=10**6, sites=["x0.post"])

@@ -22,7 +22,7 @@ from inversionview.corpora.naming import OWN, SPEECHES
 from inversionview.corpora.windows import About, WindowInputs, check_context
 from inversionview.corpora.written import written
 from inversionview.model.probed import ProbedModel
-from inversionview.model.tokens import Vocabulary
+from inversionview.model.tokens import Vocabulary, fingerprint
 from inversionview.records.texts import Per, files_of, read_texts, sized
 
 _WRITTEN = 20_000
@@ -131,7 +131,7 @@ def _cached(wanted: TextSource, state: list[Any], vocabulary: Vocabulary, share:
     from platformdirs import user_cache_path
 
     stated: dict[str, Any] = {**asdict(wanted), "tokens": None if share == 1 else wanted.tokens, "share": share}
-    stated |= {"tokenizer": vocabulary.fingerprint, "files": state}
+    stated |= {"tokenizer": fingerprint(vocabulary), "files": state}
     key = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
     return user_cache_path("inversionview") / "texts" / key
 

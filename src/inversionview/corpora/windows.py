@@ -26,7 +26,7 @@ from inversionview.corpora.kept import KeptInputs, open_kept
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import Occurrences, Placing
 from inversionview.model.backend import Shape
-from inversionview.model.tokens import Vocabulary
+from inversionview.model.tokens import Vocabulary, fingerprint
 from inversionview.records.texts import left_out
 
 CONTEXT = 128
@@ -49,7 +49,7 @@ class About(BaseModel):
     share: float = 1.0
     """Of the source's texts, so many were taken, by lot."""
     tokenizer: str = ""
-    """What tells in whose tokens they are; see ``Vocabulary.fingerprint``."""
+    """What tells in whose tokens they are; see ``model.tokens.fingerprint``."""
 
 
 class WindowInputs(KeptInputs):
@@ -109,7 +109,7 @@ class WindowInputs(KeptInputs):
             about = About.model_validate(read_sealed(folder / ABOUT))
         except (OSError, ValueError) as error:
             raise InputError(f"{folder / ABOUT} is damaged ({reason(error)}): delete {folder}, and make it anew.") from error
-        if about.tokenizer not in ("", vocabulary.fingerprint):
+        if about.tokenizer not in ("", fingerprint(vocabulary)):
             raise InputError(
                 f"The windows in {folder} are in the tokens of another tokenizer than this model's: make a corpus for it, with "
                 f"--model and --texts {about.source}."
@@ -160,7 +160,7 @@ class WindowInputs(KeptInputs):
 
     @classmethod
     def _described(cls, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None) -> WindowInputs:
-        about = about.model_copy(update={"tokenizer": vocabulary.fingerprint})
+        about = about.model_copy(update={"tokenizer": fingerprint(vocabulary)})
         if folder is not None:
             write_json(folder / ABOUT, sealed(about.model_dump()))
         return cls(dataset, vocabulary, about, folder)

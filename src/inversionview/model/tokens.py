@@ -105,12 +105,6 @@ class Vocabulary:
         return self.pieces.labels
 
     @cached_property
-    def fingerprint(self) -> str:
-        """What tells this vocabulary, and how it frames texts, from another: 16 hexadecimal digits."""
-        told = f"{self.tokenizer.to_str()} {self.front} {self.eos} {self.pad}"
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-    @cached_property
     def special(self) -> frozenset[int]:
         """Ids that are no text: what frames it, padding and the tokenizer's other special tokens."""
         added = self.tokenizer.get_added_tokens_decoder().items()
@@ -272,6 +266,12 @@ class Vocabulary:
             tokenizer.unk_token,
             adds_bos=bos_stated(tokenizer),
         )
+
+
+def fingerprint(vocabulary: Vocabulary) -> str:
+    """Return what tells a vocabulary, and how it frames texts, from another: 16 hexadecimal digits."""
+    told = f"{vocabulary.tokenizer.to_str()} {vocabulary.front} {vocabulary.eos} {vocabulary.pad}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _explained(tokenizer: Tokenizer, text: str) -> InputError:

@@ -52,13 +52,13 @@ def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
 
 
 def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
-    """Return why a bank of natural text cannot be searched at a site, how long it takes to harvest that, and the command."""
+    """Return why a bank of natural text cannot be searched at a site, how long harvesting that takes, and the command."""
     seconds = len(bank) / speed(study.model, study.inputs, site)
     texts = str(study.spec.options.get("texts", "FILE"))
     parts = ["bank", "--model", study.model.name, "--texts", texts, "--sites", site.short, "--tokens", str(len(bank))]
     held = ", ".join(each.short for each in bank.sites[:_NAMED]) + (", …" if len(bank.sites) > _NAMED else "")
     return (
-        f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest as many tokens of that site, "
+        f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest as many of its tokens, "
         f"about {_duration(seconds)} here, with `{shlex.join(['inversionview', *parts, '--out', 'RUN'])}`."
     )
 

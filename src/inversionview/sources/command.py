@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DrawOptions:
-    """How the decoder draws candidates."""
+class OwnOptions:
+    """What sources are told that the others do not know: how the decoder draws candidates, how long a walk goes."""
 
     temperature: Annotated[
         list[float] | None,
@@ -48,6 +48,7 @@ class DrawOptions:
     ] = None
     noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
     candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
+    seconds: WalkedSecondsOpt = None
 
 
 @app.command(
@@ -61,10 +62,9 @@ def read(
     activation: ActivationOptions,
     scope: ScopeOptions,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
-    draw: DrawOptions,
+    told: OwnOptions,
     fixed: FixedAtOpt = None,
     source: SourceOpt = None,
-    seconds: WalkedSecondsOpt = None,
     seed: SeedOpt = 0,
     on: ModelOptions,
     texts: TextsOptions,
@@ -76,13 +76,13 @@ def read(
     """
     distance = scope.check()
     check_source(source)
-    if not draw.temperature:
+    if not told.temperature:
         unused(context, "no --temperature is given", "noise")
     if source is not None:
         not_of_source(context, named(source))
     loaded, text = study_and_text(what, on, [activation.site], source_named(texts))
     query = loaded.query(text, at=activation.position, site=activation.site)
-    own = given(**vars(draw), seconds=seconds)
+    own = given(**vars(told))
     several = one_after_another(loaded, query, fixed, own) if source is None else []
     chosen = several or [first_source(loaded, query, fixed, own) if source is None else named(source)]
     for each in chosen if len(chosen) == 1 else ():

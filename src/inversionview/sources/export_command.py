@@ -13,8 +13,8 @@ from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
 from inversionview.page.bundle import MOST, to_html
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
-from inversionview.sources.registry import first_source, named
-from inversionview.studies.arguments import study_and_text
+from inversionview.sources.registry import first_source, named, one_after_another
+from inversionview.studies.arguments import source_named, study_and_text
 from inversionview.terminal.app import app, err, given, out
 from inversionview.terminal.options import (
     FixedAtOpt,
@@ -22,11 +22,14 @@ from inversionview.terminal.options import (
     ModelOptions,
     ScopeOptions,
     SeedOpt,
+    TextsOptions,
     WalkedSecondsOpt,
 )
 
 if TYPE_CHECKING:
-    from inversionview.preimage.preimage import Preimage
+    from inversionview.preimage.preimage import Preimage, Query
+    from inversionview.sources.source import Source
+    from inversionview.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def export(
     seed: SeedOpt = 0,
     destination: Annotated[Path, typer.Option("--out", help="The file.")] = Path("reading.html"),
     on: ModelOptions,
+    texts: TextsOptions,
 ) -> None:
     """Write readings as one HTML file to look at and to send: works from disk, without a network."""
     from inversionview.core.files import check_formats
@@ -84,27 +88,16 @@ def export(
     pairs = readings.pairs()
     if source is not None:
         not_of_source(context, named(source))
-    loaded, text = study_and_text(what, on, readings.site or ())
+    loaded, text = study_and_text(what, on, readings.site or (), source_named(texts))
     queries = [loaded.query(text, at=at, site=site) for at, site in pairs]
     own = given(seconds=seconds)
-    sources = [first_source(loaded, query, fixed) if source is None else named(source) for query in queries]
-    if not any(name in each.options for each in sources for name in own):
-        not_of_source(context, sources[0])
+    sources = [_sources(loaded, query, fixed, source) for query in queries]
+    if not any(name in each.options for some in sources for each in some for name in own):
+        not_of_source(context, sources[0][0])
+    scoped = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed}
     shown: list[Preimage] = []
     for query, chosen in zip(queries, sources, strict=True):
-        shown.append(
-            made(
-                loaded,
-                query,
-                chosen,
-                epsilon=scope.epsilon,
-                distance=distance,
-                fixed=fixed,
-                count=count,
-                seed=seed,
-                **own,
-            )
-        )
+        shown.append(made(loaded, query, chosen, count=count, seed=seed, **scoped, **own))
         if _interrupted(shown[-1]):
             break
     to_html([reading(loaded, preimage).to_json() for preimage in shown], destination)
@@ -113,6 +106,13 @@ def export(
     if _interrupted(shown[-1]):
         err.print("Interrupted: the page shows what was found until then.")
         sys.exit(INTERRUPTED)
+
+
+def _sources(study: Study, query: Query, fixed: str | None, source: str | None) -> list[Source]:
+    """Return what reads a query: what is named, else what ``read`` takes."""
+    if source is not None:
+        return [named(source)]
+    return one_after_another(study, query, fixed) or [first_source(study, query, fixed)]
 
 
 def _interrupted(preimage: Preimage) -> bool:

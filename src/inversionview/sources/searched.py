@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,7 @@ MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
 _FIRST_LOOK = 2**15
 """Inputs of the bank that are searched ahead of all others, where somebody waits."""
+Rows = npt.NDArray[np.int64]
 Names = str | Sequence[str]
 """One or several named positions of a bank."""
 
@@ -83,30 +84,10 @@ def corpus_preimage(
     if found is not None and count is not None:
         found(searched.first_look(k, count, seed, per_window))
     hits, inside = searched.found(k, count)
-    lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
-    text = searched.text
-    shown = hits if text is None else text.shown(hits, per_window)
+    shown = hits if searched.text is None else searched.text.shown(hits, per_window)
     samples = searched.samples(shown if count is None else searched.chosen(shown, count, seed, diverse))
-    tokens, places = bank.located(hits.rows[lot], bank.manifest.positions)
-    names = bank.manifest.positions if scope.at is None else [scope.at] if isinstance(scope.at, str) else list(scope.at)
-    return Preimage(
-        query,
-        scope.distance,
-        scope.epsilon,
-        seed,
-        samples,
-        searched.size,
-        source="corpus",
-        bits=bits(inside, searched.size) if text is None else text.bits(hits.within(scope.epsilon)),
-        recall=min((index.settings.recall for index in searched.proposals.values()), default=None),
-        draws=tokens,
-        places=None if text is None else places[:, 0],
-        inside_count=inside,
-        distinct=inside if text is None else text.distinct(hits.within(scope.epsilon)),
-        compared="all" if names == [ALL] else names,
-        corpus=None if text is None else text.extent,
-        notes=tuple(notes),
-    )
+    lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
+    return replace(searched.told(hits.within(scope.epsilon), hits.rows[lot]), seed=seed, samples=samples, notes=tuple(notes))
 
 
 def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
@@ -201,6 +182,29 @@ class _Search:
         """Return samples among the bank's first inputs."""
         hits = self.nearest(k, first=_FIRST_LOOK)
         return self.samples(self.chosen(hits if self.text is None else self.text.shown(hits, per_window), count, seed))
+
+    def told(self, inside: Hits, draws: Rows) -> Preimage:
+        """Return a preimage without its samples: what lies inside ε, of which some rows are its draws, and what that means."""
+        bank, scope, text = self.bank, self.scope, self.text
+        tokens, places = bank.located(draws, bank.manifest.positions)
+        names = bank.manifest.positions if scope.at is None else [scope.at] if isinstance(scope.at, str) else list(scope.at)
+        return Preimage(
+            self.query,
+            scope.distance,
+            scope.epsilon,
+            0,
+            (),
+            self.size,
+            source="corpus",
+            bits=bits(len(inside), self.size) if text is None else text.bits(inside),
+            recall=min((index.settings.recall for index in self.proposals.values()), default=None),
+            draws=tokens,
+            places=None if text is None else places[:, 0],
+            inside_count=len(inside),
+            distinct=len(inside) if text is None else text.distinct(inside),
+            compared="all" if names == [ALL] else names,
+            corpus=None if text is None else text.extent,
+        )
 
     def found(self, k: int, count: int | None) -> tuple[Hits, int]:
         """Return what lies inside ε, the ``k`` nearest and, of ``count``, those just outside; and how many are inside."""

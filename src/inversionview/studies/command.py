@@ -63,18 +63,14 @@ def bank(
     """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
     from inversionview.studies.first_bank import bank_rows
 
-    precision = {"fp16": "float16", "fp32": "float32"}.get(dtype)
-    if precision is None:
-        raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    precision = _precision(dtype)
     source = source_named(texts)
     if source is not None and inputs is not None:
         raise SettingError("--inputs counts those of a study: of --texts, give --tokens.")
     with resumable(not check):
         loaded = loaded_study(study, ModelOptions(model, device), [sites], source)
     if check:
-        with resumable(False), bar("checking", 1000) as advance:
-            sound = iv.check_bank(loaded, to, report=lambda share, note: advance(int(1000 * share), note))
-        out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
+        _check(loaded, to)
         return
     options = given(sites=sites, positions=listed(positions))
     rows = bank_rows(loaded, inputs, options.get("positions"))
@@ -97,6 +93,21 @@ def bank(
 
         keep_study(loaded, to)
     err.print(_extent(made))
+
+
+def _precision(dtype: str) -> str:
+    """Return what is called so."""
+    known = {"fp16": "float16", "fp32": "float32"}
+    if dtype not in known:
+        raise SettingError(f"There is no precision {dtype!r}: choose fp16 or fp32.")
+    return known[dtype]
+
+
+def _check(study: Study, folder: Path | None) -> None:
+    """Read a bank whole, and say that it is sound."""
+    with resumable(False), bar("checking", 1000) as advance:
+        sound = iv.check_bank(study, folder, report=lambda share, note: advance(int(1000 * share), note))
+    out.print(f"All sound: {_extent(sound)}", soft_wrap=True)
 
 
 def _extent(bank: ActivationBank) -> str:
