@@ -415,7 +415,6 @@ def test_mistakes_are_one_sentence(
     (tmp_path / "rows.jsonl").write_text('{"body": "we sat", "id": 3}\n')
     assert "body, id" in refused(capsys, *search, str(tmp_path / "rows.jsonl"))
     assert "There is no file" in refused(capsys, *search, str(tmp_path / "none.txt"))
-    (tmp_path / "nul.txt").write_bytes(b"we sat\0by it\nthe river\n")
     assert "at most 64" in refused(capsys, *search, str(corpus), "--context", "4000")
     assert "--context" in refused(capsys, *search, str(corpus), "--context", "1")
     assert "line, paragraph or file" in refused(capsys, *search, str(corpus), "--per", "word")
@@ -424,10 +423,11 @@ def test_mistakes_are_one_sentence(
     assert "--tokens" in refused(capsys, "bank", "--model", gpt2, "--texts", str(corpus), "--inputs", "10")
 
 
-def test_nul_bytes_are_read_or_told(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_nul_bytes_are_told_with_their_line(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "nul.txt").write_bytes(b"we sat\0by it\nthe river\n")
     model = iv.ProbedModel.from_pretrained(folders["GPT2"])
-    assert opened(TextSource(str(tmp_path / "nul.txt"), context=CONTEXT), model).about.texts == 2
+    with pytest.raises(InputError, match=r"nul\.txt .*line 1 holds a NUL byte"):
+        opened(TextSource(str(tmp_path / "nul.txt"), context=CONTEXT), model)
 
 
 def test_banks_of_others_are_refused(folders: dict[str, Path], corpus: Path, tmp_path: Path, llama: iv.Study) -> None:
