@@ -101,9 +101,10 @@ def _passes(
     budget = min(
         tokens_per_pass(model.device, model.shape.d_model), 2**26 // (numbers * positions.shape[1]) * longest + longest
     )
-    start = 0
+    start, room = 0, budget // needed[order]
     while start < len(order):
-        rows = order[start : start + max(1, budget // int(needed[order[start]]))]
+        many = int((np.arange(1, len(order) - start + 1) <= room[start:]).sum())  # the last of them is the longest
+        rows = order[start : start + max(1, many)]
         first = needed[rows[0]]
         rows = rows[needed[rows] <= (steady if first <= steady else first)]
         cut = torch.from_numpy(tokens[rows, : needed[rows].max()])

@@ -79,8 +79,10 @@ def _passes(model: ProbedModel, candidates: Bool[Tensor, "batch pos"]) -> Iterat
     """Yield which rows to run together, shortest first, and how many of their tokens: up to the last candidate."""
     ends = (candidates * torch.arange(1, candidates.size(1) + 1)).amax(1).clamp(min=1)
     order = torch.argsort(ends, stable=True)
-    sorted_ends, start, budget = ends[order].tolist(), 0, tokens_per_pass(model.device)
+    sorted_ends, start = ends[order], 0
+    room = tokens_per_pass(model.device) // sorted_ends
     while start < len(order):
-        rows = order[start : start + max(1, budget // sorted_ends[start])]
-        yield rows, sorted_ends[start + len(rows) - 1]
+        many = int((torch.arange(1, len(order) - start + 1) <= room[start:]).sum())  # the last of them is the longest
+        rows = order[start : start + max(1, many)]
+        yield rows, int(sorted_ends[start + len(rows) - 1])
         start += len(rows)
