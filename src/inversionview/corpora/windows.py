@@ -24,6 +24,7 @@ from inversionview.core.storage import write_json
 from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_error
 from inversionview.corpora.kept import KeptInputs, open_kept
 from inversionview.corpora.places import ALL, Occurrences, Placing
+from inversionview.corpora.token_features import FEATURES, Windows, label_all
 from inversionview.model.backend import Shape
 from inversionview.model.tokens import Vocabulary
 from inversionview.records.texts import left_out
@@ -55,6 +56,7 @@ class WindowInputs(KeptInputs):
     Attributes:
         about: what they were cut from.
         front: what each begins with: BOS, or nothing.
+        read_by: the vocabulary.
     """
 
     every_token = True
@@ -62,7 +64,7 @@ class WindowInputs(KeptInputs):
 
     def __init__(self, dataset: Any, vocabulary: Vocabulary, about: About) -> None:
         super().__init__(dataset, vocabulary, longest(dataset))
-        self.about, self.front = about, vocabulary.front
+        self.about, self.front, self.read_by = about, vocabulary.front, vocabulary
 
     @cached_property
     def _counts(self) -> Ids:
@@ -84,6 +86,27 @@ class WindowInputs(KeptInputs):
     def placed(self, names: Sequence[str]) -> Placing:
         """Return where the places of these names are; of ``all`` every occurrence is one of its own."""
         return Occurrences(self) if tuple(names) == (ALL,) else super().placed(names)
+
+    def features_at(self, tokens: Ids, positions: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return for each of ``token_features.FEATURES`` its value where each window is read, as people see it, ``[rows]``."""
+        windows, rows = Windows(tokens, self.read_by), np.arange(len(tokens))
+        return {each.name: label_all(each, each.codes(windows)[rows, positions], self.read_by) for each in FEATURES}
+
+    def example_features(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of the corpus' first occurrences, which are a random sample."""
+        tokens = self.corpus(np.arange(min(len(self), self.windows_of(count))))
+        windows, there = Windows(tokens, self.read_by), self.occurring(tokens)
+        return {each.name: label_all(each, each.codes(windows)[there][:count], self.read_by) for each in FEATURES}
+
+    def windows_of(self, occurrences: int) -> int:
+        """Return how many of the first windows hold so many occurrences, or all windows where they hold fewer."""
+        found = int(np.searchsorted(self._counts.cumsum(), occurrences)) + 1
+        return min(found, len(self))
+
+    @property
+    def glossary(self) -> dict[str, str]:
+        """What the features of occurrences are called in a sentence."""
+        return {each.name: each.meaning for each in FEATURES}
 
     def split(self, name: str) -> Ids:
         """Return all windows: nothing is trained on them."""
