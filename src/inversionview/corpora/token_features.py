@@ -215,7 +215,8 @@ def _last_mark(text: str) -> int:
 
 # -- the registry ------------------------------------------------------------------------------------------------------
 
-_YES = ("no", "yes")
+YES = ("no", "yes")
+"""Labels of what is so or not."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class TokenFeature:
     """What it is called in a sentence."""
     codes: Callable[[Windows], Grid]
     """Its value at every token of windows; what it says of BOS, EOS and padding means nothing."""
-    classes: tuple[str, ...] | None = None
+    classes: Sequence[str] | None = None
     """Labels of the codes from 0; without these a code is a token's id."""
     version: str = ""
     """Of a user's own, what tells it from another of its name."""
@@ -251,10 +252,10 @@ FEATURES = (
     TokenFeature("position", "the position in the window", _position, _classes(POSITIONS)),
     TokenFeature("distance to same", "how many tokens ago the same token stood last", _distance, _classes(DISTANCES)),
     TokenFeature("token after same", "the token that followed the last occurrence of the same token", _after_same),
-    TokenFeature("quoted", "whether it stands in a quotation", _quoted, _YES),
-    TokenFeature("number", "whether it is a number", _number, _YES),
-    TokenFeature("name", "whether it lies in a capitalized word that begins no sentence", _name, _YES),
-    TokenFeature("sentence start", "whether it begins a sentence", _sentence_start, _YES),
+    TokenFeature("quoted", "whether it stands in a quotation", _quoted, YES),
+    TokenFeature("number", "whether it is a number", _number, YES),
+    TokenFeature("name", "whether it lies in a capitalized word that begins no sentence", _name, YES),
+    TokenFeature("sentence start", "whether it begins a sentence", _sentence_start, YES),
     TokenFeature("last punctuation", "the last punctuation mark up to it", _punctuation, _MARKS),
     TokenFeature("next token", "the token that follows", lambda w: w.shifted(-1)),
 )

@@ -6,7 +6,7 @@ alone, so occurrences with the same prefix are one; see ``places.Occurrences``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -222,10 +222,15 @@ class _Counted:
     def _cut(self, body: Sequence[int]) -> Iterator[list[int]]:
         """Yield the windows of a text; where it holds EOS itself, another text begins."""
         v = self.vocabulary
-        for end, part in groupby(body, key=lambda number: number == v.eos):
-            if not end:
-                ids = list(part)
-                yield from ([*v.front, *ids[i : i + self.room], v.eos] for i in range(0, len(ids), self.room))
+        yield from ([*v.front, *ids, v.eos] for ids in cut(body, self.room, lambda number: number == v.eos))
+
+
+def cut(body: Sequence[int], room: int, ends: Callable[[int], bool]) -> Iterator[list[int]]:
+    """Yield what a text's tokens are cut into, at most ``room`` each; one that ``ends`` a text is left out."""
+    for end, part in groupby(body, key=ends):
+        if not end:
+            ids = list(part)
+            yield from (ids[i : i + room] for i in range(0, len(ids), room))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[tuple[bool, str]]]:

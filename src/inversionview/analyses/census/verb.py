@@ -69,7 +69,8 @@ def census(
         "features": [each.stamp for each in asked],
     }  # fmt: skip
     run = Pass(model, inputs, chosen, asked, tokens)
-    counted = count(run, queries, scope, seed, Kept(stated), report)
+    known = all(each.version for each in extra)
+    counted = count(run, queries, scope, seed, Kept(stated if known else None), report)
     return told(run, counted, scope, study, seed)
 
 
