@@ -88,7 +88,7 @@ def spans(vocabulary: Vocabulary, ids: Sequence[int]) -> tuple[str, list[Span]]:
         found.append((length, max(length + len(parts[-1]), length + 1)))
         length += len(parts[-1])
     text = "".join(parts) + decoder.decode(b"", True)
-    if text[:1] == " " and not vocabulary.decode(ids)[:1] == " ":
+    if text[:1] == " " and vocabulary.decode(ids)[:1] != " ":
         return text[1:], [(max(0, start - 1), max(0, end - 1)) for start, end in found]
     return text, found
 
@@ -135,7 +135,8 @@ def _from_file(path: Path, name: str) -> TokenFeature:
     if not path.is_file():
         raise SettingError(f"There is no file {path}: write --features file.py:function.")
     spec = spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -165,7 +166,9 @@ def computed(name: str, function: Told, version: str = "") -> TokenFeature:
                 try:
                     row[place] = values.code(str(function(list(texts), i)))
                 except Exception as error:
-                    raise SettingError(f"The feature {name} fails at {texts[i]!r}, token {i} of its window: {_short(error)}.") from error
+                    raise SettingError(
+                        f"The feature {name} fails at {texts[i]!r}, token {i} of its window: {_short(error)}."
+                    ) from error
         return out
 
     return TokenFeature(name, name, codes, values.names, version=version)
@@ -209,7 +212,9 @@ def labelled(path: Path, inputs: WindowInputs) -> TokenFeature:
         except InversionViewError as error:
             raise type(error)(f"{record.place}: {error}") from error
     if not given:
-        raise InputError(f'{path} holds no label: write lines such as {{"text": "John sat.", "start": 0, "end": 4, "label": "X"}}.')
+        raise InputError(
+            f'{path} holds no label: write lines such as {{"text": "John sat.", "start": 0, "end": 4, "label": "X"}}.'
+        )
 
     def codes(windows: Windows) -> Grid:
         out, known = np.zeros_like(windows.tokens), 0
@@ -223,7 +228,9 @@ def labelled(path: Path, inputs: WindowInputs) -> TokenFeature:
             )
         return out
 
-    return TokenFeature(path.stem, f"its label in {path.name}", codes, values.names, version=hashlib.sha256(path.read_bytes()).hexdigest())
+    return TokenFeature(
+        path.stem, f"its label in {path.name}", codes, values.names, version=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
 
 
 def _label(value: Any) -> Label:
@@ -236,7 +243,9 @@ def _label(value: Any) -> Label:
         first = error.errors()[0]
         raise InputError(f"{'.'.join(map(str, first['loc'][:1]))!r}: {first['msg'].lower()}; {example}") from error
     if (label.window is None) == (label.text is None):
-        raise InputError(f"it names {'both text and window' if label.text is not None else 'neither text nor window'}: {example}")
+        raise InputError(
+            f"it names {'both text and window' if label.text is not None else 'neither text nor window'}: {example}"
+        )
     if label.end <= label.start:
         raise InputError(f"the label ends at {label.end}, but begins at {label.start}: end is the first character behind it.")
     return label
@@ -267,7 +276,11 @@ class _Texts:
         vocabulary = self.inputs.read_by
         vocabulary.encode(text)  # says what is wrong with it
         told = vocabulary.tokenizer.encode(text, add_special_tokens=False)
-        pieces = cut(list(range(len(told.ids))), self.inputs.about.context - len(self.inputs.front), lambda i: told.ids[i] == vocabulary.eos)
+        pieces = cut(
+            list(range(len(told.ids))),
+            self.inputs.about.context - len(self.inputs.front),
+            lambda i: told.ids[i] == vocabulary.eos,
+        )
         return [([told.ids[i] for i in some], [told.offsets[i] for i in some]) for some in pieces]
 
 

@@ -28,11 +28,10 @@ POSITIONS = (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 257, 513, 102
 """Where classes of positions begin: two for each doubling."""
 DISTANCES = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 513, 1025)
 """Where classes of distances begin: one for each doubling."""
-_MARKS = ("none", *".,;:?!\"“”()[]-–—…")
+_MARKS = ("none", *'.,;:?!"“”()[]-–—…')
 _ENDS = ".!?…。！？"
-_CLOSING = "\"”’')]}»"
-_AROUND = _CLOSING + "“‘([{« \t\n\r\f\v"
-"""What may stand between two sentences."""
+_AROUND = re.compile(r"[\s\"”’'\)\]}»“‘(\[{«]*\Z")
+"""What may stand between two sentences, at the end of a text."""
 
 
 class Windows:
@@ -165,20 +164,27 @@ def _sentence_start(w: Windows) -> Grid:
     Quotation marks and brackets may stand between; a token without letters and digits begins none.
     """
     starts, ends = w.told(lambda text: int(any(c.isalnum() for c in text))), w.told(lambda text: int(_ends(text)))
-    other = w.told(lambda text: int(not _ends(text) and bool(text.strip(_AROUND))))
-    leads, trails = w.told(lambda text: int(text[:1].isspace())), w.told(lambda text: int(text[-1:].isspace()))
-    spaces = np.cumsum(leads | trails, axis=1)
+    other = w.told(lambda text: int(not _ends(text) and bool(text[: _tail(text)])))
+    spaces = w.told(lambda text: int(any(c.isspace() for c in text[_tail(text) :])))
+    leads, so_far = w.told(lambda text: int(text[:1].isspace())), np.cumsum(spaces, axis=1)
     last_other, last_end = (_before(_latest((kind == 1) & w.inside), NONE) for kind in (other, ends))
-    at = last_end.clip(min=0)
-    spaced = _before(spaces, 0) - np.take_along_axis(spaces, at, axis=1) + np.take_along_axis(trails, at, axis=1) + leads > 0
+    up_to = np.take_along_axis(so_far - spaces, last_end.clip(min=0), axis=1)
+    spaced = _before(so_far, 0) - up_to + leads > 0
     first = (last_other == NONE) & (last_end == NONE)
     return ((starts == 1) & w.inside & (first | ((last_end > last_other) & spaced))).astype(np.int64)
 
 
+def _tail(text: str) -> int:
+    """Return where the spaces, quotation marks and brackets begin with which a text ends."""
+    found = _AROUND.search(text)
+    assert found is not None
+    return found.start()
+
+
 def _ends(text: str) -> bool:
-    """Return whether a sentence may end with a token: what it ends in is . ! ? …, or a line break, closing marks left out."""
-    tail = text.rstrip(_CLOSING)
-    return bool(re.search(r"[\n\r]\s*$", text)) or tail.rstrip()[-1:] in tuple(_ENDS)
+    """Return whether a sentence ends with a token: in . ! ? …, or a line break; what may stand between two is left out."""
+    tail = _tail(text)
+    return any(c in "\n\r" for c in text[tail:]) or text[:tail][-1:] in (*_ENDS,)
 
 
 def _name(w: Windows) -> Grid:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.analyses.census.result import Census
+from inversionview.analyses.inform.result import Cell
 from inversionview.core.scope import epsilon_text
 from inversionview.model.sites.site import Site
 
@@ -69,21 +70,21 @@ def panels(census: Census) -> tuple[list[Panel], list[str], list[int]]:
         of = "" if entropy is None else f" of {entropy:.2g}"
         return Panel(f"{title}\nup to {most:.2g}{of} bits", top, values, said)
 
-    everything = {t.site: (t.least, f"{t.site}: {t.bits.value:.2f} bits [{t.bits.low:.2f}, {t.bits.high:.2f}]") for t in census.totals}
+    everything = {
+        t.site: (t.least, f"{t.site}: {t.bits.value:.2f} bits [{t.bits.low:.2f}, {t.bits.high:.2f}]") for t in census.totals
+    }
     drawn = [panel("all that is told", everything, None)]
     for feature in census.features:
         entropy = next(cell.entropy for cell in census.alone if cell.feature == feature)
-        cells = {
-            c.site: (
-                c.bits.value,
-                f"{c.site}, {feature}: {c.bits.value:.2f} bits [{c.bits.low:.2f}, {c.bits.high:.2f}] of {c.entropy:.2f}<br>same value in "
-                f"{c.consistency.value:.0%} of the preimage, {c.queries} queries",
-            )
-            for c in census.cells
-            if c.feature == feature
-        }  # fmt: skip
+        cells = {cell.site: (cell.bits.value, _hover(cell)) for cell in census.cells if cell.feature == feature}
         drawn.append(panel(feature, cells, entropy))
     return drawn, columns, layers
+
+
+def _hover(cell: Cell) -> str:
+    bits, same = cell.bits, f"{cell.consistency.value:.0%} of the preimage"
+    told = f"{bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] of {cell.entropy:.2f}"
+    return html.escape(f"{cell.site}, {cell.feature}: {told}") + f"<br>same value in {same}; {cell.queries} queries"
 
 
 def _title(census: Census) -> str:
@@ -99,7 +100,7 @@ def figure(census: Census) -> Figure:
     from matplotlib.figure import Figure
 
     colours = LinearSegmentedColormap.from_list("bits", [tuple(each) for each in _SCALE])  # type: ignore[arg-type]
-    colours.set_bad(_NOTHING)
+    colours = colours.with_extremes(bad=_NOTHING)
     drawn, columns, layers = panels(census)
     rows = -(-len(drawn) // _ACROSS)
     size = (0.7 + _ACROSS * (0.35 + 0.155 * len(columns)), 0.8 + rows * (0.85 + 0.105 * len(layers)))
@@ -121,7 +122,11 @@ def figure(census: Census) -> Figure:
             spine.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("layer", fontsize=7)
-    made.suptitle(f"{_title(census)}\nEach panel is white at 0 bits and darkest at the most that any site tells", fontsize=9, parse_math=False)
+    made.suptitle(
+        f"{_title(census)}\nEach panel is white at 0 bits and darkest at the most that any site tells",
+        fontsize=9,
+        parse_math=False,
+    )
     return made
 
 
@@ -138,15 +143,15 @@ def page(census: Census) -> Any:
     made = make_subplots(rows, across, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=70 / height)
     for number, each in enumerate(drawn):
         heat = graph_objects.Heatmap(
-            z=[[None if np.isnan(v) else v for v in row] for row in each.values.tolist()], x=columns, y=layers, zmin=0, zmax=each.top,
-            colorscale=_SCALE, hovertext=each.said, hoverinfo="text", xgap=1, ygap=1, showscale=False,
+            z=[[None if np.isnan(v) else v for v in row] for row in each.values.tolist()], x=columns, y=layers,
+            zmin=0, zmax=each.top, colorscale=_SCALE, hovertext=each.said, hoverinfo="text", xgap=1, ygap=1, showscale=False,
         )  # fmt: skip
         row, column = number // across + 1, number % across + 1
         made.add_trace(heat, row=row, col=column)
         made.update_yaxes(autorange="reversed", row=row, col=column)
         made.update_xaxes(type="category", row=row, col=column)
     made.update_layout(
-        title=html.escape(_title(census)), height=height, width=max(900, across * (60 + 17 * len(columns))), plot_bgcolor=_NOTHING,
-        font={"size": 10},
+        title=html.escape(_title(census)), height=height, width=max(900, across * (60 + 17 * len(columns))),
+        plot_bgcolor=_NOTHING, font={"size": 10},
     )  # fmt: skip
     return made

@@ -1,4 +1,4 @@
-"""What a census has counted so far, in the user's cache: an interrupted one goes on there, a finished one is told again at once."""
+"""What a census has counted so far, in the user's cache: an interrupted one goes on there, a finished one is there at once."""
 
 from __future__ import annotations
 

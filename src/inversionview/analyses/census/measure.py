@@ -129,7 +129,7 @@ class Pass:
         self.stream = self.read.index(stream) if stream else None
 
     def run(self, windows: Int[np.ndarray, " window"]) -> tuple[list[Tensor], Codes]:
-        """Return the activations of the occurrences of some windows, ``[occurrence, width]`` for each site, and their values."""
+        """Return the activations of some windows' occurrences, ``[occurrence, width]`` for each site, and their values."""
         there = self.all.there[windows]
         width = int(there.nonzero()[1].max()) + 1
         tokens, there = self.all.tokens[windows, : width + 1], there[:, :width]

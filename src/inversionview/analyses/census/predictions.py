@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,7 +21,7 @@ _NUMBERS = 2**24
 _CLOSE = 1e-3
 """Log probabilities that differ by less are the same: those of the last stream, unembedded, and the model's own."""
 _EDGES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-_SURE = ("below 0.05", *(f"{a:g}–{b:g}" for a, b in zip(_EDGES, _EDGES[1:], strict=False)), "0.9 or more")
+_SURE = ("below 0.05", *(f"{a:g}–{b:g}" for a, b in pairwise(_EDGES)), "0.9 or more")
 
 
 def _unknown(windows: Windows) -> Ids:

@@ -33,9 +33,7 @@ def table(result: Census) -> Group:
         others = [cell for cell in cells if not Site.parse(cell.site).is_head]
         known = alone.get(feature)
         entropy = next(cell.entropy for cell in result.alone if cell.feature == feature)
-        grid.add_row(
-            feature, f"{entropy:.2f}", "" if known is None else f"{known.bits.value:.2f}", _best(heads), _best(others)
-        )
+        grid.add_row(feature, f"{entropy:.2f}", "" if known is None else f"{known.bits.value:.2f}", _best(heads), _best(others))
     return Group(grid, Text(), Text(_note(result), style="dim"))
 
 
@@ -49,9 +47,10 @@ def _note(result: Census) -> str:
     least = min(result.totals, key=lambda total: total.least)
     most = max(result.totals, key=lambda total: total.least)
     queries = max(total.queries for total in result.totals)
+    searched = f"among {result.occurrences:,} occurrences in {result.windows:,} windows of {result.texts}"
     return (
-        f"{epsilon_text(result.epsilon, result.distance)}; {queries} queries, each of another window, among {result.occurrences:,} "
-        f"occurrences in {result.windows:,} windows of {result.texts}, at {len(result.totals)} sites. In all they tell from "
-        f"{at_least(least.least)} bits ({least.site}) to {at_least(most.least)} ({most.site}). Below 0, and so not listed: the "
-        "query's value is rarer inside ε than elsewhere, or too few lie inside to tell."
+        f"{epsilon_text(result.epsilon, result.distance)}; {queries} queries, each of another window, {searched}, at "
+        f"{len(result.totals)} sites. In all they tell from {at_least(least.least)} bits ({least.site}) to "
+        f"{at_least(most.least)} ({most.site}). Below 0, and so not listed: the query's value is rarer inside ε than outside, "
+        "or too few lie inside to tell."
     )

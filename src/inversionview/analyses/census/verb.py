@@ -64,8 +64,8 @@ def census(
     """
     asked, chosen = asked_features(features, extra), expand(sites, model.sites)
     stated = {
-        "model": model.fingerprint, "corpus": inputs.fingerprint, "tokens": whole(tokens, "--tokens"), "queries": queries, "seed": seed,
-        "epsilon": scope.epsilon, "distance": scope.distance, "sites": [site.short for site in chosen],
+        "model": model.fingerprint, "corpus": inputs.fingerprint, "tokens": whole(tokens, "--tokens"), "queries": queries,
+        "seed": seed, "epsilon": scope.epsilon, "distance": scope.distance, "sites": [site.short for site in chosen],
         "features": [each.stamp for each in asked],
     }  # fmt: skip
     run = Pass(model, inputs, chosen, asked, tokens)
@@ -88,7 +88,9 @@ def asked_features(names: Sequence[str] | None, extra: Sequence[TokenFeature]) -
     for name in names or ():
         if name not in known:
             raise SettingError(f"There is no feature {name!r}; there are {', '.join(known)}.{did_you_mean(name, known)}")
-    return list(known.values()) if names is None else [known[name] for name in dict.fromkeys([*names, *(e.name for e in extra)])]
+    return (
+        list(known.values()) if names is None else [known[name] for name in dict.fromkeys([*names, *(e.name for e in extra)])]
+    )
 
 
 def told(run: Pass, counted: Counted, scope: Scope, study: str, seed: int) -> Census:
@@ -136,5 +138,6 @@ def _site(name: str, i: int, counted: Counted, priors: _Priors, names: Sequence[
     known = (counted.agreeing[i][some] + own) / (inside[some, None] + 1)
     columns = zip(names, priors.entropy, means(np.log2(known / own), seed=seed), means(known, seed=seed), strict=True)
     return total, [
-        Cell(name, EVERY, feature, bits, bits.value / h if h else 0.0, h, same, int(some.sum())) for feature, h, bits, same in columns
+        Cell(name, EVERY, feature, bits, bits.value / h if h else 0.0, h, same, int(some.sum()))
+        for feature, h, bits, same in columns
     ]

