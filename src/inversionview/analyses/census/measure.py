@@ -34,8 +34,6 @@ _NUMBERS = 2**26
 """Numbers of a block's activations in memory at once."""
 _MOST = 8192
 """Tokens of a block."""
-_TOGETHER = 8
-"""Queries' windows that are run together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,23 +138,27 @@ class Pass:
         z = [part[mask] for part in self.model.harvest_compact(tokens, self.read, at)]
         codes, numbers = self.all.codes, self.all.numbers(windows)
         if self.predictions is not None:
-            told = self.predictions.codes(z[self.stream or 0], tokens, np.pad(there, ((0, 0), (0, tokens.shape[1] - width))))
-            codes[np.ix_(self.own, numbers)] = told[[OWN.index(self.features[i]) for i in self.own]]
+            behind = ((0, 0), (0, tokens.shape[1] - width))
+            codes[np.ix_(self.own, numbers)] = self._expected(z, tokens, np.pad(there, behind))
         return z[: len(self.sites)], codes[:, numbers]
+
+    def _expected(self, z: Sequence[Tensor], tokens: Ids, there: npt.NDArray[np.bool_]) -> Codes:
+        """Return the values of the features that only a run of the model tells."""
+        assert self.predictions is not None
+        told = self.predictions.codes(z[self.stream or 0], tokens, there)
+        return told[[OWN.index(self.features[i]) for i in self.own]]
 
     def queried(self, queries: Int[np.ndarray, " query"]) -> tuple[list[Tensor], Int[np.ndarray, "feature query"]]:
         """Return the activations and values of some occurrences, each of another window."""
         windows = np.searchsorted(self.all.ends, queries, side="right")
-        order = np.argsort(windows)  # the longest first
-        z = [torch.empty(len(queries), self.model.width(site)) for site in self.sites]
-        codes = np.empty((len(self.features), len(queries)), dtype=np.int32)
-        for part in np.array_split(order, -(-len(order) // _TOGETHER)):
-            found, told = self.run(windows[part])
-            at = np.searchsorted(self.all.numbers(windows[part]), queries[part])
-            for out, values in zip(z, found, strict=True):
-                out[part] = values[at]
-            codes[:, part] = told[:, at]
-        return z, codes
+        tokens, places = self.all.tokens[windows], self.all.there[windows].nonzero()[1]
+        at = places[np.isin(self.all.numbers(windows), queries)]
+        z = [part[:, 0] for part in self.model.harvest_compact(tokens, self.read, at[:, None])]
+        codes = self.all.codes[:, queries]
+        if self.predictions is not None:
+            there = np.arange(tokens.shape[1]) == at[:, None]
+            codes[self.own] = self._expected(z, tokens, there)
+        return z[: len(self.sites)], codes
 
 
 def count(run: Pass, queries: int, scope: Scope, seed: int, kept: Kept, report: Progress | None = None) -> Counted:
