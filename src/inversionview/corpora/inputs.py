@@ -121,6 +121,14 @@ class Inputs(ABC):
         """Return for each feature its value in each row, ``[rows]``."""
         return {"length": self.lengths(tokens)}
 
+    def features_at(self, tokens: Ids, positions: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return for each feature its value in each row as it is read at a position, ``[rows]``: here the same at all."""
+        return self.features(tokens)
+
+    def example_features(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of a random sample of what is counted in the corpus, at most ``count``: here of inputs."""
+        return self.features(self.corpus(np.arange(min(count, self.corpus_size or count))))
+
     @property
     def glossary(self) -> dict[str, str]:
         """What features are called in a sentence, where their names do not say it: ``{"C2": "the carry from the tens"}``."""

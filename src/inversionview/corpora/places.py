@@ -239,15 +239,20 @@ class Occurrences(EveryToken):
 
     def marks(self, tokens: Ids, places: Places) -> Marks:
         """Occurrences are alike where all tokens up to them are."""
-        return np.bitwise_xor.accumulate(_keys(tokens), axis=1)[places.row, places.position]
+        return prefix_marks(tokens)[places.row, places.position]
 
     def mark(self, ids: Ids, position: int) -> np.uint64:
         """See ``marks``."""
-        return np.uint64(np.bitwise_xor.accumulate(_keys(ids), axis=1)[0, position])
+        return np.uint64(prefix_marks(ids)[0, position])
 
 
 def _keys(tokens: Ids) -> Marks:
     return mix((tokens * (1 << 16) + np.arange(tokens.shape[1])).astype(np.uint64), salt=7)
+
+
+def prefix_marks(tokens: Ids) -> Marks:
+    """Return a 64-bit mark of the tokens of each row up to each of them, ``[row, pos]``."""
+    return np.bitwise_xor.accumulate(_keys(tokens), axis=1)
 
 
 def row_marks(tokens: Ids) -> Marks:

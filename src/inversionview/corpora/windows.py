@@ -6,7 +6,7 @@ alone, so occurrences with the same prefix are one; see ``places.Occurrences``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_e
 from inversionview.corpora.kept import KeptInputs, open_kept
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import Occurrences, Placing
+from inversionview.corpora.token_features import FEATURES, Windows, label_all
 from inversionview.model.backend import Shape
 from inversionview.model.tokens import Vocabulary, fingerprint
 from inversionview.records.texts import left_out
@@ -59,6 +60,7 @@ class WindowInputs(KeptInputs):
         about: what they were cut from.
         front: what each begins with: BOS, or nothing.
         folder: where they are kept; ``None`` in memory.
+        read_by: the vocabulary.
     """
 
     every_token = True
@@ -66,7 +68,7 @@ class WindowInputs(KeptInputs):
 
     def __init__(self, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None = None) -> None:
         super().__init__(dataset, vocabulary, longest(dataset))
-        self.about, self.front, self.folder = about, vocabulary.front, folder
+        self.about, self.front, self.folder, self.read_by = about, vocabulary.front, folder, vocabulary
 
     @cached_property
     def _counts(self) -> Ids:
@@ -88,6 +90,27 @@ class WindowInputs(KeptInputs):
     def placed(self, names: Sequence[str]) -> Placing:
         """Return where the places of these names are; of ``all`` every occurrence is one of its own."""
         return Occurrences(self) if tuple(names) == (ALL,) else super().placed(names)
+
+    def features_at(self, tokens: Ids, positions: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Return for each of ``token_features.FEATURES`` its value where each window is read, as people see it, ``[rows]``."""
+        windows, rows = Windows(tokens, self.read_by), np.arange(len(tokens))
+        return {each.name: label_all(each, each.codes(windows)[rows, positions], self.read_by) for each in FEATURES}
+
+    def example_features(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of the corpus' first occurrences, which are a random sample."""
+        tokens = self.corpus(np.arange(min(len(self), self.windows_of(count))))
+        windows, there = Windows(tokens, self.read_by), self.occurring(tokens)
+        return {each.name: label_all(each, each.codes(windows)[there][:count], self.read_by) for each in FEATURES}
+
+    def windows_of(self, occurrences: int) -> int:
+        """Return how many of the first windows hold so many occurrences, or all windows where they hold fewer."""
+        found = int(np.searchsorted(self._counts.cumsum(), occurrences)) + 1
+        return min(found, len(self))
+
+    @property
+    def glossary(self) -> dict[str, str]:
+        """What the features of occurrences are called in a sentence."""
+        return {each.name: each.meaning for each in FEATURES}
 
     def split(self, name: str) -> Ids:
         """Return all windows: nothing is trained on them."""
@@ -212,10 +235,15 @@ class _Counted:
     def _cut(self, body: Sequence[int]) -> Iterator[list[int]]:
         """Yield the windows of a text; where it holds EOS itself, another text begins."""
         v = self.vocabulary
-        for end, part in groupby(body, key=lambda number: number == v.eos):
-            if not end:
-                ids = list(part)
-                yield from ([*v.front, *ids[i : i + self.room], v.eos] for i in range(0, len(ids), self.room))
+        yield from ([*v.front, *ids, v.eos] for ids in cut(body, self.room, lambda number: number == v.eos))
+
+
+def cut(body: Sequence[int], room: int, ends: Callable[[int], bool]) -> Iterator[list[int]]:
+    """Yield what a text's tokens are cut into, at most ``room`` each; one that ``ends`` a text is left out."""
+    for end, part in groupby(body, key=ends):
+        if not end:
+            ids = list(part)
+            yield from (ids[i : i + room] for i in range(0, len(ids), room))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[tuple[bool, str]]]:

@@ -15,16 +15,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Int
 
 from inversionview.core.arrays import Ids
 from inversionview.core.information import entropy, wilson
 from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.places import row_marks
 from inversionview.decoder.bias import SiteTruth, Truth
 from inversionview.markov.report import WalkReport
 from inversionview.preimage.preimage import Preimage
 
 BACKGROUND = 20_000
-"""Inputs of a study among which a value is called common or rare."""
+"""Inputs of a study, or occurrences in natural text, among which a value is called common or rare."""
 MOST_VALUES = 12
 """Of a feature so many values are counted one by one, the most frequent ones."""
 BIASED = 0.1
@@ -103,14 +105,13 @@ _BACKGROUNDS: WeakKeyDictionary[Inputs, Background] = WeakKeyDictionary()
 
 
 def background(inputs: Inputs) -> Background:
-    """Return the features of the corpus' first inputs, which are a random sample, and their entropy; kept once made."""
+    """Return the features of the corpus' first inputs, or occurrences, a random sample, and their entropy; kept once made."""
     if inputs not in _BACKGROUNDS:
-        size = min(BACKGROUND, inputs.corpus_size or BACKGROUND)
-        columns = inputs.features(inputs.corpus(np.arange(size)))
-        found = {}
+        columns, found = inputs.example_features(BACKGROUND), {}
         for name, values in columns.items():
             _, counts = np.unique(values, return_counts=True)
             found[name] = entropy(counts / counts.sum())
+        size = len(next(iter(columns.values())))
         whole = inputs.corpus_size == size and not inputs.sampled
         _BACKGROUNDS[inputs] = Background(columns, found, size, whole)
     return _BACKGROUNDS[inputs]
@@ -128,27 +129,49 @@ def told(inputs: Inputs, preimage: Preimage, truth: Truth | None = None, names: 
     draws = preimage.draws
     if draws is None or preimage.inside_count is None:
         return None
-    drawn = _without_query(draws, preimage.query.ids) if preimage.source != "decoder" else draws
+    drawn = _Drawn.of(preimage)
     bare = Told(preimage.source, preimage.epsilon, preimage.inside_count, preimage.candidates, len(drawn), (), "")
     if preimage.source == "decoder":
         return _decoded(bare, inputs, preimage, drawn, truth, names)
     if not len(drawn):
-        none = f"None of {bare.candidates:,} inputs lies inside ε, the query itself left out."
+        what = "inputs" if preimage.places is None else "occurrences"
+        none = f"None of {bare.candidates:,} {what} lies inside ε, the query itself left out."
         return replace(bare, note="The walk has no draws yet that count." if preimage.walk is not None else none)
     if preimage.walk is not None:
         return _walked(bare, inputs, preimage, drawn, preimage.walk)
     exact = not inputs.sampled and inputs.corpus_size is not None and preimage.candidates >= inputs.corpus_size - 1
-    known = float("inf") if exact and len(drawn) == preimage.inside_count else float(len(drawn))
+    known = float("inf") if exact and len(drawn) == preimage.inside_count else float(drawn.apart)
     return replace(bare, features=_counted(inputs, preimage, drawn, dict.fromkeys(_names(inputs), known)))
 
 
-def _without_query(draws: Ids, query: tuple[int, ...]) -> Ids:
-    """Return the draws that are not the query itself."""
-    if draws.shape[-1] < len(query):
-        return draws
-    own = np.array(query)
-    same = (draws[:, : len(own)] == own).all(1)
-    return draws[~same]
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What was found inside ε, the query itself left out."""
+
+    tokens: Ids
+    """``[n, pos]``."""
+    positions: Int[np.ndarray, " n"]
+    """Where each was found; of whole inputs, where the query is read."""
+    apart: int
+    """How many of them are independent: of occurrences in natural text, the windows, in which they hang together."""
+
+    @classmethod
+    def of(cls, preimage: Preimage) -> _Drawn:
+        draws, ids, at = preimage.draws, np.array(preimage.query.ids), preimage.query.position
+        assert draws is not None
+        places = np.full(len(draws), at) if preimage.places is None else preimage.places
+        if preimage.places is None:
+            places = np.minimum(places, draws.shape[-1] - 1)
+        length = len(ids) if preimage.places is None else at + 1  # of an occurrence its prefix is all
+        own = np.zeros(len(draws), dtype=bool)
+        if preimage.source != "decoder" and draws.shape[-1] >= length:
+            own = (draws[:, :length] == ids[:length]).all(1) & (places == min(at, draws.shape[-1] - 1))
+        kept = draws[~own]
+        apart = len(kept) if preimage.places is None else len(np.unique(row_marks(kept)))
+        return cls(kept, places[~own], apart)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 def _names(inputs: Inputs) -> list[str]:
@@ -156,15 +179,15 @@ def _names(inputs: Inputs) -> list[str]:
 
 
 def _counted(
-    inputs: Inputs, preimage: Preimage, drawn: Ids, worth: Mapping[str, float], bits: bool = True
+    inputs: Inputs, preimage: Preimage, drawn: _Drawn, worth: Mapping[str, float], bits: bool = True
 ) -> tuple[Common, ...]:
     """Count the values of every feature; ``worth`` is the effective number of draws, infinite where all inputs are counted."""
-    ids = preimage.query.ids
-    rows = np.full((len(drawn) + 1, max(drawn.shape[1], len(ids), inputs.max_length)), inputs.pad, dtype=np.int64)
-    rows[0, : len(ids)], rows[1:, : drawn.shape[1]] = ids, drawn
+    ids, width = preimage.query.ids, drawn.tokens.shape[1]
+    rows = np.full((len(drawn) + 1, max(width, len(ids), inputs.max_length)), inputs.pad, dtype=np.int64)
+    rows[0, : len(ids)], rows[1:, :width] = ids, drawn.tokens
     known = background(inputs)
     found = []
-    for name, column in inputs.features(rows).items():
+    for name, column in inputs.features_at(rows, np.array([preimage.query.position, *drawn.positions])).items():
         own, values = column[0], column[1:]
         each, counts = np.unique(values, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
@@ -200,7 +223,7 @@ def _ceiling(preimage: Preimage) -> tuple[float, float]:
     return told.value, told.high
 
 
-def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, walk: WalkReport) -> Told:
+def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, walk: WalkReport) -> Told:
     """What a walk's draws say: shares of π, to be trusted once it has mixed; bits only under the study's own prior."""
     sizes = {f.feature: f.ess for f in walk.features}
     worth = {name: max(1.0, min(sizes.get(name, walk.ess), len(drawn))) for name in _names(inputs)}
@@ -211,7 +234,7 @@ def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, walk: Wa
     return replace(bare, features=tuple(replace(f, trusted=walk.mixed) for f in counted), note=" ".join(notes))
 
 
-def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: Ids, truth: Truth | None, names: Sequence[str]) -> Told:
+def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, truth: Truth | None, names: Sequence[str]) -> Told:
     """What a decoder's samples say, with how far from the preimage they were measured to be; nothing where that is unknown."""
     site = preimage.query.site.short
     measured, why = _bias(truth, preimage, site, names)

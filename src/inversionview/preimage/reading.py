@@ -53,13 +53,14 @@ def reading(
 def features(study: Reader, query: Query, samples: Sequence[Sample], told: Told | None = None) -> contract.Features | None:
     """Return the features of the query and of samples, and what is told of all inside ε; ``None`` for a model alone.
 
-    ``prior`` and ``entropy`` are over 20,000 random inputs of the study.
+    ``prior`` and ``entropy`` are over 20,000 random inputs of the study, of natural text over so many occurrences.
     """
     if study.bare:
         return None
     inputs = study.inputs
     tokens = padded([query.ids, *(sample.ids for sample in samples)], inputs)
-    columns = {name: values.tolist() for name, values in inputs.features(tokens).items()}
+    at = np.array([query.position, *(sample.position for sample in samples)])
+    columns = {name: values.tolist() for name, values in inputs.features_at(tokens, at).items()}
     known, of_query = background(inputs), {name: values[0] for name, values in columns.items()}
     return contract.Features(
         names=list(columns),

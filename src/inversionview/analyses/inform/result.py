@@ -80,12 +80,13 @@ class FeatureTable(Result):
         """Return one flat row for each site × position × feature, for a data frame."""
         totals = {(t.site, t.position): t for t in self.totals}
         where = {"where": ",".join(self.where)} if self.where else {}
-        return [{**self._record(cell, totals[cell.site, cell.position]), **where} for cell in self.cells]
+        return [{**record(cell, totals[cell.site, cell.position]), **where} for cell in self.cells]
 
-    @staticmethod
-    def _record(cell: Cell, total: Total) -> dict[str, Any]:
-        means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
-        flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
-        plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
-        more = {"share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
-        return {**plain, **flat, **more, "site_bits_least": total.least}
+
+def record(cell: Cell, total: Total) -> dict[str, Any]:
+    """Return a cell and the total of its site and position as a flat row."""
+    means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
+    flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
+    plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}
+    more = {"share": cell.share, "entropy": cell.entropy, "queries": cell.queries, "found": total.found}
+    return {**plain, **flat, **more, "site_bits_least": total.least}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from inversionview.analyses.census.verb import census
 from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import FeatureTable
 from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import SettingError
 from inversionview.core.scope import OWN, Distance
+from inversionview.corpora.windows import WindowInputs
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
@@ -37,5 +40,12 @@ def inform(
         SettingError, UnknownSiteError, UnknownPositionError: something named is not there, or out of range.
         BankError, MismatchError: the bank is damaged or another model's.
     """
+    if isinstance(study.inputs, WindowInputs):
+        if bank is not None or fixed:
+            raise SettingError(
+                "In natural text every token is searched, in one pass and without a bank: leave out --bank and --fixed."
+            )
+        within = resolved(study, epsilon=epsilon, distance=distance)
+        return census(study.model, study.inputs, study=study.name, scope=within, **options)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
     return feature_information(study.bank(bank), study=study.name, scope=scope, **options)
