@@ -93,6 +93,8 @@ INSTEAD = {
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("threshold", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0",
+    ("threshold", "--context"): "--model LLAMA --texts TEXTS John --site a1.0",
     ("bank", "--tokens"): "--model LLAMA --texts TEXTS --sites a1.0 --out RUN",
     ("bank", "--context"): "--model LLAMA --texts TEXTS --sites a1.0 --tokens 20 --out RUN",
     ("read", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2",

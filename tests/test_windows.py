@@ -238,6 +238,21 @@ def test_several_processes_make_the_same_bank(llama: iv.Study, tmp_path: Path, m
         assert a.read_bytes() == b.read_bytes()
 
 
+def test_a_threshold_study_counts_what_searches_find(llama: iv.Study, capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
+    query = llama.query("we sat by the bank", at=-2, site="x1.post")
+    ladder = [0.05, 0.2, 0.6]
+    found = {e: iv.search(llama, query, epsilon=e, k=0).bits for e in ladder}
+    study = iv.threshold(llama, query, epsilons=ladder)
+    counted = {rung.epsilon: rung.inside for rung in study.rungs}
+    assert {e: counted[e] for e in ladder} == {e: b.hits for e, b in found.items() if b is not None}
+    assert len(study.distance) == found[0.05].inputs  # type: ignore[union-attr]
+    assert "token" in study.base
+    options = ["--texts", str(corpus), "--context", str(CONTEXT), "--site", "x1.post", "--at=-2", "--epsilon", "0.2", "--json"]
+    main(["threshold", "--model", llama.model.name, "we sat by the bank", *options])
+    told = json.loads(capsys.readouterr().out)
+    assert {rung["epsilon"]: rung["inside"] for rung in told["ladder"]}[0.2] == counted[0.2]
+
+
 # -- places -----------------------------------------------------------------------------------------------------------
 
 

@@ -232,7 +232,7 @@ class EveryToken:
         return np.uint64(row_marks(ids)[0])
 
 
-class Occurrences(EveryToken):
+class EveryOccurrence(EveryToken):
     """Every token of natural text: an occurrence that counts by itself, and is the same as any with the same prefix."""
 
     merged = False

@@ -1,7 +1,7 @@
 """Windows of natural text: a text is cut every so many tokens, and each token of a window is an occurrence that can be found.
 
 An occurrence is (window, position), BOS and padding never. In a causal model an activation depends on the tokens up to its own
-alone, so occurrences with the same prefix are one; see ``places.Occurrences``.
+alone, so occurrences with the same prefix are one; see ``places.EveryOccurrence``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inversionview.core.storage import write_json
 from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_error
 from inversionview.corpora.kept import KeptInputs, open_kept
 from inversionview.corpora.naming import ALL
-from inversionview.corpora.places import Occurrences, Placing
+from inversionview.corpora.places import EveryOccurrence, Placing
 from inversionview.corpora.token_features import FEATURES, Windows, label_all
 from inversionview.model.backend import Shape
 from inversionview.model.tokens import Vocabulary, fingerprint
@@ -89,7 +89,7 @@ class WindowInputs(KeptInputs):
 
     def placed(self, names: Sequence[str]) -> Placing:
         """Return where the places of these names are; of ``all`` every occurrence is one of its own."""
-        return Occurrences(self) if tuple(names) == (ALL,) else super().placed(names)
+        return EveryOccurrence(self) if tuple(names) == (ALL,) else super().placed(names)
 
     def features_at(self, tokens: Ids, positions: Ids) -> dict[str, npt.NDArray[Any]]:
         """Return for each of ``token_features.FEATURES`` its value where each window is read, as people see it, ``[rows]``."""

@@ -29,6 +29,8 @@ def loaded_study(
         check_study(study)
     if on.model is not None:
         check_model_name(on.model)
+    if study is None and on.model is None:
+        raise SettingError("Name a study, or give --model and --texts.")
     if texts is not None and (study is not None or on.model is None):
         raise SettingError("--texts are read with a model alone: give --model, and no study.")
     from inversionview.studies.load import load

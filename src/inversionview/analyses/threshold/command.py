@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 import inversionview as iv
-from inversionview.studies.arguments import loaded_study
+from inversionview.corpora.naming import SPEECHES
+from inversionview.studies.arguments import bank_to_search, source_named, study_and_text
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.options import (
     ActivationOptions,
     DistanceOpt,
     FigureOpt,
+    InputOptions,
     InputsOpt,
     JsonOpt,
     ModelOptions,
     SeedOpt,
-    StudyArg,
-    TextArg,
+    TextsOptions,
     check,
 )
 
@@ -26,8 +27,7 @@ from inversionview.terminal.options import (
 @app.command(epilog='Example: `inversionview threshold addition "615+861=1476" --at "=" --site a0.0 --out figure.png`')
 def threshold(
     *,
-    study: StudyArg,
-    text: TextArg,
+    what: InputOptions,
     activation: ActivationOptions,
     epsilon: Annotated[list[float] | None, typer.Option(help="A threshold to look at (repeatable).")] = None,
     distance: DistanceOpt = None,
@@ -35,15 +35,21 @@ def threshold(
     to: FigureOpt = None,
     seed: SeedOpt = 0,
     on: ModelOptions,
+    texts: TextsOptions,
     as_json: JsonOpt = False,
 ) -> None:
-    """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances."""
+    """Show how a reading depends on ε: inputs inside, bits and shared features, and an ε from the gap of the distances.
+
+    With --model, of every occurrence of natural text in its bank.
+    """
     from inversionview.core.files import figure_paths
 
     kind = check(epsilon or [], distance)
     figures = figure_paths(to, "threshold")
-    loaded = loaded_study(study, on, [activation.site])
+    source = source_named(texts, SPEECHES if what.text is None and on.model is not None else None)
+    loaded, text = study_and_text(what, on, [activation.site], source)
     query = loaded.query(text, at=activation.position, site=activation.site)
+    bank = bank_to_search(loaded, None, query.site) if loaded.inputs.every_token else None
     with bar("measuring", 1000, quiet=as_json) as advance:
         result = iv.threshold(
             loaded,
@@ -52,6 +58,7 @@ def threshold(
             distance=kind,
             limit=inputs,
             seed=seed,
+            bank=bank,
             report=lambda share, note: advance(int(1000 * share), note),
         )
     for path in figures:

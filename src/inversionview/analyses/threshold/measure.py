@@ -7,7 +7,7 @@ activation encodes and the rest. No decoder is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ import numpy.typing as npt
 
 from inversionview.analyses.all_inputs import Values, chosen_rows, is_query
 from inversionview.analyses.threshold.result import Gap, Rung, Threshold
+from inversionview.bank.search import search
+from inversionview.bank.store import ActivationBank
 from inversionview.core.progress import Progress
+from inversionview.core.ranges import whole
 from inversionview.core.scope import Scope, check_epsilon
 from inversionview.corpora.inputs import Inputs
 from inversionview.model.measure import nearest
@@ -86,22 +89,72 @@ def threshold_study(
     Raises:
         SettingError: a setting is out of range.
     """
-    rungs = [check_epsilon(e) for e in (*(epsilons or LADDER), scope.epsilon)]
+    ladder = _ladder(epsilons, scope)
     tokens = inputs.tokens(chosen_rows(inputs, limit, seed))
     tokens = tokens[~is_query(tokens, query, inputs.pad)]
     told = lambda done: report(done / len(tokens), "") if report else None  # noqa: E731
     measured = nearest(model, tokens, [(query.z, query.site)], scope.distance, told)[0].numpy()
+    return _told(query, scope, ladder, measured, inputs.features(np.array([query.ids])), inputs.features(tokens))
+
+
+def text_threshold(
+    bank: ActivationBank,
+    query: Query,
+    scope: Scope[Any],
+    *,
+    epsilons: Sequence[float] = (),
+    limit: int | None = None,
+    seed: int = 0,
+) -> Threshold:
+    """Do the same with every occurrence of natural text in a bank that holds the query's site.
+
+    Args:
+        bank: of windows.
+        query: what is read.
+        scope: the study's ε, and the distance.
+        epsilons: the ladder; by default ``LADDER``. The study's and the suggested ε are added.
+        limit: take a random choice of so many occurrences.
+        seed: of that choice.
+
+    Raises:
+        SettingError: a setting is out of range.
+        UnknownSiteError: the bank does not hold the site.
+    """
+    ladder, everywhere = _ladder(epsilons, scope), max(scope.epsilon, FARTHEST)
+    found = next(
+        search(bank, query.site, query.z[None], epsilon=everywhere, distance=scope.distance, k=len(bank), verify=False)
+    )
+    found = found.part(~np.isin(found.rows, bank.rows_of(query.ids, query.position)))
+    if limit is not None and whole(limit, "The limit") < len(found):
+        found = found.part(np.sort(np.random.default_rng((seed, 19)).permutation(len(found))[:limit]))
+    tokens, at = bank.located(found.rows, bank.manifest.positions)
+    own = bank.inputs.features_at(np.array([query.ids]), np.array([query.position]))
+    return _told(query, scope, ladder, found.distances, own, bank.inputs.features_at(tokens, at[:, 0]))
+
+
+def _ladder(epsilons: Sequence[float], scope: Scope[Any]) -> list[float]:
+    return [check_epsilon(e) for e in (*(epsilons or LADDER), scope.epsilon)]
+
+
+def _told(
+    query: Query,
+    scope: Scope[Any],
+    ladder: list[float],
+    measured: npt.NDArray[np.float32],
+    own: Mapping[str, npt.NDArray[Any]],
+    theirs: Mapping[str, npt.NDArray[Any]],
+) -> Threshold:
+    """Return what distances and features say at every ε."""
     order = np.argsort(measured, kind="stable")
     measured = measured[order]
     gaps = find_gaps(measured)
-    of_query = inputs.features(np.array([query.ids]))
-    same = {name: (values == of_query[name][0])[order] for name, values in inputs.features(tokens).items()}
+    same = {name: (values == own[name][0])[order] for name, values in theirs.items()}
     marks = {gap.epsilon: ("gap" if i else "suggested",) for i, gap in enumerate(gaps)} | {scope.epsilon: ("study",)}
     return Threshold(
         query, scope.distance, scope.epsilon, measured, gaps,
-        tuple(_rung(e, measured, same, marks.get(e, ())) for e in sorted({*rungs, *marks})),
+        tuple(_rung(e, measured, same, marks.get(e, ())) for e in sorted({*ladder, *marks})),
         {name: float(values.mean()) for name, values in same.items()},
-        {name: values[0].item() for name, values in of_query.items()},
+        {name: values[0].item() for name, values in own.items()},
         same,
     )  # fmt: skip
 
