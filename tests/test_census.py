@@ -413,7 +413,7 @@ def test_the_command_takes_texts_or_a_study(
     assert (tmp_path / "c.csv").exists()
     for words, sentence in (
         (["inform"], "Name a study, or give --model and --texts."),
-        (["inform", "addition", "--texts", "x"], "--texts does nothing where the inputs are a study's: leave it out."),
+        (["inform", "addition", "--texts", "x"], "--texts are read with a model alone: give --model, and no study."),
         ([*small, "--where", "A1=1"], "--where does nothing where natural text is read: leave it out."),
     ):
         code, out, err = run(capsys, *words)

@@ -120,10 +120,8 @@ def text_threshold(
         SettingError: a setting is out of range.
         UnknownSiteError: the bank does not hold the site.
     """
-    ladder, everywhere = _ladder(epsilons, scope), max(scope.epsilon, FARTHEST)
-    found = next(
-        search(bank, query.site, query.z[None], epsilon=everywhere, distance=scope.distance, k=len(bank), verify=False)
-    )
+    ladder, z = _ladder(epsilons, scope), query.z[None]
+    found = next(search(bank, query.site, z, epsilon=MOST_EPSILON, distance=scope.distance, verify=False))
     found = found.part(~np.isin(found.rows, bank.rows_of(query.ids, query.position)))
     if limit is not None and whole(limit, "The limit") < len(found):
         found = found.part(np.sort(np.random.default_rng((seed, 19)).permutation(len(found))[:limit]))
