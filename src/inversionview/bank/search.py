@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.index import survivors
+from inversionview.bank.scan import survivors
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
-from inversionview.bank.index import Index
-from inversionview.bank.manifest import Manifest
+from inversionview.bank.index import Index, planes_of
+from inversionview.bank.manifest import VECTORS, Manifest
 from inversionview.core.errors import BankError
 from inversionview.core.integrity import read_sealed, sealed
 from inversionview.core.storage import write_json
@@ -67,16 +67,22 @@ class Shard:
         return found
 
     def index(self, site: int, position: int) -> Index:
-        """Return the index of one slice; of its sketches and their order what a query looks at is checked then."""
+        """Return the index of one slice; of its codes and their order what a query looks at is checked then."""
+        name, number = self.manifest.slots[site]
         scale, present = self._part("scales", (site, position))
-        sketches, order = (self._file(name)[1][site, position] for name in ("sketches", "order"))
-        basis = self._part("basis", (site, position))[:, : self.manifest.width(self.manifest.sites[site])]
+        edges = self._part("edges", (site, position))
+        where = {
+            "codes": (VECTORS[name] + "codes", (number, position)),
+            "order": ("order", (site, position)),
+        }
+        codes, order = (self._file(each)[1][at] for each, at in where.values())
+        basis = self._part(VECTORS[name] + "basis", (number, position))
 
-        def check(start: int, stop: int) -> None:
-            for name in ("sketches", "order"):
-                self._part(name, (site, position), slice(start, stop))
+        def check(part: str, start: int, stop: int) -> None:
+            self._part(*where[part], slice(start, stop))
 
-        return Index(sketches, order, basis, float(scale), int(present), check)
+        planes = planes_of(self.manifest.width(self.manifest.sites[site]))
+        return Index(codes, edges, order, basis, float(scale), int(present), planes, check)
 
     def places(self, position: int) -> npt.NDArray[np.int32]:
         """Return the index of a named position in each row's tokens, ``[row]``; −1 where a row lacks it."""

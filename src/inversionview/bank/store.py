@@ -6,7 +6,8 @@ bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; z
                  sums.npy         [site, position, row] a checksum of each of these vectors
                  places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                  hashes.npy       [row] of the tokens
-                 sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
+                 codes.npy, basis.npy, head_codes.npy, head_basis.npy, edges.npy, order.npy, scales.npy    the index of every
+                                  [site, position], see ``index.py``; the first four in two as activations and heads are
                  checksums.json   of every block of these files, see ``blocks.py``; checked as they are read
 """
 
