@@ -34,7 +34,7 @@ PART = 2**14
 
 
 class Numbered(iv.Inputs):
-    """Inputs that are nothing but their number, in base 256."""
+    """Inputs that are nothing but their number, in base 256: see ``Inputs``."""
 
     pad, bos, eos, max_length = 256, None, None, 4
 
@@ -45,12 +45,15 @@ class Numbered(iv.Inputs):
         return self.rows
 
     def tokens(self, rows: np.ndarray, salt: int = 0) -> Ids:
+        """See ``Inputs``."""
         return rows[:, None] >> np.array([24, 16, 8, 0]) & 255
 
     def corpus(self, numbers: np.ndarray) -> Ids:
+        """See ``Inputs``."""
         return self.tokens(numbers)
 
     def named_positions(self, tokens: Ids) -> dict[str, Ids]:
+        """See ``Inputs``."""
         return {"END": np.full(len(tokens), 3)}
 
 
@@ -65,16 +68,20 @@ class Stored:
         self.shape = Shape((1,), d_model=width, vocabulary=257, max_length=4)
 
     def width(self, site: iv.Site) -> int:
+        """See ``ProbedModel``."""
         return self.shape.d_model
 
     def frame(self, site: iv.Site) -> None:
+        """See ``ProbedModel``."""
         return None
 
     def harvest_compact(self, tokens: Ids, sites: Sequence[iv.Site], positions: np.ndarray) -> list[torch.Tensor]:
+        """See ``ProbedModel``."""
         numbers = (tokens * np.array([1 << 24, 1 << 16, 1 << 8, 1])).sum(1)
         return [self.rows(numbers)[:, None]]
 
     def rows(self, numbers: np.ndarray) -> torch.Tensor:
+        """Return the vectors of some inputs."""
         if self.vectors is not None:
             return torch.from_numpy(self.vectors[numbers]).float()
         out = torch.empty(len(numbers), self.shape.d_model)
@@ -90,14 +97,18 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def timed(bank: ActivationBank, z: torch.Tensor, epsilon: float) -> tuple[list[float], list[int]]:
-    """Return for each query, asked by itself, how many ms it takes and how many hits it has; a few are asked to warm up."""
-    times, hits = [], []
+def timed(bank: ActivationBank, z: torch.Tensor, epsilon: float) -> tuple[list[float], list[int], float]:
+    """Return for each query, asked by itself, how many ms it takes and how many hits it has; a few are asked to warm up.
+
+    And the median of what it takes of the processors, in ms: on one thread and an idle machine that is the same.
+    """
+    times, hits, used = [], [], []
     for query in [*z[:10], *z]:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         hits.append(len(next(search(bank, "x0.post", query[None], epsilon=epsilon, distance="cosine", verify=False))))
         times.append(1e3 * (time.perf_counter() - start))
-    return times[10:], hits[10:]
+        used.append(1e3 * (time.process_time() - busy))
+    return times[10:], hits[10:], float(np.median(used[10:]))
 
 
 def flat(x: np.ndarray, z: torch.Tensor, epsilon: float) -> tuple[list[float], list[int]]:
@@ -123,8 +134,8 @@ def large(folder: Path, rows: int, width: int, epsilon: float, queries: int, pip
     bank = ActivationBank.open(folder, model, inputs)  # type: ignore[arg-type]
     z = model.rows(np.random.default_rng(0).integers(rows, size=queries)) + 0.1 * torch.randn(queries, width)
     before = peak()
-    times, hits = timed(bank, z, epsilon)
-    pipe.send((before, peak(), times, hits))
+    times, hits, used = timed(bank, z, epsilon)
+    pipe.send((before, peak(), times, hits, used))
 
 
 def of_file(path: Path, rows: int, arguments: argparse.Namespace, folder: Path) -> list[str]:
@@ -134,8 +145,8 @@ def of_file(path: Path, rows: int, arguments: argparse.Namespace, folder: Path) 
     bank = harvest_bank(folder, model, inputs, rows=len(x), distance="cosine")  # type: ignore[arg-type]
     built = time.perf_counter() - start
     z = model.rows(np.sort(np.random.default_rng(0).choice(len(x), arguments.queries, replace=False)))
-    times, hits = timed(bank, z, arguments.epsilon)
-    row = [f"{path.stem}, {len(x):,} × {x.shape[1]}", f"{np.median(times):.1f}", f"{np.quantile(times, 0.9):.1f}",
+    times, hits, used = timed(bank, z, arguments.epsilon)
+    row = [f"{path.stem}, {len(x):,} × {x.shape[1]}", f"{np.median(times):.1f}", f"{used:.1f}", f"{np.quantile(times, 0.9):.1f}",
            f"{np.median(hits):,.0f}"]  # fmt: skip
     if arguments.flat:
         other, counts = flat(x, z[: arguments.flat], arguments.epsilon)
@@ -156,12 +167,13 @@ def of_random(rows: int, width: int, arguments: argparse.Namespace, folder: Path
         target=large, args=(folder, rows, width, arguments.epsilon, arguments.queries, there)
     )
     worker.start()
-    before, most, times, hits = here.recv()
+    before, most, times, hits, used = here.recv()
     worker.join()
     name = f"random, {rows:,} × {width}; peak {most:.2f} GB, {before:.2f} GB before the first search"
     return [
         name,
         f"{np.median(times):.1f}",
+        f"{used:.1f}",
         f"{np.quantile(times, 0.9):.1f}",
         f"{np.median(hits):,.0f}",
         "",
@@ -184,7 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out = Table(box=None, header_style="dim")
-    for title in ("vectors", "median ms", "90 %", "hits", "faiss flat, ms", "times", "built in s"):
+    for title in ("vectors", "median ms", "of CPU", "90 %", "hits", "faiss flat, ms", "times", "built in s"):
         out.add_column(title)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         for path in arguments.vectors:

@@ -118,8 +118,8 @@ def test_a_flipped_bit_of_what_is_searched_is_told(copy: Path, addition: iv.Stud
     site = "a0.2" if name.startswith("head") else "x0.post"
     assert all(asked(addition, copy, site))
     array = np.load(copy / "shard-00001" / f"{name}.npy", mmap_mode="r")
-    of_kind = {part: (0, 1) for part in ("activations", "codes", "basis")}
-    of_kind |= {part: (2, 1) for part in ("heads", "head_codes", "head_basis")}
+    of_kind = dict.fromkeys(("activations", "codes", "basis"), (0, 1))
+    of_kind |= dict.fromkeys(("heads", "head_codes", "head_basis"), (2, 1))
     whole = {**of_kind, "places": (0,), "hashes": (slice(None),)}.get(name, (4, 1))
     inside = np.zeros(array.shape, dtype=bool)
     inside[whole] = True

@@ -66,6 +66,11 @@ class Manifest(BaseModel):
         return Site.parse(site).width(self.d_model, self.d_head)
 
     @cached_property
+    def widths(self) -> list[int]:
+        """The same of each of the bank's sites."""
+        return [self.width(site) for site in self.sites]
+
+    @cached_property
     def slots(self) -> list[tuple[str, int]]:
         """In which array each site lies, and where in it."""
         counts = {"activations": 0, "heads": 0}

@@ -1,8 +1,8 @@
 """The scan of an index: which rows cannot be ruled out, level by level.
 
-A row is within reach of a query only if ‖ŝ − s_q‖ ≤ r + off, where ŝ is its sketch as kept, s_q the query's and ``off`` what its
-block states: if ŝ·s_q − ½‖ŝ‖² ≥ ½(‖s_q‖² − (r + off)²). The left side is a sum over planes, each times a weight of the query's:
-for one query the sum of "embeddings" kept as bytes, which torch has a kernel for; many queries share a product of matrices.
+A row is within reach of a query only if ‖ŝ − s_q‖ ≤ r + off, where ŝ is its sketch as kept, s_q the query's and ``off`` what
+its block states: if ŝ·s_q − ½‖ŝ‖² ≥ ½(‖s_q‖² − (r + off)²). The left side is a sum over planes, each times a weight of the
+query's: for one query the sum of "embeddings" kept as bytes, which torch has a kernel for; many share a product of matrices.
 In fp32 a sum of n terms is off by n · 2⁻²⁴ times the sum of their absolute values at most, which the right side allows for.
 """
 
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.index import BLOCK, EXTRA, PLANE, UNIT, Index, Planes, sketches
+from inversionview.bank.index import BLOCK, EXTRA, PLANE, UNIT, Index, sketches
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 FEW = 4
@@ -25,58 +25,62 @@ FEW = 4
 _KERNEL = getattr(torch.ops.quantized, "embedding_bag_byte_rowwise_offsets", None)
 _CHUNK = 32
 """Blocks that many queries look at together."""
-_SUM, _MEASURE, _PRODUCT = 0.1, 4.0, 0.05
-"""About what it takes, in ns: to sum one byte; to measure a vector, for each of its numbers; one number in a product."""
+_SUM, _PRODUCT, _ROW, _NUMBER = 0.09, 0.06, 150.0, 0.8
+"""About what it takes, in ns: to add one byte to a sum; a number to one in a product; to measure a vector, and each number."""
+_FAR = 1e15
+"""A query so far out, in units of the farthest vector, that fp32 cannot tell: it rules nothing out."""
 
 
 class _Asked(NamedTuple):
     """Queries as an index is asked."""
 
-    weights: list[Float[Tensor, "query plane"]]
+    weights: list[npt.NDArray[np.float32]]  # [query, plane]
     """Of the planes of each level; the third's are added to the sums of the second."""
-    square: Float[Tensor, "query level"]
+    square: npt.NDArray[np.float64]  # [query, level]
     """Of the sketch's length."""
-    reach: Float[Tensor, "query level"]
+    reach: npt.NDArray[np.float64]  # [query, level]
     """The radius and what the query's own sketch may be off."""
-    size: Float[Tensor, " query"]
+    size: npt.NDArray[np.float64]  # [query]
     first: npt.NDArray[np.int64]
     last: npt.NDArray[np.int64]
     """Blocks in whose range of first coordinates the query's lies, within reach: from ``first`` to before ``last``."""
 
-    def limits(self, index: Index, which: npt.NDArray[np.int64], level: int, blocks: slice | npt.NDArray[np.int64]) -> Tensor:
+    def limits(
+        self, index: Index, which: npt.NDArray[np.int64], level: int, blocks: slice | npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
         """Return what the sums of a level must reach, ``[query, block]``, for some queries and blocks."""
-        edges = torch.from_numpy(index.edges[blocks]).double()
+        edges = index.edges[blocks].astype(np.float64)
         most, off = edges[:, 2], edges[:, 3 + level]
         square, reach, size = (each[which, None] for each in (self.square[:, level], self.reach[:, level], self.size))
         terms = 4 * (index.planes.levels[level] + 4 * EXTRA)
-        wrong = terms * UNIT * (3 * size * most + 3 * most.square())
-        limits = (square - (reach + off).square()) / 2 - wrong
-        limits = limits - limits.abs() * 2 * UNIT
-        return limits.masked_fill(size > 1e15, -torch.inf).float()  # beyond what fp32 sums: nothing is ruled out
+        limits = (square - (reach + off) ** 2) / 2 - terms * UNIT * 3 * (size * most + most**2)
+        limits -= np.abs(limits) * 2 * UNIT
+        limits[size[:, 0] > _FAR] = -np.inf
+        with np.errstate(over="ignore"):
+            return limits.astype(np.float32)
 
 
 def _asked(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[Tensor, " query"]) -> _Asked:
-    planes, minus = index.planes, torch.full((len(queries), 2), -1.0, dtype=torch.float64)
-    along, rest, off = sketches(queries.double(), torch.from_numpy(index.basis), planes)
-    along, rest, off = along / index.scale, rest / index.scale, off / index.scale
+    planes, z = index.planes, queries.double()
+    along, rest, off = (each.numpy() / index.scale for each in sketches(z, torch.from_numpy(index.basis), planes))
     # radius and unit vectors come in fp32
-    reach = (radius.double() / index.scale * (1 + 1e-5))[:, None] + off
-    reach = reach + queries.double().norm(dim=1, keepdim=True) / index.scale * UNIT * (queries.size(1) + 4)
-    none, weights = torch.zeros(len(queries), EXTRA, dtype=torch.float64), []
+    reach = (radius.double().numpy() / index.scale * (1 + 1e-5))[:, None] + off
+    reach += z.norm(dim=1, keepdim=True).numpy() / index.scale * UNIT * (z.size(1) + 4)
+    minus, none, weights = np.full((len(z), 2), -1.0), np.zeros((len(z), EXTRA)), []
     for level in range(len(planes.levels)):
-        own = torch.cat([along[:, planes.coordinates(level)], rest[:, level : level + 1], minus], dim=1)
+        own = [along[:, planes.coordinates(level)], rest[:, level : level + 1], minus]
         if level == 1:
-            own = torch.cat([along[:, planes.coordinates(0)], none, own], dim=1)
+            own = [along[:, planes.coordinates(0)], none, *own]
         if level == 2:
-            own = torch.cat([-rest[:, 1:2], -minus, own], dim=1)
-        weights.append(own.float())
-    square = along.square().cumsum(1)[:, [count - 1 for count in planes.levels]] + rest.square()
-    edges, used = index.edges.astype(np.float64), -(-index.present // BLOCK)
-    low, high = ((along[:, 0] + sign * reach[:, 0]).numpy() for sign in (-1, 1))
+            own = [-rest[:, 1:2], -minus, *own]
+        with np.errstate(over="ignore"):
+            weights.append(np.concatenate(own, axis=1).astype(np.float32))
+    square = np.square(along).cumsum(1)[:, [count - 1 for count in planes.levels]] + np.square(rest)
+    used = -(-index.present // BLOCK)
     # lowest and highest rise but for what rounding does to them
-    first = np.searchsorted(np.maximum.accumulate(edges[:used, 1]), low, side="left")
-    last = np.searchsorted(np.minimum.accumulate(edges[:used, 0][::-1])[::-1], high, side="right")
-    return _Asked(weights, square, reach, square.max(1).values.sqrt(), first, np.maximum(last, first))
+    first = np.searchsorted(np.maximum.accumulate(index.edges[:used, 1]), along[:, 0] - reach[:, 0], side="left")
+    last = np.searchsorted(np.minimum.accumulate(index.edges[:used, 0][::-1])[::-1], along[:, 0] + reach[:, 0], side="right")
+    return _Asked(weights, square, reach, np.sqrt(square.max(1)), first, np.maximum(last, first))
 
 
 def survivors(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[Tensor, " query"]) -> Iterator[Pairs]:
@@ -99,52 +103,55 @@ def survivors(index: Index, queries: Float[Tensor, "query d_model"], radius: Flo
 def _of_one(index: Index, asked: _Asked, query: int, width: int) -> npt.NDArray[np.int64]:
     """Return the rows that one query cannot rule out."""
     planes, which = index.planes, np.array([query])
-    blocks, level = np.arange(asked.first[query], asked.last[query]), planes.top
-    if not len(blocks):
+    first, last, level = int(asked.first[query]), int(asked.last[query]), index.planes.top
+    if first == last:
         return np.empty(0, dtype=np.int64)
-    offsets = np.arange(planes.near)
-    found = _sums(_codes(index, 0, blocks[0], blocks[-1] + 1), (blocks - blocks[0])[:, None] * planes.near + offsets,
-                  asked.weights[level][query])  # fmt: skip
-    keep = ~(found < asked.limits(index, which, level, slice(blocks[0], blocks[-1] + 1))[0, :, None])
-    if planes.far:
-        some = np.flatnonzero(keep.any(1).numpy())
-        left = int(keep.sum())
-        if left * width * _MEASURE / 10 > len(some) * BLOCK * planes.far * _SUM and len(some):
-            more = blocks[some]
-            near = _sums(_codes(index, 0, 0, blocks[-1] + 1), more[:, None] * planes.near + offsets[-EXTRA:],
-                         asked.weights[2][query, :EXTRA])  # fmt: skip
-            far = _sums(_codes(index, 1, more[0], more[-1] + 1), (more - more[0])[:, None] * planes.far + np.arange(planes.far),
-                        asked.weights[2][query, EXTRA:])  # fmt: skip
-            sums = found[some] + near + far
-            keep[some] &= ~(sums < asked.limits(index, which, 2, more)[0, :, None])
-    return _rows(index, int(blocks[0]), keep.numpy().reshape(-1).nonzero()[0])
+    codes, weights = _codes(index, 0, first, last), torch.from_numpy(asked.weights[level][query])
+    numbers = np.arange(last - first)
+    found = _sums(codes, numbers[:, None] * planes.near + np.arange(planes.near), weights).numpy()
+    keep = ~(found < asked.limits(index, which, level, slice(first, last))[0, :, None])
+    some = np.flatnonzero(keep.any(1)) if planes.far else numbers[:0]
+    if len(some) and np.count_nonzero(keep) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM:
+        weights, more = torch.from_numpy(asked.weights[2][query]), slice(some[0], some[-1] + 1)
+        near = _sums(codes, some[:, None] * planes.near + np.arange(planes.near)[-EXTRA:], weights[:EXTRA])
+        codes = _codes(index, 1, first + more.start, first + more.stop)
+        far = _sums(codes, (some - some[0])[:, None] * planes.far + np.arange(planes.far), weights[EXTRA:])
+        sums = found[some] + near.numpy() + far.numpy()
+        keep[some] &= ~(sums < asked.limits(index, which, 2, some + first)[0, :, None])
+    return _rows(index, first, np.flatnonzero(keep))
 
 
 def _of_many(index: Index, asked: _Asked, active: npt.NDArray[np.int64], blocks: slice, width: int) -> Pairs:
     """Return the pairs of some queries and the rows of some blocks that are left."""
     planes, count = index.planes, blocks.stop - blocks.start
-    near = _codes(index, 0, blocks.start, blocks.stop).view(count, planes.near, PLANE)
-    own = planes.levels[0] + EXTRA
-    keep = ~(_product(near[:, :own], asked.weights[0][active]) < asked.limits(index, active, 0, blocks)[:, :, None])
+    near = _values(_codes(index, 0, blocks.start, blocks.stop).view(count, planes.near, PLANE))
+    sums = _product(near[: planes.levels[0] + EXTRA], asked.weights[0][active])
+    keep = ~(sums < asked.limits(index, active, 0, blocks)[:, :, None])
     if planes.top and _pays(keep, planes.near, width):
-        some = np.flatnonzero(keep.flatten(1).any(1).numpy())
-        active, keep = active[some], keep[some]
+        active, keep, _ = _with_any(active, keep, sums)
         sums = _product(near, asked.weights[1][active])
         keep &= ~(sums < asked.limits(index, active, 1, blocks)[:, :, None])
         if planes.far and _pays(keep, planes.far, width):
-            some = np.flatnonzero(keep.flatten(1).any(1).numpy())
-            active, keep, sums = active[some], keep[some], sums[some]
-            far = _codes(index, 1, blocks.start, blocks.stop).view(count, planes.far, PLANE)
-            sums += _product(torch.cat([near[:, -EXTRA:], far], dim=1), asked.weights[2][active])
+            active, keep, sums = _with_any(active, keep, sums)
+            far = _values(_codes(index, 1, blocks.start, blocks.stop).view(count, planes.far, PLANE))
+            sums += _product(torch.cat([near[-EXTRA:], far]), asked.weights[2][active])
             keep &= ~(sums < asked.limits(index, active, 2, blocks)[:, :, None])
-    which, places = np.divmod(np.flatnonzero(keep.numpy()), count * BLOCK)
+    which, places = np.divmod(np.flatnonzero(keep), count * BLOCK)
     inside = places + blocks.start * BLOCK < index.present
     return active[which[inside]], _rows(index, blocks.start, places[inside])
 
 
-def _pays(keep: Bool[Tensor, "query block row"], planes: int, width: int) -> bool:
+def _with_any(
+    active: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_], sums: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Return those queries that have any rows left."""
+    some = keep.any((1, 2))
+    return (active, keep, sums) if some.all() else (active[some], keep[some], sums[some])
+
+
+def _pays(keep: npt.NDArray[np.bool_], planes: int, width: int) -> bool:
     """Return whether it takes less to look at a level than to measure all that is left before it."""
-    return int(keep.sum()) * width * _MEASURE > keep.numel() * planes * _PRODUCT
+    return bool(np.count_nonzero(keep) * (_ROW + width * _NUMBER) > keep.size * planes * _PRODUCT)
 
 
 def _codes(index: Index, part: int, start: int, stop: int) -> Tensor:
@@ -169,7 +176,7 @@ def _rows(index: Index, block: int, places: npt.NDArray[np.int64]) -> npt.NDArra
 def _sums(codes: Tensor, which: npt.NDArray[np.int64], weights: Float[Tensor, " plane"]) -> Float[Tensor, "block row"]:
     """Return for each block the sum of its planes, ``which[block]`` of ``codes``, each times its weight."""
     if _KERNEL is None:
-        return _product(codes[torch.from_numpy(which)], weights[None])[0]
+        return torch.from_numpy(_product(_values(codes[torch.from_numpy(which)]), weights[None].numpy())[0])
     count, each = which.shape
     indices = torch.from_numpy(which.reshape(-1).astype(np.int32))
     offsets = torch.arange(0, count * each + 1, each, dtype=torch.int32)
@@ -177,9 +184,14 @@ def _sums(codes: Tensor, which: npt.NDArray[np.int64], weights: Float[Tensor, " 
     return found
 
 
-def _product(planes: Tensor, weights: Float[Tensor, "query plane"]) -> Float[Tensor, "query block row"]:
-    """Return the same of many queries, for all blocks of ``planes [block, plane, PLANE]``."""
+def _values(planes: Tensor) -> Float[Tensor, "plane row"]:
+    """Return what planes ``[block, plane, PLANE]`` hold, rows of all blocks side by side."""
     step, lowest = planes[:, :, BLOCK:].contiguous().view(torch.float32).unbind(2)
     values = torch.addcmul(lowest[:, :, None], planes[:, :, :BLOCK].float(), step[:, :, None])
-    flat = values.transpose(0, 1).reshape(values.size(1), -1)
-    return (weights @ flat).view(len(weights), len(planes), BLOCK)
+    return values.transpose(0, 1).reshape(values.size(1), -1)
+
+
+def _product(values: Float[Tensor, "plane row"], weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return sums of planes for many queries, ``[query, block, row]``."""
+    found: npt.NDArray[np.float32] = (torch.from_numpy(weights) @ values).view(len(weights), -1, BLOCK).numpy()
+    return found

@@ -43,6 +43,8 @@ class Shard:
         self._maps: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]] = {}
         self._blocks: dict[str, Blocks] = {}
         self._gathered: Counter[tuple[int, int]] = Counter()
+        self._touched: dict[str, npt.NDArray[np.bool_]] = {}
+        self._fresh = 0
 
     def vectors(self, site: int, position: int, stop: int | None = None) -> npt.NDArray[Any]:
         """Return one slice, ``[row, width]``, or its first ``stop`` rows.
@@ -58,9 +60,12 @@ class Shard:
         self._gathered[site, position] += len(rows)
         if self._gathered[site, position] > len(self.rows) * _FEW:
             all_of_it: npt.NDArray[Any] = self.vectors(site, position)
-            return all_of_it[rows]
+            return all_of_it.take(rows, axis=0)
         name, number = self.manifest.slots[site]
-        found: npt.NDArray[Any] = self._file(name)[1][number, position][rows]
+        _, array, offset = self._file(name)
+        part = array[number, position]
+        self._touch(name, (offset + (number * array.shape[1] + position) * part.nbytes + rows * part.strides[0]) // BLOCK)
+        found: npt.NDArray[Any] = part.take(rows, axis=0)
         if (sums_of(found) != self._file("sums")[1][site, position][rows]).any():
             self._part("sums", (site, position))  # one of the two is damaged
             raise self._damaged(name, "the checksum of a vector is another")
@@ -81,7 +86,7 @@ class Shard:
         def check(part: str, start: int, stop: int) -> None:
             self._part(*where[part], slice(start, stop))
 
-        planes = planes_of(self.manifest.width(self.manifest.sites[site]))
+        planes = planes_of(self.manifest.widths[site])
         return Index(codes, edges, order, basis, float(scale), int(present), planes, check)
 
     def places(self, position: int) -> npt.NDArray[np.int32]:
@@ -92,9 +97,15 @@ class Shard:
         """Return the hash of each row's tokens, ``[row]``."""
         return self._part("hashes", ())
 
+    def mapped(self) -> int:
+        """Return how many bytes were read through maps since this was asked last, none twice while it stays mapped."""
+        fresh, self._fresh = self._fresh * BLOCK, 0
+        return fresh
+
     def release(self) -> None:
         """Unmap all arrays; what was checked is not checked again."""
         self._maps.clear()
+        self._touched.clear()
 
     def check(self) -> None:
         """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""
@@ -129,11 +140,21 @@ class Shard:
         data, array, offset = self._file(name)
         part = array[where][rows]
         start = offset + sum(i * stride for i, stride in zip((*where, rows.start or 0), array.strides, strict=False))
+        self._touch(name, slice(start // BLOCK, -(-(start + part.nbytes) // BLOCK)))
         try:
             self._blocks[name].check(data, start, start + part.nbytes)
         except ValueError as error:
             raise self._damaged(name, error) from error
         return part
+
+    def _touch(self, name: str, blocks: slice | npt.NDArray[np.int64]) -> None:
+        """Note that these blocks of a file are mapped, or about to be: the kernel maps about so much around what is read."""
+        touched = self._touched.get(name)
+        if touched is None:
+            touched = self._touched[name] = np.zeros(len(self._blocks[name].known), dtype=np.bool_)
+        own = blocks if isinstance(blocks, slice) else np.unique(blocks)
+        self._fresh += int(np.count_nonzero(~touched[own]))
+        touched[own] = True
 
     def _file(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]:
         """Return an array's file, the array in it, and where that begins; the header is checked, the array is not."""
