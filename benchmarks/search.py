@@ -146,7 +146,8 @@ def of_file(path: Path, rows: int, arguments: argparse.Namespace, folder: Path) 
     built = time.perf_counter() - start
     z = model.rows(np.sort(np.random.default_rng(0).choice(len(x), arguments.queries, replace=False)))
     times, hits, used = timed(bank, z, arguments.epsilon)
-    row = [f"{path.stem}, {len(x):,} × {x.shape[1]}", f"{np.median(times):.1f}", f"{used:.1f}", f"{np.quantile(times, 0.9):.1f}",
+    row = [f"{path.stem}, {len(x):,} × {x.shape[1]}", f"{np.median(times):.1f}", f"{used:.1f}",
+           f"{np.quantile(times, 0.9):.1f}",
            f"{np.median(hits):,.0f}"]  # fmt: skip
     if arguments.flat:
         other, counts = flat(x, z[: arguments.flat], arguments.epsilon)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.index import BLOCK, EXTRA, PLANE, UNIT, Index, sketches
+from inversionview.bank.index import BLOCK, EXTRA, PLANE, UNIT, Index, Planes
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 FEW = 4
@@ -61,11 +61,11 @@ class _Asked(NamedTuple):
 
 
 def _asked(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[Tensor, " query"]) -> _Asked:
-    planes, z = index.planes, queries.double()
-    along, rest, off = (each.numpy() / index.scale for each in sketches(z, torch.from_numpy(index.basis), planes))
-    # radius and unit vectors come in fp32
-    reach = (radius.double().numpy() / index.scale * (1 + 1e-5))[:, None] + off
-    reach += z.norm(dim=1, keepdim=True).numpy() / index.scale * UNIT * (z.size(1) + 4)
+    planes, z = index.planes, queries.numpy().astype(np.float64)
+    along, rest = (each / index.scale for each in _sketches(z, index.basis.astype(np.float64), planes))
+    # radius and unit vectors come in fp32, the sketch of the query is off by next to nothing
+    reach = (radius.numpy().astype(np.float64) / index.scale * (1 + 1e-5))[:, None] + 1e-6 * (np.abs(along[:, :1]) + rest)
+    reach += np.sqrt(np.square(z).sum(1, keepdims=True)) / index.scale * UNIT * (z.shape[1] + 4)
     minus, none, weights = np.full((len(z), 2), -1.0), np.zeros((len(z), EXTRA)), []
     for level in range(len(planes.levels)):
         own = [along[:, planes.coordinates(level)], rest[:, level : level + 1], minus]
@@ -76,11 +76,23 @@ def _asked(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[
         with np.errstate(over="ignore"):
             weights.append(np.concatenate(own, axis=1).astype(np.float32))
     square = np.square(along).cumsum(1)[:, [count - 1 for count in planes.levels]] + np.square(rest)
+    for each in weights:
+        each[np.sqrt(square.max(1)) > _FAR] = 0
     used = -(-index.present // BLOCK)
     # lowest and highest rise but for what rounding does to them
     first = np.searchsorted(np.maximum.accumulate(index.edges[:used, 1]), along[:, 0] - reach[:, 0], side="left")
     last = np.searchsorted(np.minimum.accumulate(index.edges[:used, 0][::-1])[::-1], along[:, 0] + reach[:, 0], side="right")
     return _Asked(weights, square, reach, np.sqrt(square.max(1)), first, np.maximum(last, first))
+
+
+def _sketches(
+    z: npt.NDArray[np.float64], basis: npt.NDArray[np.float64], planes: Planes
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return coordinates and ρ at each level of queries, as ``index.sketches`` does."""
+    centred = z - basis[0]
+    along = centred @ basis[1:].T
+    upto = np.square(along).cumsum(1)[:, [count - 1 for count in planes.levels]]
+    return along, np.sqrt((np.square(centred).sum(1, keepdims=True) - upto).clip(min=0))
 
 
 def survivors(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[Tensor, " query"]) -> Iterator[Pairs]:
@@ -109,16 +121,21 @@ def _of_one(index: Index, asked: _Asked, query: int, width: int) -> npt.NDArray[
     codes, weights = _codes(index, 0, first, last), torch.from_numpy(asked.weights[level][query])
     numbers = np.arange(last - first)
     found = _sums(codes, numbers[:, None] * planes.near + np.arange(planes.near), weights).numpy()
-    keep = ~(found < asked.limits(index, which, level, slice(first, last))[0, :, None])
-    some = np.flatnonzero(keep.any(1)) if planes.far else numbers[:0]
-    if len(some) and np.count_nonzero(keep) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM:
-        weights, more = torch.from_numpy(asked.weights[2][query]), slice(some[0], some[-1] + 1)
+    places = np.flatnonzero(found >= asked.limits(index, which, level, slice(first, last))[0, :, None])
+    if not planes.far or not len(places):
+        return _rows(index, first, places)
+    some = np.flatnonzero(np.bincount(places // BLOCK))
+    if len(places) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM:
+        weights, stop = torch.from_numpy(asked.weights[2][query]), int(some[-1]) + 1
         near = _sums(codes, some[:, None] * planes.near + np.arange(planes.near)[-EXTRA:], weights[:EXTRA])
-        codes = _codes(index, 1, first + more.start, first + more.stop)
+        codes = _codes(index, 1, first + int(some[0]), first + stop)
         far = _sums(codes, (some - some[0])[:, None] * planes.far + np.arange(planes.far), weights[EXTRA:])
-        sums = found[some] + near.numpy() + far.numpy()
-        keep[some] &= ~(sums < asked.limits(index, which, 2, some + first)[0, :, None])
-    return _rows(index, first, np.flatnonzero(keep))
+        sums = np.full((stop, BLOCK), -np.inf, dtype=np.float32)
+        sums[some] = found[some] + (near + far).numpy()
+        limits = np.full(stop, np.inf, dtype=np.float32)
+        limits[some] = asked.limits(index, which, 2, some + first)[0]
+        places = places[sums.reshape(-1)[places] >= limits[places // BLOCK]]
+    return _rows(index, first, places)
 
 
 def _of_many(index: Index, asked: _Asked, active: npt.NDArray[np.int64], blocks: slice, width: int) -> Pairs:
@@ -126,16 +143,16 @@ def _of_many(index: Index, asked: _Asked, active: npt.NDArray[np.int64], blocks:
     planes, count = index.planes, blocks.stop - blocks.start
     near = _values(_codes(index, 0, blocks.start, blocks.stop).view(count, planes.near, PLANE))
     sums = _product(near[: planes.levels[0] + EXTRA], asked.weights[0][active])
-    keep = ~(sums < asked.limits(index, active, 0, blocks)[:, :, None])
+    keep = sums >= asked.limits(index, active, 0, blocks)[:, :, None]
     if planes.top and _pays(keep, planes.near, width):
         active, keep, _ = _with_any(active, keep, sums)
         sums = _product(near, asked.weights[1][active])
-        keep &= ~(sums < asked.limits(index, active, 1, blocks)[:, :, None])
+        keep &= sums >= asked.limits(index, active, 1, blocks)[:, :, None]
         if planes.far and _pays(keep, planes.far, width):
             active, keep, sums = _with_any(active, keep, sums)
             far = _values(_codes(index, 1, blocks.start, blocks.stop).view(count, planes.far, PLANE))
             sums += _product(torch.cat([near[-EXTRA:], far]), asked.weights[2][active])
-            keep &= ~(sums < asked.limits(index, active, 2, blocks)[:, :, None])
+            keep &= sums >= asked.limits(index, active, 2, blocks)[:, :, None]
     which, places = np.divmod(np.flatnonzero(keep), count * BLOCK)
     inside = places + blocks.start * BLOCK < index.present
     return active[which[inside]], _rows(index, blocks.start, places[inside])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,12 @@ class Shard:
         fresh, self._fresh = self._fresh * BLOCK, 0
         return fresh
 
-    def release(self) -> None:
-        """Unmap all arrays; what was checked is not checked again."""
-        self._maps.clear()
-        self._touched.clear()
+    def release(self, names: Collection[str] | None = None) -> int:
+        """Unmap some arrays, or all; what was checked is not checked again. Return how many bytes stay mapped."""
+        for name in set(self._maps) if names is None else names:
+            self._maps.pop(name, None)
+            self._touched.pop(name, None)
+        return BLOCK * sum(int(np.count_nonzero(touched)) for touched in self._touched.values())
 
     def check(self) -> None:
         """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.bank.blocks import BLOCK
-from inversionview.bank.manifest import Manifest, read_manifest
+from inversionview.bank.manifest import VECTORS, Manifest, read_manifest
 from inversionview.bank.shards import Shard
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
@@ -190,12 +190,15 @@ class ActivationBank:
         return equal
 
     def visit(self, bytes_read: int) -> None:
-        """Note that so much was read through maps, and unmap all when it is much: memory stays bounded."""
+        """Note that so much was read through maps, and unmap it when it is much: memory stays bounded.
+
+        Vectors first, of which each search reads others; what is left of indices only if that is much by itself.
+        """
         self._mapped += bytes_read
         if self._mapped > _MAPPED_BYTES:
-            for each in self.shards:
-                each.release()
-            self._mapped = 0
+            self._mapped = sum(each.release(VECTORS) for each in self.shards)
+            if self._mapped > _MAPPED_BYTES * 3 // 4:
+                self._mapped = sum(each.release() for each in self.shards)
 
 
 def row_hashes(tokens: Ids) -> npt.NDArray[np.uint64]:
