@@ -47,7 +47,7 @@ def test_damage_is_told_or_changes_no_answer(outcomes: list[tuple[Any, str, str,
 
 def test_every_file_was_damaged_and_much_of_it_told(outcomes: list[tuple[Any, str, str, str]]) -> None:
     files = {damage.file for damage, *_ in outcomes}
-    assert {f"run/bank/shard-00000/{name}.npy" for name in ("activations", "heads", "places", "sketches", "basis")} <= files
+    assert {f"run/bank/shard-00000/{name}.npy" for name in ("activations", "heads", "places", "codes", "basis")} <= files
     assert {"run/study.json", "run/bank/manifest.json", "model/model.safetensors"} <= files
     told = {damage.file for damage, _, what, _ in outcomes if what == TOLD}
     assert {"run/study.json", "model/config.json", "model/tokenizer.json", "model/model.safetensors"} <= told
@@ -109,17 +109,22 @@ def asked(study: iv.Study, folder: Path, site: str = "x0.post") -> list[list[int
     return [hits.rows.tolist() for some in (z[:1], z) for hits in search(bank, site, some, epsilon=0.3)]
 
 
-ARRAYS = ["activations", "heads", "sums", "places", "hashes", "sketches", "order", "basis", "scales"]
+ARRAYS = ["activations", "heads", "sums", "places", "hashes", "codes", "head_codes", "edges", "order", "basis", "head_basis",
+          "scales"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_flipped_bit_of_what_is_searched_is_told(copy: Path, addition: iv.Study, name: str) -> None:
-    site = "a0.2" if name == "heads" else "x0.post"
+    site = "a0.2" if name.startswith("head") else "x0.post"
     assert all(asked(addition, copy, site))
     array = np.load(copy / "shard-00001" / f"{name}.npy", mmap_mode="r")
-    whole = {"activations": (0, 1), "heads": (2, 1), "places": (0,), "hashes": (slice(None),)}.get(name, (4, 1))
+    of_kind = dict.fromkeys(("activations", "codes", "basis"), (0, 1))
+    of_kind |= dict.fromkeys(("heads", "head_codes", "head_basis"), (2, 1))
+    whole = {**of_kind, "places": (0,), "hashes": (slice(None),)}.get(name, (4, 1))
     inside = np.zeros(array.shape, dtype=bool)
     inside[whole] = True
+    if name.endswith("codes"):  # of other blocks and of the last level a search may see nothing
+        inside[*whole, 8:] = False
     item = int(np.random.default_rng(len(name)).choice(np.flatnonzero(inside)))
     at = array.offset + item * array.itemsize  # type: ignore[attr-defined]
     flip(copy / "shard-00001" / f"{name}.npy", at, bit=3)
@@ -178,8 +183,8 @@ FORGED: list[tuple[str, Change, str]] = [
     ("another head", lambda m: m.update(d_head=7), "d_head"),
     ("another precision", lambda m: m.update(precision="int8"), "precision"),
     ("another distance", lambda m: m.update(distance="taxi"), "distance"),
-    ("an earlier version", lambda m: m.update(format=2), "earlier version"),
-    ("a later version", lambda m: m.update(format=4), "format"),
+    ("an earlier version", lambda m: m.update(format=3), "earlier version"),
+    ("a later version", lambda m: m.update(format=5), "format"),
     ("something more", lambda m: m.update(more=1), "more"),
     ("another model", lambda m: m.update(fingerprint="0" * 16), "another probed model"),
     ("another corpus", lambda m: m.update(corpus="0" * 16), "another corpus"),

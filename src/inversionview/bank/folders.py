@@ -19,7 +19,7 @@ def cache() -> Path:
     """Return the folder of the user's cache where banks of this format lie."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("inversionview") / "banks" / "format-3"
+    return user_cache_path("inversionview") / "banks" / "format-4"
 
 
 def cached(model: ProbedModel, inputs: Inputs, rows: int, sites: Sequence[Site] = ()) -> Path:

@@ -211,23 +211,20 @@ def _write_index(
     for number in range(len(manifest.sites) * positions):
         s, p = divmod(number, positions)
         name, slot = manifest.slots[s]
+        own = slot * positions + p  # among the slices of its kind
         (_, _, rows, width), kind = layout[name]
-        where = offsets[name] + (slot * positions + p) * rows * width * np.dtype(kind).itemsize
+        where = offsets[name] + own * rows * width * np.dtype(kind).itemsize
         stored = np.fromfile(folder / f"{name}.npy", kind, rows * width, offset=where).reshape(rows, width)
-        x = torch.from_numpy(stored).float()
-        if manifest.distance == "cosine":
-            x = torch.nn.functional.normalize(x, dim=-1, eps=1e-30)
-        made = index.build(x, torch.from_numpy(arrays["places"][p] >= 0))
+        made = index.build(stored, arrays["places"][p] >= 0, unit=manifest.distance == "cosine")
         arrays["scales"][s, p] = made.scale, made.present
-        basis = np.zeros((index.WIDTH, manifest.d_model), dtype=np.float32)
-        basis[:, :width] = made.basis
-        parts: dict[str, npt.NDArray[Any]] = {
-            "sums": sums_of(stored),
-            "sketches": made.sketches,
-            "order": made.order,
-            "basis": basis,
+        parts: dict[str, tuple[int, npt.NDArray[Any]]] = {
+            "sums": (number, sums_of(stored)),
+            "edges": (number, made.edges),
+            "order": (number, made.order),
+            f"{VECTORS[name]}codes": (own, made.codes),
+            f"{VECTORS[name]}basis": (own, made.basis),
         }
-        for name, values in parts.items():
-            with open(folder / f"{name}.npy", "r+b") as file:
-                file.seek(offsets[name] + number * values.nbytes)
-                file.write(values.tobytes())
+        for each, (at, values) in parts.items():
+            with open(folder / f"{each}.npy", "r+b") as file:
+                file.seek(offsets[each] + at * values.nbytes)
+                file.write(values.data)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from inversionview.bank.index import WIDTH
+from inversionview.bank.index import EDGES, PLANE, blocks_of, planes_of
 from inversionview.core.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
 from inversionview.core.integrity import KEY, read_sealed, reason, sealed
 from inversionview.core.ranges import whole
@@ -21,8 +21,8 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
 Precision = Literal["float16", "float32"]
-VECTORS = ("activations", "heads")
-"""Arrays of vectors: of d_model numbers, and of d_head."""
+VECTORS = {"activations": "", "heads": "head_"}
+"""Arrays of vectors, of d_model numbers and of d_head, and how the names of their indices begin."""
 SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
 SHARD_ROWS = 2**18
@@ -35,7 +35,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     model: str
     fingerprint: str
     """Of the probed model's weights."""
@@ -72,6 +72,11 @@ class Manifest(BaseModel):
         return Site.parse(site).width(self.d_model, self.d_head)
 
     @cached_property
+    def widths(self) -> list[int]:
+        """The same of each of the bank's sites."""
+        return [self.width(site) for site in self.sites]
+
+    @cached_property
     def slots(self) -> list[tuple[str, int]]:
         """In which array each site lies, and where in it."""
         counts = {"activations": 0, "heads": 0}
@@ -95,18 +100,21 @@ class Manifest(BaseModel):
 
     def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and type of every array of a shard."""
-        slices, width = (len(self.sites), len(self.positions)), WIDTH
-        held = {"activations": self.d_model, "heads": self.d_head}
-        counts = {name: sum(slot == name for slot, _ in self.slots) for name in held}
-        vectors = {name: ((count, slices[1], rows, held[name]), self.precision) for name, count in counts.items() if count}
+        slices, blocks = (len(self.sites), len(self.positions)), blocks_of(rows)
+        found: dict[str, tuple[tuple[int, ...], str]] = {}
+        for name, width in {"activations": self.d_model, "heads": self.d_head}.items():
+            if count := sum(slot == name for slot, _ in self.slots):
+                planes, prefix, of_kind = planes_of(width), VECTORS[name], (count, slices[1])
+                found[name] = (*of_kind, rows, width), self.precision
+                found[f"{prefix}codes"] = (*of_kind, blocks * (planes.near + planes.far), PLANE), "uint8"
+                found[f"{prefix}basis"] = (*of_kind, 1 + planes.levels[-1], width), "float32"
         return {
-            **vectors,
+            **found,
             "sums": ((*slices, rows), "uint32"),
             "places": ((slices[1], rows), "int32"),
             "hashes": ((rows,), "uint64"),
-            "sketches": ((*slices, rows, width), "float16"),
+            "edges": ((*slices, blocks, EDGES), "float32"),
             "order": ((*slices, rows), "int32"),
-            "basis": ((*slices, width, self.d_model), "float32"),
             "scales": ((*slices, 2), "float64"),
         }
 
@@ -157,10 +165,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise BankError(f"There is no bank in {folder}{left} build one with `inversionview bank`.")
     try:
         held = read_sealed(path)
-        if held.get("format") in (1, 2):
+        if held.get("format") in (1, 2, 3):
             raise BankError(
-                f"The bank {folder} was made by an earlier version, without checksums: delete that folder and give the command "
-                "that made it again."
+                f"The bank {folder} was made by an earlier version, whose layout is another: delete that folder and give the "
+                "command that made it again."
             )
         return Manifest.model_validate(held)
     except (OSError, ValueError) as error:

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.index import survivors
+from inversionview.bank.measure import AT_ONCE, Ruler, by_distance
+from inversionview.bank.scan import FEW, survivors
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
@@ -30,8 +31,8 @@ Rows = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
 _PAIRS = 2**16
 """(query, row) pairs measured together."""
-_FEW, _SMALL = 4, 2**19
-"""So few queries are measured against all of so small a slice, by its numbers, sooner than the index is looked at."""
+_SMALL = 2**19
+"""Few queries are measured against all of so small a slice, by its numbers, sooner than the index is looked at."""
 _HITS = 4_000_000
 """Hits of one batch of queries, by estimate."""
 
@@ -195,7 +196,7 @@ class _Scope:
         seen, out = np.empty(len(self.bank), dtype=np.int32), []
         for limit, (a, b) in zip(limits.tolist(), pairwise(cuts), strict=True):
             own = order[a:b]
-            own = own[np.argsort(near[own], kind="stable")]
+            own = own[by_distance(near[own])]
             hits = Hits(rows[own], near[own], place[own], limit)
             out.append(_once(hits, seen) if len(self.positions) > 1 else hits)
         return out
@@ -204,12 +205,12 @@ class _Scope:
         self, shard: Shard, position: int, queries: Tensor, radius: Tensor, limits: Rows
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield (query, row of the bank, distance) of one slice."""
-        asked = np.flatnonzero(limits > shard.rows.start)
-        width = self.bank.manifest.width(self.bank.manifest.sites[self.site])
-        size, touched = len(shard.rows) * width, 0
-        if len(asked) < _FEW and size <= _SMALL and position not in self.proposals:
+        asked, ruler = np.flatnonzero(limits > shard.rows.start), Ruler(self.distance, queries)
+        width = self.bank.manifest.widths[self.site]
+        if len(asked) < FEW and len(shard.rows) * width <= _SMALL and position not in self.proposals:
             yield from self._whole(shard, position, asked, queries, radius, limits)
             return
+        step = max(1, AT_ONCE // width)
         for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
             which = asked[which]
             if limits.min() < shard.rows.stop:
@@ -218,15 +219,13 @@ class _Scope:
             if self.allowed is not None:
                 inside = self.allowed[rows + shard.rows.start]
                 which, rows = which[inside], rows[inside]
-            touched += 2**16 * len(rows)  # the kernel maps so much around each row that is read
-            for start in range(0, len(which), _PAIRS):
-                w, r = which[start : start + _PAIRS], rows[start : start + _PAIRS]
-                x = torch.from_numpy(shard.gathered(self.site, position, r)).float()
-                d = _checked(distances.between(self.distance, queries[w], x), shard)
+            for start in range(0, len(which), step):
+                w, r = which[start : start + step], rows[start : start + step]
+                x = shard.gathered(self.site, position, r)
+                d = _checked(ruler.of_one(w[0], x) if w[0] == w[-1] else ruler.of_pairs(w, x), shard)
                 near = d <= radius[w].numpy()
                 yield w[near], r[near] + shard.rows.start, d[near]
-        whole = size * np.dtype(self.bank.manifest.precision).itemsize
-        self.bank.visit(min(touched, whole) + 20 * len(shard.rows))
+            self.bank.visit(shard.mapped())
 
     def _whole(
         self, shard: Shard, position: int, asked: Rows, queries: Tensor, radius: Tensor, limits: Rows
@@ -241,7 +240,7 @@ class _Scope:
             d = _checked(distances.between(self.distance, queries[query], x), shard)
             rows = np.flatnonzero((d <= float(radius[query])) & there & (numbers < limits[query]))
             yield np.full(len(rows), query), numbers[rows], d[rows]
-        self.bank.visit(vectors.nbytes + 4 * len(vectors))
+        self.bank.visit(shard.mapped())
 
     def _pairs(self, shard: Shard, position: int, queries: Tensor, radius: Tensor) -> Iterator[tuple[Rows, Rows]]:
         """Yield pairs (query, row of the shard) that may lie within the radius."""

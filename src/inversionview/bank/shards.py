@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
-from inversionview.bank.index import Index
-from inversionview.bank.manifest import Manifest
+from inversionview.bank.index import Index, planes_of
+from inversionview.bank.manifest import VECTORS, Manifest
 from inversionview.core.errors import BankError
 from inversionview.core.integrity import read_sealed, sealed
 from inversionview.core.storage import write_json
@@ -43,6 +44,8 @@ class Shard:
         self._maps: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]] = {}
         self._blocks: dict[str, Blocks] = {}
         self._gathered: Counter[tuple[int, int]] = Counter()
+        self._touched: dict[str, npt.NDArray[np.bool_]] = {}
+        self._fresh = 0
 
     def vectors(self, site: int, position: int, stop: int | None = None) -> npt.NDArray[Any]:
         """Return one slice, ``[row, width]``, or its first ``stop`` rows.
@@ -58,25 +61,34 @@ class Shard:
         self._gathered[site, position] += len(rows)
         if self._gathered[site, position] > len(self.rows) * _FEW:
             all_of_it: npt.NDArray[Any] = self.vectors(site, position)
-            return all_of_it[rows]
+            return all_of_it.take(rows, axis=0)
         name, number = self.manifest.slots[site]
-        found: npt.NDArray[Any] = self._file(name)[1][number, position][rows]
+        _, array, offset = self._file(name)
+        part = array[number, position]
+        self._touch(name, (offset + (number * array.shape[1] + position) * part.nbytes + rows * part.strides[0]) // BLOCK)
+        found: npt.NDArray[Any] = part.take(rows, axis=0)
         if (sums_of(found) != self._file("sums")[1][site, position][rows]).any():
             self._part("sums", (site, position))  # one of the two is damaged
             raise self._damaged(name, "the checksum of a vector is another")
         return found
 
     def index(self, site: int, position: int) -> Index:
-        """Return the index of one slice; of its sketches and their order what a query looks at is checked then."""
+        """Return the index of one slice; of its codes and their order what a query looks at is checked then."""
+        name, number = self.manifest.slots[site]
         scale, present = self._part("scales", (site, position))
-        sketches, order = (self._file(name)[1][site, position] for name in ("sketches", "order"))
-        basis = self._part("basis", (site, position))[:, : self.manifest.width(self.manifest.sites[site])]
+        edges = self._part("edges", (site, position))
+        where = {
+            "codes": (VECTORS[name] + "codes", (number, position)),
+            "order": ("order", (site, position)),
+        }
+        codes, order = (self._file(each)[1][at] for each, at in where.values())
+        basis = self._part(VECTORS[name] + "basis", (number, position))
 
-        def check(start: int, stop: int) -> None:
-            for name in ("sketches", "order"):
-                self._part(name, (site, position), slice(start, stop))
+        def check(part: str, start: int, stop: int) -> None:
+            self._part(*where[part], slice(start, stop))
 
-        return Index(sketches, order, basis, float(scale), int(present), check)
+        planes = planes_of(self.manifest.widths[site])
+        return Index(codes, edges, order, basis, float(scale), int(present), planes, check)
 
     def places(self, position: int) -> npt.NDArray[np.int32]:
         """Return the index of a named position in each row's tokens, ``[row]``; −1 where a row lacks it."""
@@ -86,9 +98,17 @@ class Shard:
         """Return the hash of each row's tokens, ``[row]``."""
         return self._part("hashes", ())
 
-    def release(self) -> None:
-        """Unmap all arrays; what was checked is not checked again."""
-        self._maps.clear()
+    def mapped(self) -> int:
+        """Return how many bytes were read through maps since this was asked last, none twice while it stays mapped."""
+        fresh, self._fresh = self._fresh * BLOCK, 0
+        return fresh
+
+    def release(self, names: Collection[str] | None = None) -> int:
+        """Unmap some arrays, or all; what was checked is not checked again. Return how many bytes stay mapped."""
+        for name in set(self._maps) if names is None else names:
+            self._maps.pop(name, None)
+            self._touched.pop(name, None)
+        return BLOCK * sum(int(np.count_nonzero(touched)) for touched in self._touched.values())
 
     def check(self) -> None:
         """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""
@@ -123,11 +143,21 @@ class Shard:
         data, array, offset = self._file(name)
         part = array[where][rows]
         start = offset + sum(i * stride for i, stride in zip((*where, rows.start or 0), array.strides, strict=False))
+        self._touch(name, slice(start // BLOCK, -(-(start + part.nbytes) // BLOCK)))
         try:
             self._blocks[name].check(data, start, start + part.nbytes)
         except ValueError as error:
             raise self._damaged(name, error) from error
         return part
+
+    def _touch(self, name: str, blocks: slice | npt.NDArray[np.int64]) -> None:
+        """Note that these blocks of a file are mapped, or about to be: the kernel maps about so much around what is read."""
+        touched = self._touched.get(name)
+        if touched is None:
+            touched = self._touched[name] = np.zeros(len(self._blocks[name].known), dtype=np.bool_)
+        own = blocks if isinstance(blocks, slice) else np.unique(blocks)
+        self._fresh += int(np.count_nonzero(~touched[own]))
+        touched[own] = True
 
     def _file(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], int]:
         """Return an array's file, the array in it, and where that begins; the header is checked, the array is not."""

@@ -6,7 +6,8 @@ bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; z
                  sums.npy         [site, position, row] a checksum of each of these vectors
                  places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                  hashes.npy       [row] of the tokens
-                 sketches.npy, order.npy, basis.npy, scales.npy    the index of every [site, position], see ``index.py``
+                 codes.npy, basis.npy, head_codes.npy, head_basis.npy, edges.npy, order.npy, scales.npy    the index of every
+                                  [site, position], see ``index.py``; the first four in two as activations and heads are
                  checksums.json   of every block of these files, see ``blocks.py``; checked as they are read
 """
 
@@ -23,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.bank.blocks import BLOCK
-from inversionview.bank.manifest import Manifest, read_manifest
+from inversionview.bank.manifest import VECTORS, Manifest, read_manifest
 from inversionview.bank.shards import Shard
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
@@ -193,12 +194,15 @@ class ActivationBank:
         return out
 
     def visit(self, bytes_read: int) -> None:
-        """Note that so much was read through maps, and unmap all when it is much: memory stays bounded."""
+        """Note that so much was read through maps, and unmap it when it is much: memory stays bounded.
+
+        Vectors first, of which each search reads others; what is left of indices only if that is much by itself.
+        """
         self._mapped += bytes_read
         if self._mapped > _MAPPED_BYTES:
-            for each in self.shards:
-                each.release()
-            self._mapped = 0
+            self._mapped = sum(each.release(VECTORS) for each in self.shards)
+            if self._mapped > _MAPPED_BYTES * 3 // 4:
+                self._mapped = sum(each.release() for each in self.shards)
 
 
 def _shard_folder(folder: Path, number: int) -> Path:
