@@ -90,7 +90,9 @@ def searched(texts: str) -> None:
         ]  # fmt: skip
         for which in ("first", "second", "third"):
             start = time.perf_counter()
-            said = subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": cache}, capture_output=True, text=True, check=True)
+            said = subprocess.run(
+                command, env={**os.environ, "XDG_CACHE_HOME": cache}, capture_output=True, text=True, check=True
+            )
             print(f"{which} search: {time.perf_counter() - start:.1f} s")
             print("\n".join(line for line in said.stderr.splitlines() if "bank" in line))
 

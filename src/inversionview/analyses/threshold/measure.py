@@ -19,7 +19,7 @@ from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
-from inversionview.core.scope import Scope, check_epsilon
+from inversionview.core.scope import MOST_EPSILON, Scope, check_epsilon
 from inversionview.corpora.inputs import Inputs
 from inversionview.model.measure import nearest
 from inversionview.model.probed import ProbedModel
