@@ -7,12 +7,11 @@ import math
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,8 +25,9 @@ from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core import errors, information
+from inversionview.core.arrays import Ids
 from inversionview.core.scope import Distance
-from inversionview.corpora.places import Places, Placing
+from inversionview.corpora.places import EveryToken
 from inversionview.model import distances
 from inversionview.studies.addition.corpus import AdditionInputs
 from inversionview.studies.registry import defined
@@ -356,54 +356,28 @@ def test_an_approximate_index_where_rows_lack_the_position(addition: iv.Study, t
 
 
 class Digits(AdditionInputs):
-    """Additions of which every token behind BOS is a place of its own, as no study has them yet."""
+    """Additions of which every token behind BOS is a place of its own, EOS too."""
 
-    count = 150
+    every_token = True
 
-    @cached_property
-    def position_names(self) -> list[str]:
-        return ["digit"]
-
-    def placed(self, names: Sequence[str]) -> Placing:
-        return EveryDigit(tuple(names), self)
-
-
-@dataclass(frozen=True)
-class EveryDigit:
-    names: tuple[str, ...]
-    inputs: Digits
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        return (self.inputs.lengths(self.inputs.corpus(np.arange(self.inputs.count))) - 1).cumsum()
-
-    @property
-    def size(self) -> int:
-        return int(self.ends[-1])
-
-    def tokens(self, numbers: np.ndarray) -> np.ndarray:
-        return self.inputs.corpus(np.searchsorted(self.ends, numbers, side="right"))
-
-    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, Places]:
-        which, row = np.unique(np.searchsorted(self.ends, numbers, side="right"), return_inverse=True)
-        begun = np.concatenate([[0], self.ends])[which[row]]
-        return self.inputs.corpus(which), Places(row, numbers - begun + 1, np.zeros_like(row))
+    def occurring(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        return (tokens != self.pad) & (np.arange(tokens.shape[1]) > 0)
 
 
 def test_a_corpus_may_have_a_place_at_every_token(addition: iv.Study, tmp_path: Path) -> None:
     """Bank and search take their rows from the corpus' places, whatever these are."""
     inputs, site = Digits(), iv.Site.parse("x1.post")
-    placed = inputs.placed(["digit"])
-    assert placed.size is not None
-    bank = harvest_bank(tmp_path, addition.model, inputs, rows=placed.size, sites=[site], precision="float32")
+    count = 150
+    rows_of = EveryToken(inputs).begun(count)
+    bank = harvest_bank(tmp_path, addition.model, inputs, rows=rows_of, sites=[site], precision="float32")
     assert len(bank.shards) > 1
-    tokens = inputs.corpus(np.arange(inputs.count))
+    tokens = inputs.corpus(np.arange(count))
     every = addition.model.activations(torch.from_numpy(tokens), [site])[0]
     own = np.argwhere((tokens != inputs.pad) & (np.arange(tokens.shape[1]) > 0))
     assert len(own) == len(bank)
     z = every[own[:, 0], own[:, 1]]
     rows = np.random.default_rng(0).permutation(len(bank))
-    torch.testing.assert_close(bank.activations(site, "digit", rows), z[rows], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bank.activations(site, "all", rows), z[rows], atol=1e-4, rtol=1e-4)
     assert (bank.tokens(rows) == tokens[own[rows, 0]]).all()
     for query in rows[:20]:
         d = (z - z[query]).norm(dim=-1) / z[query].norm()
