@@ -82,6 +82,11 @@ INSTEAD = {
     ("complete", "--queries"): "addition --at = --site a0.0 --draws 1 --inputs 20 --quick --queries 1",
     ("agree", "--seconds"): f"addition {ADD} --at = --site a0.0 --sources walk --seconds 1",
     ("agree", "--bank"): f"addition {ADD} --at = --site a0.0 --sources corpus",
+    ("inform", "--tokens"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
+    ("inform", "--context"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
+    ("inform", "--texts"): "--model LLAMA --queries 2 --sites a1.0",
+    ("inform", "--field"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
+    ("inform", "--per"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
     ("patch", "--position"): "addition --limit 2",
     ("patch", "--pairs"): "addition --at =:a0.0",
     ("dla", "--target"): "addition --target A1 --site a0.0 --inputs 4",
@@ -125,6 +130,7 @@ class Case(NamedTuple):
 SOUND = {
     ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
     ("train-probed", "--inputs"): "1024",
+    ("inform", "--tokens"): "60",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
 }  # fmt: skip

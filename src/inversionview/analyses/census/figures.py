@@ -99,8 +99,8 @@ def figure(census: Census) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    colours = LinearSegmentedColormap.from_list("bits", [tuple(each) for each in _SCALE])  # type: ignore[arg-type]
-    colours = colours.with_extremes(bad=_NOTHING)
+    steps: Any = [tuple(each) for each in _SCALE]
+    colours = LinearSegmentedColormap.from_list("bits", steps).with_extremes(bad=_NOTHING)
     drawn, columns, layers = panels(census)
     rows = -(-len(drawn) // _ACROSS)
     size = (0.7 + _ACROSS * (0.35 + 0.155 * len(columns)), 0.8 + rows * (0.85 + 0.105 * len(layers)))

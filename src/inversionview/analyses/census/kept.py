@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +49,9 @@ class Kept:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
-    def write(self, arrays: Mapping[str, npt.NDArray[Any]], last: bool) -> None:
+    def write(self, arrays: Arrays, last: bool) -> None:
         """Keep arrays, if the last time is some while ago, or this is the last one."""
         if self.path is not None and (last or time.monotonic() - self._written > _EVERY):
             with replacing(self.path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **dict(arrays))
+                np.savez(file, **cast(Any, arrays))
             self._written = time.monotonic()

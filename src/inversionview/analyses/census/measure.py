@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inversionview.analyses.census.kept import Arrays, Kept
 from inversionview.analyses.census.predictions import OWN, Predictions
-from inversionview.analyses.census.tally import Codes, Tally
+from inversionview.analyses.census.tally import Codes, HitCounts
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
@@ -37,7 +37,7 @@ _MOST = 8192
 
 
 @dataclass(frozen=True, eq=False)
-class Occurrences:
+class SearchedText:
     """The occurrences that are counted, those of some windows, in the order in which they are run.
 
     Attributes:
@@ -55,7 +55,7 @@ class Occurrences:
     ends: Int[np.ndarray, " window"]
 
     @classmethod
-    def of(cls, inputs: WindowInputs, count: int, features: Sequence[TokenFeature]) -> Occurrences:
+    def of(cls, inputs: WindowInputs, count: int, features: Sequence[TokenFeature]) -> SearchedText:
         """Return those of the corpus' first windows that hold ``count``, with what the tokens alone tell of them."""
         tokens = inputs.corpus(np.arange(inputs.windows_of(count)))
         tokens = tokens[np.argsort(-inputs.lengths(tokens), kind="stable")]
@@ -90,7 +90,7 @@ class Occurrences:
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """What a pass counted; see ``Tally`` for the first three."""
+    """What a pass counted; see ``HitCounts`` for the first three."""
 
     inside: Int[np.ndarray, "site query"]
     agreeing: Int[np.ndarray, "site query feature"]
@@ -118,7 +118,7 @@ class Pass:
             count: of occurrences; whole windows are taken, so it may be some more.
         """
         self.model, self.inputs, self.sites, self.features = model, inputs, list(sites), list(features)
-        self.all = Occurrences.of(inputs, count, features)
+        self.all = SearchedText.of(inputs, count, features)
         self.own = [i for i, each in enumerate(features) if each in OWN]
         self.predictions = Predictions(model, self.all.tokens[-2:]) if self.own else None
         from_stream = self.predictions is not None and self.predictions.from_stream
@@ -139,7 +139,7 @@ class Pass:
         codes, numbers = self.all.codes, self.all.numbers(windows)
         if self.predictions is not None:
             behind = ((0, 0), (0, tokens.shape[1] - width))
-            codes[np.ix_(self.own, numbers)] = self._expected(z, tokens, np.pad(there, behind))
+            codes[np.array(self.own)[:, None], numbers] = self._expected(z, tokens, np.pad(there, behind))
         return z[: len(self.sites)], codes[:, numbers]
 
     def _expected(self, z: Sequence[Tensor], tokens: Ids, there: npt.NDArray[np.bool_]) -> Codes:
@@ -183,7 +183,7 @@ def count(run: Pass, queries: int, scope: Scope, seed: int, kept: Kept, report: 
     if before is not None:
         every.codes[run.own], done = before["codes"], int(before["done"])
     if before is None or done < len(every):
-        tally = Tally(*run.queried(chosen), every.marks[chosen], scope)
+        tally = HitCounts(*run.queried(chosen), every.marks[chosen], scope)
         if before is not None:
             tally.inside, tally.agreeing, tally.allowed = before["inside"], before["agreeing"], before["allowed"]
         _count(run, tally, done, kept, report)
@@ -191,7 +191,7 @@ def count(run: Pass, queries: int, scope: Scope, seed: int, kept: Kept, report: 
     return Counted(before["inside"], before["agreeing"], before["allowed"], every.codes, chosen, len(every.tokens))
 
 
-def _count(run: Pass, tally: Tally, done: int, kept: Kept, report: Progress | None) -> None:
+def _count(run: Pass, tally: HitCounts, done: int, kept: Kept, report: Progress | None) -> None:
     """Count all blocks behind the first ``done`` occurrences."""
     every = run.all
     for windows in every.blocks(sum(run.model.width(site) for site in run.read)):
@@ -206,6 +206,6 @@ def _count(run: Pass, tally: Tally, done: int, kept: Kept, report: Progress | No
             report(stop / len(every), f"{stop:,} of {len(every):,} occurrences")
 
 
-def _arrays(run: Pass, tally: Tally, done: int) -> Arrays:
+def _arrays(run: Pass, tally: HitCounts, done: int) -> Arrays:
     counts = {"inside": tally.inside, "agreeing": tally.agreeing, "allowed": tally.allowed}
     return {**counts, "codes": run.all.codes[run.own], "done": np.array(done)}

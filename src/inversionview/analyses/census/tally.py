@@ -21,7 +21,7 @@ Codes = Int[np.ndarray, "feature occurrence"]
 Words = npt.NDArray[np.uint64]
 
 
-class Tally:
+class HitCounts:
     """The counts of a census; blocks of occurrences are added to it in any order.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from inversionview.analyses.census.result import Census
 from inversionview.analyses.census.verb import census
 from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import FeatureTable
@@ -24,8 +25,10 @@ def inform(
     distance: Distance | None = None,
     fixed: bool = False,
     **options: Any,
-) -> FeatureTable:
+) -> FeatureTable | Census:
     """Return how many bits every site tells at every position, and about which features.
+
+    Of natural text, as ``load(model=…, texts=…)`` gives it, at every token: a census, in one pass over it and without a bank.
 
     Args:
         study: from ``load``.
@@ -34,7 +37,7 @@ def inform(
         distance: by default the study's.
         fixed: compare at the query's own position only, in place of the minimum over the bank's positions.
         options: ``queries``, ``sites``, ``positions``, ``features``, ``extra``, ``where``, ``seed`` and
-            ``report`` of ``feature_information``.
+            ``report`` of ``feature_information``; of natural text those of ``census``.
 
     Raises:
         SettingError, UnknownSiteError, UnknownPositionError: something named is not there, or out of range.
