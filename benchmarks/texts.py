@@ -6,8 +6,8 @@ index included. Prints tokens per second, and the harvest as a share of the bare
 
 ``python benchmarks/texts.py search [--texts FILE]``: a process from its start to the rows, with an empty cache and again.
 
-``python benchmarks/texts.py hits --bank RUN``: of random query tokens, the share with another occurrence inside ε = 0.1, and with
-ten, at every site of a run that ``inversionview bank --model … --texts … --out RUN`` made.
+``python benchmarks/texts.py hits --bank RUN``: of random query tokens, the share with another occurrence inside ε = 0.1, and
+with ten, at every site of a run that ``inversionview bank --model … --texts … --out RUN`` made.
 """
 
 from __future__ import annotations
