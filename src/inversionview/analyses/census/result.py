@@ -10,6 +10,9 @@ from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
+ENOUGH = 10
+"""Where fewer queries have another occurrence inside ε, their mean is not shown: it would be that of a few words."""
+
 
 @dataclass(frozen=True, repr=False)
 class Census(Result):
@@ -40,6 +43,11 @@ class Census(Result):
     def features(self) -> list[str]:
         """The names of the features."""
         return list(dict.fromkeys(cell.feature for cell in self.alone))
+
+    @property
+    def known(self) -> list[Cell]:
+        """The cells that enough queries speak for."""
+        return [cell for cell in self.cells if cell.queries >= min(ENOUGH, max(total.queries for total in self.totals))]
 
     def to_json(self) -> dict[str, Any]:
         """Return the census as plain JSON values."""
