@@ -296,7 +296,7 @@ def test_goes_on_where_it_was_interrupted(study: iv.Study, monkeypatch: pytest.M
 
 
 def test_views_and_files(study: iv.Study, tmp_path: Path) -> None:
-    census = iv.inform(study, sites=["x0.pre", *SITES], queries=8, epsilon=0.3)
+    census = iv.inform(study, sites=["x0.pre", *SITES], queries=8, epsilon=0.6)
     assert isinstance(census, Census)
     rows = pandas.read_csv(census.save(tmp_path / "census.csv"))
     assert len(rows) == len(census.cells)

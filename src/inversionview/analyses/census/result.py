@@ -11,7 +11,7 @@ from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
 ENOUGH = 10
-"""Where fewer queries have another occurrence inside ε, their mean is not shown: it would be that of a few words."""
+"""Where fewer queries, or fewer than a quarter, have another occurrence inside ε, their mean is not shown."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +47,8 @@ class Census(Result):
     @property
     def known(self) -> list[Cell]:
         """The cells that enough queries speak for."""
-        return [cell for cell in self.cells if cell.queries >= min(ENOUGH, max(total.queries for total in self.totals))]
+        least = min(ENOUGH, max(total.queries for total in self.totals) // 4)
+        return [cell for cell in self.cells if cell.queries >= least]
 
     def to_json(self) -> dict[str, Any]:
         """Return the census as plain JSON values."""
