@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import inversionview as iv
 from inversionview.analyses.census import measure
+from inversionview.analyses.census.predictions import Predictions
 from inversionview.analyses.census.result import Census
 from inversionview.core.errors import InputError, SettingError
 from inversionview.corpora.natural import TextSource
@@ -239,6 +240,22 @@ def test_bits_are_those_of_brute_force(
             assert cell.queries == len(gained)
 
 
+def test_both_ways_to_what_the_model_expects_agree(study: iv.Study) -> None:
+    """From the last stream, or by a run of its own where that gives other probabilities: those of the model's logits."""
+    tokens = study.inputs.corpus(np.arange(len(study.inputs)))
+    there = study.inputs.occurring(tokens)
+    found = Predictions(study.model, tokens[:2])
+    assert found.from_stream
+    stream = study.model.activations(torch.from_numpy(tokens), [found.site])[0][torch.from_numpy(there)]
+    logits = study.model.logits(torch.from_numpy(tokens))[torch.from_numpy(there)][:, : study.model.vocabulary.size]
+    told = found.codes(stream, tokens, there)
+    assert told[0].tolist() == logits.argmax(-1).tolist()
+    edges = [0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9]
+    assert told[1].tolist() == [sum(p >= edge for edge in edges) for p in logits.softmax(-1).max(-1).values.tolist()]
+    found.from_stream = False
+    assert np.array_equal(found.codes(stream, tokens, there), told)
+
+
 def test_a_feature_alone_tells_itself(study: iv.Study) -> None:
     """The preimage of a site that knew a feature and nothing else: all that agree in it."""
     census = iv.inform(study, sites="x0.post", queries=8)
@@ -279,7 +296,7 @@ def test_goes_on_where_it_was_interrupted(study: iv.Study, monkeypatch: pytest.M
 
 
 def test_views_and_files(study: iv.Study, tmp_path: Path) -> None:
-    census = iv.inform(study, sites=["x0.pre", *SITES], queries=8, epsilon=0.3)
+    census = iv.inform(study, sites=["x0.pre", *SITES], queries=8, epsilon=0.6)
     assert isinstance(census, Census)
     rows = pandas.read_csv(census.save(tmp_path / "census.csv"))
     assert len(rows) == len(census.cells)

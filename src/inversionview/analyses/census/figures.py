@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SCALE = [[0.0, "#ffffff"], [0.05, "#f3f7fb"], [0.5, "#6aaed6"], [1.0, "#08306b"]]
 """White to dark blue: nothing to the most that any site tells; told apart in grey, too."""
 _NOTHING = "#e8e8e8"
-"""Where there is no such site, or no query has another occurrence inside ε."""
+"""Where there is no such site, or hardly a query has another occurrence inside ε."""
 _LEAST = 0.02
 """Of a feature's entropy: where no site tells more, its panel stays pale."""
 _ACROSS = 5
@@ -76,7 +76,7 @@ def panels(census: Census) -> tuple[list[Panel], list[str], list[int]]:
     drawn = [panel("all that is told", everything, None)]
     for feature in census.features:
         entropy = next(cell.entropy for cell in census.alone if cell.feature == feature)
-        cells = {cell.site: (cell.bits.value, _hover(cell)) for cell in census.cells if cell.feature == feature}
+        cells = {cell.site: (cell.bits.value, _hover(cell)) for cell in census.known if cell.feature == feature}
         drawn.append(panel(feature, cells, entropy))
     return drawn, columns, layers
 

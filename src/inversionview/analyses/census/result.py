@@ -10,6 +10,9 @@ from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
 
+ENOUGH = 10
+"""Where fewer queries, or fewer than a quarter, have another occurrence inside ε, their mean is not shown."""
+
 
 @dataclass(frozen=True, repr=False)
 class Census(Result):
@@ -40,6 +43,12 @@ class Census(Result):
     def features(self) -> list[str]:
         """The names of the features."""
         return list(dict.fromkeys(cell.feature for cell in self.alone))
+
+    @property
+    def known(self) -> list[Cell]:
+        """The cells that enough queries speak for."""
+        least = min(ENOUGH, max(total.queries for total in self.totals) // 4)
+        return [cell for cell in self.cells if cell.queries >= least]
 
     def to_json(self) -> dict[str, Any]:
         """Return the census as plain JSON values."""

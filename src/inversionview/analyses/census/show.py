@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.census.figures import figure, page
-from inversionview.analyses.census.result import Census
+from inversionview.analyses.census.result import ENOUGH, Census
 from inversionview.analyses.inform.result import Cell
 from inversionview.core.scope import epsilon_text
 from inversionview.model.sites.site import Site
@@ -27,20 +27,23 @@ def table(result: Census) -> Group:
     grid.add_column("heads that tell most: bits [95 %]")
     grid.add_column("streams and MLPs")
     alone = {cell.feature: cell for cell in result.alone if cell.site == "token"}
+    every = max(total.queries for total in result.totals)
     for feature in result.features:
-        cells = [cell for cell in result.cells if cell.feature == feature]
+        cells = [cell for cell in result.known if cell.feature == feature]
         heads = [cell for cell in cells if Site.parse(cell.site).is_head]
         others = [cell for cell in cells if not Site.parse(cell.site).is_head]
         known = alone.get(feature)
         entropy = next(cell.entropy for cell in result.alone if cell.feature == feature)
-        grid.add_row(feature, f"{entropy:.2f}", "" if known is None else f"{known.bits.value:.2f}", _best(heads), _best(others))
+        by_token = "" if known is None else f"{known.bits.value:.2f}"
+        grid.add_row(feature, f"{entropy:.2f}", by_token, _best(heads, every), _best(others, every))
     return Group(grid, Text(), Text(_note(result), style="dim"))
 
 
-def _best(cells: list[Cell]) -> Text:
-    """Return those that tell most for sure, by the lower ends of their intervals."""
+def _best(cells: list[Cell], queries: int) -> Text:
+    """Return those that tell most for sure, by the lower ends of their intervals, and of which queries this is known."""
     cells = sorted((cell for cell in cells if cell.bits.low > 0), key=lambda cell: -cell.bits.low)[:_LISTED]
-    return Text(", ").join(Text(f"{c.site} {c.bits.value:.2f} [{c.bits.low:.2f}, {c.bits.high:.2f}]") for c in cells)
+    told = [(cell, "" if cell.queries == queries else f" ({cell.queries / queries:.0%})") for cell in cells]
+    return Text(", ").join(Text(f"{c.site} {c.bits.value:.2f} [{c.bits.low:.2f}, {c.bits.high:.2f}]{of}") for c, of in told)
 
 
 def _note(result: Census) -> str:
@@ -51,6 +54,6 @@ def _note(result: Census) -> str:
     return (
         f"{epsilon_text(result.epsilon, result.distance)}; {queries} queries, each of another window, {searched}, at "
         f"{len(result.totals)} sites. In all they tell from {at_least(least.least)} bits ({least.site}) to "
-        f"{at_least(most.least)} ({most.site}). Below 0, and so not listed: the query's value is rarer inside ε than outside, "
-        "or too few lie inside to tell."
+        f"{at_least(most.least)} ({most.site}). Features: means over the queries that have another occurrence "
+        f"inside ε, their share in (); where fewer than {ENOUGH} have, nothing is said. Listed is what is more than 0 for sure."
     )

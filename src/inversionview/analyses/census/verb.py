@@ -37,7 +37,7 @@ def census(
     scope: Scope,
     queries: int = 200,
     tokens: int = OCCURRENCES,
-    sites: str | Sequence[str | Site] = "*",
+    sites: str | Sequence[str | Site] | None = None,
     features: Sequence[str] | None = None,
     extra: Sequence[TokenFeature] = (),
     seed: int = 0,
@@ -52,7 +52,7 @@ def census(
         scope: ε and the distance.
         queries: random occurrences, each of another window; the same at all sites.
         tokens: occurrences that are searched: those of the corpus' first windows.
-        sites: patterns.
+        sites: patterns; by default all, but of streams that are one, as ``x1.pre`` and ``x0.post``, the first.
         features: names of some; by default all.
         extra: the user's own.
         seed: of the choice of queries.
@@ -62,7 +62,7 @@ def census(
         SettingError: a number is out of range, there is no such feature, or one is the same everywhere.
         UnknownSiteError: there is no such site.
     """
-    asked, chosen = asked_features(features, extra), expand(sites, model.sites)
+    asked, chosen = asked_features(features, extra), _different(model.sites) if sites is None else expand(sites, model.sites)
     stated = {
         "model": model.fingerprint, "corpus": inputs.fingerprint, "tokens": whole(tokens, "--tokens"), "queries": queries,
         "seed": seed, "epsilon": scope.epsilon, "distance": scope.distance, "sites": [site.short for site in chosen],
@@ -72,6 +72,11 @@ def census(
     known = all(each.version for each in extra)
     counted = count(run, queries, scope, seed, Kept(stated if known else None), report)
     return told(run, counted, scope, study, seed)
+
+
+def _different(sites: Sequence[Site]) -> list[Site]:
+    """Return sites without those that hold what the layer before gives."""
+    return [site for site in sites if site.kind != "pre" or Site(site.layer - 1, "post") not in sites]
 
 
 def asked_features(names: Sequence[str] | None, extra: Sequence[TokenFeature]) -> list[TokenFeature]:
