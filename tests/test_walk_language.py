@@ -173,17 +173,19 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
         iv.walk(tiny, query, steps=5, longer=-1)
 
 
-def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study) -> None:
+@pytest.mark.parametrize("nearest", [False, True])
+def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study, nearest: bool) -> None:
     query = tiny.query("abca", site="x0.post")
-    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2)
+    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2, nearest=nearest)
     assert preimage.walk is not None
     assert preimage.inside
     assert preimage.outside
     for sample in preimage:
         ids = torch.tensor([tiny.model.encode(sample.text)[:-1]])
         z = tiny.model.activations(ids, [query.site])[0, 0].double()
-        distance = float((1 - torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)).min())
-        assert distance == pytest.approx(sample.distance, abs=1e-5)
+        each = 1 - torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)
+        assert float(each.min() if nearest else each[-1]) == pytest.approx(sample.distance, abs=1e-5)
+        assert sample.position == (int(each.argmin()) if nearest else len(each) - 1)
         assert sample.inside == (sample.distance <= 0.05)
         assert sample.source == "walk"
 

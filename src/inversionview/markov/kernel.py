@@ -31,6 +31,8 @@ class Target(NamedTuple):
     z: Float[Tensor, " d_model"]
     site: Site
     scope: Scope[Finder]
+    ended: bool = False
+    """Inputs end at the position that is compared, their last token: what follows it cannot change what is read there."""
 
     @property
     def kind(self) -> Distance:

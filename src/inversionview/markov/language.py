@@ -20,6 +20,7 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
+from inversionview.markov.informed import Informed
 from inversionview.markov.kernel import States, Target, Trial
 from inversionview.markov.proposals import Edit, Proposals
 from inversionview.markov.texts import Texts, at, draw
@@ -32,7 +33,7 @@ _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
-_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
+_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "choose": 2.5, "fit": 2.5, "phrase": 5.0}
 """Of a step, in steps that replace a token."""
 
 
@@ -73,6 +74,8 @@ class LanguageKernel:
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
+        if beta:
+            self._moves |= Informed(model, self.texts, beta).moves()
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
         self._depth = (target.site.layer + 1) / len(model.shape.heads) if beta else 1.0

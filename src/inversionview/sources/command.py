@@ -50,6 +50,17 @@ class DrawOptions:
     candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
 
 
+@dataclass(frozen=True)
+class WalkedOptions:
+    """How a walk reads, where one does."""
+
+    seconds: WalkedSecondsOpt = None
+    nearest: Annotated[
+        bool | None,
+        typer.Option("--nearest", help="A model alone: compare the nearest of all positions of other texts, not their last."),
+    ] = None
+
+
 @app.command(
     epilog='Examples: `inversionview read addition "615+861=1476" --at "=" --site a0.0`; without a decoder, any model: '
     '`inversionview read --model gpt2 "When Mary and John went to the store, John gave a drink to" --site a9.9`'
@@ -64,7 +75,7 @@ def read(
     draw: DrawOptions,
     fixed: FixedAtOpt = None,
     source: SourceOpt = None,
-    seconds: WalkedSecondsOpt = None,
+    walked: WalkedOptions,
     seed: SeedOpt = 0,
     on: ModelOptions,
     as_json: JsonOpt = False,
@@ -78,7 +89,7 @@ def read(
         not_of_source(context, named(source))
     loaded, text = study_and_text(what, on, [activation.site])
     query = loaded.query(text, at=activation.position, site=activation.site)
-    own = given(**vars(draw), seconds=seconds)
+    own = given(**vars(draw), **vars(walked))
     chosen = first_source(loaded, query, fixed, own) if source is None else named(source)
     not_of_source(context, chosen)
     preimage = made(
@@ -135,6 +146,10 @@ class ChainOptions:
     beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0
     keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None
     longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2
+    nearest: Annotated[
+        bool | None,
+        typer.Option("--nearest", help="A language model: compare the nearest of all positions, not where TEXT is read alone."),
+    ] = None
     guided: Annotated[
         bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
     ] = False
