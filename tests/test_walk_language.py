@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from inversionview.markov.kernel import Target
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.run import Walk, WalkSettings
+from inversionview.markov.texts import last_of
 
 CHARACTERS = [*"abcd", "B", "E", "P"]
 FEWEST, MOST = 2, 4
@@ -69,14 +71,14 @@ def prior(folder: Path, texts: np.ndarray, beta: float) -> np.ndarray:
     return np.array(out)
 
 
-def distances_of(study: iv.Study, texts: np.ndarray, query: iv.Query) -> np.ndarray:
-    """D of each text, each run alone, without padding."""
+def distances_of(study: iv.Study, texts: np.ndarray, query: iv.Query, ended: bool = False) -> np.ndarray:
+    """D of each text, or that of its last token, each run alone, without padding."""
     out = []
     for row in texts:
         ids = torch.from_numpy(row[None, : list(row).index(CHARACTERS.index("E"))])
         z = study.model.activations(ids, [query.site])[0, 0].double()
         cosine = torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)
-        out.append(float((1 - cosine).min()))
+        out.append(float((1 - cosine)[-1] if ended else (1 - cosine).min()))
     return np.array(out)
 
 
@@ -86,25 +88,27 @@ def numbers(texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.array([known[tuple(row)] for row in tokens.tolist()])
 
 
-def kernel_of(study: iv.Study, query: iv.Query, **options: object) -> LanguageKernel:
-    return LanguageKernel(study.model, Target(query.z, query.site, Scope(distance="cosine")), (FEWEST, MOST), **options)  # type: ignore[arg-type]
+def kernel_of(study: iv.Study, query: iv.Query, ended: bool = False, **options: object) -> LanguageKernel:
+    scope = Scope(distance="cosine", at=partial(last_of, pad=CHARACTERS.index("P")) if ended else None)
+    return LanguageKernel(study.model, Target(query.z, query.site, scope, ended), (FEWEST, MOST), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("guided", "ended"), [(False, False), (True, False), (False, True)])
 def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
-    tiny: iv.Study, folder: Path, beta: float, guided: bool
+    tiny: iv.Study, folder: Path, beta: float, guided: bool, ended: bool
 ) -> None:
     """Chains that start at exact draws of π(x) ∝ p(x)^β 1[D ≤ ε] are still distributed so after some steps of any move."""
     texts, query = every_text(), tiny.query("abc", site="x1.post")
-    distance = distances_of(tiny, texts, query)
+    distance = distances_of(tiny, texts, query, ended)
     epsilon = float(np.quantile(distance, 0.6))
     weights = np.exp(prior(folder, texts, beta)) * (distance <= epsilon)
     lengths = (texts != CHARACTERS.index("P")).sum(1)
     pi = weights / weights.sum()
     assert 0.2 < pi[lengths == lengths.max()].sum() < 1
     assert (pi > 0).sum() > 20
-    kernel = kernel_of(tiny, query, beta=beta, guided=guided)
+    kernel = kernel_of(tiny, query, ended, beta=beta, guided=guided)
+    assert {"choose", "phrase", "fit"} <= set(kernel.moves) if ended and beta else "choose" not in kernel.moves
     rng, count = np.random.default_rng(5), 4000
     for number in [*range(len(kernel.moves)), None]:
         if guided and kernel.moves[number if number is not None else 0] != "guided":
@@ -112,7 +116,7 @@ def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
         start = rng.choice(len(texts), size=count, p=pi)
         states = kernel.begin(texts[start])
         moved = 0.0
-        for _ in range(9):
+        for _ in range(12 if ended else 9):
             which = np.full(count, rng.integers(len(kernel.moves)) if number is None else number)
             moved += kernel.step(states, np.full(count, epsilon), which, rng).accepted.mean()
         found = np.bincount(numbers(texts, states.tokens), minlength=len(texts))

@@ -8,7 +8,7 @@ where the drafts are independent of the state, so that those that were not chose
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +16,33 @@ import torch
 from jaxtyping import Float, Int
 
 from inversionview.core.arrays import Ids
-from inversionview.markov.proposals import Edit, Move, Proposed
+from inversionview.markov.proposals import Edit, Move, Proposed, Written
 from inversionview.markov.texts import Texts, at, draws
+from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 
 DRAFTS = 8
-_PHRASE = 3
-"""Tokens that are written anew together, at most."""
+_SHORT = 3
+"""A phrase is written anew up to the last token of a text or, as often, has at most so many tokens."""
+_LONG = 8
+"""Its tokens at most."""
 
 
-@dataclass(frozen=True)
-class Drafts:
+class Drafts(NamedTuple):
     """What the model might have written at t, for each chain."""
 
     tokens: Int[np.ndarray, "chain draft pos"]
-    log_p: Float[np.ndarray, "chain draft"]
-    """log p(y ∣ x_<t)."""
-    weight: Float[np.ndarray, "chain draft"]
-    """log ω(y)."""
+    each: Float[np.ndarray, "chain draft pos_and_next"]
+    """log p of each token given those before it, the last that of the kept token that follows."""
+    cache: KeysValues
+    """Keys and values up to the end of the drafts."""
+    row: Int[np.ndarray, "chain draft"]
+    """Which row of the cache is the draft's, −1 where there is none."""
+
+    def log_p(self) -> Float[np.ndarray, "chain draft"]:
+        """Return log p(y ∣ x_<t)."""
+        total: npt.NDArray[np.float64] = self.each[:, :, :-1].sum(-1)
+        return total
 
 
 class Informed:
@@ -51,8 +60,11 @@ class Informed:
         return self._rewritten(edit, 1)
 
     def phrase(self, edit: Edit) -> Proposed:
-        """Write two or three tokens anew."""
-        return self._rewritten(edit, int(edit.rng.integers(2, _PHRASE + 1)))
+        """Write several tokens anew, half of the time all up to the last token of one of the texts."""
+        rng, ends = edit.rng, self.texts.ends(edit.tokens)
+        most = int(ends[rng.integers(len(ends))]) - 1 - edit.t  # lengths stay: the way back is as likely
+        length = min(max(2, most), _LONG) if rng.random() < 0.5 else int(rng.integers(2, _SHORT + 1))
+        return self._rewritten(edit, length)
 
     def fit(self, edit: Edit) -> Proposed:
         """Put a token in before ``t``, or take the one at ``t`` out; the last stays the last, and what is kept in its place."""
@@ -61,81 +73,66 @@ class Informed:
         possible = np.where(grow, (ends < texts.longest) & (ends > t), (ends > texts.shortest) & (ends > t + 1))
         possible &= not texts.kept[t:].any()
         if not possible.any():
-            return tokens.copy(), np.full(len(tokens), -np.inf)
-        follows = np.where(grow, tokens[:, t], tokens[:, min(t + 1, tokens.shape[1] - 1)])
-        drafts = self._drafts(edit, 1, follows, possible)
+            return Proposed(tokens.copy(), np.full(len(tokens), -np.inf))
+        after = tokens[:, min(t + 1, tokens.shape[1] - 1)]
+        drafts = self._drafts(edit, 1, np.where(grow, tokens[:, t], after), possible)
         own = at(edit.log_p, tokens[:, t])
-        own_weight = (self.beta - 1) * own + self.beta * edit.token_log_p[edit.chains, min(t + 1, tokens.shape[1] - 1)]
-        weight, log_p = drafts.weight.copy(), drafts.log_p.copy()
+        own_weight = self._weight(own, edit.token_log_p[edit.chains, min(t + 1, tokens.shape[1] - 1)])
+        log_p = drafts.log_p()
+        weight = self._weight(log_p, drafts.each[:, :, -1])
         weight[~grow, 0], log_p[~grow, 0] = own_weight[~grow], own[~grow]  # the way back draws the others alone
         mean = np.logaddexp.reduce(weight, axis=1) - np.log(weight.shape[1])
         chosen = np.where(grow, _draw(weight, rng), 0)
         longer = np.insert(tokens[:, :-1], t, drafts.tokens[each, chosen, 0], axis=1)
         shorter = np.pad(np.delete(tokens, t, axis=1), ((0, 0), (0, 1)), constant_values=self.model.vocabulary.pad)
         ratio = mean - log_p[each, chosen] - weight[each, chosen]
-        return np.where(grow[:, None], longer, shorter), np.where(possible, np.where(grow, ratio, -ratio), -np.inf)
+        ratio = np.where(possible, np.where(grow, ratio, -ratio), -np.inf)
+        return Proposed(np.where(grow[:, None], longer, shorter), ratio)
+
+    def _weight(self, log_p: npt.NDArray[np.float64], ahead: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return log ω, from log p of a draft and of the token that follows."""
+        return self.beta * ahead if self.beta == 1 else (self.beta - 1) * log_p + self.beta * ahead
 
     def _rewritten(self, edit: Edit, length: int) -> Proposed:
-        """Put a draft of some tokens in the place of as many."""
+        """Put a draft of some tokens in the place of as many; the last token of a text stays."""
         tokens, t, stop, each = edit.tokens, edit.t, edit.t + length, np.arange(len(edit.tokens))
-        ends, new = self.texts.ends(tokens), tokens.copy()
-        possible = (ends >= stop) & (not self.texts.kept[t:stop].any())
+        new, possible = tokens.copy(), (self.texts.ends(tokens) > stop) & (not self.texts.kept[t:stop].any())
         if not possible.any():
-            return new, np.full(len(tokens), -np.inf)
-        follows = np.where(ends > stop, tokens[:, min(stop, tokens.shape[1] - 1)], -1)
-        drafts = self._drafts(edit, length, follows, possible)
-        known = edit.token_log_p[edit.chains]
-        own = at(edit.log_p, tokens[:, t]) + known[:, t + 1 : stop].sum(1)
-        ahead = np.where(follows >= 0, known[:, min(stop, tokens.shape[1] - 1)], 0.0)
-        own_weight = (self.beta - 1) * own + self.beta * ahead
-        chosen = _draw(drafts.weight, edit.rng)
-        log_p, weight = drafts.log_p[each, chosen], drafts.weight[each, chosen]
-        others = np.where(np.arange(drafts.weight.shape[1]) == chosen[:, None], own_weight[:, None], drafts.weight)
-        there, back = (np.logaddexp.reduce(w, axis=1) for w in (drafts.weight, others))
+            return Proposed(new, np.full(len(tokens), -np.inf))
+        drafts, known = self._drafts(edit, length, tokens[:, stop], possible), edit.token_log_p[edit.chains]
+        own, log_p = at(edit.log_p, tokens[:, t]) + known[:, t + 1 : stop].sum(1), drafts.log_p()
+        weight, own_weight = self._weight(log_p, drafts.each[:, :, -1]), self._weight(own, known[:, stop])
+        chosen = _draw(weight, edit.rng)
+        others = np.where(np.arange(weight.shape[1]) == chosen[:, None], own_weight[:, None], weight)
+        there, back = (np.logaddexp.reduce(w, axis=1) for w in (weight, others))
         new[possible, t:stop] = drafts.tokens[each, chosen][possible]
-        return new, np.where(possible, (own - log_p) + (own_weight - weight) + (there - back), -np.inf)
+        ratio = own - log_p[each, chosen] + own_weight - weight[each, chosen] + there - back
+        written = Written(drafts.cache, drafts.row[each, chosen], drafts.each[each, chosen])
+        return Proposed(new, np.where(possible, ratio, -np.inf), written)
 
     def _drafts(self, edit: Edit, length: int, follows: Ids, possible: npt.NDArray[np.bool_]) -> Drafts:
-        """Let the model write drafts where that is ``possible``, and look at the token that follows, −1 where none does."""
+        """Let the model write drafts where that is ``possible``, and look at the token that follows; equal ones run once."""
         chains = np.flatnonzero(possible)
         written = np.zeros((len(follows), DRAFTS, length), dtype=np.int64)
-        log_p, ahead = np.zeros((len(follows), DRAFTS)), np.zeros((len(follows), DRAFTS))
+        each, rows = np.zeros((len(follows), DRAFTS, length + 1)), np.full((len(follows), DRAFTS), -1)
         first = draws(edit.log_p[torch.from_numpy(chains)], DRAFTS, edit.rng)
         written[chains, :, 0] = first
-        log_p[chains] = _gathered(edit.log_p[torch.from_numpy(chains)], first)
-        looked = chains if length > 1 else chains[follows[chains] >= 0]
-        if len(looked):
-            self._written_on(edit, written, log_p, ahead, looked, follows)
-        return Drafts(written, log_p, (self.beta - 1) * log_p + self.beta * ahead)
-
-    def _written_on(
-        self,
-        edit: Edit,
-        written: Ids,
-        log_p: npt.NDArray[np.float64],
-        ahead: npt.NDArray[np.float64],
-        chains: Ids,
-        follows: Ids,
-    ) -> None:
-        """Run the drafts' first tokens, write the others, and look at what follows; equal drafts are run once."""
-        length = written.shape[2]
+        each[chains, :, 0] = _gathered(edit.log_p[torch.from_numpy(chains)], first)
         row, draft = np.repeat(chains, DRAFTS), np.tile(np.arange(DRAFTS), len(chains))
         run, where = np.arange(len(row)), np.arange(len(row))
         if length == 1:
             _, run, where = np.unique(row * 2**32 + written[row, draft, 0], return_index=True, return_inverse=True)
+        rows[row, draft] = where
         cache = edit.cache.cut(edit.t).rows(torch.from_numpy(edit.chains[row[run]]))
         for s in range(length):
-            if s == length - 1 and (follows[chains] < 0).all():
-                return  # nothing follows any of them
             out = self.model.extend(torch.from_numpy(written[row[run], draft[run], s : s + 1]), cache)
             chances, cache = self.texts.log_probs(out, len(run)), out.cache
             if s + 1 < length:
-                drawn = draws(chances, 1, edit.rng)[:, 0]
-                written[row, draft, s + 1] = drawn
-                log_p[row, draft] += at(chances, drawn)
+                written[row, draft, s + 1] = drawn = draws(chances, 1, edit.rng)[:, 0]
             else:
-                looked = at(chances, np.maximum(follows[row[run]], 0))[where]
-                ahead[row, draft] = np.where(follows[row] >= 0, looked, 0.0)
+                drawn = follows[row[run]]
+            each[row, draft, s + 1] = at(chances, drawn)[where]
+        return Drafts(written, each, cache, rows)
 
 
 def _gathered(log_p: torch.Tensor, tokens: Int[np.ndarray, "row draft"]) -> Float[np.ndarray, "row draft"]:

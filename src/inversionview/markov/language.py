@@ -22,7 +22,7 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.markov.informed import Informed
 from inversionview.markov.kernel import States, Target, Trial
-from inversionview.markov.proposals import Edit, Proposals
+from inversionview.markov.proposals import Edit, Proposals, Written
 from inversionview.markov.texts import Texts, at, draw
 from inversionview.model import distances
 from inversionview.model.cache import Extended, KeysValues
@@ -35,6 +35,8 @@ _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "choose": 2.5, "fit": 2.5, "phrase": 5.0}
 """Of a step, in steps that replace a token."""
+_ENDLESS = ("swap", "span", "suffix")
+"""Moves that hardly ever keep the last token and what leads to it, where that is what is compared."""
 
 
 class LanguageKernel:
@@ -74,7 +76,8 @@ class LanguageKernel:
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
-        if beta:
+        if beta and target.ended:
+            self._moves = {name: move for name, move in self._moves.items() if name not in _ENDLESS}
             self._moves |= Informed(model, self.texts, beta).moves()
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
@@ -155,20 +158,21 @@ class LanguageKernel:
         new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
         if self.beta and self._first is None:
             self._first = self._next(states, t)
-        first = self._first
+        first, written = self._first, None
         for number, move in enumerate(self._moves.values()):
             chains = np.flatnonzero((which == number) & (self.texts.ends(states.tokens) >= t))
             if len(chains):
                 log_p = self.texts.log_probs(None, len(chains)) if first is None else first[torch.from_numpy(chains)]
-                new[chains], ratio[chains] = move(
-                    Edit(chains, states.tokens[chains], t, log_p, self._cache, self._token_log_p, rng)
-                )
+                made = move(Edit(chains, states.tokens[chains], t, log_p, self._cache, self._token_log_p, rng))
+                new[chains], ratio[chains] = made.tokens, made.ratio
+                if made.written is not None and (which == number).all():
+                    written = made.written.among(len(which), chains)
         new = np.where(np.isfinite(ratio)[:, None], new, states.tokens)
         real = (new != states.tokens).any(1)
         trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
         rows = np.flatnonzero(real)
         if len(rows):
-            self._judge(states, trial, rows, t, ratio, epsilon, rng)
+            self._judge(states, trial, rows, t, ratio, epsilon, rng, written)
         return trial
 
     def _judge(
@@ -180,22 +184,25 @@ class LanguageKernel:
         ratio: npt.NDArray[np.float64],
         epsilon: npt.NDArray[np.float64],
         rng: np.random.Generator,
+        written: Written | None,
     ) -> None:
-        """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
+        """Run the proposals from ``t`` on, or from what was ``written`` there, and take those that prior and ε let pass."""
         screened = self._depth + self._share < 1
         if screened:
-            rows = self._screened(trial, rows, t, epsilon)
+            rows = self._screened(trial, rows, t, epsilon, written)
             if not len(rows):
                 return
-        index = torch.from_numpy(rows)
-        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.cut(t).rows(index), t, self._per_token[rows, :t])
+        index, tokens = torch.from_numpy(rows), trial.tokens[rows]
+        out, per_token, log_p = self._run(tokens, *self._begun(rows, t, written))
         log_p[:, :t] = self._token_log_p[rows, :t]
-        if self._first is not None:
-            log_p[:, t] = np.where(self.texts.ends(trial.tokens[rows]) > t, at(self._first[index], trial.tokens[rows, t]), 0.0)
-        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        if written is not None:
+            log_p[:, t : t + written.log_p.shape[1]] = written.log_p[rows]
+        elif self._first is not None:
+            log_p[:, t] = np.where(self.texts.ends(tokens) > t, at(self._first[index], tokens[:, t]), 0.0)
+        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
         if not screened:
             self._inside_of(trial, rows, epsilon)
-        log_prior = self._log_prior(trial.tokens[rows], log_p)
+        log_prior = self._log_prior(tokens, log_p)
         with np.errstate(divide="ignore"):
             passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + ratio[rows]
         taken = passed & (trial.distance[rows] <= epsilon[rows])
@@ -206,11 +213,22 @@ class LanguageKernel:
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
         self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
 
-    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64]) -> Ids:
+    def _begun(self, rows: Ids, t: int, written: Written | None) -> tuple[KeysValues, int, npt.NDArray[np.float64]]:
+        """Return keys and values of the beginnings of proposals, how long these are, and their distances.
+
+        Nobody asks for the distances of what was written, as it is the last token that is compared.
+        """
+        if written is None:
+            return self._cache.cut(t).rows(torch.from_numpy(rows)), t, self._per_token[rows, :t]
+        unknown = np.full((len(rows), written.cache.length - t), np.inf)
+        before = np.concatenate([self._per_token[rows, :t], unknown], axis=1)
+        return written.cache.rows(torch.from_numpy(written.row[rows])), written.cache.length, before
+
+    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64], written: Written | None) -> Ids:
         """Measure the proposals, running no more layers than that takes, and return those inside ε; the prior is for these."""
-        cache = self._cache.cut(t).rows(torch.from_numpy(rows))
-        _, per_token, _ = self._run(trial.tokens[rows], cache, t, self._per_token[rows, :t], prior=False)
-        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        tokens = trial.tokens[rows]
+        _, per_token, _ = self._run(tokens, *self._begun(rows, t, written), prior=False)
+        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
         return rows[self._inside_of(trial, rows, epsilon)]
 
     def _inside_of(self, trial: Trial, rows: Ids, epsilon: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
