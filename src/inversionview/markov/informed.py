@@ -21,7 +21,7 @@ from inversionview.markov.texts import Texts, at, draws
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 
-DRAFTS = 8
+DRAFTS = 4
 _SHORT = 3
 """A phrase is written anew up to the last token of a text or, as often, has at most so many tokens."""
 _LONG = 8
@@ -86,8 +86,10 @@ class Informed:
         longer = np.insert(tokens[:, :-1], t, drafts.tokens[each, chosen, 0], axis=1)
         shorter = np.pad(np.delete(tokens, t, axis=1), ((0, 0), (0, 1)), constant_values=self.model.vocabulary.pad)
         ratio = mean - log_p[each, chosen] - weight[each, chosen]
-        ratio = np.where(possible, np.where(grow, ratio, -ratio), -np.inf)
-        return Proposed(np.where(grow[:, None], longer, shorter), ratio)
+        bare = at(edit.log_p, np.where(grow, tokens[:, t], after))  # log p of what follows, where nothing stands between
+        first = np.where(grow, 1, -1) * (mean - self.beta * bare)
+        ratio, first = (np.where(possible, part, -np.inf) for part in (np.where(grow, ratio, -ratio), first))
+        return Proposed(np.where(grow[:, None], longer, shorter), ratio, None, first)
 
     def _weight(self, log_p: npt.NDArray[np.float64], ahead: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return log ω, from log p of a draft and of the token that follows."""
@@ -107,8 +109,13 @@ class Informed:
         there, back = (np.logaddexp.reduce(w, axis=1) for w in (weight, others))
         new[possible, t:stop] = drafts.tokens[each, chosen][possible]
         ratio = own - log_p[each, chosen] + own_weight - weight[each, chosen] + there - back
-        written = Written(drafts.cache, drafts.row[each, chosen], drafts.each[each, chosen])
-        return Proposed(new, np.where(possible, ratio, -np.inf), written)
+        short = np.flatnonzero(possible & (self.texts.ends(tokens) == stop + 1))
+        texts = np.repeat(tokens[short], DRAFTS, axis=0)
+        texts[:, t:stop] = drafts.tokens[short].reshape(-1, length)
+        row = drafts.row[each, chosen]
+        written = Written(drafts.cache, row, drafts.each[each, chosen], texts, drafts.row[short].reshape(-1))
+        ratio, first = (np.where(possible, part, -np.inf) for part in (ratio, there - back))
+        return Proposed(new, ratio, written, first)
 
     def _drafts(self, edit: Edit, length: int, follows: Ids, possible: npt.NDArray[np.bool_]) -> Drafts:
         """Let the model write drafts where that is ``possible``, and look at the token that follows; equal ones run once."""

@@ -22,7 +22,7 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.markov.informed import Informed
 from inversionview.markov.kernel import States, Target, Trial
-from inversionview.markov.proposals import Edit, Proposals, Written
+from inversionview.markov.proposals import Edit, Proposals, Proposed, Written
 from inversionview.markov.texts import Texts, at, draw
 from inversionview.model import distances
 from inversionview.model.cache import Extended, KeysValues
@@ -33,9 +33,9 @@ _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
-_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "choose": 2.5, "fit": 2.5, "phrase": 5.0}
+_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
 """Of a step, in steps that replace a token."""
-_ENDLESS = ("swap", "span", "suffix")
+_ENDLESS = ("resize", "swap", "span", "suffix")
 """Moves that hardly ever keep the last token and what leads to it, where that is what is compared."""
 
 
@@ -88,6 +88,8 @@ class LanguageKernel:
         self._steps, self._t = 0, 1
         self._first: Tensor | None = None
         """log p of every token at t given what comes before it, which a step at t leaves as it is."""
+        self.aside: Trial | None = None
+        """Texts that the last step measured beside those that it tried."""
         self._of: States | None = None
         self._cache: KeysValues
         self._per_token: npt.NDArray[np.float64]
@@ -155,38 +157,60 @@ class LanguageKernel:
         if self._steps % _STAY == 0:
             self._t, self._first = int(rng.choice(self.texts.free, p=self._chances)), None
         self._steps, t = self._steps + 1, self._t
-        new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
         if self.beta and self._first is None:
             self._first = self._next(states, t)
-        first, written = self._first, None
+        made = self._proposed(states, which, rng)
+        new = np.where(np.isfinite(made.ratio)[:, None], made.tokens, states.tokens)
+        real = (new != states.tokens).any(1)
+        trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
+        assert made.first is not None
+        with np.errstate(divide="ignore"):
+            rows = np.flatnonzero(real & (np.log(rng.random(len(which))) < made.first))
+        if len(rows):
+            self._judge(states, trial, rows, made, epsilon, rng)
+        self.aside = None if made.written is None else self._drafted(made.written)
+        return trial
+
+    def _proposed(self, states: States, which: Ids, rng: np.random.Generator) -> Proposed:
+        """Return what the moves propose to all chains."""
+        t, known, written = self._t, self._first, None
+        new, ratio, first = states.tokens.copy(), np.full(len(which), -np.inf), np.zeros(len(which))
         for number, move in enumerate(self._moves.values()):
             chains = np.flatnonzero((which == number) & (self.texts.ends(states.tokens) >= t))
             if len(chains):
-                log_p = self.texts.log_probs(None, len(chains)) if first is None else first[torch.from_numpy(chains)]
+                log_p = self.texts.log_probs(None, len(chains)) if known is None else known[torch.from_numpy(chains)]
                 made = move(Edit(chains, states.tokens[chains], t, log_p, self._cache, self._token_log_p, rng))
                 new[chains], ratio[chains] = made.tokens, made.ratio
+                if made.first is not None:
+                    first[chains] = made.first
                 if made.written is not None and (which == number).all():
                     written = made.written.among(len(which), chains)
-        new = np.where(np.isfinite(ratio)[:, None], new, states.tokens)
-        real = (new != states.tokens).any(1)
-        trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
-        rows = np.flatnonzero(real)
-        if len(rows):
-            self._judge(states, trial, rows, t, ratio, epsilon, rng, written)
-        return trial
+        return Proposed(new, ratio, written, first)
+
+    def _drafted(self, written: Written) -> Trial | None:
+        """Measure the texts that the model has written up to the last token: that takes but one token more of each."""
+        texts, first = np.unique(written.texts, axis=0, return_index=True)
+        if not len(texts):
+            return None
+        start = written.cache.length
+        out = self._extend(texts[:, start : start + 1], written.cache.rows(torch.from_numpy(written.texts_row[first])), False)
+        assert out.activations is not None
+        distance = distances.between(self.target.kind, self.target.z, out.activations[:, 0].float().cpu()).double().numpy()
+        none = np.zeros(len(texts), dtype=np.bool_)
+        return Trial(texts, distance, np.full(len(texts), start), ~none, none)
 
     def _judge(
         self,
         states: States,
         trial: Trial,
         rows: Ids,
-        t: int,
-        ratio: npt.NDArray[np.float64],
+        made: Proposed,
         epsilon: npt.NDArray[np.float64],
         rng: np.random.Generator,
-        written: Written | None,
     ) -> None:
-        """Run the proposals from ``t`` on, or from what was ``written`` there, and take those that prior and ε let pass."""
+        """Run the proposals from t on, or from what was written there, and take those that prior and ε let pass."""
+        t, written, first = self._t, made.written, made.first
+        assert first is not None
         screened = self._depth + self._share < 1
         if screened:
             rows = self._screened(trial, rows, t, epsilon, written)
@@ -204,7 +228,7 @@ class LanguageKernel:
             self._inside_of(trial, rows, epsilon)
         log_prior = self._log_prior(tokens, log_p)
         with np.errstate(divide="ignore"):
-            passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + ratio[rows]
+            passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + made.ratio[rows] - first[rows]
         taken = passed & (trial.distance[rows] <= epsilon[rows])
         chains = rows[taken]
         trial.accepted[chains] = True

@@ -39,12 +39,16 @@ class Written(NamedTuple):
     """Which row of the cache is the chain's; −1 where nothing was written for it."""
     log_p: npt.NDArray[np.float64]
     """log p of the tokens from ``t`` on, the one that follows what was written included, ``[chain, new]``."""
+    texts: Ids
+    """Texts that end one token after what was written, those that were not proposed included."""
+    texts_row: Ids
+    """Which row of the cache is theirs."""
 
     def among(self, count: int, chains: Ids) -> Written:
         """Return it for so many chains, of which only some were edited."""
         row, log_p = np.full(count, -1), np.zeros((count, self.log_p.shape[1]))
         row[chains], log_p[chains] = self.row, self.log_p
-        return Written(self.cache, row, log_p)
+        return self._replace(row=row, log_p=log_p)
 
 
 class Proposed(NamedTuple):
@@ -54,6 +58,8 @@ class Proposed(NamedTuple):
     ratio: npt.NDArray[np.float64]
     """log q(x | x') − log q(x' | x) of each chain, −∞ where there is nothing to do."""
     written: Written | None = None
+    first: npt.NDArray[np.float64] | None = None
+    """The part of log π(x') / π(x) · q(x | x') / q(x' | x) that is known before x' is run: a first stage that few pass."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,11 @@ class Proposals:
     def __init__(self, model: ProbedModel, target: Target, texts: Texts) -> None:
         self.model, self.target, self.texts = model, target, texts
         self._embeddings: tuple[Tensor, Tensor] | None = None
+        self.beta = 1.0
 
     def moves(self, beta: float, guided: bool) -> dict[str, Move]:
         """Return the moves by name: where β is 0 without those that the model writes, and the guided one where asked for."""
+        self.beta = beta
         moves: dict[str, Move] = {
             "replace": self.replace,
             "neighbour": self.neighbour,
@@ -102,9 +110,12 @@ class Proposals:
 
     def neighbour(self, edit: Edit) -> Proposed:
         """Take a token whose embedding is alike."""
-        there = self._alike(edit.tokens[:, edit.t])
+        there, own = self._alike(edit.tokens[:, edit.t]), edit.tokens[:, edit.t]
         drawn = draw(there, edit.rng)
-        return self._put(edit, drawn, there, self._alike(drawn))
+        made = self._put(edit, drawn, there, self._alike(drawn))
+        with np.errstate(invalid="ignore"):
+            first = made.ratio + self.beta * (at(edit.log_p, drawn) - at(edit.log_p, own))
+        return made._replace(first=np.where(np.isfinite(made.ratio), first, -np.inf))
 
     def guided(self, edit: Edit) -> Proposed:
         """Draw from p(v ∣ x_<t) exp(−ΔD(v) / τ), ΔD to first order from the gradient, here and for the way back there.
