@@ -128,17 +128,18 @@ class Informed:
         row, draft = np.repeat(chains, DRAFTS), np.tile(np.arange(DRAFTS), len(chains))
         run, where = np.arange(len(row)), np.arange(len(row))
         if length == 1:
-            _, run, where = np.unique(row * 2**32 + written[row, draft, 0], return_index=True, return_inverse=True)
+            _, prefix = np.unique(edit.tokens[:, : edit.t], axis=0, return_inverse=True)
+            keys = prefix.reshape(-1)[row] * 2**32 + written[row, draft, 0]
+            _, run, where = np.unique(keys, return_index=True, return_inverse=True)
         rows[row, draft] = where
         cache = edit.cache.cut(edit.t).rows(torch.from_numpy(edit.chains[row[run]]))
         for s in range(length):
             out = self.model.extend(torch.from_numpy(written[row[run], draft[run], s : s + 1]), cache)
             chances, cache = self.texts.log_probs(out, len(run)), out.cache
             if s + 1 < length:
-                written[row, draft, s + 1] = drawn = draws(chances, 1, edit.rng)[:, 0]
-            else:
-                drawn = follows[row[run]]
-            each[row, draft, s + 1] = at(chances, drawn)[where]
+                written[row, draft, s + 1] = draws(chances, 1, edit.rng)[:, 0]
+            then = written[row, draft, s + 1] if s + 1 < length else follows[row]
+            each[row, draft, s + 1] = chances[torch.from_numpy(where), torch.from_numpy(then)].cpu().double().numpy()
         return Drafts(written, each, cache, rows)
 
 

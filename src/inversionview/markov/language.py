@@ -31,6 +31,8 @@ from inversionview.model.probed import ProbedModel
 
 _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
+_BEHIND = 0.3
+"""How much less often the last token of a text of middling length, or one behind it, is edited, where that one is compared."""
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
@@ -73,6 +75,8 @@ class LanguageKernel:
         self.model, self.target, self.beta = model, target, beta
         self.texts = Texts(model, lengths, given, keep)
         chances = 1 / (self.texts.longest - self.texts.free + _OVERHEAD)
+        if target.ended:  # behind what most texts have there is little to edit
+            chances[self.texts.free >= (self.texts.shortest + self.texts.longest) / 2 - 1] *= _BEHIND
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
@@ -217,7 +221,10 @@ class LanguageKernel:
             if not len(rows):
                 return
         index, tokens = torch.from_numpy(rows), trial.tokens[rows]
-        out, per_token, log_p = self._run(tokens, *self._begun(rows, t, written))
+        _, once, which = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
+        which = which.reshape(-1)
+        out, per_token, log_p = self._run(tokens[once], *self._begun(rows[once], t, written))
+        per_token, log_p = per_token[which], log_p[which]
         log_p[:, :t] = self._token_log_p[rows, :t]
         if written is not None:
             log_p[:, t : t + written.log_p.shape[1]] = written.log_p[rows]
@@ -235,7 +242,7 @@ class LanguageKernel:
         part = States(trial.tokens[chains], trial.distance[chains], trial.position[chains], log_prior[taken])
         states.copy_from(part, chains, np.arange(len(chains)))
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
-        self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
+        self._cache.put(index[taken], out.cache.rows(torch.from_numpy(which[taken])), t)
 
     def _begun(self, rows: Ids, t: int, written: Written | None) -> tuple[KeysValues, int, npt.NDArray[np.float64]]:
         """Return keys and values of the beginnings of proposals, how long these are, and their distances.
@@ -288,8 +295,10 @@ class LanguageKernel:
 
     def _next(self, states: States, t: int) -> Float[Tensor, "chain vocabulary"]:
         """Return log p of every token at ``t`` ≥ 1 given the states' tokens before it."""
-        out = self.model.extend(torch.from_numpy(states.tokens[:, t - 1 : t]), self._cache.cut(t - 1) if t > 1 else None)
-        return self.texts.log_probs(out, len(states.tokens))
+        _, first, which = np.unique(states.tokens[:, :t], axis=0, return_index=True, return_inverse=True)
+        before = self._cache.cut(t - 1).rows(torch.from_numpy(first)) if t > 1 else None
+        out = self.model.extend(torch.from_numpy(states.tokens[first, t - 1 : t]), before)
+        return self.texts.log_probs(out, len(first))[torch.from_numpy(which.reshape(-1))]
 
     def _nearest(self, tokens: Ids, per_token: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Ids]:
         """Return D and where it is reached."""
