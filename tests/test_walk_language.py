@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.run import Walk, WalkSettings
 from inversionview.markov.texts import last_of
+from inversionview.preimage.preimage import Sample
 
 CHARACTERS = [*"abcd", "B", "E", "P"]
 FEWEST, MOST = 2, 4
@@ -131,12 +133,13 @@ def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
         assert chisquare(observed[keep], expected[keep]).pvalue > 1e-4, "mix" if number is None else kernel.moves[number]
 
 
-def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, folder: Path) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, folder: Path, ended: bool) -> None:
     texts, query = every_text(), tiny.query("abc", site="x1.post")
-    distance = distances_of(tiny, texts, query)
+    distance = distances_of(tiny, texts, query, ended)
     pi = np.exp(prior(folder, texts, 1.0))
     pi /= pi.sum()
-    kernel, rng, count = kernel_of(tiny, query), np.random.default_rng(7), 3000
+    kernel, rng, count = kernel_of(tiny, query, ended), np.random.default_rng(7), 3000
     states = kernel.begin(np.repeat(texts[:1], count, axis=0))
     for _ in range(120):
         kernel.step(states, np.full(count, np.inf), np.full(count, rng.integers(len(kernel.moves))), rng)
@@ -146,6 +149,67 @@ def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, fol
     assert chisquare(observed, expected).pvalue > 1e-4
     assert np.allclose(states.distance, distance[numbers(texts, states.tokens)], atol=1e-5)
     assert np.allclose(states.log_prior, prior(folder, texts, 1.0)[numbers(texts, states.tokens)], atol=1e-4)
+
+
+def test_what_follows_the_position_is_no_part_of_the_walk(tiny: iv.Study) -> None:
+    """The activation of a causal model knows nothing of it: the walk from the text up to there is the same."""
+    whole, cut = tiny.query("abcad", at=2, site="x1.post"), tiny.query("ab", site="x1.post")
+    read = [iv.walk(tiny, query, epsilon=0.6, steps=40, seed=3, count=1000) for query in (whole, cut)]
+    assert [sample.ids for sample in read[0]] == [sample.ids for sample in read[1]]
+    assert read[0].walk is not None
+    assert read[0].walk.members > 5
+    for sample in read[0]:
+        assert sample.position == len(sample.tokens) - 2
+        assert len(sample.tokens) <= 2 + 2 + 2  # BOS, two letters and EOS, at most two more
+    assert len({sample.ids for sample in read[0]}) == len(read[0])
+    assert read[0].draws is not None
+    assert (read[0].draws != 6).sum(1).max() <= 6
+    nearest = iv.walk(tiny, whole, epsilon=0.6, steps=40, seed=3, nearest=True)
+    assert any(sample.position < len(sample.tokens) - 2 for sample in nearest)
+    with pytest.raises(iv.InversionViewError, match="could be kept"):
+        iv.walk(tiny, whole, steps=2, keep=[4])
+
+
+def test_a_position_in_the_walk_is_compared_alone_or_the_nearest_is(tiny: iv.Study) -> None:
+    query = tiny.query("abcad", at=2, site="x1.post")
+    fixed = iv.walk(tiny, query, epsilon=0.6, steps=30, fixed=2)
+    assert {sample.position for sample in fixed} == {2}
+    assert any(len(sample.tokens) > 5 for sample in fixed)
+    with pytest.raises(iv.InversionViewError, match="leave one of them out"):
+        iv.walk(tiny, query, steps=2, fixed=2, nearest=True)
+    with pytest.raises(iv.InversionViewError, match="leave nearest out"):
+        iv.walk(iv.load("counting"), iv.load("counting").query("aab|a:2"), steps=2, nearest=True)
+
+
+def test_chains_begin_at_texts_from_elsewhere_up_to_where_these_are_near(tiny: iv.Study) -> None:
+    query = tiny.query("ab", site="x1.post")
+    own = iv.walk(tiny, query, epsilon=0.05, steps=1)
+
+    def hit(text: str, position: int) -> Sample:
+        ids = tuple(tiny.model.encode(text))
+        return Sample(tuple(tiny.model.vocabulary.strings(ids)), text, 0.0, position, True, (), None, "corpus", 1, ids)
+
+    hits = (hit("dccabab", 5), hit("cadbcadbab", 10), hit("b", 1))  # what follows the position, or is too long, is cut off
+    z = {
+        sample.ids: tiny.model.activations(torch.tensor([sample.ids[: sample.position + 1]]), [query.site])[0, 0, -1]
+        for sample in hits
+    }
+    far = {ids: float(1 - torch.nn.functional.cosine_similarity(v.double(), query.z.double(), dim=-1)) for ids, v in z.items()}
+    made = iv.walk(
+        tiny,
+        query,
+        epsilon=max(far.values()) + 1e-4,
+        steps=2,
+        count=1000,
+        chains=64,
+        starts=[replace(own, samples=hits, draws=None)],
+    )
+    found = {sample.text: sample for sample in made if sample.inside}
+    assert {"dccab", "b"} <= set(found)
+    assert found["dccab"].distance == pytest.approx(far[hits[0].ids], abs=1e-5)
+    assert max(len(sample.ids) for sample in made) <= 3 + 2 + 6 + 1
+    assert made.walk is not None
+    assert not any("All chains began at the query" in note for note in made.walk.notes)
 
 
 def test_fresh_draws_have_the_prior(tiny: iv.Study, folder: Path) -> None:
@@ -239,6 +303,8 @@ def test_a_model_alone_reads_by_walking(folder: Path, capsys: pytest.CaptureFixt
         (["walk", "--model", "MODEL", "abc", "--beta", "-1"], "β"),
         (["walk", "--model", "MODEL", "abc", "--keep", "two"], "indices"),
         (["walk", "--model", "MODEL", "abc", "--keep", "1", "--exchange"], "exchange"),
+        (["walk", "--model", "MODEL", "abc", "--fixed", "1", "--nearest"], "leave one of them out"),
+        (["walk", "counting", "aab|a:2", "--nearest"], "leave nearest out"),
         (["walk", "--model", "MODEL", "abcdabcdabcdabcd"], "tokens"),
         (["read", "--model", "MODEL", "abc", "--source", "decoder"], "decoder"),
         (["read", "--model", "MODEL", "abc", "--source", "corpus"], "corpus"),

@@ -1,9 +1,10 @@
 """Moves that look ahead: of several drafts that the model writes at t, one that the kept text goes on from well is proposed.
 
 A draft y of some tokens is drawn from p(y ∣ x_<t). What follows it is kept, and a draft after which its first token w is
-improbable would be refused; so of K drafts one is chosen in proportion to ω(y) = p(y)^(β−1) p(w ∣ x_<t y)^β. That costs no more
-than running the drafts themselves, and only the one chosen is measured. Multiple-try Metropolis (Liu, Liang and Wong 2000),
-where the drafts are independent of the state, so that those that were not chosen serve for the way back too.
+improbable would be refused; so of K drafts one is chosen in proportion to ω(y) = p(y)^(β−1) p(w ∣ x_<t y)^β. Multiple-try
+Metropolis (Liu, Liang and Wong 2000), where the drafts are independent of the state, so that those that were not chosen serve
+for the way back too. What ω says of the ratio is a first stage (delayed acceptance: Christen and Fox 2005): only what passes it
+is run to its end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from jaxtyping import Float, Int
 
 from inversionview.core.arrays import Ids
+from inversionview.markov.kernel import Target, Trial
 from inversionview.markov.proposals import Edit, Move, Proposed, Written
 from inversionview.markov.texts import Texts, at, draws
+from inversionview.model import distances
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 
@@ -141,6 +144,19 @@ class Informed:
             then = written[row, draft, s + 1] if s + 1 < length else follows[row]
             each[row, draft, s + 1] = chances[torch.from_numpy(where), torch.from_numpy(then)].cpu().double().numpy()
         return Drafts(written, each, cache, rows)
+
+
+def drafted(model: ProbedModel, target: Target, written: Written) -> Trial | None:
+    """Measure the texts that the model has written up to the last token: that takes but one token more of each."""
+    texts, first = np.unique(written.texts, axis=0, return_index=True)
+    if not len(texts):
+        return None
+    start, cache = written.cache.length, written.cache.rows(torch.from_numpy(written.texts_row[first]))
+    out = model.extend(torch.from_numpy(texts[:, start : start + 1]), cache, target.site, logits=False)
+    assert out.activations is not None
+    distance = distances.between(target.kind, target.z, out.activations[:, 0].float().cpu()).double().numpy()
+    none = np.zeros(len(texts), dtype=np.bool_)
+    return Trial(texts, distance, np.full(len(texts), start), ~none, none)
 
 
 def _gathered(log_p: torch.Tensor, tokens: Int[np.ndarray, "row draft"]) -> Float[np.ndarray, "row draft"]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
-from inversionview.markov.informed import Informed
+from inversionview.markov.informed import Informed, drafted
 from inversionview.markov.kernel import States, Target, Trial
 from inversionview.markov.proposals import Edit, Proposals, Proposed, Written
 from inversionview.markov.texts import Texts, at, draw
@@ -33,7 +33,7 @@ _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
 _BEHIND = 0.3
 """How much less often the last token of a text of middling length, or one behind it, is edited, where that one is compared."""
-_STAY = 3
+_STAY = 4
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
 """Of a step, in steps that replace a token."""
@@ -172,7 +172,7 @@ class LanguageKernel:
             rows = np.flatnonzero(real & (np.log(rng.random(len(which))) < made.first))
         if len(rows):
             self._judge(states, trial, rows, made, epsilon, rng)
-        self.aside = None if made.written is None else self._drafted(made.written)
+        self.aside = None if made.written is None else drafted(self.model, self.target, made.written)
         return trial
 
     def _proposed(self, states: States, which: Ids, rng: np.random.Generator) -> Proposed:
@@ -190,18 +190,6 @@ class LanguageKernel:
                 if made.written is not None and (which == number).all():
                     written = made.written.among(len(which), chains)
         return Proposed(new, ratio, written, first)
-
-    def _drafted(self, written: Written) -> Trial | None:
-        """Measure the texts that the model has written up to the last token: that takes but one token more of each."""
-        texts, first = np.unique(written.texts, axis=0, return_index=True)
-        if not len(texts):
-            return None
-        start = written.cache.length
-        out = self._extend(texts[:, start : start + 1], written.cache.rows(torch.from_numpy(written.texts_row[first])), False)
-        assert out.activations is not None
-        distance = distances.between(self.target.kind, self.target.z, out.activations[:, 0].float().cpu()).double().numpy()
-        none = np.zeros(len(texts), dtype=np.bool_)
-        return Trial(texts, distance, np.full(len(texts), start), ~none, none)
 
     def _judge(
         self,

@@ -93,8 +93,7 @@ def walk(
         seed: of all draws; without ``steps``, time decides too.
         report: called with the share of the walk that is done, and a note.
         found: called with new members as they are found: tokens, D and the position where it is reached.
-        options: ``prior``, ``beta``, ``keep``, ``longer``, ``nearest``, ``guided``, ``seconds``, ``steps``, ``until_mixed``,
-            ``chains``, ``exchange``, …; see ``WalkOptions``.
+        options: see ``WalkOptions``.
 
     Raises:
         SettingError: a setting is out of range.
