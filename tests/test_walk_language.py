@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from inversionview.markov.kernel import Target
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.run import Walk, WalkSettings
+from inversionview.markov.texts import last_of
+from inversionview.preimage.preimage import Sample
 
 CHARACTERS = [*"abcd", "B", "E", "P"]
 FEWEST, MOST = 2, 4
@@ -69,14 +73,14 @@ def prior(folder: Path, texts: np.ndarray, beta: float) -> np.ndarray:
     return np.array(out)
 
 
-def distances_of(study: iv.Study, texts: np.ndarray, query: iv.Query) -> np.ndarray:
-    """D of each text, each run alone, without padding."""
+def distances_of(study: iv.Study, texts: np.ndarray, query: iv.Query, ended: bool = False) -> np.ndarray:
+    """D of each text, or that of its last token, each run alone, without padding."""
     out = []
     for row in texts:
         ids = torch.from_numpy(row[None, : list(row).index(CHARACTERS.index("E"))])
         z = study.model.activations(ids, [query.site])[0, 0].double()
         cosine = torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)
-        out.append(float((1 - cosine).min()))
+        out.append(float((1 - cosine)[-1] if ended else (1 - cosine).min()))
     return np.array(out)
 
 
@@ -86,25 +90,27 @@ def numbers(texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.array([known[tuple(row)] for row in tokens.tolist()])
 
 
-def kernel_of(study: iv.Study, query: iv.Query, **options: object) -> LanguageKernel:
-    return LanguageKernel(study.model, Target(query.z, query.site, Scope(distance="cosine")), (FEWEST, MOST), **options)  # type: ignore[arg-type]
+def kernel_of(study: iv.Study, query: iv.Query, ended: bool = False, **options: object) -> LanguageKernel:
+    scope = Scope(distance="cosine", at=partial(last_of, pad=CHARACTERS.index("P")) if ended else None)
+    return LanguageKernel(study.model, Target(query.z, query.site, scope, ended), (FEWEST, MOST), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("guided", "ended"), [(False, False), (True, False), (False, True)])
 def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
-    tiny: iv.Study, folder: Path, beta: float, guided: bool
+    tiny: iv.Study, folder: Path, beta: float, guided: bool, ended: bool
 ) -> None:
     """Chains that start at exact draws of π(x) ∝ p(x)^β 1[D ≤ ε] are still distributed so after some steps of any move."""
     texts, query = every_text(), tiny.query("abc", site="x1.post")
-    distance = distances_of(tiny, texts, query)
+    distance = distances_of(tiny, texts, query, ended)
     epsilon = float(np.quantile(distance, 0.6))
     weights = np.exp(prior(folder, texts, beta)) * (distance <= epsilon)
     lengths = (texts != CHARACTERS.index("P")).sum(1)
     pi = weights / weights.sum()
     assert 0.2 < pi[lengths == lengths.max()].sum() < 1
     assert (pi > 0).sum() > 20
-    kernel = kernel_of(tiny, query, beta=beta, guided=guided)
+    kernel = kernel_of(tiny, query, ended, beta=beta, guided=guided)
+    assert {"choose", "phrase", "fit"} <= set(kernel.moves) if ended and beta else "choose" not in kernel.moves
     rng, count = np.random.default_rng(5), 4000
     for number in [*range(len(kernel.moves)), None]:
         if guided and kernel.moves[number if number is not None else 0] != "guided":
@@ -112,7 +118,9 @@ def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
         start = rng.choice(len(texts), size=count, p=pi)
         states = kernel.begin(texts[start])
         moved = 0.0
-        for _ in range(9):
+        for step in range(40):  # the position is drawn by lot for all, and at some there is nothing to do for a move
+            if step >= 9 and moved > 0.01:
+                break
             which = np.full(count, rng.integers(len(kernel.moves)) if number is None else number)
             moved += kernel.step(states, np.full(count, epsilon), which, rng).accepted.mean()
         found = np.bincount(numbers(texts, states.tokens), minlength=len(texts))
@@ -125,12 +133,13 @@ def test_every_move_and_the_mix_leave_the_distribution_as_it_is(
         assert chisquare(observed[keep], expected[keep]).pvalue > 1e-4, "mix" if number is None else kernel.moves[number]
 
 
-def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, folder: Path) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, folder: Path, ended: bool) -> None:
     texts, query = every_text(), tiny.query("abc", site="x1.post")
-    distance = distances_of(tiny, texts, query)
+    distance = distances_of(tiny, texts, query, ended)
     pi = np.exp(prior(folder, texts, 1.0))
     pi /= pi.sum()
-    kernel, rng, count = kernel_of(tiny, query), np.random.default_rng(7), 3000
+    kernel, rng, count = kernel_of(tiny, query, ended), np.random.default_rng(7), 3000
     states = kernel.begin(np.repeat(texts[:1], count, axis=0))
     for _ in range(120):
         kernel.step(states, np.full(count, np.inf), np.full(count, rng.integers(len(kernel.moves))), rng)
@@ -140,6 +149,67 @@ def test_chains_from_one_text_come_to_the_known_distribution(tiny: iv.Study, fol
     assert chisquare(observed, expected).pvalue > 1e-4
     assert np.allclose(states.distance, distance[numbers(texts, states.tokens)], atol=1e-5)
     assert np.allclose(states.log_prior, prior(folder, texts, 1.0)[numbers(texts, states.tokens)], atol=1e-4)
+
+
+def test_what_follows_the_position_is_no_part_of_the_walk(tiny: iv.Study) -> None:
+    """The activation of a causal model knows nothing of it: the walk from the text up to there is the same."""
+    whole, cut = tiny.query("abcad", at=2, site="x1.post"), tiny.query("ab", site="x1.post")
+    read = [iv.walk(tiny, query, epsilon=0.6, steps=40, seed=3, count=1000) for query in (whole, cut)]
+    assert [sample.ids for sample in read[0]] == [sample.ids for sample in read[1]]
+    assert read[0].walk is not None
+    assert read[0].walk.members > 5
+    for sample in read[0]:
+        assert sample.position == len(sample.tokens) - 2
+        assert len(sample.tokens) <= 2 + 2 + 2  # BOS, two letters and EOS, at most two more
+    assert len({sample.ids for sample in read[0]}) == len(read[0])
+    assert read[0].draws is not None
+    assert (read[0].draws != 6).sum(1).max() <= 6
+    nearest = iv.walk(tiny, whole, epsilon=0.6, steps=40, seed=3, nearest=True)
+    assert any(sample.position < len(sample.tokens) - 2 for sample in nearest)
+    with pytest.raises(iv.InversionViewError, match="could be kept"):
+        iv.walk(tiny, whole, steps=2, keep=[4])
+
+
+def test_a_position_in_the_walk_is_compared_alone_or_the_nearest_is(tiny: iv.Study) -> None:
+    query = tiny.query("abcad", at=2, site="x1.post")
+    fixed = iv.walk(tiny, query, epsilon=0.6, steps=30, fixed=2)
+    assert {sample.position for sample in fixed} == {2}
+    assert any(len(sample.tokens) > 5 for sample in fixed)
+    with pytest.raises(iv.InversionViewError, match="leave one of them out"):
+        iv.walk(tiny, query, steps=2, fixed=2, nearest=True)
+    with pytest.raises(iv.InversionViewError, match="leave nearest out"):
+        iv.walk(iv.load("counting"), iv.load("counting").query("aab|a:2"), steps=2, nearest=True)
+
+
+def test_chains_begin_at_texts_from_elsewhere_up_to_where_these_are_near(tiny: iv.Study) -> None:
+    query = tiny.query("ab", site="x1.post")
+    own = iv.walk(tiny, query, epsilon=0.05, steps=1)
+
+    def hit(text: str, position: int) -> Sample:
+        ids = tuple(tiny.model.encode(text))
+        return Sample(tuple(tiny.model.vocabulary.strings(ids)), text, 0.0, position, True, (), None, "corpus", 1, ids)
+
+    hits = (hit("dccabab", 5), hit("cadbcadbab", 10), hit("b", 1))  # what follows the position, or is too long, is cut off
+    z = {
+        sample.ids: tiny.model.activations(torch.tensor([sample.ids[: sample.position + 1]]), [query.site])[0, 0, -1]
+        for sample in hits
+    }
+    far = {ids: float(1 - torch.nn.functional.cosine_similarity(v.double(), query.z.double(), dim=-1)) for ids, v in z.items()}
+    made = iv.walk(
+        tiny,
+        query,
+        epsilon=max(far.values()) + 1e-4,
+        steps=2,
+        count=1000,
+        chains=64,
+        starts=[replace(own, samples=hits, draws=None)],
+    )
+    found = {sample.text: sample for sample in made if sample.inside}
+    assert {"dccab", "b"} <= set(found)
+    assert found["dccab"].distance == pytest.approx(far[hits[0].ids], abs=1e-5)
+    assert max(len(sample.ids) for sample in made) <= 3 + 2 + 6 + 1
+    assert made.walk is not None
+    assert not any("All chains began at the query" in note for note in made.walk.notes)
 
 
 def test_fresh_draws_have_the_prior(tiny: iv.Study, folder: Path) -> None:
@@ -173,17 +243,19 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
         iv.walk(tiny, query, steps=5, longer=-1)
 
 
-def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study) -> None:
+@pytest.mark.parametrize("nearest", [False, True])
+def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study, nearest: bool) -> None:
     query = tiny.query("abca", site="x0.post")
-    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2)
+    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2, nearest=nearest)
     assert preimage.walk is not None
     assert preimage.inside
     assert preimage.outside
     for sample in preimage:
         ids = torch.tensor([tiny.model.encode(sample.text)[:-1]])
         z = tiny.model.activations(ids, [query.site])[0, 0].double()
-        distance = float((1 - torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)).min())
-        assert distance == pytest.approx(sample.distance, abs=1e-5)
+        each = 1 - torch.nn.functional.cosine_similarity(z, query.z.double(), dim=-1)
+        assert float(each.min() if nearest else each[-1]) == pytest.approx(sample.distance, abs=1e-5)
+        assert sample.position == (int(each.argmin()) if nearest else len(each) - 1)
         assert sample.inside == (sample.distance <= 0.05)
         assert sample.source == "walk"
 
@@ -231,6 +303,8 @@ def test_a_model_alone_reads_by_walking(folder: Path, capsys: pytest.CaptureFixt
         (["walk", "--model", "MODEL", "abc", "--beta", "-1"], "β"),
         (["walk", "--model", "MODEL", "abc", "--keep", "two"], "indices"),
         (["walk", "--model", "MODEL", "abc", "--keep", "1", "--exchange"], "exchange"),
+        (["walk", "--model", "MODEL", "abc", "--fixed", "1", "--nearest"], "leave one of them out"),
+        (["walk", "counting", "aab|a:2", "--nearest"], "leave nearest out"),
         (["walk", "--model", "MODEL", "abcdabcdabcdabcd"], "tokens"),
         (["read", "--model", "MODEL", "abc", "--source", "decoder"], "decoder"),
         (["read", "--model", "MODEL", "abc", "--source", "corpus"], "corpus"),

@@ -31,6 +31,8 @@ class Target(NamedTuple):
     z: Float[Tensor, " d_model"]
     site: Site
     scope: Scope[Finder]
+    ended: bool = False
+    """Inputs end at the position that is compared, their last token: what follows it cannot change what is read there."""
 
     @property
     def kind(self) -> Distance:
@@ -89,6 +91,8 @@ class Kernel(Protocol):
     """The move that draws from the prior whatever the state, where there is one."""
     costs: tuple[float, ...] | None
     """What a step of each move costs, where all chains make the same move in one step; ``None`` where each has its own."""
+    aside: Trial | None
+    """What the last step measured beside what the chains tried, where it did."""
 
     def begin(self, tokens: Ids) -> States:
         """Return chains that start at these inputs, measured; log p is −∞ for what the prior does not know."""
@@ -118,6 +122,7 @@ class StudyKernel:
         self._moves = inputs.moves
         self.moves = tuple(move.name for move in self._moves)
         self.costs: tuple[float, ...] | None = None
+        self.aside: Trial | None = None
         self.redraw = self.moves.index("all") if "all" in self.moves else None
         self._known: dict[int, tuple[float, int]] = {}
 

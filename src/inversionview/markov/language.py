@@ -20,8 +20,9 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
+from inversionview.markov.informed import Informed, drafted
 from inversionview.markov.kernel import States, Target, Trial
-from inversionview.markov.proposals import Edit, Proposals
+from inversionview.markov.proposals import Edit, Proposals, Proposed, Written
 from inversionview.markov.texts import Texts, at, draw
 from inversionview.model import distances
 from inversionview.model.cache import Extended, KeysValues
@@ -30,10 +31,14 @@ from inversionview.model.probed import ProbedModel
 
 _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
-_STAY = 3
+_BEHIND = 0.3
+"""How much less often the last token of a text of middling length, or one behind it, is edited, where that one is compared."""
+_STAY = 4
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
-_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0}
+_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
 """Of a step, in steps that replace a token."""
+_ENDLESS = ("resize", "swap", "span", "suffix")
+"""Moves that hardly ever keep the last token and what leads to it, where that is what is compared."""
 
 
 class LanguageKernel:
@@ -70,9 +75,14 @@ class LanguageKernel:
         self.model, self.target, self.beta = model, target, beta
         self.texts = Texts(model, lengths, given, keep)
         chances = 1 / (self.texts.longest - self.texts.free + _OVERHEAD)
+        if target.ended:  # behind what most texts have there is little to edit
+            chances[self.texts.free >= (self.texts.shortest + self.texts.longest) / 2 - 1] *= _BEHIND
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
+        if beta and target.ended:
+            self._moves = {name: move for name, move in self._moves.items() if name not in _ENDLESS}
+            self._moves |= Informed(model, self.texts, beta).moves()
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
         self._depth = (target.site.layer + 1) / len(model.shape.heads) if beta else 1.0
@@ -82,6 +92,8 @@ class LanguageKernel:
         self._steps, self._t = 0, 1
         self._first: Tensor | None = None
         """log p of every token at t given what comes before it, which a step at t leaves as it is."""
+        self.aside: Trial | None = None
+        """Texts that the last step measured beside those that it tried."""
         self._of: States | None = None
         self._cache: KeysValues
         self._per_token: npt.NDArray[np.float64]
@@ -149,65 +161,93 @@ class LanguageKernel:
         if self._steps % _STAY == 0:
             self._t, self._first = int(rng.choice(self.texts.free, p=self._chances)), None
         self._steps, t = self._steps + 1, self._t
-        new, ratio = states.tokens.copy(), np.full(len(which), -np.inf)
         if self.beta and self._first is None:
             self._first = self._next(states, t)
-        first = self._first
+        made = self._proposed(states, which, rng)
+        new = np.where(np.isfinite(made.ratio)[:, None], made.tokens, states.tokens)
+        real = (new != states.tokens).any(1)
+        trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
+        assert made.first is not None
+        with np.errstate(divide="ignore"):
+            rows = np.flatnonzero(real & (np.log(rng.random(len(which))) < made.first))
+        if len(rows):
+            self._judge(states, trial, rows, made, epsilon, rng)
+        self.aside = None if made.written is None else drafted(self.model, self.target, made.written)
+        return trial
+
+    def _proposed(self, states: States, which: Ids, rng: np.random.Generator) -> Proposed:
+        """Return what the moves propose to all chains."""
+        t, known, written = self._t, self._first, None
+        new, ratio, first = states.tokens.copy(), np.full(len(which), -np.inf), np.zeros(len(which))
         for number, move in enumerate(self._moves.values()):
             chains = np.flatnonzero((which == number) & (self.texts.ends(states.tokens) >= t))
             if len(chains):
-                log_p = self.texts.log_probs(None, len(chains)) if first is None else first[torch.from_numpy(chains)]
-                new[chains], ratio[chains] = move(
-                    Edit(chains, states.tokens[chains], t, log_p, self._cache, self._token_log_p, rng)
-                )
-        new = np.where(np.isfinite(ratio)[:, None], new, states.tokens)
-        real = (new != states.tokens).any(1)
-        trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
-        rows = np.flatnonzero(real)
-        if len(rows):
-            self._judge(states, trial, rows, t, ratio, epsilon, rng)
-        return trial
+                log_p = self.texts.log_probs(None, len(chains)) if known is None else known[torch.from_numpy(chains)]
+                made = move(Edit(chains, states.tokens[chains], t, log_p, self._cache, self._token_log_p, rng))
+                new[chains], ratio[chains] = made.tokens, made.ratio
+                if made.first is not None:
+                    first[chains] = made.first
+                if made.written is not None and (which == number).all():
+                    written = made.written.among(len(which), chains)
+        return Proposed(new, ratio, written, first)
 
     def _judge(
         self,
         states: States,
         trial: Trial,
         rows: Ids,
-        t: int,
-        ratio: npt.NDArray[np.float64],
+        made: Proposed,
         epsilon: npt.NDArray[np.float64],
         rng: np.random.Generator,
     ) -> None:
-        """Run the proposals from ``t`` on, and take those that the prior and ε let pass."""
+        """Run the proposals from t on, or from what was written there, and take those that prior and ε let pass."""
+        t, written, first = self._t, made.written, made.first
+        assert first is not None
         screened = self._depth + self._share < 1
         if screened:
-            rows = self._screened(trial, rows, t, epsilon)
+            rows = self._screened(trial, rows, t, epsilon, written)
             if not len(rows):
                 return
-        index = torch.from_numpy(rows)
-        out, per_token, log_p = self._run(trial.tokens[rows], self._cache.cut(t).rows(index), t, self._per_token[rows, :t])
+        index, tokens = torch.from_numpy(rows), trial.tokens[rows]
+        _, once, which = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
+        which = which.reshape(-1)
+        out, per_token, log_p = self._run(tokens[once], *self._begun(rows[once], t, written))
+        per_token, log_p = per_token[which], log_p[which]
         log_p[:, :t] = self._token_log_p[rows, :t]
-        if self._first is not None:
-            log_p[:, t] = np.where(self.texts.ends(trial.tokens[rows]) > t, at(self._first[index], trial.tokens[rows, t]), 0.0)
-        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        if written is not None:
+            log_p[:, t : t + written.log_p.shape[1]] = written.log_p[rows]
+        elif self._first is not None:
+            log_p[:, t] = np.where(self.texts.ends(tokens) > t, at(self._first[index], tokens[:, t]), 0.0)
+        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
         if not screened:
             self._inside_of(trial, rows, epsilon)
-        log_prior = self._log_prior(trial.tokens[rows], log_p)
+        log_prior = self._log_prior(tokens, log_p)
         with np.errstate(divide="ignore"):
-            passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + ratio[rows]
+            passed = np.log(rng.random(len(rows))) < log_prior - states.log_prior[rows] + made.ratio[rows] - first[rows]
         taken = passed & (trial.distance[rows] <= epsilon[rows])
         chains = rows[taken]
         trial.accepted[chains] = True
         part = States(trial.tokens[chains], trial.distance[chains], trial.position[chains], log_prior[taken])
         states.copy_from(part, chains, np.arange(len(chains)))
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
-        self._cache.put(index[taken], out.cache.rows(torch.from_numpy(taken)), t)
+        self._cache.put(index[taken], out.cache.rows(torch.from_numpy(which[taken])), t)
 
-    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64]) -> Ids:
+    def _begun(self, rows: Ids, t: int, written: Written | None) -> tuple[KeysValues, int, npt.NDArray[np.float64]]:
+        """Return keys and values of the beginnings of proposals, how long these are, and their distances.
+
+        Nobody asks for the distances of what was written, as it is the last token that is compared.
+        """
+        if written is None:
+            return self._cache.cut(t).rows(torch.from_numpy(rows)), t, self._per_token[rows, :t]
+        unknown = np.full((len(rows), written.cache.length - t), np.inf)
+        before = np.concatenate([self._per_token[rows, :t], unknown], axis=1)
+        return written.cache.rows(torch.from_numpy(written.row[rows])), written.cache.length, before
+
+    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64], written: Written | None) -> Ids:
         """Measure the proposals, running no more layers than that takes, and return those inside ε; the prior is for these."""
-        cache = self._cache.cut(t).rows(torch.from_numpy(rows))
-        _, per_token, _ = self._run(trial.tokens[rows], cache, t, self._per_token[rows, :t], prior=False)
-        trial.distance[rows], trial.position[rows] = self._nearest(trial.tokens[rows], per_token)
+        tokens = trial.tokens[rows]
+        _, per_token, _ = self._run(tokens, *self._begun(rows, t, written), prior=False)
+        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
         return rows[self._inside_of(trial, rows, epsilon)]
 
     def _inside_of(self, trial: Trial, rows: Ids, epsilon: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -243,8 +283,10 @@ class LanguageKernel:
 
     def _next(self, states: States, t: int) -> Float[Tensor, "chain vocabulary"]:
         """Return log p of every token at ``t`` ≥ 1 given the states' tokens before it."""
-        out = self.model.extend(torch.from_numpy(states.tokens[:, t - 1 : t]), self._cache.cut(t - 1) if t > 1 else None)
-        return self.texts.log_probs(out, len(states.tokens))
+        _, first, which = np.unique(states.tokens[:, :t], axis=0, return_index=True, return_inverse=True)
+        before = self._cache.cut(t - 1).rows(torch.from_numpy(first)) if t > 1 else None
+        out = self.model.extend(torch.from_numpy(states.tokens[first, t - 1 : t]), before)
+        return self.texts.log_probs(out, len(first))[torch.from_numpy(which.reshape(-1))]
 
     def _nearest(self, tokens: Ids, per_token: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Ids]:
         """Return D and where it is reached."""

@@ -1,12 +1,13 @@
 """Proposals of the walk over a language model's texts: every move that edits at one position t.
 
-A move makes new tokens of an ``Edit`` and says log q(x | x') − log q(x' | x) of each, −∞ where there is nothing to do.
+A move makes new tokens of an ``Edit`` and says how much likelier the way back is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,38 @@ _LONGEST_SUFFIX = 8
 _SPAN = 4
 _PULL = 0.05
 """Temperature of the first-order change of D, by which guided replacements are drawn."""
-Proposed = tuple[Ids, npt.NDArray[np.float64]]
-"""New tokens and the log ratio of the proposals, of each chain."""
+
+
+class Written(NamedTuple):
+    """What is known of new tokens, of each chain that was edited, because the model has just written them."""
+
+    cache: KeysValues
+    """Keys and values up to the last token written."""
+    row: Ids
+    """Which row of the cache is the chain's; −1 where nothing was written for it."""
+    log_p: npt.NDArray[np.float64]
+    """log p of the tokens from ``t`` on, the one that follows what was written included, ``[chain, new]``."""
+    texts: Ids
+    """Texts that end one token after what was written, those that were not proposed included."""
+    texts_row: Ids
+    """Which row of the cache is theirs."""
+
+    def among(self, count: int, chains: Ids) -> Written:
+        """Return it for so many chains, of which only some were edited."""
+        row, log_p = np.full(count, -1), np.zeros((count, self.log_p.shape[1]))
+        row[chains], log_p[chains] = self.row, self.log_p
+        return self._replace(row=row, log_p=log_p)
+
+
+class Proposed(NamedTuple):
+    """What a move makes of an edit."""
+
+    tokens: Ids
+    ratio: npt.NDArray[np.float64]
+    """log q(x | x') − log q(x' | x) of each chain, −∞ where there is nothing to do."""
+    written: Written | None = None
+    first: npt.NDArray[np.float64] | None = None
+    """The part of log π(x') / π(x) · q(x | x') / q(x' | x) that is known before x' is run: a first stage that few pass."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +89,11 @@ class Proposals:
     def __init__(self, model: ProbedModel, target: Target, texts: Texts) -> None:
         self.model, self.target, self.texts = model, target, texts
         self._embeddings: tuple[Tensor, Tensor] | None = None
+        self.beta = 1.0
 
     def moves(self, beta: float, guided: bool) -> dict[str, Move]:
         """Return the moves by name: where β is 0 without those that the model writes, and the guided one where asked for."""
+        self.beta = beta
         moves: dict[str, Move] = {
             "replace": self.replace,
             "neighbour": self.neighbour,
@@ -77,9 +110,12 @@ class Proposals:
 
     def neighbour(self, edit: Edit) -> Proposed:
         """Take a token whose embedding is alike."""
-        there = self._alike(edit.tokens[:, edit.t])
+        there, own = self._alike(edit.tokens[:, edit.t]), edit.tokens[:, edit.t]
         drawn = draw(there, edit.rng)
-        return self._put(edit, drawn, there, self._alike(drawn))
+        made = self._put(edit, drawn, there, self._alike(drawn))
+        with np.errstate(invalid="ignore"):
+            first = made.ratio + self.beta * (at(edit.log_p, drawn) - at(edit.log_p, own))
+        return made._replace(first=np.where(np.isfinite(made.ratio), first, -np.inf))
 
     def guided(self, edit: Edit) -> Proposed:
         """Draw from p(v ∣ x_<t) exp(−ΔD(v) / τ), ΔD to first order from the gradient, here and for the way back there.
@@ -88,7 +124,7 @@ class Proposals:
         """
         there = self._towards(edit.tokens, edit.t, edit.log_p)
         drawn = draw(there, edit.rng)
-        new, _ = self._put(edit, drawn, there, there)
+        new = self._put(edit, drawn, there, there).tokens
         return self._put(edit, drawn, there, self._towards(new, edit.t, edit.log_p))
 
     def _put(self, edit: Edit, drawn: Ids, there: Tensor, back: Tensor) -> Proposed:
@@ -97,7 +133,7 @@ class Proposals:
         new, possible = tokens.copy(), self.texts.ends(tokens) > t
         new[possible, t] = drawn[possible]
         ratio = at(back, np.where(possible, tokens[:, t], drawn)) - at(there, drawn)
-        return new, np.where(possible, ratio, -np.inf)
+        return Proposed(new, np.where(possible, ratio, -np.inf))
 
     def swap(self, edit: Edit) -> Proposed:
         """Let the token change places with a later one."""
@@ -105,7 +141,7 @@ class Proposals:
         later = self.texts.inside(tokens) & (np.arange(tokens.shape[1]) > t) & ~self.texts.kept
         other, each, new = np.where(later, edit.rng.random(later.shape), -1).argmax(1), np.arange(len(tokens)), tokens.copy()
         new[:, t], new[each, other] = tokens[each, other], tokens[:, t]
-        return new, np.where(later.any(1), 0.0, -np.inf)
+        return Proposed(new, np.where(later.any(1), 0.0, -np.inf))
 
     def resize(self, edit: Edit) -> Proposed:
         """Put a token in before ``t``, drawn from the model, or take the one at ``t`` out; only behind all that is kept."""
@@ -114,9 +150,12 @@ class Proposals:
         drawn = draw(edit.log_p, edit.rng)
         longer, shorter = np.insert(tokens[:, :-1], t, drawn, axis=1), np.delete(tokens, t, axis=1)
         shorter = np.pad(shorter, ((0, 0), (0, 1)), constant_values=self.model.vocabulary.pad)
-        possible = np.where(grow, ends < texts.longest, (ends > texts.shortest) & (ends > t)) & (not texts.kept[t:].any())
+        last = int(self.target.ended)  # the last token stays the last where it is what is compared
+        possible = np.where(grow, (ends < texts.longest) & (ends >= t + last), (ends > texts.shortest) & (ends > t + last))
+        possible &= not texts.kept[t:].any()
         chance = at(edit.log_p, np.where(grow | ~possible, drawn, tokens[:, t]))
-        return np.where(grow[:, None], longer, shorter), np.where(possible, np.where(grow, -chance, chance), -np.inf)
+        ratio = np.where(possible, np.where(grow, -chance, chance), -np.inf)
+        return Proposed(np.where(grow[:, None], longer, shorter), ratio)
 
     def span(self, edit: Edit) -> Proposed:
         """Let the model write two to four tokens anew."""
@@ -144,7 +183,7 @@ class Proposals:
             if s + 1 < stops.max():
                 out = self.model.extend(torch.from_numpy(new[:, s : s + 1]), cache, None)
                 cache, log_p = out.cache, self.texts.log_probs(out, len(edit.chains))
-        return new, ratio
+        return Proposed(new, ratio)
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         """Return the embeddings as they are, and of length 1."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from inversionview.markov.diagnostics import Mixing
+
+Prior = Literal["study", "model", "uniform"]
+"""The inputs' own distribution, the model's, or the same for every token sequence."""
+PRIORS: tuple[Prior, ...] = get_args(Prior)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ class Walk:
             self.chains = self._chains()
             while not self._over():
                 self._take(self.chains.step())
+                if self.kernel.aside is not None:
+                    self._take(self.kernel.aside)
                 self.chains.learning = self.chains.steps < self.settings.warm_up
                 self._tell(self._share())
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
@@ -60,15 +60,27 @@ class Texts:
         return scores.float().log_softmax(-1)
 
 
+def last_of(tokens: Ids, pad: int) -> Ids:
+    """Return where the last token of each text stands; EOS follows it."""
+    found: Ids = (tokens != pad).sum(1) - 2
+    return found
+
+
 def at(log_p: Float[Tensor, "row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:
     """Return log p of one token of each row; for padding, which has none, any value."""
     ids = torch.from_numpy(token).to(log_p.device).clamp(max=log_p.size(1) - 1)
     return log_p.gather(1, ids[:, None])[:, 0].cpu().double().numpy()
 
 
+def draws(log_p: Float[Tensor, "row vocabulary"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "row draw"]:
+    """Draw so many tokens of each row, one independently of the other."""
+    steps = log_p.double().exp().cumsum(-1)
+    where = torch.from_numpy(rng.random((len(log_p), count))).to(steps) * steps[:, -1:]
+    drawn: Ids = torch.searchsorted(steps, where, right=True).clamp(max=log_p.size(1) - 1).cpu().numpy()
+    return drawn
+
+
 def draw(log_p: Float[Tensor, "row vocabulary"], rng: np.random.Generator) -> Ids:
     """Draw a token of each row."""
-    steps = log_p.double().exp().cumsum(-1)
-    where = torch.from_numpy(rng.random((len(log_p), 1))).to(steps) * steps[:, -1:]
-    drawn: Ids = torch.searchsorted(steps, where, right=True)[:, 0].clamp(max=log_p.size(1) - 1).cpu().numpy()
-    return drawn
+    one: Ids = draws(log_p, 1, rng)[:, 0]
+    return one

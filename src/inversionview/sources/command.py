@@ -49,6 +49,10 @@ class OwnOptions:
     noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
     candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
     seconds: WalkedSecondsOpt = None
+    nearest: Annotated[
+        bool | None,
+        typer.Option("--nearest", help="A model's texts: compare the nearest of all positions of others, not their last."),
+    ] = None
 
 
 @app.command(
@@ -141,6 +145,10 @@ class ChainOptions:
     beta: Annotated[float, typer.Option(help="With the model's prior: how much it weighs.")] = 1.0
     keep: Annotated[str | None, typer.Option(help="Tokens of TEXT that stay, by commas, as in --at: '#2,#5'.")] = None
     longer: Annotated[int, typer.Option(min=0, help="A text may grow or shrink by so many tokens.")] = 2
+    nearest: Annotated[
+        bool | None,
+        typer.Option("--nearest", help="A language model: compare the nearest of all positions, not where TEXT is read alone."),
+    ] = None
     guided: Annotated[
         bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
     ] = False

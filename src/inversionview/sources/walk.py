@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from inversionview.core.errors import InputError, SettingError
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from inversionview.core.progress import Progress
     from inversionview.core.scope import Distance, Scope
     from inversionview.markov.kernel import Target
+    from inversionview.markov.report import Prior
     from inversionview.markov.run import Found
     from inversionview.preimage.preimage import Preimage, Query
-    from inversionview.sources.walked import Ground, Prior
+    from inversionview.sources.walked import Ground
     from inversionview.studies.study import Study
 
 
@@ -34,6 +36,8 @@ class WalkOptions(TypedDict, total=False):
     """Positions of the query's tokens that stay, as in ``query`` (priors ``"model"`` and ``"uniform"``)."""
     longer: int
     """A text may grow or shrink by so many tokens, by default 2 (likewise)."""
+    nearest: bool
+    """Compare the nearest of all positions of a text; else it ends at the position that is read (likewise)."""
     guided: bool
     """Add a move that follows the gradient of D (likewise); worth it where texts are long."""
     chains: int
@@ -54,7 +58,7 @@ class WalkOptions(TypedDict, total=False):
     """Steps in which the mix of moves is learnt."""
 
 
-_OF_THE_GROUND = ("prior", "beta", "keep", "longer", "guided")
+_OF_THE_GROUND = ("beta", "keep", "longer", "guided")
 
 
 def walk(
@@ -82,14 +86,14 @@ def walk(
         query: from ``query``.
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
-        fixed: compare this position only, in place of the minimum over positions.
+        fixed: compare this position only, in place of the minimum over positions or, under priors ``"model"`` and
+            ``"uniform"``, of texts that end at the position that was read.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
         count: how many distinct samples to show at most.
         seed: of all draws; without ``steps``, time decides too.
         report: called with the share of the walk that is done, and a note.
         found: called with new members as they are found: tokens, D and the position where it is reached.
-        options: ``prior``, ``beta``, ``keep``, ``longer``, ``guided``, ``seconds``, ``steps``, ``until_mixed``, ``chains``,
-            ``exchange``, …; see ``WalkOptions``.
+        options: see ``WalkOptions``.
 
     Raises:
         SettingError: a setting is out of range.
@@ -100,10 +104,12 @@ def walk(
     from inversionview.sources.noted import noted
     from inversionview.sources.walked import inputs_of, walked_preimage
 
-    target = _target(study, query, resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed))
     told: dict[str, Any] = {"seed": seed, **options}
+    prior = _prior(study, told.pop("prior", None))
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+    target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
-    prior, ground = _ground(study, query, target, **over)
+    ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)
     made = walked_preimage(
         study.model,
         query,
@@ -111,7 +117,6 @@ def walk(
         target,
         WalkSettings(**{**ground.settings, **told}),
         prior=prior,
-        starts=inputs_of(starts, study.model.vocabulary.pad),
         count=count,
         report=report,
         found=found,
@@ -119,33 +124,60 @@ def walk(
     return noted(study, made)
 
 
-def _target(study: Study, query: Query, scope: Scope[Any]) -> Target:
+def _prior(study: Study, named: Prior | None) -> Prior:
+    """Return the prior of that name, by default the study's where it has one.
+
+    Raises:
+        SettingError: there is none.
+    """
+    from inversionview.markov.report import PRIORS
+
+    prior: Prior = named or ("study" if study.definition.moves else "model")
+    if prior not in PRIORS:
+        raise SettingError(f"There is no prior {prior!r}: choose study, model or uniform.")
+    return prior
+
+
+def _target(study: Study, query: Query, scope: Scope[Any], prior: Prior, nearest: bool) -> Target:
     """Return what a walk compares: the query's activation, within ε by a distance, at one position or the nearest of all.
+
+    Under a language model's priors texts end at the position that was read, and it is their last token that is compared. A
+    query that is read at a token that stands in all texts is compared at the nearest of all positions.
 
     Raises:
         UnknownPositionError: the query has no such position.
+        SettingError: the nearest of all is asked for, where it is the rule, or beside a position.
     """
     from inversionview.markov.kernel import Target
+    from inversionview.markov.texts import last_of
 
-    located = None if scope.at is None else study.positions.finder(query.ids, scope.at)
-    return Target(query.z, query.site, replace(scope, at=located))
+    if nearest and prior == "study":
+        raise SettingError("Under a study's own prior the nearest position is compared anyway: leave nearest out.")
+    if nearest and scope.at is not None:
+        raise SettingError("Either the nearest of all positions is compared or a fixed one: leave one of them out.")
+    given = len(study.model.vocabulary.front) or 1
+    if scope.at is not None:
+        return Target(query.z, query.site, replace(scope, at=study.positions.finder(query.ids, scope.at)))
+    if prior == "study" or nearest or query.position < given:
+        return Target(query.z, query.site, scope)
+    return Target(query.z, query.site, replace(scope, at=partial(last_of, pad=study.model.vocabulary.pad)), True)
 
 
 def _ground(
     study: Study,
     query: Query,
     target: Target,
-    prior: Prior | None = None,
+    prior: Prior,
+    starts: Sequence[Sequence[int]],
     beta: float = 1.0,
     keep: Sequence[str | int] = (),
     longer: int = 2,
     guided: bool = False,
-) -> tuple[Prior, Ground]:
-    """Return the prior, and what is walked over; see ``WalkOptions``."""
+) -> Ground:
+    """Return what is walked over; see ``WalkOptions``."""
     from inversionview.sources.walked import language_ground, study_ground
 
-    chosen: Prior = prior or ("study" if study.definition.moves else "model")
-    if chosen == "study":
+    if prior == "study":
         if keep or guided:
             raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
         if why := study.inputs.why_not(query.ids):
@@ -153,12 +185,10 @@ def _ground(
                 f"{query.text!r} is no input of {study.name}: {why}. So it has probability 0 under the prior (study): mend "
                 "it, or name another prior (model or uniform)."
             )
-        return chosen, study_ground(study.model, study.inputs, target)
-    if chosen in ("model", "uniform"):
-        beta = beta if chosen == "model" else 0.0
-        kept = [study.locate(query.ids, at) for at in keep]
-        return chosen, language_ground(study.model, target, query.ids, longer, beta=beta, keep=kept, guided=guided)
-    raise SettingError(f"There is no prior {chosen!r}: choose study, model or uniform.")
+        return study_ground(study.model, study.inputs, target, query.ids, starts)
+    ids = (*query.ids[: query.position + 1], query.ids[-1]) if target.ended else query.ids
+    told = {"beta": beta if prior == "model" else 0.0, "keep": [study.locate(query.ids, at) for at in keep], "guided": guided}
+    return language_ground(study.model, target, ids, longer, starts, **told)
 
 
 class WalkSource(Source):
@@ -190,7 +220,9 @@ class WalkSource(Source):
 
         shown, told = SHOWN if count is None else count, options
         if watch is not None:
-            told = {**options, "found": Members(study.model, _target(study, query, scope), shown, watch).take}
+            prior = _prior(study, options.get("prior"))
+            target = _target(study, query, scope, prior, options.get("nearest", False))
+            told = {**options, "found": Members(study.model, target, shown, watch).take}
         return walk(study, query, count=shown, seed=seed, report=report, **keywords(scope), **told)
 
 

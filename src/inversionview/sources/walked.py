@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
-from inversionview.markov.report import WalkReport
+from inversionview.markov.report import Prior, WalkReport
 from inversionview.markov.run import Features, Found, Walk, WalkSettings
 from inversionview.model.measure import distance_to
 from inversionview.model.probed import ProbedModel
@@ -35,9 +35,9 @@ from inversionview.sources.source import Watch
 
 _ROUNDING = 1e-4
 """The query's own D may be so much above 0."""
-Prior = Literal["study", "model", "uniform"]
-"""The inputs' own distribution, the model's, or the same for every token sequence."""
 _MOST_STARTS = 1000
+_MUCH_LONGER = 6
+"""Starts may be longer or shorter by so many tokens more than a text may grow or shrink."""
 _GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 
@@ -46,6 +46,8 @@ class Ground:
     """What a walk goes over: all inputs of a study, or all token sequences of a model."""
 
     kernel: Kernel
+    query: tuple[int, ...]
+    """The input at which a walk begins, token ids with EOS: the query's, or those up to the position that is compared."""
     features: Features
     """What must mix, and the query forget."""
     width: int
@@ -56,6 +58,8 @@ class Ground:
     """Memory that the model takes for each chain, beside its tokens."""
     notes: tuple[str, ...] = ()
     """What a reader must know of it."""
+    starts: Sequence[Sequence[int]] = ()
+    """Inputs inside ε from elsewhere, at which half of the chains begin."""
 
     def padded(self, rows: Sequence[Sequence[int]], pad: int) -> Ids:
         """Return rows of token ids, padded on the right; those that are too long are left out."""
@@ -66,7 +70,9 @@ class Ground:
         return out
 
 
-def study_ground(model: ProbedModel, inputs: Inputs, target: Target) -> Ground:
+def study_ground(
+    model: ProbedModel, inputs: Inputs, target: Target, ids: Sequence[int], starts: Sequence[Sequence[int]] = ()
+) -> Ground:
     """Return the inputs of a study, under its own distribution and with its moves."""
 
     def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
@@ -74,20 +80,40 @@ def study_ground(model: ProbedModel, inputs: Inputs, target: Target) -> Ground:
         _, nearest, position = distance_to(model, torch.from_numpy(ids), z, target.site, target.kind, target.fixed)
         return nearest.double().numpy(), position.numpy()
 
-    return Ground(StudyKernel(inputs, measure), inputs.features, inputs.max_length, {})
+    return Ground(StudyKernel(inputs, measure), tuple(ids), inputs.features, inputs.max_length, {}, starts=starts)
 
 
-def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], longer: int, **options: Any) -> Ground:
+def language_ground(
+    model: ProbedModel,
+    target: Target,
+    ids: Sequence[int],
+    longer: int,
+    starts: Sequence[Sequence[int]] = (),
+    **options: Any,
+) -> Ground:
     """Return all token sequences of about a query's length, under the model's own distribution; options of its kernel.
 
     Features: the length, the last token, and for each token of the query whether it occurs.
+
+    Args:
+        model: the probed model.
+        target: what is compared.
+        ids: the input at which a walk begins, with EOS.
+        longer: a text may grow or shrink by so many tokens.
+        starts: inputs inside ε from elsewhere. Where these are somewhat longer or shorter, so may all texts be; of those that
+            are much longer the last tokens are taken.
+        options: ``beta``, ``keep`` and ``guided`` of the kernel.
     """
     model.check_steady(len(ids))
     vocabulary, length = model.vocabulary, len(ids) - 1
     whole(longer, "How many tokens longer or shorter a text may become", 0)
     if lost := [i for i in options.get("keep", ()) if not 0 <= i < length]:
         raise SettingError(f"There is no token {lost[0]} that could be kept: the input has tokens 0 to {length - 1}.")
-    kernel = LanguageKernel(model, target, (length - longer, length + longer), given=vocabulary.front or ids[:1], **options)
+    given = vocabulary.front or tuple(ids[:1])
+    most = min(length + longer + _MUCH_LONGER, (model.shape.steady or model.shape.max_length) - 1)
+    starts = _shortened([s for s in starts if len(s) - 1 >= length - longer - _MUCH_LONGER], given, most, len(vocabulary.front))
+    lengths = (length - longer, length + longer, *(len(start) - 1 for start in starts))
+    kernel = LanguageKernel(model, target, (min(lengths), max(lengths)), given=given, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
@@ -95,11 +121,21 @@ def language_ground(model: ProbedModel, target: Target, ids: Sequence[int], long
         last = tokens[np.arange(len(tokens)), lengths - 2]
         return {"length": lengths, "last token": last, **{repr(name): (tokens == i).any(1) for i, name in names.items()}}
 
-    settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
+    settings = {"chains": 32, "exchange": False, "population": 64, "warm": 20}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
     chances = 4 * 4 * model.shape.vocabulary
     notes = () if vocabulary.front else (_GIVEN,)
-    return Ground(kernel, features, kernel.longest + 1, settings, 2 * keys_values + chances, notes)
+    width, memory = kernel.longest + 1, 2 * keys_values + chances
+    return Ground(kernel, tuple(ids), features, width, settings, memory, notes, starts)
+
+
+def _shortened(starts: Sequence[Sequence[int]], given: Sequence[int], most: int, front: int) -> list[list[int]]:
+    """Return inputs that begin as all do, with the last of their tokens where they have more than ``most``, EOS not counted."""
+    made = []
+    for ids in starts:
+        begun = front if front or list(ids[: len(given)]) != list(given) else len(given)
+        made.append([*given, *ids[max(begun, len(ids) - 1 - most + len(given)) :]])
+    return made
 
 
 def walked_preimage(
@@ -110,7 +146,6 @@ def walked_preimage(
     settings: WalkSettings,
     *,
     prior: Prior,
-    starts: Sequence[Sequence[int]] = (),
     count: int = 100,
     report: Progress | None = None,
     found: Found | None = None,
@@ -124,7 +159,6 @@ def walked_preimage(
         target: what is compared, and how.
         settings: how long and how wide.
         prior: its name.
-        starts: inputs inside ε from elsewhere, at which half of the chains begin.
         count: how many distinct samples to show at most.
         report: called with the share of the walk that is done, and a note.
         found: called with new members.
@@ -137,10 +171,10 @@ def walked_preimage(
     whole(count, "The count of samples")
     check_memory(settings.chains, "chains", ground.chain_bytes + 8 * ground.width * (2 * KEPT_STEPS + 32))
     rng = np.random.default_rng((settings.seed, 11))
-    tokens = ground.padded([query.ids], model.vocabulary.pad)
+    tokens = ground.padded([ground.query], model.vocabulary.pad)
     begin = ground.kernel.begin(tokens)
     _check_begin(begin, query, epsilon, prior)
-    beginnings = _beginnings(ground, starts, model.vocabulary.pad, epsilon, rng) if len(starts) else None
+    beginnings = _beginnings(ground, model.vocabulary.pad, epsilon, rng) if len(ground.starts) else None
     run = Walk(ground.kernel, begin, settings, Pool(epsilon, tokens), ground.features, report, found, rng, starts=beginnings)
     run.go()
     draws, _, warm = run.draws()
@@ -178,11 +212,9 @@ def _check_begin(begin: States, query: Query, epsilon: float, prior: Prior) -> N
         )
 
 
-def _beginnings(
-    ground: Ground, starts: Sequence[Sequence[int]], pad: int, epsilon: float, rng: np.random.Generator
-) -> States | None:
-    """Return those of some inputs at which chains can begin; ``None`` where there are none."""
-    some = [starts[i] for i in rng.permutation(len(starts))[:_MOST_STARTS]]
+def _beginnings(ground: Ground, pad: int, epsilon: float, rng: np.random.Generator) -> States | None:
+    """Return those of the starts at which chains can begin; ``None`` where there are none."""
+    some = [ground.starts[i] for i in rng.permutation(len(ground.starts))[:_MOST_STARTS]]
     found = ground.kernel.begin(ground.padded(some, pad))
     found = found.part((found.distance <= epsilon) & np.isfinite(found.log_prior))
     return found if len(found.distance) else None
@@ -240,10 +272,21 @@ class Members:
             self.watch(measured(self.model, self.target, some, np.ones(len(some), np.int64)))
 
 
-def inputs_of(preimages: Sequence[Preimage], pad: int) -> list[list[int]]:
-    """Return the distinct inputs inside ε of each preimage, as token ids without padding."""
-    distinct = (np.unique(preimage.draws, axis=0) for preimage in preimages if preimage.draws is not None)
-    return [row[row != pad].tolist() for rows in distinct for row in rows]
+def inputs_of(preimages: Sequence[Preimage], pad: int, ended: bool) -> list[list[int]]:
+    """Return the distinct inputs inside ε of each preimage, as token ids without padding.
+
+    Where inputs end at the position compared (``ended``), so do these: each sample up to where it reaches D. Of natural text the
+    samples alone are taken.
+    """
+    whole_ones = [
+        tuple(row[row != pad].tolist())
+        for preimage in preimages
+        if preimage.draws is not None and preimage.places is None
+        for row in np.unique(preimage.draws, axis=0)
+    ]
+    inside = [sample for preimage in preimages if ended for sample in preimage.inside if sample.ids]
+    up_to = [(*sample.ids[: sample.position + 1], sample.ids[-1]) for sample in inside]
+    return [list(ids) for ids in dict.fromkeys([*up_to, *whole_ones])]
 
 
 def _report(
