@@ -134,7 +134,10 @@ class Preimage(Model):
     places: Literal["all"] | list[str] | None = Field(
         default=None, description="Of a corpus: which positions of its inputs were compared; all: every token."
     )
-    corpus: Extent | None = None
+    corpus: Extent | None = Field(
+        default=None, description="Of natural text; a sample's tokens are the window that it lies in."
+    )
+    per_window: int | None = Field(default=None, description="So many occurrences of one window at most are among the samples.")
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
     notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")

@@ -105,6 +105,7 @@ def corpus_preimage(
         distinct=inside if text is None else text.distinct(hits.within(scope.epsilon)),
         compared="all" if names == [ALL] else names,
         corpus=None if text is None else text.extent,
+        per_window=None if text is None else per_window,
         notes=tuple(notes),
     )
 
