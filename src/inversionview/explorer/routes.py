@@ -16,14 +16,16 @@ from fastapi.responses import Response
 
 import inversionview
 from inversionview.explorer.answers import confirm, info, maps, readings
+from inversionview.explorer.banks import first_now, held, of_texts
 from inversionview.explorer.events import Events, EventStream
 from inversionview.explorer.parameters import At, Client, DistanceName, Epsilon, ReadOptions, Seed, SiteName, StudyId, Text
 from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
+from inversionview.model.sites.patterns import find_site
 from inversionview.page import contract
 from inversionview.preimage.preimage import Query as ReadQuery
-from inversionview.sources.registry import first_source, sources_named
+from inversionview.sources.registry import sources, sources_named
 from inversionview.studies.study import Study
 
 GRACE = 2.0
@@ -35,7 +37,8 @@ _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `ro
 look: true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no
 bank has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
-(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
+(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand. Of natural text no bank is built: a site that
+none holds is read by a walk, and a note of the Reading says which command harvests it."""
 
 
 class Explorer:
@@ -130,7 +133,7 @@ class Explorer:
     ) -> Response:
         """Read an activation: verified samples of its ε-preimage, by distance."""
         study = await self._loaded(id)
-        first = options.source or self.shelf.first(id)
+        first = options.source or _first(study, site, self.shelf.first(id))
         job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}"}
         if any("seconds" in source.options for source in sources_named(first)):
             job |= {"kind": f"{job['kind']} {options.seconds:.0f}", "guess": options.seconds}
@@ -160,7 +163,7 @@ class Explorer:
 
         def work(task: Task) -> bytes:
             asked = query()
-            chosen = options.source or first_source(study, asked, options.fixed, options.told).name
+            chosen = options.source or first_now(study, asked, options.fixed, options.told).name
             if any(source.needs_bank for source in sources_named(chosen)) and _needs_bank(study):
                 task.limit = math.inf  # a bank may have to be built: it is seen to go on
                 _counts_as_bank(study, task, id)
@@ -287,7 +290,14 @@ def _counts_as_bank(study: Study, task: Task, id: str) -> None:
 
 
 def _needs_bank(study: Study) -> bool:
-    return not study.bare and study.known_bank() is None
+    return not study.bare and not of_texts(study) and study.known_bank() is None
+
+
+def _first(study: Study, site: str | None, usual: str) -> str:
+    """Return which source is likely to read a site: ``usual``, unless no bank of natural text holds that."""
+    if not of_texts(study) or held(study, find_site(site or study.spec.site, study.model.sites)):
+        return usual
+    return next(source.name for source in sources(study) if not source.needs_bank)
 
 
 async def _disconnected(request: Request) -> None:

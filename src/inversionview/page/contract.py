@@ -268,6 +268,9 @@ class StudyInfo(Model):
     lacking: str | None = Field(
         description="Why the corpus cannot be searched yet, and the way out, where its bank takes long to build; else null."
     )
+    texts: str | None = Field(
+        default=None, description="What natural text is searched, every token of it; null where inputs are searched."
+    )
 
 
 class Failed(Model):

@@ -73,14 +73,21 @@ def table(preimage: Preimage) -> Group:
     told = [] if shared is None else [Text(), *_common_block(shared)]
     notes = [Text(note, style="yellow") for note in preimage.notes]
     if preimage.corpus is not None:
-        rows = [*_place_lines(preimage.query), Contexts(shown)]
-        return Group(*rows, Text(), *notes, *_text_notes(preimage), *told, Text(), rows_note(shown))
+        return Group(
+            *_place_lines(preimage.query),
+            Contexts(shown),
+            Text(),
+            *notes,
+            *_text_notes(preimage),
+            *told,
+            Text(),
+            rows_note(shown),
+        )
     if preimage.walk is not None:
         legend = _walk_note(preimage, preimage.walk, preimage.bits)
     else:
         legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
-    rows = [query_line(preimage.query), Text(), _grid(shown)]
-    return Group(*rows, Text(), *notes, legend, *told, Text(), _shown_note(shown))
+    return Group(query_line(preimage.query), Text(), _grid(shown), Text(), *notes, legend, *told, Text(), _shown_note(shown))
 
 
 def _grid(shown: Preimage) -> Table:

@@ -166,7 +166,7 @@ class _Search:
     def text(self) -> TextHits | None:
         """What is told of hits in natural text; ``None`` where inputs are searched."""
         inputs = self.bank.inputs
-        return TextHits(self.bank, inputs, self.query, self.own) if isinstance(inputs, WindowInputs) else None
+        return TextHits(self.bank, inputs, self.own) if isinstance(inputs, WindowInputs) else None
 
     def nearest(self, k: int, first: int | None = None) -> Hits:
         """Return what lies inside ε and the ``k`` nearest; with ``first`` a look at so many rows, as they are stored."""

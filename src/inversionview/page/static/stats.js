@@ -167,7 +167,7 @@ const plainly = (count) => `${count} values`;
 export function searched({ source, candidates, corpus }) {
   if (!corpus) return `${plainNumber(candidates)} ${{ decoder: "drawn", corpus: "searched" }[source] ?? "measured"}`;
   if (corpus.occurrences === undefined) return corpus.source;
-  const of = corpus.source ? ` of ${corpus.source}` : "";
+  const of = corpus.source ? ` of ${corpus.source.split("/").at(-1)}` : "";
   const [tokens, windows] = [corpus.occurrences, corpus.windows].map(plainNumber);
   return `${tokens} tokens${of} in ${windows} ${corpus.windows === 1 ? "window" : "windows"} of at most ${corpus.context}`;
 }
