@@ -94,7 +94,8 @@ def text_banks(study: Study) -> dict[Site, ActivationBank]:
                 continue  # being built by another process, or interrupted
         bank = opened[path]
         if path in own or len(bank) >= wanted_tokens(study):
-            found = {**dict.fromkeys(bank.sites, bank), **found}
+            for site in bank.sites:
+                found.setdefault(site, bank)
     return found
 
 
@@ -126,10 +127,9 @@ def held(study: Study, site: Site) -> bool:
 
 
 def default_site(study: Study) -> str:
-    """Return the site that is read when none is named: of natural text one that a bank holds, where one does."""
-    if not of_texts(study):
-        return study.spec.site
-    some = [site.short for site in study.sites if site in text_banks(study)]
+    """Return the site that is read when none is named: of natural text one that the first of its banks holds."""
+    first = next(iter(text_banks(study).values()), None) if of_texts(study) else None
+    some = [] if first is None else [site.short for site in first.sites]
     return study.spec.site if not some or study.spec.site in some else some[-1]
 
 
