@@ -1,4 +1,4 @@
-"""Natural text in the explorer: any sentence, any token, any site; a bank answers at once, and nothing long is begun by a click."""
+"""Natural text in the explorer: any sentence, any token, any site; and nothing long is begun by a click."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from inversionview.cli import main
 from inversionview.core.errors import SettingError
 from inversionview.explorer.app import create_app
 from inversionview.explorer.command import studies_to_serve
+from inversionview.explorer.queue import WorkQueue
 from inversionview.page import bundle
 from inversionview.preimage.reading import reading
 from tests.browser import chromium, opened
 from tests.language import deep_llama
 from tests.test_contexts import QUERY, TEXTS
+from tests.test_explorer_api import Served
 
 API = "/api/v1/studies/texts"
+WIDE = {"width": 1400, "height": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +174,11 @@ def test_matched_tokens_stand_below_one_another(study: iv.Study, tmp_path: Path,
         assert "inputs" not in (page.locator(".panel").text_content() or "")
 
 
-def test_the_explorer_reads_any_token_and_says_what_a_site_lacks(client: TestClient, study: iv.Study) -> None:
-    from tests.test_explorer_live import TURNED, served
-
-    with served({"texts": study}) as address, chromium() as browser:
-        with opened(browser, f"{address}#study=texts&epsilon=0.5&seconds=1", offline=False, expected=TURNED) as page:
+def test_the_explorer_reads_any_token_and_says_what_a_site_lacks(study: iv.Study) -> None:
+    state = "#study=texts&epsilon=0.5&seconds=1"
+    with Served({"texts": study}, WorkQueue()) as made, chromium() as browser:
+        address = made.url.removesuffix("/api/v1") + "/" + state
+        with opened(browser, address, offline=False, expected="status of 4(22|29)", viewport=WIDE) as page:
             page.wait_for_selector(".panel.read:not([aria-busy=true]) .body .row")
             page.get_by_role("textbox", name="Input").fill(QUERY)
             page.keyboard.press("Enter")

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 
 import inversionview
 from inversionview.explorer.answers import confirm, info, maps, readings
-from inversionview.explorer.banks import first_now, held, of_texts
+from inversionview.explorer.banks import default_site, first_now, held, of_texts
 from inversionview.explorer.events import Events, EventStream
 from inversionview.explorer.parameters import At, Client, DistanceName, Epsilon, ReadOptions, Seed, SiteName, StudyId, Text
 from inversionview.explorer.problems import API, RESPONSES
@@ -116,7 +116,7 @@ class Explorer:
         """Return how much a head attends from a position to each token."""
 
         def work(study: Study, task: Task) -> contract.Attention:
-            return info.attention(study.query(text, at=at, site=site))
+            return info.attention(study.query(text, at=at, site=site or default_site(study)))
 
         return await self._of(request, id, work, client=client, kind="attention")
 
@@ -138,12 +138,16 @@ class Explorer:
         if any("seconds" in source.options for source in sources_named(first)):
             job |= {"kind": f"{job['kind']} {options.seconds:.0f}", "guess": options.seconds}
         if "text/event-stream" in accept:
-            return self._streamed(request, study, id, partial(study.query, text, at=at, site=site), options, job)
+            return self._streamed(
+                request, study, id, partial(study.query, text, at=at, site=site or default_site(study)), options, job
+            )
 
         def work(study: Study, task: Task) -> contract.Reading:
             if any(source.needs_bank for source in sources_named(first)):
                 _counts_as_bank(study, task, id)
-            return readings.read(study, study.query(text, at=at, site=site), report=task.report, id=id, **vars(options))
+            return readings.read(
+                study, study.query(text, at=at, site=site or default_site(study)), report=task.report, id=id, **vars(options)
+            )
 
         return await self._of(request, id, work, **job)
 
@@ -216,7 +220,9 @@ class Explorer:
         """Replace the activation by those of inputs of another answer, and see the logit difference of the answers."""
 
         def work(study: Study, task: Task) -> contract.Patch:
-            return confirm.patched(study, study.query(text, at=at, site=site), target or None, count=count, seed=seed)
+            return confirm.patched(
+                study, study.query(text, at=at, site=site or default_site(study)), target or None, count=count, seed=seed
+            )
 
         return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
@@ -235,7 +241,7 @@ class Explorer:
         """Return log p(x ∣ z_q) of the decoder against D(z_q, x) for random inputs of the study."""
 
         def work(study: Study, task: Task) -> contract.Complete:
-            query = study.query(text, at=at, site=site)
+            query = study.query(text, at=at, site=site or default_site(study))
             return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
@@ -255,7 +261,7 @@ class Explorer:
 
         def work(study: Study, task: Task) -> contract.Interpretation:
             _counts_as_bank(study, task, id)
-            query = study.query(text, at=at, site=site)
+            query = study.query(text, at=at, site=site or default_site(study))
             return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"interpret {id}")
@@ -295,7 +301,7 @@ def _needs_bank(study: Study) -> bool:
 
 def _first(study: Study, site: str | None, usual: str) -> str:
     """Return which source is likely to read a site: ``usual``, unless no bank of natural text holds that."""
-    if not of_texts(study) or held(study, find_site(site or study.spec.site, study.model.sites)):
+    if not of_texts(study) or held(study, find_site(site or default_site(study), study.model.sites)):
         return usual
     return next(source.name for source in sources(study) if not source.needs_bank)
 
