@@ -116,7 +116,7 @@ class Explorer:
         """Return how much a head attends from a position to each token."""
 
         def work(study: Study, task: Task) -> contract.Attention:
-            return info.attention(study.query(text, at=at, site=site or default_site(study)))
+            return info.attention(_query(study, text, at, site))
 
         return await self._of(request, id, work, client=client, kind="attention")
 
@@ -138,16 +138,12 @@ class Explorer:
         if any("seconds" in source.options for source in sources_named(first)):
             job |= {"kind": f"{job['kind']} {options.seconds:.0f}", "guess": options.seconds}
         if "text/event-stream" in accept:
-            return self._streamed(
-                request, study, id, partial(study.query, text, at=at, site=site or default_site(study)), options, job
-            )
+            return self._streamed(request, study, id, partial(_query, study, text, at, site), options, job)
 
         def work(study: Study, task: Task) -> contract.Reading:
             if any(source.needs_bank for source in sources_named(first)):
                 _counts_as_bank(study, task, id)
-            return readings.read(
-                study, study.query(text, at=at, site=site or default_site(study)), report=task.report, id=id, **vars(options)
-            )
+            return readings.read(study, _query(study, text, at, site), report=task.report, id=id, **vars(options))
 
         return await self._of(request, id, work, **job)
 
@@ -220,9 +216,7 @@ class Explorer:
         """Replace the activation by those of inputs of another answer, and see the logit difference of the answers."""
 
         def work(study: Study, task: Task) -> contract.Patch:
-            return confirm.patched(
-                study, study.query(text, at=at, site=site or default_site(study)), target or None, count=count, seed=seed
-            )
+            return confirm.patched(study, _query(study, text, at, site), target or None, count=count, seed=seed)
 
         return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
@@ -241,7 +235,7 @@ class Explorer:
         """Return log p(x ∣ z_q) of the decoder against D(z_q, x) for random inputs of the study."""
 
         def work(study: Study, task: Task) -> contract.Complete:
-            query = study.query(text, at=at, site=site or default_site(study))
+            query = _query(study, text, at, site)
             return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
@@ -261,7 +255,7 @@ class Explorer:
 
         def work(study: Study, task: Task) -> contract.Interpretation:
             _counts_as_bank(study, task, id)
-            query = study.query(text, at=at, site=site or default_site(study))
+            query = _query(study, text, at, site)
             return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"interpret {id}")
@@ -297,6 +291,11 @@ def _counts_as_bank(study: Study, task: Task, id: str) -> None:
 
 def _needs_bank(study: Study) -> bool:
     return not study.bare and not of_texts(study) and study.known_bank() is None
+
+
+def _query(study: Study, text: str, at: str | None, site: str | None) -> ReadQuery:
+    """Return what is read; where no site is named, at the one that ``StudyInfo`` names as the first to show."""
+    return study.query(text, at=at, site=site or default_site(study))
 
 
 def _first(study: Study, site: str | None, usual: str) -> str:
