@@ -62,11 +62,12 @@ def test_a_site_that_a_bank_holds_is_read_from_the_corpus(client: TestClient, st
     assert info["lacking"] is None
     told = get(client, "/read", text=QUERY, at=" drink", site="x1.post", epsilon=0.5, count=100)["preimage"]
     query = study.query(QUERY, at=" drink", site="x1.post")
-    searched = iv.search(study, query, epsilon=0.5, count=100).to_json()
+    searched = iv.search(study, query, epsilon=0.5, count=100, per_window=1).to_json()
     assert told["corpus"]["occurrences"] == searched["corpus"]["occurrences"] == study.inputs.placed(["all"]).size
     assert told["source"] == "corpus"
     assert [s["ids"] for s in told["samples"]] == [list(s["ids"]) for s in searched["samples"]]
     assert told["bits"] == searched["bits"]
+    assert told["per_window"] == 1
 
 
 def test_a_site_that_none_holds_is_walked_and_the_command_that_is_named_lets_it_be_searched(

@@ -14,7 +14,7 @@ from typing import Any
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
-from inversionview.explorer.banks import all_now, bank_of, first_now, held, lacking_site
+from inversionview.explorer.banks import all_now, bank_of, first_now, held, lacking_site, of_texts
 from inversionview.page import contract
 from inversionview.preimage.preimage import Query, Sample
 from inversionview.preimage.reading import features, reading
@@ -68,7 +68,7 @@ def read(
         BankError: the corpus' bank lacks, or the site in it, and takes long to build.
         InversionViewError: see ``sources.verb.read``.
     """
-    given = told(**options)
+    given = {**told(**options), **({"per_window": 1} if of_texts(study) else {})}  # rows of one passage are much alike
     known = {each.name: each for each in sources(study)}
     if source == ALL:
         chosen = all_now(study, query, fixed)

@@ -227,7 +227,7 @@ class Explorer {
     this.map.study(info);
     this.heads.study(info);
     this.settings.study(info);
-    this.words.element.hidden = !info.features.length || !info.sources.includes("corpus");
+    this.words.element.hidden = !info.features.length || !info.sources.includes("corpus") || Boolean(info.texts);
     this.confirm.set(info.targets);
     this.complete.set(info.enumerable && info.sources.includes("decoder"));
     this.lot.hidden = !info.sources.includes("corpus");

@@ -145,9 +145,9 @@ function drawnContext(parts, ink, y, { tokens, position }, edges, outside, lette
   const face = (from, to) => tokens.slice(from, to).map((text, i) => (briefs[from + i] ? `${briefs[from + i]} ` : visible(text)));
   const own = briefs[position] ?? visible(tokens[position]);
   const word = own.replace(/^ (?=.)/s, "");
-  const before = cut([...(face(0, position).join("") + own.slice(0, own.length - word.length))].reverse(), BEFORE).reverse().join("");
-  const middle = `(${cut([...word], letters - BEFORE - 2).join("")})`;
-  const after = cut([...face(position + 1, last).join("")], letters - BEFORE - cells(middle)).join("");
+  const before = clipped([...(face(0, position).join("") + own.slice(0, own.length - word.length))].reverse(), BEFORE).reverse().join("");
+  const middle = `(${clipped([...word], letters - BEFORE - 2).join("")})`;
+  const after = clipped([...face(position + 1, last).join("")], letters - BEFORE - cells(middle)).join("");
   const x = 90 + CHAR * BEFORE;
   const text = (at, said, more) =>
     parts.push(svg("text", { x: at, y, "font-family": MONO, "font-size": SIZE, "xml:space": "preserve", ...more }, said));
@@ -160,7 +160,7 @@ function drawnContext(parts, ink, y, { tokens, position }, edges, outside, lette
 const cells = (text) => [...text].reduce((sum, c) => sum + (/\p{M}/u.test(c) ? 0 : /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\uff60]|\p{Emoji_Presentation}/u.test(c) ? 2 : 1), 0);
 
 /** As many characters as so many letters have room for, with an ellipsis where some are cut off. */
-function cut(characters, room) {
+function clipped(characters, room) {
   if (cells(characters.join("")) <= room) return characters;
   let [taken, wide] = [0, 1];
   while (wide + cells(characters[taken]) <= room) wide += cells(characters[taken++]);
