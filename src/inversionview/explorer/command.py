@@ -17,16 +17,22 @@ import typer
 
 from inversionview.core.errors import SettingError, WeightsError
 from inversionview.core.interruption import INTERRUPTED
+from inversionview.studies.arguments import source_named
 from inversionview.studies.naming import check_model_name, check_study, is_study
 from inversionview.terminal.app import app, device_named, err, out
-from inversionview.terminal.options import DeviceOpt
+from inversionview.terminal.options import DeviceOpt, TextsOptions
 
 if TYPE_CHECKING:
+    from inversionview.corpora.natural import TextSource
     from inversionview.studies.study import Study
 
 
-@app.command(epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`")
+@app.command(
+    epilog="Examples: `inversionview explore`; with a run of your own: `inversionview explore runs/mine --port 8000`; "
+    "a model and natural text: `inversionview explore --model gpt2 --texts corpus.txt`"
+)
 def explore(
+    *,
     runs: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]…", help="Studies or runs; the shipped studies are there anyway.")
     ] = None,
@@ -42,12 +48,13 @@ def explore(
     model: Annotated[
         str | None, typer.Option("--model", help="With one RUN: another checkpoint for it; alone: any causal LM besides.")
     ] = None,
+    texts: TextsOptions,
     device: DeviceOpt = "cpu",
 ) -> None:
     """Look at readings in the browser: click a token and a site, see what the activation encodes. Ctrl-C ends it."""
     check_installed()
     others = allowed(allow_host or [])
-    openers, last = studies_to_serve(runs or [], model, device)
+    openers, last = studies_to_serve(runs or [], model, device, source_named(texts))
     listening = bound(host, port)
     address = shown(host, listening) + ("" if last is None else f"#{urlencode({'study': last})}")
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
@@ -80,16 +87,20 @@ def allowed(names: list[str]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[dict[str, Callable[[], Study]], str | None]:
+def studies_to_serve(
+    runs: list[str], model: str | None, device: str, texts: TextSource | None = None
+) -> tuple[dict[str, Callable[[], Study]], str | None]:
     """Return what opens each study, by the name that addresses call it, and the name of the one that was named last.
 
-    They are the shipped ones, runs, each once however often it is named, and a model alone.
+    They are the shipped ones, runs, each once however often it is named, and a model, with natural text or alone.
 
     Raises:
         UnknownStudyError: there is no such run.
-        SettingError: a model is given with several runs, or a study in its place.
+        SettingError: a model is given with several runs, or a study in its place; texts without a model, or with runs.
         WeightsError: there is no such model.
     """
+    if texts is not None and (model is None or runs):
+        raise SettingError("--texts are read with a model alone: give --model, and no RUN.")
     named = [(_place(run), run) for run in runs]
     if model is not None:
         check_model_name(model)
@@ -110,7 +121,7 @@ def studies_to_serve(runs: list[str], model: str | None, device: str) -> tuple[d
     last = called[named[-1][0]] if named else None
     if model is not None and not named:
         last = _name(Path(model).expanduser().resolve(), taken)
-        openers[last] = partial(opener, None, model=model)
+        openers[last] = partial(opener, None, model=model, texts=texts)
     return openers, last
 
 

@@ -16,14 +16,16 @@ from fastapi.responses import Response
 
 import inversionview
 from inversionview.explorer.answers import confirm, info, maps, readings
+from inversionview.explorer.banks import default_site, first_now, held, of_texts
 from inversionview.explorer.events import Events, EventStream
 from inversionview.explorer.parameters import At, Client, DistanceName, Epsilon, ReadOptions, Seed, SiteName, StudyId, Text
 from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
+from inversionview.model.sites.patterns import find_site
 from inversionview.page import contract
 from inversionview.preimage.preimage import Query as ReadQuery
-from inversionview.sources.registry import first_source, sources_named
+from inversionview.sources.registry import sources, sources_named
 from inversionview.studies.study import Study
 
 GRACE = 2.0
@@ -35,7 +37,8 @@ _EVENTS = """The reading. As `text/event-stream`: `place` (PlaceEvent), then `ro
 look: true samples, but not all of them need be among those that the Reading chooses. Whoever goes away ends the work. Where no
 bank has been built yet, the corpus' first reading builds one if that is soon done: in a stream with its progress; as JSON the
 request may end with 504, and what was harvested up to the last whole shard stands. Where it would take long, that is said
-(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand."""
+(422, and `lacking` of StudyInfo), and `inversionview bank` builds it beforehand. Of natural text no bank is built: a site that
+none holds is read by a walk, and a note of the Reading says which command harvests it."""
 
 
 class Explorer:
@@ -113,7 +116,7 @@ class Explorer:
         """Return how much a head attends from a position to each token."""
 
         def work(study: Study, task: Task) -> contract.Attention:
-            return info.attention(study.query(text, at=at, site=site))
+            return info.attention(_query(study, text, at, site))
 
         return await self._of(request, id, work, client=client, kind="attention")
 
@@ -130,17 +133,17 @@ class Explorer:
     ) -> Response:
         """Read an activation: verified samples of its ε-preimage, by distance."""
         study = await self._loaded(id)
-        first = options.source or self.shelf.first(id)
+        first = options.source or _first(study, site, self.shelf.first(id))
         job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}"}
         if any("seconds" in source.options for source in sources_named(first)):
             job |= {"kind": f"{job['kind']} {options.seconds:.0f}", "guess": options.seconds}
         if "text/event-stream" in accept:
-            return self._streamed(request, study, id, partial(study.query, text, at=at, site=site), options, job)
+            return self._streamed(request, study, id, partial(_query, study, text, at, site), options, job)
 
         def work(study: Study, task: Task) -> contract.Reading:
             if any(source.needs_bank for source in sources_named(first)):
                 _counts_as_bank(study, task, id)
-            return readings.read(study, study.query(text, at=at, site=site), report=task.report, id=id, **vars(options))
+            return readings.read(study, _query(study, text, at, site), report=task.report, id=id, **vars(options))
 
         return await self._of(request, id, work, **job)
 
@@ -160,7 +163,7 @@ class Explorer:
 
         def work(task: Task) -> bytes:
             asked = query()
-            chosen = options.source or first_source(study, asked, options.fixed, options.told).name
+            chosen = options.source or first_now(study, asked, options.fixed, options.told).name
             if any(source.needs_bank for source in sources_named(chosen)) and _needs_bank(study):
                 task.limit = math.inf  # a bank may have to be built: it is seen to go on
                 _counts_as_bank(study, task, id)
@@ -213,7 +216,7 @@ class Explorer:
         """Replace the activation by those of inputs of another answer, and see the logit difference of the answers."""
 
         def work(study: Study, task: Task) -> contract.Patch:
-            return confirm.patched(study, study.query(text, at=at, site=site), target or None, count=count, seed=seed)
+            return confirm.patched(study, _query(study, text, at, site), target or None, count=count, seed=seed)
 
         return await self._of(request, id, work, client=client, kind=f"patch {id}")
 
@@ -232,7 +235,7 @@ class Explorer:
         """Return log p(x ∣ z_q) of the decoder against D(z_q, x) for random inputs of the study."""
 
         def work(study: Study, task: Task) -> contract.Complete:
-            query = study.query(text, at=at, site=site)
+            query = _query(study, text, at, site)
             return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
@@ -252,7 +255,7 @@ class Explorer:
 
         def work(study: Study, task: Task) -> contract.Interpretation:
             _counts_as_bank(study, task, id)
-            query = study.query(text, at=at, site=site)
+            query = _query(study, text, at, site)
             return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
         return await self._of(request, id, work, client=client, kind=f"interpret {id}")
@@ -287,7 +290,19 @@ def _counts_as_bank(study: Study, task: Task, id: str) -> None:
 
 
 def _needs_bank(study: Study) -> bool:
-    return not study.bare and study.known_bank() is None
+    return not study.bare and not of_texts(study) and study.known_bank() is None
+
+
+def _query(study: Study, text: str, at: str | None, site: str | None) -> ReadQuery:
+    """Return what is read; where no site is named, at the one that ``StudyInfo`` names as the first to show."""
+    return study.query(text, at=at, site=site or default_site(study))
+
+
+def _first(study: Study, site: str | None, usual: str) -> str:
+    """Return which source is likely to read a site: ``usual``, unless no bank of natural text holds that."""
+    if not of_texts(study) or held(study, find_site(site or default_site(study), study.model.sites)):
+        return usual
+    return next(source.name for source in sources(study) if not source.needs_bank)
 
 
 async def _disconnected(request: Request) -> None:

@@ -134,7 +134,10 @@ class Preimage(Model):
     places: Literal["all"] | list[str] | None = Field(
         default=None, description="Of a corpus: which positions of its inputs were compared; all: every token."
     )
-    corpus: Extent | None = None
+    corpus: Extent | None = Field(
+        default=None, description="Of natural text; a sample's tokens are the window that it lies in."
+    )
+    per_window: int | None = Field(default=None, description="So many occurrences of one window at most are among the samples.")
     walk: dict[str, Any] | None = Field(default=None, description="What the walk did, and whether to trust it.")
     recall: float | None = None
     notes: list[str] | None = Field(default=None, description="What a reader must know, in sentences.")
@@ -264,6 +267,9 @@ class StudyInfo(Model):
     heads_named: list[HeadNamed] = Field(description="Heads of a known circuit; empty where none is known.")
     lacking: str | None = Field(
         description="Why the corpus cannot be searched yet, and the way out, where its bank takes long to build; else null."
+    )
+    texts: str | None = Field(
+        default=None, description="What natural text is searched, every token of it; null where inputs are searched."
     )
 
 

@@ -22,6 +22,7 @@ MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""
 NOTHING_IN_COMMON = 1.0
 """D of an activation of zero (Euclidean), or of one at right angles to the query's (cosine)."""
+BOS_TELLS_NOTHING = "That is BOS, which every text has, so it tells nothing (0 bits): read another token."
 _LIGHT, _RANDOM, _FEW = 10**7, 256, 32
 """Of models of so few parameters so many random inputs are measured, of larger ones only some."""
 
@@ -79,7 +80,7 @@ def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None)
     names = [bank.manifest.positions[number] for number in bank.position_numbers(at)]
     if names == [ALL]:
         if bank.inputs.every_token and query.bos and query.position == 0:
-            raise UnknownPositionError("That is BOS, which every text has, so it tells nothing (0 bits): read another token.")
+            raise UnknownPositionError(BOS_TELLS_NOTHING)
         return []
     if at is None and query.position not in _places(bank.inputs, query.ids, names):
         raise UnknownPositionError(_elsewhere(bank, query, names))

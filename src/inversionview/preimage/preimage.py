@@ -156,6 +156,8 @@ class Preimage(Result):
     """Of a corpus: the positions of its inputs that were compared, by their names; ``"all"``: every token."""
     corpus: Extent | None = None
     """Of natural text: how much was searched."""
+    per_window: int | None = None
+    """Of natural text: so many occurrences of one window at most are among the samples; ``None``: any number."""
     walk: WalkReport | None = None
     """What the walk did and whether it can be trusted, where one made the samples."""
     notes: tuple[str, ...] = ()
@@ -200,6 +202,7 @@ class Preimage(Result):
             **({} if self.bits is None else {"bits": self.bits.to_json()}),
             **({} if self.compared is None else {"places": self.compared}),
             **({} if self.corpus is None else {"corpus": asdict(self.corpus)}),
+            **({} if self.per_window is None else {"per_window": self.per_window}),
             **({} if self.walk is None else {"walk": self.walk.to_json()}),
             **({} if self.recall is None else {"recall": self.recall}),
             **({"notes": list(self.notes)} if self.notes else {}),

@@ -15,6 +15,7 @@ from inversionview.drawing.colours import tint
 from inversionview.drawing.tokens import marked, short_name, visible
 from inversionview.markov.report import WalkReport
 from inversionview.preimage.common import Common, Told, common
+from inversionview.preimage.contexts import Contexts, inside_note, rows_note
 from inversionview.preimage.preimage import Preimage, Query, Sample
 
 if TYPE_CHECKING:
@@ -68,31 +69,59 @@ SHOWN = 100
 def table(preimage: Preimage) -> Group:
     """Return the whole reading: query, samples inside, a line at ε, samples outside, and what was drawn or searched."""
     shown = preimage.choice(SHOWN) if len(preimage) > SHOWN else preimage
+    shared = common(preimage)
+    told = [] if shared is None else [Text(), *_common_block(shared)]
+    notes = [Text(note, style="yellow") for note in preimage.notes]
+    if preimage.corpus is not None:
+        return Group(
+            *_place_lines(preimage.query),
+            Contexts(shown),
+            Text(),
+            *notes,
+            *_text_notes(preimage),
+            *told,
+            Text(),
+            rows_note(shown),
+        )
+    if preimage.walk is not None:
+        legend = _walk_note(preimage, preimage.walk, preimage.bits)
+    else:
+        legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
+    return Group(query_line(preimage.query), Text(), _grid(shown), Text(), *notes, legend, *told, Text(), _shown_note(shown))
+
+
+def _grid(shown: Preimage) -> Table:
+    """Return the rows, the line at ε among them."""
     repeated = any(sample.count > 1 for sample in shown)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("D", justify="right", width=7)
     if repeated:
         grid.add_column("drawn", justify="right", style="dim")
-    grid.add_column("sample" if preimage.source == "decoder" else "input")
-    blank = [""] if repeated else []
+    grid.add_column("sample" if shown.source == "decoder" else "input")
     for sample in shown.inside:
-        _row(grid, sample, repeated, preimage.query.ends)
-    line = Text(f"──────── ε, {preimage.distance} ────────", style="red")
-    grid.add_row(
-        Text(f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}", style="bold red"),
-        *blank,
-        line,
-    )
+        _row(grid, sample, repeated, shown.query.ends)
+    line = Text(f"──────── ε, {shown.distance} ────────", style="red")
+    told = f"{shown.epsilon:.3f}" if shown.epsilon >= 0.001 else f"{shown.epsilon:g}"
+    grid.add_row(Text(told, style="bold red"), *([""] if repeated else []), line)
     for sample in shown.outside:
-        _row(grid, sample, repeated, preimage.query.ends)
-    if preimage.walk is not None:
-        legend = _walk_note(preimage, preimage.walk, preimage.bits)
-    else:
-        legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
-    shared = common(preimage)
-    told = [] if shared is None else [Text(), *_common_block(shared)]
-    notes = [Text(note, style="yellow") for note in preimage.notes]
-    return Group(query_line(preimage.query), Text(), grid, Text(), *notes, legend, *told, Text(), _shown_note(shown))
+        _row(grid, sample, repeated, shown.query.ends)
+    return grid
+
+
+def _place_lines(query: Query) -> list[Text]:
+    """Return where the query, which stands above its contexts, is read; a head's attention below."""
+    where = Text(f"site {query.site.short}, position {query.position}", style="dim")
+    if query.attention is None:
+        return [where]
+    return [where, Text(attention_line(query.tokens, query.attention, query.ends), style="dim")]
+
+
+def _text_notes(preimage: Preimage) -> list[Text]:
+    """Return what a reading of natural text found, and what a walk did that went on from there."""
+    found = []
+    if preimage.bits is not None and preimage.corpus is not None:
+        found.append(inside_note(preimage.bits, preimage.corpus, _told_bits(preimage.bits)))
+    return found if preimage.walk is None else [*found, _walk_note(preimage, preimage.walk, None)]
 
 
 def _share(inside: int, of: int, what: str) -> Text:
@@ -129,12 +158,16 @@ def _decoder_note(preimage: Preimage) -> Text:
 
 def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
     line = _share(bits.hits, bits.inputs, "inputs of the corpus")
-    told = at_least(bits.low) if bits.bounded else f"{bits.value:.2f}"
-    ends = "" if bits.high is None else f" [{bits.low:.2f}, {bits.high:.2f}]"
-    line.append(f": {told} bits{ends}; {'the query itself is left out' if bits.hits else 'the nearest are shown'}.")
+    line.append(f": {_told_bits(bits)}; {'the query itself is left out' if bits.hits else 'the nearest are shown'}.")
     if preimage.recall is not None:
         line.append(f"\nApproximate: finds {preimage.recall:.1%} of what lies inside, measured on random queries.")
     return line
+
+
+def _told_bits(bits: Bits) -> str:
+    """Return bits of a corpus with their interval: ``5.42 bits [4.99, 5.89]``."""
+    told = at_least(bits.low) if bits.bounded else f"{bits.value:.2f}"
+    return f"{told} bits" + ("" if bits.high is None else f" [{bits.low:.2f}, {bits.high:.2f}]")
 
 
 COMMON = 5

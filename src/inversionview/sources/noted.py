@@ -17,7 +17,8 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
         notes = [*notes, *outside_study(study.inputs, made.query, study.name)]
     if made.bits is not None and made.bits.hits:
         told = made.bits
-        share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} inputs searched"
+        what = "inputs" if made.corpus is None else "occurrences"
+        share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} {what} searched"
     elif made.source == "decoder":
         notes = [*notes, *untrained_place(study.decoder, study.inputs, made.query)]
         located = None if fixed is None else study.positions.finder(made.query.ids, fixed)

@@ -87,7 +87,9 @@ def corpus_preimage(
     shown = hits if searched.text is None else searched.text.shown(hits, per_window)
     samples = searched.samples(shown if count is None else searched.chosen(shown, count, seed, diverse))
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
-    return replace(searched.told(hits.within(scope.epsilon), hits.rows[lot]), seed=seed, samples=samples, notes=tuple(notes))
+    made = searched.told(hits.within(scope.epsilon), hits.rows[lot])
+    per_window = None if searched.text is None else per_window
+    return replace(made, seed=seed, samples=samples, per_window=per_window, notes=tuple(notes))
 
 
 def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: str | int | Sequence[str | int]) -> list[str]:
@@ -146,7 +148,7 @@ class _Search:
     def text(self) -> TextHits | None:
         """What is told of hits in natural text; ``None`` where inputs are searched."""
         inputs = self.bank.inputs
-        return TextHits(self.bank, inputs, self.query, self.own) if isinstance(inputs, WindowInputs) else None
+        return TextHits(self.bank, inputs, self.own) if isinstance(inputs, WindowInputs) else None
 
     def nearest(self, k: int, first: int | None = None) -> Hits:
         """Return what lies inside ε and the ``k`` nearest; with ``first`` a look at so many rows, as they are stored."""

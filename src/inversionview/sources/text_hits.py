@@ -11,7 +11,7 @@ from inversionview.bank.search import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.information import Bits, clustered_bits
 from inversionview.corpora.windows import WindowInputs
-from inversionview.preimage.preimage import INSIDE_SHARE, Extent, Query
+from inversionview.preimage.preimage import INSIDE_SHARE, Extent
 
 Rows = npt.NDArray[np.int64]
 _BEFORE = 8
@@ -26,7 +26,6 @@ class TextHits:
 
     bank: ActivationBank
     windows: WindowInputs
-    query: Query
     own: Rows
     """The query's own occurrences: those with its prefix."""
     _times: dict[int, int] = field(default_factory=dict)

@@ -275,8 +275,8 @@ class Members:
 def inputs_of(preimages: Sequence[Preimage], pad: int, ended: bool) -> list[list[int]]:
     """Return the distinct inputs inside ε of each preimage, as token ids without padding.
 
-    Where inputs end at the position compared (``ended``), so do these: each sample up to where it reaches D. Of natural text the
-    samples alone are taken.
+    Where inputs end at the position compared (``ended``), so do these: each sample up to where it reaches D. Of natural text
+    the samples alone are taken.
     """
     whole_ones = [
         tuple(row[row != pad].tolist())

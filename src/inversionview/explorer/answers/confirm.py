@@ -14,7 +14,7 @@ from inversionview.core.errors import InputError, SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.corpora.contrasts import Pairs, check_target, contrasted
-from inversionview.explorer.banks import bank_of
+from inversionview.explorer.banks import bank_of, of_texts
 from inversionview.intervene.activations import parse_activations
 from inversionview.intervene.patched_runs import PatchedRuns
 from inversionview.page import contract
@@ -116,8 +116,12 @@ def interpretation(
     """Say in features what is common to the query's exact preimage, and score it on unseen inputs; see ``interpret``.
 
     Raises:
-        SettingError: the bank does not hold the position.
+        SettingError: the bank does not hold the position, or holds natural text.
     """
+    if of_texts(study):
+        raise SettingError(
+            "Sentences are tested on inputs with named positions, which natural text has not: look at what rows share."
+        )
     bank = bank_of(study, report)
     places = study.positions.names(query.ids)
     at = next((name for name in bank.manifest.positions if places.get(name) == query.position), None)

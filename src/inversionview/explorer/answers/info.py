@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from inversionview.analyses.heads.result import GROUPS, NONE
 from inversionview.analyses.heads.verb import named_heads
 from inversionview.core import information
 from inversionview.core.errors import InputError, SettingError
+from inversionview.corpora.windows import WindowInputs
+from inversionview.explorer.banks import bank_of, default_site, of_texts, text_banks
 from inversionview.page import contract
 from inversionview.preimage.common import background
 from inversionview.preimage.preimage import Query
@@ -20,6 +23,8 @@ from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 _ORDER = {group: number for number, group in enumerate((*GROUPS, NONE))}
+_PASSAGE = 40
+"""Tokens of a random passage at most."""
 _BARE_TEXT = "When Mary and John went to the store, John gave a drink to"
 
 
@@ -30,9 +35,10 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
     """Return what can be read of a study, and how."""
     shape, inputs = study.model.shape, None if study.bare else study.inputs
     known = [source.name for source in sources(study)]
+    texts = Path(inputs.about.source).name if isinstance(inputs, WindowInputs) else None
     return contract.StudyInfo(
         id=id or identifier(study),
-        name=study.name,
+        name=study.name if texts is None else f"{identifier(study)} · {texts}",
         model=study.model.name,
         layers=len(shape.heads),
         heads=list(shape.heads),
@@ -50,7 +56,7 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
             for s in study.sites
         ],
         positions=study.position_names,
-        default=contract.Default(text=_first_text(study), at=study.spec.at, site=study.spec.site),
+        default=contract.Default(text=_first_text(study), at=study.spec.at, site=default_site(study)),
         distance=study.spec.distance,
         epsilon=study.spec.epsilon,
         sources=known,
@@ -63,6 +69,7 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
             for head in sorted(named_heads(study), key=lambda head: _ORDER.get(head.group, 0))
         ],
         lacking=lacking(study),
+        texts=texts,
     )
 
 
@@ -71,12 +78,13 @@ def _first_text(study: Study) -> str:
     if study.spec.text:
         return study.spec.text
     vocabulary = study.model.vocabulary
-    if not study.bare:
-        row = study.inputs.draw(1, split="test", seed=(0, 8))[0]
-        return vocabulary.decode(row[row != study.inputs.pad].tolist())
+    if not study.bare and not of_texts(study):
+        return vocabulary.decode(_random_ids(study, 0))
     try:
         study.model.encode(_BARE_TEXT)
     except InputError:  # a vocabulary of its own
+        if not study.bare:
+            return vocabulary.decode(_random_ids(study, 0))
         return vocabulary.decode([i for i in range(vocabulary.size) if i not in vocabulary.special][:8])
     return _BARE_TEXT
 
@@ -108,9 +116,19 @@ def random_place(study: Study, seed: int = 0) -> contract.Place:
     Raises:
         InputError: the study is a model alone, without inputs.
     """
-    row = study.inputs.draw(1, split="test", seed=(seed, 8))[0]
-    ids = row[row != study.inputs.pad].tolist()
+    ids = _random_ids(study, seed)
     return _place(study, ids, study.locate(ids, study.spec.at))
+
+
+def _random_ids(study: Study, seed: int) -> list[int]:
+    """Return the ids of a random input; of natural text how a random window begins, so long that it is soon read."""
+    row = study.inputs.draw(1, split="test", seed=(seed, 8))[0]
+    ids: list[int] = row[row != study.inputs.pad].tolist()
+    if not of_texts(study) or len(ids) <= _PASSAGE:
+        return ids
+    vocabulary = study.model.vocabulary
+    words = [i for i in range(_PASSAGE // 2, _PASSAGE) if vocabulary.strings(ids[i : i + 1])[0].startswith(" ")]
+    return [*ids[: words[-1] if words else _PASSAGE - 1], ids[-1]]
 
 
 def _place(study: Study, ids: Sequence[int], position: int) -> contract.Place:
@@ -140,6 +158,7 @@ def warm(study: Study) -> None:
     """Do ahead what the first reading would wait for: features of many inputs, opening the bank if there is one."""
     study_info(study)
     information.bits(1, 2)
-    if not study.bare and study.known_bank() is not None:
-        query = study.query(_first_text(study))
-        features(study, query, search(study, query, count=1, keep=0).samples)
+    if not study.bare and (text_banks(study) if of_texts(study) else study.known_bank() is not None):
+        query = study.query(_first_text(study), site=default_site(study))
+        bank = bank_of(study, None, query.site)
+        features(study, query, search(study, query, count=1, keep=0, bank=bank).samples)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from inversionview.bank.search import search
+from inversionview.bank.search import Hits, search
+from inversionview.bank.store import ActivationBank
 from inversionview.core import information
+from inversionview.core.errors import UnknownPositionError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
+from inversionview.corpora.windows import WindowInputs
 from inversionview.decoder.evaluation import good_shares
 from inversionview.explorer.answers.info import place
-from inversionview.explorer.banks import bank_of
+from inversionview.explorer.banks import bank_of, of_texts, text_banks
 from inversionview.page import contract
+from inversionview.preimage.notes import BOS_TELLS_NOTHING
+from inversionview.sources.text_hits import TextHits
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
@@ -42,21 +48,32 @@ def bits_map(
 
     Raises:
         BankError: the bank lacks, and takes long to build.
+        UnknownPositionError: it is BOS of natural text.
     """
     bank, here = bank_of(study, report), place(study, text, at)
-    held = [site for site in study.sites if site in bank.sites]
+    banks = text_banks(study) if of_texts(study) else dict.fromkeys(bank.sites, bank)
+    if of_texts(study) and here.bos and here.position == 0:
+        raise UnknownPositionError(BOS_TELLS_NOTHING)
+    held = [site for site in study.sites if site in banks]
     z = study.model.activations(torch.tensor([here.ids]), held, torch.tensor([[here.position]]))[:, 0].float().cpu()
     scope = resolved(study, epsilon=epsilon, distance=distance)
-    own, told = bank.rows_of(here.ids, here.position), {}
+    own = {each: each.rows_of(here.ids, here.position) for each in {banks[site] for site in held}}
+    told = {}
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        hits = next(
-            search(bank, site, z[number], epsilon=scope.epsilon, distance=scope.distance, verify=len(held) <= _VERIFIED)
-        )
-        told[site] = information.bits(int((~np.isin(hits.rows, own)).sum()), len(bank) - len(own))
+        each, verify = banks[site], len(held) <= _VERIFIED
+        hits = next(search(each, site, z[number], epsilon=scope.epsilon, distance=scope.distance, verify=verify))
+        told[site] = _bits(each, hits.part(~np.isin(hits.rows, own[each])), own[each])
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
     return contract.Map(kind="bits", position=here.position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
+
+
+def _bits(bank: ActivationBank, inside: Hits, own: npt.NDArray[np.int64]) -> information.Bits:
+    """Return what hits mean, the query's own rows left out."""
+    if isinstance(bank.inputs, WindowInputs):
+        return TextHits(bank, bank.inputs, own).bits(inside)
+    return information.bits(len(inside), len(bank) - len(own))
 
 
 def _cell(site: str, bits: information.Bits | None) -> contract.Cell:

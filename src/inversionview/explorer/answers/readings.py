@@ -7,18 +7,19 @@ The numbers are those of the library: each function calls the same function as t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
-from inversionview.explorer.banks import bank_of
+from inversionview.explorer.banks import all_now, bank_of, first_now, held, lacking_site, of_texts
 from inversionview.page import contract
 from inversionview.preimage.preimage import Query, Sample
 from inversionview.preimage.reading import features, reading
 from inversionview.sources.merged import Asked, merged
-from inversionview.sources.registry import ALL, first_source, reading_now, sources
+from inversionview.sources.registry import ALL, sources
 from inversionview.sources.settings import AUTO
 from inversionview.sources.source import SHOWN
 from inversionview.studies.scope import resolved
@@ -51,7 +52,7 @@ def read(
         study: the study.
         query: from ``Study.query``.
         source: ``"decoder"``, ``"corpus"``, ``"walk"``, or ``"all"`` that can read this query now, merged; by default the
-            first that can, see ``first_source``.
+            first that can, see ``first_now``.
         epsilon: threshold; by default the study's.
         distance: by default the study's.
         count: samples at most; ``"all"`` shares them out evenly.
@@ -64,22 +65,25 @@ def read(
 
     Raises:
         SettingError: the study has no such source, or a setting is out of range.
-        BankError: the corpus' bank lacks, and takes long to build.
+        BankError: the corpus' bank lacks, or the site in it, and takes long to build.
         InversionViewError: see ``sources.verb.read``.
     """
-    given = told(**options)
+    given = {**told(**options), **({"per_window": 1} if of_texts(study) else {})}  # rows of one passage are much alike
     known = {each.name: each for each in sources(study)}
     if source == ALL:
-        chosen = reading_now(study, query, fixed)
+        chosen = all_now(study, query, fixed)
     else:
-        name = first_source(study, query, fixed, given).name if source is None else source
+        name = first_now(study, query, fixed, given).name if source is None else source
         if name not in known:
             raise SettingError(f"{study.name} has no source {name!r}: choose {', '.join(known)}.")
         chosen = [known[name]]
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
     watch = None if rows is None else partial(_show, study, query, rows)
-    made = Asked(study, query, scope, count, seed, report, watch, given).of(chosen, partial(bank_of, study))
-    return reading(study, merged(made, count) if source == ALL else made[0], id, made)
+    made = Asked(study, query, scope, count, seed, report, watch, given).of(chosen, partial(bank_of, study, site=query.site))
+    found = merged(made, count) if source == ALL else made[0]
+    if not held(study, query.site):
+        found = replace(found, notes=(lacking_site(study, query.site), *found.notes))
+    return reading(study, found, id, made)
 
 
 def told(temperature: float | None = None, noise: float = 0.0, seconds: float = 5.0) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class Explorer {
     this.map.study(info);
     this.heads.study(info);
     this.settings.study(info);
-    this.words.element.hidden = !info.features.length || !info.sources.includes("corpus");
+    this.words.element.hidden = !info.features.length || !info.sources.includes("corpus") || Boolean(info.texts);
     this.confirm.set(info.targets);
     this.complete.set(info.enumerable && info.sources.includes("decoder"));
     this.lot.hidden = !info.sources.includes("corpus");
@@ -242,8 +242,8 @@ class Explorer {
   }
 
   describe(info) {
-    const model = info.model === info.name ? [] : [info.model];
-    const facts = [...model, plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
+    const model = info.model.startsWith("/") ? info.model.split("/").at(-1) : info.model;
+    const facts = [...(info.name.includes(model) ? [] : [model]), plural(info.layers, "layer", "layers"), plural(info.sites.length, "site", "sites")];
     say(this.facts, facts.map((fact) => ` · ${fact}`).join(""));
   }
 
@@ -553,6 +553,7 @@ class Explorer {
       candidates: 0,
       source,
     };
+    if (this.info.texts && ["corpus", "all"].includes(source)) preimage.corpus = { source: this.info.texts };
     return { version: 1, study: this.state.study, place, site, preimage, features };
   }
 

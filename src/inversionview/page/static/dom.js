@@ -66,6 +66,9 @@ export const percent = (share) => `${Math.round(100 * share)} %`;
 export const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
 export const threshold = (value) => (value >= 0.001 || value === 0 ? value.toFixed(3) : value.toExponential(1));
 
+/** A sentence as nodes: what it has between backticks is set as code. */
+export const coded = (sentence) => sentence.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+
 /** Run `work` at most once a frame. */
 export function framed(work) {
   let due = 0;

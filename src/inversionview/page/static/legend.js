@@ -28,7 +28,7 @@ export function legend() {
   return el(
     "footer.legend",
     {},
-    el("span", {}, el("span.t.at", {}, el("span.word", {}, "token")), " where the distance is reached. "),
+    el("span", {}, el("span.t.at", {}, el("span.word", {}, "token")), " where the distance is reached; in natural text what follows is dimmed, for the activation does not depend on it. "),
     el("span", {}, el("span.t.attended", { style: { "--a": 0.9 } }, "token"), " attended to by the head. "),
     el("span", {}, el("span.m", {}, "·"), " a space on its own, ", el("span.m", {}, "⏎"), " a line end. "),
     el(

@@ -1,7 +1,7 @@
 // The model as a grid: layers × components, each cell shaded by what is known of the site at the position read. A model of
 // many layers lies on its side: layers from left to right, so that it is no taller than its heads, and numbers on hover.
 
-import { el, say, threshold } from "./dom.js";
+import { coded, el, say, threshold } from "./dom.js";
 import { groupsOf, markOf, groupName } from "./heads.js";
 import { bitsText, bounded } from "./stats.js";
 
@@ -165,7 +165,7 @@ export class ModelMap {
   say(sentence) {
     if (this.note.said === sentence) return;
     this.note.said = sentence;
-    this.note.replaceChildren(...sentence.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part)));
+    this.note.replaceChildren(...coded(sentence));
   }
 
   /** Nothing is known of this place; nor is what was known of another shown. */

@@ -1,12 +1,12 @@
 // One panel: what a reading is, what its rows have in common, how distances spread, and the rows with the line at ε.
 
 import { commons } from "./common.js";
-import { el, framed, number, percent, say, threshold } from "./dom.js";
+import { coded, el, framed, number, percent, say, threshold } from "./dom.js";
 import { distances, epsilonField } from "./histogram.js";
 import { effects } from "./legend.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, ranked } from "./stats.js";
+import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, ranked, searched } from "./stats.js";
 import { edgesOf, positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -159,24 +159,25 @@ export class Panel {
     this.settle();
     this.outdate(false);
     this.element.classList.add("read");
-    const { query, source, candidates, seed, distance } = reading.preimage;
+    const { query, source, seed, distance, corpus } = reading.preimage;
     this.expect(query.site, positionName(reading));
-    const searched = source === "decoder" ? "drawn" : source === "corpus" ? "searched" : "measured";
-    say(this.origin, [source, `${number(candidates)} ${searched}`, distance, `seed ${seed}`].join(" · "));
+    this.element.classList.toggle("contexts", Boolean(corpus));
+    say(this.origin, [source, searched(reading.preimage), distance, `seed ${seed}`].filter(Boolean).join(" · "));
+    this.origin.title = this.origin.textContent;
     say(this.metric, ` (${distance})`);
     this.ask();
     const told = [reading.features?.inside?.note, ...(reading.preimage.notes ?? [])];
     const notes = [...told, ...(reading.preimage.walk?.notes ?? [])].filter(Boolean);
-    say(this.notes, notes.join(" "));
+    this.notes.replaceChildren(...coded(notes.join(" ")));
     this.notes.hidden = !notes.length;
     this.fill(reading, epsilon);
   }
 
   /** The query, above the rows. */
   ask() {
-    const words = queryLine(this.reading.preimage.query, this.rows.fits);
-    const parts = [el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, words), el("span.f")];
-    this.query.replaceChildren(...parts);
+    const words = queryLine(this.reading.preimage.query, this.rows.fits, Boolean(this.reading.preimage.corpus));
+    const parts = [el("span.bar"), el("span.d", {}, "query"), el("span.times"), el("span.x", {}, words)];
+    this.query.replaceChildren(...parts, ...(this.rows.mixed ? [el("span.from")] : []), el("span.f"));
   }
 
   fill(reading, epsilon) {
@@ -189,7 +190,10 @@ export class Panel {
     this.common.set(features);
     this.histogram.set(this.sorted, this.most);
     this.options(features?.names ?? []);
-    this.rows.set(this.sorted, features?.names ?? [], epsilon, edgesOf(reading.preimage.query));
+    const { query, corpus } = reading.preimage;
+    const mixed = this.rows.mixed;
+    this.rows.set(this.sorted, features?.names ?? [], epsilon, edgesOf(query), Boolean(corpus));
+    if (mixed !== this.rows.mixed) this.ask();
     this.element.classList.toggle("repeated", this.rows.repeated);
     say(this.choice, chosen(reading.preimage));
     const best = features && this.sorted.length ? this.commonAt(epsilon).entries[0].index : null;
@@ -270,7 +274,8 @@ export class Panel {
     say(this.told, `${bitsText(bits)} bits at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
-    this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} inputs inside${interval}${found}`;
+    const what = bits.occurrences === undefined ? "inputs" : "occurrences";
+    this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} ${what} inside${interval}${found}`;
   }
 
   narrow() {

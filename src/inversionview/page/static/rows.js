@@ -3,7 +3,7 @@
 
 import { distance, el, framed, number, plural, say, threshold } from "./dom.js";
 import { choice, conditions, grouped, holds, insideCount } from "./stats.js";
-import { line, spelled, told } from "./tokens.js";
+import { contextLine, line, spelled, told } from "./tokens.js";
 
 export const ROW = 23;
 /** Pixels that a letter of a row takes, at most. */
@@ -43,6 +43,7 @@ export class Rows {
           this.draw();
         }),
         onpointerover: (event) => this.explain(event),
+        onpointerleave: () => this.peeked && this.spell(null),
         onclick: (event) => this.click(event),
         onkeydown: (event) => this.key(event),
         onfocus: () => this.select(Math.max(0, this.current), false),
@@ -59,7 +60,7 @@ export class Rows {
         this.layout();
       },
     });
-    this.detail = el("div.detail", { tabIndex: -1 }, el("p.hint", {}, HINT));
+    this.detail = el("div.detail", { tabIndex: -1 });
     this.element = el(
       "div.rows-part",
       {},
@@ -69,15 +70,18 @@ export class Rows {
       this.detail,
     );
     this.drag();
+    this.spell(null);
     new ResizeObserver(framed(() => this.fit())).observe(this.grid);
   }
 
   /**
    * Take rows, sorted by distance; those seen before keep their elements. A choice of them is made at ε, once. `edges`: tokens
-   * that begin and end as inputs do.
+   * that begin and end as inputs do. `contexts`: they are occurrences in natural text, the matched tokens one below the other.
    */
-  set(rows, names, epsilon, edges) {
-    this.edges = edges;
+  set(rows, names, epsilon, edges, contexts = false) {
+    const other = this.contexts !== contexts;
+    Object.assign(this, { edges, contexts });
+    if (other) this.choose(null);
     this.epsilon = this.anchor = epsilon;
     const known = this.made;
     this.made = new Map();
@@ -147,6 +151,8 @@ export class Rows {
   /** See how many letters a row has room for; rows are made again where that changed. */
   fit() {
     const room = this.body.querySelector(".x")?.clientWidth;
+    const bar = this.grid.offsetWidth - this.grid.clientWidth; // the query above, which does not scroll, is as wide as rows
+    this.element.parentNode?.style.setProperty("--scrollbar", `${bar}px`);
     const fits = room ? Math.max(24, Math.floor(room / LETTER)) : this.fits;
     if (fits === this.fits) return;
     this.fits = fits;
@@ -215,7 +221,7 @@ export class Rows {
       bar,
       cell("span.d", distance(sample.distance)),
       cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : ""),
-      cell("span.x", line(sample, this.edges, this.fits)),
+      cell("span.x", (this.contexts ? contextLine : line)(sample, this.edges, this.fits)),
       this.mixed ? cell("span.from", sample.source) : null,
       this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")),
     );
@@ -237,6 +243,31 @@ export class Rows {
       row = event.target.closest?.(".row");
     if (row?.index === undefined) return;
     if (node && !node.title) node.title = told(this.rows[row.index].sample, Number(node.dataset.i));
+    if (this.contexts && event.pointerType === "mouse") this.spell(this.rows[row.index].sample, true);
+  }
+
+  /** Spell a row out below the list, all of its text; with `null` the one that was chosen. `peeked`: while it is pointed at. */
+  spell(sample, peeked = false) {
+    this.peeked = peeked;
+    const shown = sample ?? this.spelt ?? null;
+    if (!peeked) this.spelt = shown;
+    if (this.detail.of === shown && this.detail.firstChild) return;
+    this.detail.of = shown;
+    if (!shown) return this.detail.replaceChildren(el("p.hint", {}, this.contexts ? HINT_OF_TEXT : HINT));
+    this.detail.replaceChildren(el("p.spell", {}, spelled(shown, this.edges)));
+    this.detail.scrollTop = 0;
+    if (!this.contexts) return;
+    const [at, box] = [this.detail.querySelector(".at"), this.detail].map((node) => node.getBoundingClientRect());
+    if (at.bottom > box.bottom) this.detail.scrollTop = at.top - box.top - box.height / 2;
+  }
+
+  /** Mark a row as the one that is spelled out, or none. */
+  choose(node) {
+    for (const each of this.shown) each.classList.toggle("chosen", each === node);
+    if (node) return this.grid.setAttribute("aria-activedescendant", node.id);
+    this.grid.removeAttribute("aria-activedescendant");
+    [this.current, this.spelt, this.detail.of] = [-1, null, undefined];
+    this.spell(null);
   }
 
   click(event) {
@@ -262,12 +293,9 @@ export class Rows {
       this.draw();
     }
     const chosen = this.shown.find((node) => node.nth === slot && node.index !== undefined);
-    for (const node of this.shown) node.classList.toggle("chosen", node === chosen);
     if (!chosen) return;
-    this.grid.setAttribute("aria-activedescendant", chosen.id);
-    const { sample } = this.rows[chosen.index];
-    this.detail.replaceChildren(el("p.spell", {}, spelled(sample, this.edges)));
-    this.detail.scrollTop = 0;
+    this.choose(chosen);
+    this.spell(this.rows[chosen.index].sample);
   }
 
   key(event) {
@@ -306,3 +334,4 @@ export class Rows {
 
 Rows.made = 0;
 const HINT = "Choose a row to read all of it, every token with its own distance.";
+const HINT_OF_TEXT = "Choose a row, or point at it, to read its whole window, every token up to there with its own distance.";

@@ -7,6 +7,8 @@ import { briefly, edgesOf, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
 const [PAPER, STEP, CHAR, SIZE, LETTERS] = [560, 18, 7.4, 12.3, 62];
+/** Letters that come before a token of natural text. */
+const BEFORE = 33;
 const [MONO, SERIF] = [
   "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace",
   "Palatino, Georgia, 'DejaVu Serif', serif",
@@ -101,7 +103,8 @@ function drawn(panel) {
     y += STEP;
   }
   if (sorted.some(({ sample }) => sample.effect)) y = drawnEffects(parts, ink, y + 4);
-  y = drawnLine(parts, ink, y + 6, query, edgesOf(query), "query");
+  const contexts = Boolean(reading.preimage.corpus);
+  y = drawnLine(parts, ink, y + 6, query, edgesOf(query), "query", undefined, false, 0, contexts);
   const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
     if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
@@ -116,6 +119,7 @@ function drawn(panel) {
       values[panel.rows.beside],
       i >= k,
       Math.sqrt(sample.distance / panel.most),
+      contexts,
     );
   });
   if (shown.every((i) => i < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
@@ -134,15 +138,46 @@ function drawn(panel) {
   );
 }
 
+/** A row of natural text as a concordance has it, in three pieces that the matched token's place holds together. */
+function drawnContext(parts, ink, y, { tokens, position }, edges, outside, letters) {
+  const briefs = briefly(tokens, edges);
+  const last = position < tokens.length - 1 && tokens.at(-1) === edges.at(-1) ? -1 : undefined;
+  const face = (from, to) => tokens.slice(from, to).map((text, i) => (briefs[from + i] ? `${briefs[from + i]} ` : visible(text)));
+  const own = briefs[position] ?? visible(tokens[position]);
+  const word = own.replace(/^ (?=.)/s, "");
+  const before = clipped([...(face(0, position).join("") + own.slice(0, own.length - word.length))].reverse(), BEFORE).reverse().join("");
+  const middle = `(${clipped([...word], letters - BEFORE - 2).join("")})`;
+  const after = clipped([...face(position + 1, last).join("")], letters - BEFORE - cells(middle)).join("");
+  const x = 90 + CHAR * BEFORE;
+  const text = (at, said, more) =>
+    parts.push(svg("text", { x: at, y, "font-family": MONO, "font-size": SIZE, "xml:space": "preserve", ...more }, said));
+  text(x, before, { fill: outside ? ink.soft : ink.ink, "text-anchor": "end" });
+  text(x, middle, { fill: outside ? ink.soft : ink.ink, "font-weight": 600, textLength: CHAR * cells(middle) });
+  text(x + CHAR * cells(middle), after, { fill: ink.soft });
+}
+
+/** How many letters' room text takes: marks none, letters of the far east two. */
+const cells = (text) => [...text].reduce((sum, c) => sum + (/\p{M}/u.test(c) ? 0 : /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\uff60]|\p{Emoji_Presentation}/u.test(c) ? 2 : 1), 0);
+
+/** As many characters as so many letters have room for, with an ellipsis where some are cut off. */
+function clipped(characters, room) {
+  if (cells(characters.join("")) <= room) return characters;
+  let [taken, wide] = [0, 1];
+  while (wide + cells(characters[taken]) <= room) wide += cells(characters[taken++]);
+  return [...characters.slice(0, taken), "…"];
+}
+
 /** One row of tokens, each at its own place, so that shades lie under them in every viewer. */
-function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, share = 0) {
+function drawnLine(parts, ink, y, sample, edges, told, beside, outside = false, share = 0, contexts = false) {
   if (share) parts.push(svg("rect", { x: 30 - 30 * share, y: y - 8, width: 30 * share, height: 7, fill: ink.bar }));
   parts.push(
     svg("text", { x: 76, y, fill: ink.soft, "text-anchor": "end", "font-family": SERIF, "font-size": 12.5 }, told),
   );
   let x = 90;
+  const letters = LETTERS - String(beside ?? "").length;
+  if (contexts) drawnContext(parts, ink, y, sample, edges, outside, letters);
   const briefs = briefly(sample.tokens, edges);
-  const [first, last] = windowed(sample.tokens, sample.position, briefs, LETTERS - String(beside ?? "").length);
+  const [first, last] = contexts ? [0, 0] : windowed(sample.tokens, sample.position, briefs, letters);
   for (let i = first; i < last && x < PAPER - 60; i++) {
     const shown = briefs[i] ?? visible(sample.tokens[i]);
     const text = i === sample.position ? shown.replace(/^( ?)(.*)$/s, "$1($2)") : shown;

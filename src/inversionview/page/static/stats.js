@@ -163,23 +163,50 @@ export function spread(counts, distinct, n) {
 
 const plainly = (count) => `${count} values`;
 
+/** What was searched, drawn or measured, in short. */
+export function searched({ source, candidates, corpus }) {
+  if (!corpus) return `${plainNumber(candidates)} ${{ decoder: "drawn", corpus: "searched" }[source] ?? "measured"}`;
+  if (corpus.occurrences === undefined) return corpus.source;
+  const of = corpus.source ? ` of ${corpus.source.split("/").at(-1)}` : "";
+  const [tokens, windows] = [corpus.occurrences, corpus.windows].map(plainNumber);
+  return `${tokens} tokens${of} in ${windows} ${corpus.windows === 1 ? "window" : "windows"} of at most ${corpus.context}`;
+}
+
 /** How much of all that was measured lies inside ε; where ε was moved, only how many of the rows shown do. */
-export function amount({ epsilon, inside, candidates, source }, now, k, rows) {
+export function amount({ epsilon, inside, candidates, source, bits }, now, k, rows) {
   const [some, all, every, each] = [k, rows, inside ?? 0, candidates].map(plainNumber);
+  if (now === epsilon && bits?.occurrences !== undefined) {
+    const { hits, inputs, windows } = bits;
+    const within = windows > 1 ? `, in ${plainNumber(windows)} windows` : "";
+    return `${plainNumber(hits)} of ${plainNumber(inputs)} occurrences inside${shared(hits, inputs)}${within}`;
+  }
   if (now !== epsilon || inside === undefined || inside === null) return `${some} of the ${all} rows shown inside`;
   if (source === "walk") return `${every} members found inside`;
-  const share = (100 * inside) / candidates;
-  const said = inside && inside < candidates ? ` (${share < 10 ? Number(share.toPrecision(2)) : Math.round(share)} %)` : "";
-  return `${every} of ${each} ${source === "decoder" ? "candidates" : "inputs"} inside${said}`;
+  return `${every} of ${each} ${source === "decoder" ? "candidates" : "inputs"} inside${shared(inside, candidates)}`;
+}
+
+function shared(some, all) {
+  const share = (100 * some) / all;
+  return some && some < all ? ` (${share < 10 ? Number(share.toPrecision(2)) : Math.round(share)} %)` : "";
 }
 
 /** Which of these the rows are: a choice, unless all are shown. */
-export function chosen({ epsilon, distinct, samples }) {
+export function chosen({ epsilon, distinct, samples, corpus, per_window: most }) {
   const [within, all] = [samples.filter((sample) => sample.distance <= epsilon).length, distinct ?? null];
+  if (corpus) return samples.length ? chosenOf(within, all, samples.length - within, most) : "";
   if (all === null || !samples.length) return "";
   const some = !within ? "none inside" : within === all ? (all === 1 ? "the one inside" : `all ${all} inside`) : `${within} of those inside by lot`;
   const beyond = samples.length - within;
   return `Rows: ${some}${beyond ? ` and the ${beyond} nearest outside` : ""}.`;
+}
+
+/** The same of occurrences in natural text. */
+function chosenOf(within, all, beyond, most) {
+  const every = all === null ? "" : within === all ? "all " : "";
+  const of = all === null || within === all ? "" : ` of the ${plainNumber(all)} that differ`;
+  const some = within ? `${every}${plainNumber(within)}${of} inside` : "none inside";
+  const rest = beyond ? ` and the ${beyond === 1 ? "" : `${plainNumber(beyond)} `}nearest outside` : "";
+  return `Rows: ${some}${rest}${most ? `, at most ${most} of a window` : ""}.`;
 }
 
 /** Counts of distances in bins that are even in √D, so that what lies near 0 is seen. */

@@ -70,6 +70,40 @@ function fitted({ tokens, position }, edges, fits, make) {
 export const line = (sample, edges, fits) =>
   fitted(sample, edges, fits, (node, i) => shade(node, sample.effect?.[i]));
 
+/**
+ * A sequence as a concordance has it, as two cells: what comes before the matched token, and what begins with it. Each is cut by
+ * the page where it does not fit, at its outer end. EOS that follows is left out.
+ */
+function inContext({ tokens, position }, edges, fits, make) {
+  const briefs = briefly(tokens, edges);
+  const last = position < tokens.length - 1 && tokens.at(-1) === edges.at(-1) ? tokens.length - 1 : tokens.length;
+  const [first, end] = [reach(tokens, position, -1, fits), Math.min(last, reach(tokens, position, 1, fits) + 1)];
+  const nodes = (from, to) =>
+    tokens.slice(from, to).map((text, k) => {
+      const node = token(text, from + k, position, briefs[from + k]);
+      make(node, from + k);
+      return node;
+    });
+  const [here] = nodes(position, position + 1);
+  const space = here.firstChild.nodeValue === " " ? here.firstChild : null; // all parentheses begin at the same place
+  const before = el("span.run", {}, nodes(first, position), space);
+  return [el("span.before", {}, before), el("span.since", {}, here, el("span.after", {}, nodes(position + 1, end)))];
+}
+
+/** The last token in a direction that is in sight where so many letters are; marks on letters take no room. */
+function reach(tokens, from, step, fits) {
+  let wide = 0;
+  while (wide < fits && tokens[from + step] !== undefined) {
+    from += step;
+    wide += tokens[from].replace(/\p{M}/gu, "").length;
+  }
+  return from;
+}
+
+/** A sample as a concordance has it. */
+export const contextLine = (sample, edges, fits = FITS) =>
+  inContext(sample, edges, fits, (node, i) => shade(node, sample.effect?.[i]));
+
 /** The whole sample, every token with its own distance below it. */
 export function spelled(sample, edges) {
   const briefs = briefly(sample.tokens, edges);
@@ -77,7 +111,9 @@ export function spelled(sample, edges) {
     const node = token(text, i, sample.position, briefs[i]);
     shade(node, sample.effect?.[i]);
     node.title = exact(text);
-    return el("span.spelled", {}, node, el("span.own", {}, short(sample.token_distances?.[i])));
+    const parts = el("span.spelled", {}, node, el("span.own", {}, short(sample.token_distances?.[i])));
+    parts.classList.toggle("behind", i > sample.position);
+    return parts;
   });
 }
 
@@ -103,9 +139,9 @@ export function told(sample, i) {
   return parts.join(" · ");
 }
 
-/** The query on one line, with attention as underlines. */
-export const queryLine = (query, fits) =>
-  fitted(query, edgesOf(query), fits, (node, i) => {
+/** The query on one line, with attention as underlines; `contexts`: as a concordance has it. */
+export const queryLine = (query, fits, contexts = false) =>
+  (contexts ? inContext : fitted)(query, edgesOf(query), fits, (node, i) => {
     node.title = exact(query.tokens[i]);
     attend(node, query.attention?.[i]);
   });
