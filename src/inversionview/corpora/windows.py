@@ -217,7 +217,7 @@ class _Counted:
         """Yield windows in their frame, some at once; say at the end what was left out."""
         for batch in _batches(texts):
             self.texts += sum(first for first, _ in batch)
-            rows = []
+            rows: list[list[int]] = []
             for (_, piece), ids in zip(batch, self.vocabulary.encode_many([piece for _, piece in batch]), strict=True):
                 if isinstance(ids, InputError):
                     self.failed += 1

@@ -129,7 +129,7 @@ def check_per(per: str) -> Per:
     """
     for known in get_args(Per):
         if per == known:
-            return known  # type: ignore[no-any-return]
+            return known
     raise SettingError(f"There is no --per {per!r}: choose line, paragraph or file.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -94,7 +94,7 @@ def export(
     sources = [_sources(loaded, query, fixed, source) for query in queries]
     if not any(name in each.options for some in sources for each in some for name in own):
         not_of_source(context, sources[0][0])
-    scoped = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed}
+    scoped: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed}
     shown: list[Preimage] = []
     for query, chosen in zip(queries, sources, strict=True):
         shown.append(made(loaded, query, chosen, count=count, seed=seed, **scoped, **own))

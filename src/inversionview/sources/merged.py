@@ -39,7 +39,7 @@ class Asked:
 
         ``bank`` opens the bank, or builds it, for sources that need one; by default they open the study's themselves.
         """
-        made = []
+        made: list[Preimage] = []
         for number, source in enumerate(some):
             told = None if self.report is None else partial(_part, self.report, source.name, number, len(some))
             if told is not None:

@@ -33,7 +33,7 @@ def source_of(options: Options) -> TextSource:
     return TextSource(**{**options, **numbers})
 
 
-def options_of(source: TextSource) -> dict[str, str]:
+def options_of(source: TextSource) -> dict[str, str | list[str]]:
     """Return a source as a study's options state it."""
     return {name: str(value) for name, value in asdict(source).items() if value is not None}
 
