@@ -368,7 +368,10 @@ def test_a_pattern_names_files(tmp_path: Path, folders: dict[str, Path]) -> None
         opened(TextSource(str(tmp_path / "c*.txt"), context=CONTEXT), model)
 
 
-def test_a_source_that_is_far_too_large_is_read_by_lot(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_source_that_is_far_too_large_is_read_by_lot(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inversionview.corpora.natural._LARGE", 0)
     model = iv.ProbedModel.from_pretrained(folders["GPT2"])
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"body": f"the river {n}"}) + "\n" for n in range(4000)))

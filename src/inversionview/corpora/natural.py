@@ -28,6 +28,8 @@ from inversionview.records.texts import Per, files_of, read_texts, sized
 _WRITTEN = 20_000
 """Tokens of that, where nobody says how many."""
 _LICENCE = "texts of the UC Santa Barbara American Presidency Project; package under MIT"
+_LARGE = 2**26
+"""Bytes of a source, up to which it is read whole, however little of it is wanted."""
 _MOST = 5_000_000
 _CHARACTERS = 12
 """Of a source, at least so many characters are read for each occurrence that is wanted: texts hold some 3 to 5 a token."""
@@ -71,7 +73,7 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
     packaged = wanted.texts == SPEECHES and not Path(wanted.texts).exists()
     files = [_speeches()] if packaged else files_of(wanted.texts)
     size = sum(map(sized, files))
-    share = min(1.0, (wanted.tokens or _MOST) * _CHARACTERS / size) if size else 1.0
+    share = min(1.0, max(_LARGE, (wanted.tokens or _MOST) * _CHARACTERS) / size) if size else 1.0
     state = [metadata.version(SPEECHES)] if packaged else _state(files)
     where = _cached(wanted, state, vocabulary, share) if folder is None else folder
     if not where.is_dir():
