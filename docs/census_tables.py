@@ -4,7 +4,7 @@
     python docs/census_tables.py MODEL census.parquet
 
 Attention is the mean over every token of the corpus' first windows: to the token before, to the last occurrence of the same
-token, and to the token behind that, of tokens that have one; to itself and to BOS.
+token, and to the token behind that, of tokens that have one; and to itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import inversionview as iv
 from inversionview.corpora.token_features import Windows
 
 WINDOWS = 40
-SCORES = ("before", "two before", "same", "after same", "itself", "BOS")
+SCORES = ("before", "two before", "same", "after same", "itself")
 
 
 def attention(study: iv.Study) -> pandas.DataFrame:
@@ -32,7 +32,7 @@ def attention(study: iv.Study) -> pandas.DataFrame:
         last = Windows(ids, inputs.read_by).last_same[0]
         at = np.arange(1, ids.shape[1])
         patterns = study.model.patterns(torch.from_numpy(ids), torch.from_numpy(at)[None])[:, 0].float().numpy()
-        targets = (at - 1, at - 2, last[at], np.where(last[at] >= 0, last[at] + 1, -1), at, np.zeros_like(at))
+        targets = (at - 1, at - 2, last[at], np.where(last[at] >= 0, last[at] + 1, -1), at)
         told = []
         for i, target in enumerate(targets):
             some = (target >= 0) & ((i != 3) | (target != at))
@@ -53,7 +53,7 @@ def main(model: str, census: str) -> None:
     heads = [site for site in bits.index if site in scores.index]
     both = bits.loc[heads].join(scores.loc[heads])
     pairs = {"token before": "before", "token two before": "two before", "token after same": "after same", "token": "itself",
-             "distance to same": "same", "position": "BOS"}  # fmt: skip
+             "distance to same": "same"}  # fmt: skip
     for feature, score in pairs.items():
         rank = both[[feature, score]].corr(method="spearman").iloc[0, 1]
         print(f"\n{feature} (bits) and attention to {score}: Spearman {rank:.2f} over {len(heads)} heads")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,9 @@ class Panel:
 
     title: str
     top: float
-    """What the darkest colour means, in bits."""
+    """What the darkest colour means, in bits: the most that any site is sure to tell."""
     values: npt.NDArray[np.float64]
-    """``[layer, component]``, NaN where nothing is known."""
+    """``[layer, component]``, the lower ends of intervals; NaN where nothing is known."""
     said: list[list[str]]
     """Of each cell, for the page."""
 
@@ -76,7 +77,9 @@ def panels(census: Census) -> tuple[list[Panel], list[str], list[int]]:
     drawn = [panel("all that is told", everything, None)]
     for feature in census.features:
         entropy = next(cell.entropy for cell in census.alone if cell.feature == feature)
-        cells = {cell.site: (cell.bits.value, _hover(cell)) for cell in census.known if cell.feature == feature}
+        cells = {
+            cell.site: (min(cell.bits.low, cell.entropy), _hover(cell)) for cell in census.known if cell.feature == feature
+        }
         drawn.append(panel(feature, cells, entropy))
     return drawn, columns, layers
 
@@ -89,7 +92,7 @@ def _hover(cell: Cell) -> str:
 
 def _title(census: Census) -> str:
     return (
-        f"{census.study}: bits about features of {census.occurrences:,} occurrences in {census.texts}; "
+        f"{Path(census.study).name}: bits about features of {census.occurrences:,} occurrences in {census.texts}; "
         f"{epsilon_text(census.epsilon, census.distance)}"
     )
 
@@ -123,7 +126,7 @@ def figure(census: Census) -> Figure:
     for ax in axes[:, 0]:
         ax.set_ylabel("layer", fontsize=7)
     made.suptitle(
-        f"{_title(census)}\nEach panel is white at 0 bits and darkest at the most that any site tells",
+        f"{_title(census)}\nLower ends of 95 % intervals: white at 0 bits, darkest at the most in a panel",
         fontsize=9,
         parse_math=False,
     )
