@@ -1,4 +1,4 @@
-"""The figures of the walk: ``python benchmarks/walk.py rates|first|language|bits|truth|agreement``.
+"""The figures of the walk: ``python benchmarks/walk.py rates|first|language|mixing|bits|truth|agreement``.
 
 ``truth`` holds walks on addition against all 810,000 inputs (half an hour with --jobs 2); ``agreement`` compares walk,
 corpus and decoder on both studies. Each prints a Markdown table.
@@ -103,6 +103,36 @@ def language(seconds: float) -> None:
             rate = statistics.mean(a for a in walk["acceptance"].values() if a is not None)
             per_second = walk["members_per_second"], walk["taken"] / walk["seconds"]
             row(site, f"{len(text.split())} words", *per_second, twenty, twenty - one, rate)
+
+
+READ = (
+    ("There was no time to walk to the bank", "bank"),
+    ("There was no time to walk to the bank of the river", "bank"),
+    ("The president asked the Congress to act on this bill", "act"),
+    ("We have made great progress in the last four years", "years"),
+    ("She opened the door and saw a stranger in the hall", "stranger"),
+    ("I do not think that he will come", "come"),
+)
+"""Sentences of 7 to 15 tokens, and the token that is read."""
+
+
+def mixing(seconds: float) -> None:
+    """SmolLM2-135M at x15.post, cosine 0.1: members and states a second, and how far the tokens have mixed.
+
+    A feature that never changed counts in the effective sample size as if every draw were one, so it says how many changed too.
+    The code before this move set is measured by running this part with it on the path: ``PYTHONPATH=OLD/src python …``.
+    """
+    study = iv.load(model=smollm())
+    print(f"{torch.get_num_threads()} threads\n")
+    head("text", "members/s", "states taken/s", "inputs measured/s", "least ESS", "worst R̂", "features that changed")
+    for text, at in READ:
+        query = study.query(text, at=at, site="x15.post")
+        walk = iv.walk(study, query, epsilon=0.1, distance="cosine", seconds=seconds).walk
+        assert walk is not None
+        changed = sum(feature.share is not None and 0 < feature.share < 1 for feature in walk.features)
+        told = "–" if walk.r_hat is None else f"{walk.r_hat:.2f}"
+        rates = walk.members_per_second, walk.taken / walk.seconds, walk.measured / walk.seconds
+        row(text, *rates, walk.ess, told, f"{changed} of {len(walk.features)}")
 
 
 UNIFORM = {"prior": "uniform", "exchange": True, "chains": 256, "longer": 0, "population": 512}
@@ -220,18 +250,19 @@ def agreement(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["rates", "first", "language", "bits", "truth", "agreement"])
+    parser.add_argument("part", choices=["rates", "first", "language", "mixing", "bits", "truth", "agreement"])
     parser.add_argument("--seconds", type=float, default=None, help="of each walk, at most")
     parser.add_argument("--jobs", type=int, default=1, help="walks at a time (truth)")
     parser.add_argument("--positions", default="=,A1", help="of the queries (truth)")
     parser.add_argument("--query", action="append", help="an addition (truth; repeatable)")
     args = parser.parse_args()
-    usual = {"rates": 10.0, "first": 5.0, "language": 30.0, "bits": 120.0, "truth": 120.0, "agreement": 30.0}
+    usual = {"rates": 10.0, "first": 5.0, "language": 30.0, "mixing": 60.0, "bits": 120.0, "truth": 120.0, "agreement": 30.0}
     seconds = args.seconds or usual[args.part]
     if args.part == "truth":
         truth(seconds, args.jobs, args.positions, args.query or ADDITIONS)
     else:
-        {"rates": rates, "first": first, "language": language, "bits": bits, "agreement": agreement}[args.part](seconds)
+        parts = {"rates": rates, "first": first, "language": language, "mixing": mixing, "bits": bits, "agreement": agreement}
+        parts[args.part](seconds)
 
 
 if __name__ == "__main__":

@@ -190,23 +190,15 @@ def test_chains_begin_at_texts_from_elsewhere_up_to_where_these_are_near(tiny: i
         return Sample(tuple(tiny.model.vocabulary.strings(ids)), text, 0.0, position, True, (), None, "corpus", 1, ids)
 
     hits = (hit("dccabab", 5), hit("cadbcadbab", 10), hit("b", 1))  # what follows the position, or is too long, is cut off
-    z = {
-        sample.ids: tiny.model.activations(torch.tensor([sample.ids[: sample.position + 1]]), [query.site])[0, 0, -1]
-        for sample in hits
-    }
-    far = {ids: float(1 - torch.nn.functional.cosine_similarity(v.double(), query.z.double(), dim=-1)) for ids, v in z.items()}
-    made = iv.walk(
-        tiny,
-        query,
-        epsilon=max(far.values()) + 1e-4,
-        steps=2,
-        count=1000,
-        chains=64,
-        starts=[replace(own, samples=hits, draws=None)],
-    )
+    far = []
+    for sample in hits:
+        z = tiny.model.activations(torch.tensor([sample.ids[: sample.position + 1]]), [query.site])[0, 0, -1]
+        far.append(float(1 - torch.nn.functional.cosine_similarity(z.double(), query.z.double(), dim=-1)))
+    starts = [replace(own, samples=hits, draws=None)]
+    made = iv.walk(tiny, query, epsilon=max(far) + 1e-4, steps=2, count=1000, chains=64, starts=starts)
     found = {sample.text: sample for sample in made if sample.inside}
     assert {"dccab", "b"} <= set(found)
-    assert found["dccab"].distance == pytest.approx(far[hits[0].ids], abs=1e-5)
+    assert found["dccab"].distance == pytest.approx(far[0], abs=1e-5)
     assert max(len(sample.ids) for sample in made) <= 3 + 2 + 6 + 1
     assert made.walk is not None
     assert not any("All chains began at the query" in note for note in made.walk.notes)

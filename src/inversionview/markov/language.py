@@ -33,7 +33,7 @@ _OVERHEAD = 4
 """What a step costs beside the tokens that it runs, in tokens."""
 _BEHIND = 0.3
 """How much less often the last token of a text of middling length, or one behind it, is edited, where that one is compared."""
-_STAY = 4
+_STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
 _COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
 """Of a step, in steps that replace a token."""
@@ -111,7 +111,7 @@ class LanguageKernel:
         rows = max(1, tokens_per_pass(self.model.device) // tokens.shape[1])
         parts = [self._run(part, None, 0, np.zeros((len(part), 0)))[1:] for part in _split(tokens, rows)]
         per_token, log_p = (np.concatenate(part) for part in zip(*parts, strict=True))
-        distance, position = self._nearest(tokens, per_token)
+        distance, position = self.texts.nearest(tokens, per_token, self.target.fixed)
         odd = np.isin(tokens, np.flatnonzero(np.isinf(self.texts.banned.cpu().numpy()))) & self.texts.inside(tokens)
         odd[:, : len(self.texts.given)] = tokens[:, : len(self.texts.given)] != self.texts.given
         return States(tokens.copy(), distance, position, np.where(odd.any(1), -np.inf, self._log_prior(tokens, log_p)))
@@ -218,7 +218,7 @@ class LanguageKernel:
             log_p[:, t : t + written.log_p.shape[1]] = written.log_p[rows]
         elif self._first is not None:
             log_p[:, t] = np.where(self.texts.ends(tokens) > t, at(self._first[index], tokens[:, t]), 0.0)
-        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
+        trial.distance[rows], trial.position[rows] = self.texts.nearest(tokens, per_token, self.target.fixed)
         if not screened:
             self._inside_of(trial, rows, epsilon)
         log_prior = self._log_prior(tokens, log_p)
@@ -247,7 +247,7 @@ class LanguageKernel:
         """Measure the proposals, running no more layers than that takes, and return those inside ε; the prior is for these."""
         tokens = trial.tokens[rows]
         _, per_token, _ = self._run(tokens, *self._begun(rows, t, written), prior=False)
-        trial.distance[rows], trial.position[rows] = self._nearest(tokens, per_token)
+        trial.distance[rows], trial.position[rows] = self.texts.nearest(tokens, per_token, self.target.fixed)
         return rows[self._inside_of(trial, rows, epsilon)]
 
     def _inside_of(self, trial: Trial, rows: Ids, epsilon: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -287,13 +287,6 @@ class LanguageKernel:
         before = self._cache.cut(t - 1).rows(torch.from_numpy(first)) if t > 1 else None
         out = self.model.extend(torch.from_numpy(states.tokens[first, t - 1 : t]), before)
         return self.texts.log_probs(out, len(first))[torch.from_numpy(which.reshape(-1))]
-
-    def _nearest(self, tokens: Ids, per_token: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Ids]:
-        """Return D and where it is reached."""
-        masked = np.where(self.texts.inside(tokens), per_token, np.inf)
-        position = masked.argmin(1) if self.target.fixed is None else self.target.fixed(tokens)
-        distance = masked[np.arange(len(tokens)), position]
-        return np.where(position < 0, np.inf, distance), position
 
 
 def _split(tokens: Ids, rows: int) -> list[Ids]:

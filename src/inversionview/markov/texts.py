@@ -13,6 +13,7 @@ from torch import Tensor
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.model.cache import Extended
+from inversionview.model.measure import Finder
 from inversionview.model.probed import ProbedModel
 
 
@@ -53,6 +54,15 @@ class Texts:
     def inside(self, tokens: Ids) -> npt.NDArray[np.bool_]:
         """Return which tokens are those of the text or BOS."""
         return np.arange(tokens.shape[1]) < self.ends(tokens)[:, None]
+
+    def nearest(
+        self, tokens: Ids, per_token: Float[np.ndarray, "row pos"], fixed: Finder | None
+    ) -> tuple[Float[np.ndarray, " row"], Ids]:
+        """Return D and where it is reached, from the distance at every position: at the least, or the one that is fixed."""
+        masked = np.where(self.inside(tokens), per_token, np.inf)
+        position = masked.argmin(1) if fixed is None else fixed(tokens)
+        distance = masked[np.arange(len(tokens)), position]
+        return np.where(position < 0, np.inf, distance), position
 
     def log_probs(self, out: Extended | None, count: int) -> Float[Tensor, "row vocabulary"]:
         """Return log p of the next token, special tokens left out; all alike where β is 0."""

@@ -79,15 +79,14 @@ def walk(
 
     It draws from π(x) ∝ p(x) · 1[D(z_q, x) ≤ ε] with p the distribution of the study's inputs or of the model. Replicas
     on a ladder of ε exchange states, so that all pieces of the preimage are reached, and tell the bits by splitting,
-    however rare it is; for language models only where asked, they take long.
+    however rare it is; for language models only where asked.
 
     Args:
         study: from ``load``.
         query: from ``query``.
         epsilon: threshold; by default the study's.
         distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
-        fixed: compare this position only, in place of the minimum over positions or, under priors ``"model"`` and
-            ``"uniform"``, of texts that end at the position that was read.
+        fixed: compare this position only, in place of the minimum over all or, under other priors, a text's last token.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
         count: how many distinct samples to show at most.
         seed: of all draws; without ``steps``, time decides too.
