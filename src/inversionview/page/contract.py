@@ -132,7 +132,7 @@ class Preimage(Model):
     distinct: int | None = Field(default=None, description="How many distinct inputs these are.")
     bits: Information | None = None
     places: Literal["all"] | list[str] | None = Field(
-        default=None, description="Of a corpus: which positions of its inputs were compared; all: every token."
+        default=None, description="Which positions of inputs were compared, by name; all: every token."
     )
     corpus: Extent | None = Field(
         default=None, description="Of natural text; a sample's tokens are the window that it lies in."

@@ -153,7 +153,7 @@ class Preimage(Result):
     places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     """Where in each of the ``draws`` it was found, where that is an occurrence in natural text; not in the JSON."""
     compared: Literal["all"] | list[str] | None = None
-    """Of a corpus: the positions of its inputs that were compared, by their names; ``"all"``: every token."""
+    """The positions of inputs that were compared, by their names; ``"all"``: every token."""
     corpus: Extent | None = None
     """Of natural text: how much was searched."""
     per_window: int | None = None

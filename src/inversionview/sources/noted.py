@@ -11,7 +11,7 @@ from inversionview.studies.study import Study
 
 
 def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preimage:
-    """Return a preimage with this study and with notes of query and ε; see ``preimage.notes``."""
+    """Return a preimage with this study, where D was compared (``fixed``, or at all tokens), and notes; see ``preimage.notes``."""
     notes, share, among = list(made.notes), None, ""
     if not study.bare:
         notes = [*notes, *outside_study(study.inputs, made.query, study.name)]
@@ -24,4 +24,5 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
         located = None if fixed is None else study.positions.finder(made.query.ids, fixed)
         scope = Scope(made.epsilon, made.distance, located)
         share, among = random_share(study.model, study.inputs, made.query, scope)
-    return replace(made, study=study, notes=(*notes, *too_wide(made, share, among)))
+    compared = made.compared or ("all" if fixed is None else [str(fixed)])
+    return replace(made, study=study, compared=compared, notes=(*notes, *too_wide(made, share, among)))

@@ -120,7 +120,7 @@ def walk(
         report=report,
         found=found,
     )
-    return noted(study, made)
+    return noted(study, made, "END" if target.ended else fixed)
 
 
 def _prior(study: Study, named: Prior | None) -> Prior:
