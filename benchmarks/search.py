@@ -108,7 +108,8 @@ def timed(bank: ActivationBank, z: torch.Tensor, epsilon: float) -> tuple[list[f
         hits.append(len(next(search(bank, "x0.post", query[None], epsilon=epsilon, distance="cosine", verify=False))))
         times.append(1e3 * (time.perf_counter() - start))
         used.append(1e3 * (time.process_time() - busy))
-    return times[10:], hits[10:], float(np.median(used[10:]))
+    warm = len(z[:10])
+    return times[warm:], hits[warm:], float(np.median(used[warm:]))
 
 
 def flat(x: np.ndarray, z: torch.Tensor, epsilon: float) -> tuple[list[float], list[int]]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import inversionview as iv
-from inversionview.bank import harvest, index, manifest, scan, shards
+from inversionview.bank import harvest, index, manifest, measure, scan, shards
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.manifest import read_manifest
 from inversionview.bank.search import search
@@ -190,6 +190,28 @@ def test_a_damaged_index_is_told_or_changes_nothing(
         assert found_by(damaged, wanted, radii) == found_by(sound, wanted, radii)
     except ValueError:
         return
+
+
+@settings(max_examples=60, deadline=None)
+@given(x=clouds(), seed=st.integers(0, 2**32 - 1), moved=st.sampled_from([0, 1e-4, 0.1, 1]))
+@pytest.mark.parametrize("kind", ["euclidean", "cosine"])
+def test_rows_are_measured_as_the_distance_is_defined(kind: Distance, x: np.ndarray, seed: int, moved: float) -> None:
+    rng = np.random.default_rng(seed)
+    queries = torch.from_numpy(x[rng.integers(len(x), size=3)]).float()
+    queries = queries + moved * queries.norm(dim=1, keepdim=True) * torch.from_numpy(rng.normal(size=x.shape[1])).float()
+    which, ruler = rng.integers(3, size=len(x)), measure.Ruler(kind, queries)
+    wanted = distances.between(kind, queries[:, None].double(), torch.from_numpy(x).double())
+    pairs = wanted[torch.from_numpy(which), torch.arange(len(x))]
+    for found, true in ((ruler.of_pairs(which, x), pairs), *((ruler.of_one(q, x), wanted[q]) for q in range(3))):
+        finite = true.isfinite()
+        assert (found.isfinite() == finite).all()
+        torch.testing.assert_close(found[finite].double(), true[finite], rtol=1e-5, atol=2e-6)
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1e-30, 0.1, 0.5, math.inf]), min_size=1), st.integers(1, 400))
+def test_hits_are_sorted_and_equal_ones_stay_as_they_are(some: list[float], times: int) -> None:
+    d = np.array(some * times, dtype=np.float32)
+    assert (measure.by_distance(d) == np.argsort(d, kind="stable")).all()
 
 
 def test_the_index_rules_most_out(bank: ActivationBank, counting: iv.Study) -> None:

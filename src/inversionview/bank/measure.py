@@ -17,7 +17,7 @@ _NEAR = 2.0**-6
 
 
 class Ruler:
-    """Measures rows against queries; as ``model/distances.py`` does, but in place."""
+    """Measures rows against queries; as ``model/distances.py`` defines it, with fewer numbers written."""
 
     def __init__(self, distance: Distance, queries: Float[Tensor, "query width"]) -> None:
         self.cosine = check_distance(distance) == "cosine"
@@ -33,8 +33,9 @@ class Ruler:
         if not self.cosine or x.dtype != np.float16:
             return self._between(z, self.points[query], self.lengths[query])
         lengths = torch.linalg.vector_norm(z, dim=1).clamp_(min=1e-30)
-        found = (z @ self.points[query]).div_(lengths).neg_().add_(1)
-        found[lengths <= 1e-30] = 0.5
+        own = float(self.points[query].any()) / 2  # half the squared length of the query's unit vector, which may be 0
+        found = (z @ self.points[query]).div_(lengths).neg_().add_(0.5 + own)
+        found[lengths <= 1e-30] = own
         near = (found < _NEAR).nonzero()[:, 0]
         if len(near):
             found[near] = self._between(z[near], self.points[query], self.lengths[query])
@@ -47,9 +48,9 @@ class Ruler:
 
     def _between(self, z: Tensor, points: Tensor, lengths: Tensor) -> Float[Tensor, " row"]:
         if self.cosine:
-            z = z.div_(torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_(min=1e-30))
+            z = z.div(torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_(min=1e-30))
             return torch.linalg.vector_norm(z.sub_(points), dim=1).square_().div_(2)
-        gap = torch.linalg.vector_norm(z.sub_(points), dim=1)
+        gap = torch.linalg.vector_norm(z - points, dim=1)
         return torch.where(gap == 0, gap, gap / lengths)
 
 

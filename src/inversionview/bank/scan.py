@@ -9,6 +9,7 @@ In fp32 a sum of n terms is off by n · 2⁻²⁴ times the sum of their absolut
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Asked(NamedTuple):
     """Of the planes of each level; the third's are added to the sums of the second."""
     square: npt.NDArray[np.float64]  # [query, level]
     """Of the sketch's length."""
-    reach: npt.NDArray[np.float64]  # [query, level]
+    reach: npt.NDArray[np.float64]  # [query]
     """The radius and what the query's own sketch may be off."""
     size: npt.NDArray[np.float64]  # [query]
     first: npt.NDArray[np.int64]
@@ -51,7 +52,7 @@ class _Asked(NamedTuple):
         """Return what the sums of a level must reach, ``[query, block]``, for some queries and blocks."""
         edges = index.edges[blocks].astype(np.float64)
         most, off = edges[:, 2], edges[:, 3 + level]
-        square, reach, size = (each[which, None] for each in (self.square[:, level], self.reach[:, level], self.size))
+        square, reach, size = (each[which, None] for each in (self.square[:, level], self.reach, self.size))
         terms = 4 * (index.planes.levels[level] + 4 * EXTRA)
         limits = (square - (reach + off) ** 2) / 2 - terms * UNIT * 3 * (size * most + most**2)
         limits -= np.abs(limits) * 2 * UNIT
@@ -63,9 +64,11 @@ class _Asked(NamedTuple):
 def _asked(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[Tensor, " query"]) -> _Asked:
     planes, z = index.planes, queries.numpy().astype(np.float64)
     along, rest = (each / index.scale for each in _sketches(z, index.basis.astype(np.float64), planes))
-    # radius and unit vectors come in fp32, the sketch of the query is off by next to nothing
-    reach = (radius.numpy().astype(np.float64) / index.scale * (1 + 1e-5))[:, None] + 1e-6 * (np.abs(along[:, :1]) + rest)
-    reach += np.sqrt(np.square(z).sum(1, keepdims=True)) / index.scale * UNIT * (z.shape[1] + 4)
+    square = np.square(along).cumsum(1)[:, [count - 1 for count in planes.levels]] + np.square(rest)
+    size = np.sqrt(square.max(1))
+    # radius and unit vectors come in fp32; ρ is the root of a difference in fp64, off by 2⁻²⁶ √d of the size at most
+    reach = radius.numpy().astype(np.float64) / index.scale * (1 + 1e-5) + 2.0**-25 * z.shape[1] ** 0.5 * size
+    reach = reach + np.sqrt(np.square(z).sum(1)) / index.scale * UNIT * (z.shape[1] + 4)
     minus, none, weights = np.full((len(z), 2), -1.0), np.zeros((len(z), EXTRA)), []
     for level in range(len(planes.levels)):
         own = [along[:, planes.coordinates(level)], rest[:, level : level + 1], minus]
@@ -75,14 +78,13 @@ def _asked(index: Index, queries: Float[Tensor, "query d_model"], radius: Float[
             own = [-rest[:, 1:2], -minus, *own]
         with np.errstate(over="ignore"):
             weights.append(np.concatenate(own, axis=1).astype(np.float32))
-    square = np.square(along).cumsum(1)[:, [count - 1 for count in planes.levels]] + np.square(rest)
     for each in weights:
-        each[np.sqrt(square.max(1)) > _FAR] = 0
+        each[size > _FAR] = 0
     used = -(-index.present // BLOCK)
     # lowest and highest rise but for what rounding does to them
-    first = np.searchsorted(np.maximum.accumulate(index.edges[:used, 1]), along[:, 0] - reach[:, 0], side="left")
-    last = np.searchsorted(np.minimum.accumulate(index.edges[:used, 0][::-1])[::-1], along[:, 0] + reach[:, 0], side="right")
-    return _Asked(weights, square, reach, np.sqrt(square.max(1)), first, np.maximum(last, first))
+    first = np.searchsorted(np.maximum.accumulate(index.edges[:used, 1]), along[:, 0] - reach, side="left")
+    last = np.searchsorted(np.minimum.accumulate(index.edges[:used, 0][::-1])[::-1], along[:, 0] + reach, side="right")
+    return _Asked(weights, square, reach, size, first, np.maximum(last, first))
 
 
 def _sketches(
@@ -119,17 +121,18 @@ def _of_one(index: Index, asked: _Asked, query: int, width: int) -> npt.NDArray[
     if first == last:
         return np.empty(0, dtype=np.int64)
     codes, weights = _codes(index, 0, first, last), torch.from_numpy(asked.weights[level][query])
-    numbers = np.arange(last - first)
-    found = _sums(codes, numbers[:, None] * planes.near + np.arange(planes.near), weights).numpy()
+    found = _sums(codes, weights).numpy()
     places = np.flatnonzero(found >= asked.limits(index, which, level, slice(first, last))[0, :, None])
     if not planes.far or not len(places):
         return _rows(index, first, places)
     some = np.flatnonzero(np.bincount(places // BLOCK))
     if len(places) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM:
         weights, stop = torch.from_numpy(asked.weights[2][query]), int(some[-1]) + 1
-        near = _sums(codes, some[:, None] * planes.near + np.arange(planes.near)[-EXTRA:], weights[:EXTRA])
+        near = _sums(codes, weights[:EXTRA], some[:, None] * planes.near + np.arange(planes.near)[-EXTRA:])
         codes = _codes(index, 1, first + int(some[0]), first + stop)
-        far = _sums(codes, (some - some[0])[:, None] * planes.far + np.arange(planes.far), weights[EXTRA:])
+        together = len(some) == stop - some[0]
+        which_planes = None if together else (some - some[0])[:, None] * planes.far + np.arange(planes.far)
+        far = _sums(codes, weights[EXTRA:], which_planes)
         sums = np.full((stop, BLOCK), -np.inf, dtype=np.float32)
         sums[some] = found[some] + (near + far).numpy()
         limits = np.full(stop, np.inf, dtype=np.float32)
@@ -190,15 +193,23 @@ def _rows(index: Index, block: int, places: npt.NDArray[np.int64]) -> npt.NDArra
     return index.order[places].astype(np.int64)
 
 
-def _sums(codes: Tensor, which: npt.NDArray[np.int64], weights: Float[Tensor, " plane"]) -> Float[Tensor, "block row"]:
-    """Return for each block the sum of its planes, ``which[block]`` of ``codes``, each times its weight."""
+def _sums(
+    codes: Tensor, weights: Float[Tensor, " plane"], which: npt.NDArray[np.int64] | None = None
+) -> Float[Tensor, "block row"]:
+    """Return for each block the sum of its planes, each times its weight; ``which[block]`` of ``codes``, or all as they lie."""
+    each = len(weights)
     if _KERNEL is None:
-        return torch.from_numpy(_product(_values(codes[torch.from_numpy(which)]), weights[None].numpy())[0])
-    count, each = which.shape
-    indices = torch.from_numpy(which.reshape(-1).astype(np.int32))
-    offsets = torch.arange(0, count * each + 1, each, dtype=torch.int32)
-    found: Tensor = _KERNEL(codes, indices, offsets, False, 0, False, weights.repeat(count), None, True)
+        planes = codes.view(-1, each, PLANE) if which is None else codes[torch.from_numpy(which)]
+        return torch.from_numpy(_product(_values(planes), weights[None].numpy())[0])
+    count = len(codes) // each if which is None else len(which)
+    numbers = _counted(count * each, 1) if which is None else torch.from_numpy(which.astype(np.int32).reshape(-1))
+    found: Tensor = _KERNEL(codes, numbers, _counted(count + 1, each), False, 0, False, weights.repeat(count), None, True)
     return found
+
+
+@lru_cache(maxsize=32)
+def _counted(count: int, step: int) -> Tensor:
+    return torch.arange(count, dtype=torch.int32) * step
 
 
 def _values(planes: Tensor) -> Float[Tensor, "plane row"]:
