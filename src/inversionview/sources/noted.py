@@ -11,7 +11,7 @@ from inversionview.studies.study import Study
 
 
 def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preimage:
-    """Return a preimage with this study, where it was compared (``fixed``, or everywhere), and notes; see ``preimage.notes``."""
+    """Return a preimage with this study, where it was compared (at ``fixed``, or all tokens), and with notes."""
     notes, share, among = list(made.notes), None, ""
     if not study.bare:
         notes = [*notes, *outside_study(study.inputs, made.query, study.name)]
