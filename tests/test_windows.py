@@ -253,6 +253,24 @@ def test_a_threshold_study_counts_what_searches_find(llama: iv.Study, capsys: py
     assert {rung["epsilon"]: rung["inside"] for rung in told["ladder"]}[0.2] == counted[0.2]
 
 
+def test_statements_are_of_occurrences_and_tested_on_other_windows(llama: iv.Study) -> None:
+    """Made from windows of even number, tested on odd ones: what hangs together is never on both sides."""
+    bank = llama.bank(site=Site.parse("x0.post"))
+    halves = [{int(i) for i in bank.places.inputs_of(bank.half(parity))} for parity in (0, 1)]
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == set(range(len(llama.inputs)))
+    rows = np.array([0, 5, len(bank) - 1])
+    tokens, at = bank.located(rows, ["all"])
+    label = llama.model.vocabulary.strings
+    assert bank.features(rows)["token"].tolist() == [label([int(t[p])])[0] for t, p in zip(tokens, at[:, 0], strict=True)]
+    made = iv.interpret(llama, 6, "x0.post", bank=bank, epsilon=0.4)
+    (told,) = made.to_json()["interpretations"]
+    assert told["position"] == "all"
+    assert told["statement"].startswith("The token")  # x0.post holds little else, and nothing as much
+    given = iv.interpret(llama, ["we sat by the old bank of the river and by it we sat"], "x0.post", "-1", bank=bank, epsilon=0.4)
+    assert len(given.to_json()["interpretations"][0]["queries"]) == 1
+
+
 # -- places -----------------------------------------------------------------------------------------------------------
 
 

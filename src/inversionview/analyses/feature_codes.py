@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from inversionview.analyses.site_positions import Allowed
 from inversionview.bank.store import ActivationBank
-from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError, did_you_mean
 from inversionview.core.information import shares
 from inversionview.corpora.filters import Filter, parse_filters, said
@@ -94,11 +93,11 @@ def codes_of(
     """
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for start in range(0, len(bank), 2**16):
-        tokens = bank.tokens(np.arange(start, min(start + 2**16, len(bank))))
-        own = bank.inputs.features(tokens)
+        rows = np.arange(start, min(start + 2**16, len(bank)))
+        own = bank.features(rows)
         if taken := own.keys() & (extra or {}).keys():
             raise SettingError(f"There is a feature {min(taken)!r} already: call yours something else.")
-        for name, values in {**own, **_own_features(bank, tokens, extra or {})}.items():
+        for name, values in {**own, **_own_features(bank, rows, extra or {})}.items():
             parts.setdefault(name, []).append(values)
     asked = [] if names is None else [*names, *(extra or {})]
     for name in asked:
@@ -129,8 +128,10 @@ def _allowed(columns: Mapping[str, npt.NDArray[Any]], filters: Sequence[Filter])
     return allowed
 
 
-def _own_features(bank: ActivationBank, tokens: Ids, extra: Mapping[str, Feature]) -> dict[str, npt.NDArray[Any]]:
+def _own_features(
+    bank: ActivationBank, rows: npt.NDArray[np.int64], extra: Mapping[str, Feature]
+) -> dict[str, npt.NDArray[Any]]:
     if not extra:
         return {}
-    texts = [bank.model.vocabulary.decode([i for i in row if i != bank.inputs.pad]) for row in tokens.tolist()]
+    texts = [bank.model.vocabulary.decode([i for i in row if i != bank.inputs.pad]) for row in bank.tokens(rows).tolist()]
     return {name: np.array([str(function(text)) for text in texts]) for name, function in extra.items()}

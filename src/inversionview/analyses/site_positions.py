@@ -89,7 +89,7 @@ def draw_queries(
     check_seed(seed)
     rows = np.random.default_rng((seed, 5)).permutation(len(bank))
     rows = (rows if allowed is None else rows[allowed[rows]])[: 20 * count]
-    places = bank.inputs.named_positions(bank.tokens(rows))[position]
+    places = bank.located(rows, [position])[1][:, 0]
     there = np.flatnonzero(places >= 0)[:count]
     if not len(there):
         who = "No input of the bank" if allowed is None else "None of the inputs that satisfy the filter"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
 from inversionview.core.progress import Progress
 from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.naming import ALL
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
@@ -143,6 +144,21 @@ class ActivationBank:
         tokens, found = self.inputs.placed(names).read(rows)
         grid = (len(rows), len(names))
         return tokens[found.row.reshape(grid)[:, 0]], found.position.reshape(grid)
+
+    def features(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the features of the inputs that some rows are, or of the occurrences, by their names."""
+        if self.places.names != (ALL,):
+            return self.inputs.features(self.tokens(rows))
+        tokens, at = self.located(rows, self.manifest.positions)
+        return self.inputs.features_at(tokens, at[:, 0])
+
+    def half(self, parity: int, size: int | None = None) -> npt.NDArray[np.int64]:
+        """Return the rows, or those of the first ``size``, whose inputs have an even number (0), or an odd one (1).
+
+        So what hangs together in one input, as occurrences in a window do, is in one half.
+        """
+        rows = np.arange(len(self) if size is None else size)
+        return np.flatnonzero(self.places.inputs_of(rows) % 2 == parity)
 
     def run(self, rows: npt.NDArray[np.int64], sites: Sequence[Site], names: Sequence[str] | None = None) -> Harvested:
         """Run the model at places of some rows of the bank; by default at those of all its positions."""

@@ -22,6 +22,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, UnknownPositionError
 from inversionview.core.scope import OWN, Own, Scope
+from inversionview.corpora.naming import ALL
 from inversionview.model.measure import distance_to
 from inversionview.model.sites.site import Site
 
@@ -62,11 +63,10 @@ class ReadCell:
         """
         if not len(rows):
             return []
-        tokens, names = self.bank.tokens(rows), self.bank.manifest.positions
+        names = [self.position] if self.scope.at == OWN else self.bank.manifest.positions
+        tokens, places = self.bank.located(rows, names)
         z = self.z[query].expand(len(tokens), -1)
         each, _, _ = distance_to(self.bank.model, torch.from_numpy(tokens), z, self.site, self.scope.distance)
-        named = self.bank.inputs.named_positions(tokens)
-        places = np.stack([named[name] for name in ([self.position] if self.scope.at == OWN else names)], axis=1)
         reached = each.gather(1, torch.from_numpy(places.clip(min=0))).numpy()
         reached = np.where(places >= 0, reached, np.inf)
         nearest, which = reached.min(1), reached.argmin(1)
@@ -106,6 +106,8 @@ class Queries:
     count: int
     seed: int
     ids: tuple[tuple[int, ...], ...] | None = None
+    places: tuple[int, ...] | None = None
+    """Of natural text, where each of the given ones is read."""
 
     def at(self, bank: ActivationBank, position: str) -> tuple[Ids, Ids, list[Rows]]:
         """Return their tokens, the index of a position in each, and which rows of the bank they are.
@@ -118,12 +120,13 @@ class Queries:
         if self.ids is None:
             rows, at = draw_queries(bank, position, self.count, self.seed)
             return bank.tokens(rows), at, [rows[i : i + 1] for i in range(len(rows))]
-        tokens = np.full((len(self.ids), bank.inputs.max_length), bank.inputs.pad)
+        longest = bank.inputs.max_length if self.places is None else max(map(len, self.ids))
+        tokens = np.full((len(self.ids), longest), bank.inputs.pad)
         for i, ids in enumerate(self.ids):
-            if len(ids) > bank.inputs.max_length:
+            if len(ids) > longest:
                 raise InputError(f"An input of {len(ids)} tokens is longer than all of the study's: shorten it.")
             tokens[i, : len(ids)] = ids
-        at = bank.inputs.named_positions(tokens)[position]
+        at = bank.inputs.named_positions(tokens)[position] if self.places is None else np.array(self.places)
         there = np.flatnonzero((at >= 0) & (at < (tokens != bank.inputs.pad).sum(1)))
         if not len(there):
             raise UnknownPositionError(f"None of the inputs has a position {position}.")
@@ -154,8 +157,9 @@ def read_cells(
     """
     tokens, at, rows = queries.at(bank, position)
     z = bank.model.harvest(tokens, list(sites), at[:, None])[:, :, 0]
-    own = codes.encode(bank.inputs.features(tokens))
-    every, cells = np.arange(0, len(bank), 2), []
+    text = bank.places.names == (ALL,)
+    own = codes.encode(bank.inputs.features_at(tokens, at) if text else bank.inputs.features(tokens))
+    every, cells = bank.half(0), []
     for site, query in zip(sites, z, strict=True):
         near = sides(
             bank,

@@ -159,7 +159,7 @@ class _Run:
         against = {i: other for i in own if (other := rival(group, number, i)) is not None}
         others = {i: told for i, other in against.items() if (told := cell.told(i, other)) is not None}
         bits = mean([each.bits for each in cell.sides], seed=seed)
-        held_out = np.arange(1, len(self.bank), 2)
+        held_out = self.bank.half(1)
         gained = [each.information(cell.sides[i].test.inside, held_out) for i, each in statements.items()]
         of = [cell.sides[i].bits for i in scored]
         information, scored_bits = (float(np.mean(values)) if scored else None for values in (gained, of))

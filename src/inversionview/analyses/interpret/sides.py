@@ -118,9 +118,9 @@ def sides(
         yield Sides(
             value(*counts),
             least(*counts),
-            fit=Half(_of(inside, 0), _of(far[0], 0)),
-            test=Half(_of(inside, 1), _of(far[0], 1)),
-            line=Half(_of(inside, 1), _of(far[1], 1)),
+            fit=Half(_of(bank, inside, 0), _of(bank, far[0], 0)),
+            test=Half(_of(bank, inside, 1), _of(bank, far[0], 1)),
+            line=Half(_of(bank, inside, 1), _of(bank, far[1], 1)),
         )
 
 
@@ -131,8 +131,9 @@ def _sorted(near: npt.NDArray[np.float32], rows: Rows) -> Rows:
     return rows[np.argsort(near[rows], kind="stable")]
 
 
-def _of(rows: Rows, parity: int) -> Rows:
-    return rows[rows % 2 == parity][: 2 * _MOST]
+def _of(bank: ActivationBank, rows: Rows, parity: int) -> Rows:
+    """Return some of those whose inputs have an even number, or an odd one; see ``ActivationBank.half``."""
+    return rows[bank.places.inputs_of(rows) % 2 == parity][: 2 * _MOST]
 
 
 def _measured(bank: ActivationBank, site: str | Site, z: Tensor, distance: Distance, at: str | None) -> npt.NDArray[np.float32]:

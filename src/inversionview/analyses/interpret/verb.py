@@ -13,6 +13,7 @@ from inversionview.analyses.interpret.result import Interpretations
 from inversionview.analyses.interpret.run import Confirm, interpretations
 from inversionview.analyses.interpret.sides import GAP
 from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import OWN, Distance
 from inversionview.model.sites.patterns import expand
@@ -53,7 +54,8 @@ def interpret(
         study: from ``load``.
         queries: so many random inputs of the bank at each site and position, or texts.
         site: one, several or patterns over the bank's sites; by default the study's, ``"*"`` is all.
-        at: one or several named positions; by default the study's, ``"*"`` is all of the bank's.
+        at: one or several named positions; by default the study's, ``"*"`` is all of the bank's. Of natural text the token at
+            which given texts are read; random queries are read at any.
         client: a language model that writes the statements; without one they are made from the study's features.
         bank: as in ``search``.
         seed: of the choice of queries and the bootstrap.
@@ -69,8 +71,12 @@ def interpret(
     searched = study.bank(bank)
     sites = expand(study.spec.site if site is None else site, searched.sites)
     names = study.spec.at if at is None else at
-    positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
     texts = None if isinstance(queries, int) else tuple(tuple(study.model.encode(text)) for text in queries)
+    places = None
+    if study.inputs.every_token:
+        places = None if texts is None else tuple(study.locate(ids, _one(names)) for ids in texts)
+        names = "*"
+    positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
     at = OWN if sides.get("fixed") else None
     scope = resolved(study, epsilon=sides.get("epsilon"), distance=sides.get("distance"), at=at)
     return interpretations(
@@ -78,10 +84,23 @@ def interpret(
         codes_of(searched),
         study=study.name,
         cells=[(each, name) for name in positions for each in sites],
-        queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts),
+        queries=Queries(queries if isinstance(queries, int) else len(queries), seed, texts, places),
         scope=scope,
         gap=sides.get("gap", GAP),
         client=client,
         confirm=confirm,
         report=report,
     )
+
+
+def _one(names: str | Sequence[str]) -> str:
+    """Return the only position that is named.
+
+    Raises:
+        SettingError: there are several.
+    """
+    if isinstance(names, str):
+        return names
+    if len(names) != 1:
+        raise SettingError(f"Of natural text one token of each query is read: name one position, not {len(names)}.")
+    return names[0]
