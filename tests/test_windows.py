@@ -267,7 +267,8 @@ def test_statements_are_of_occurrences_and_tested_on_other_windows(llama: iv.Stu
     (told,) = made.to_json()["interpretations"]
     assert told["position"] == "all"
     assert told["statement"].startswith("The token")  # x0.post holds little else, and nothing as much
-    given = iv.interpret(llama, ["we sat by the old bank of the river and by it we sat"], "x0.post", "-1", bank=bank, epsilon=0.4)
+    longer = "we sat by the old bank of the river and by it we sat"
+    given = iv.interpret(llama, [longer], "x0.post", "-1", bank=bank, epsilon=0.4)
     assert len(given.to_json()["interpretations"][0]["queries"]) == 1
 
 
