@@ -134,11 +134,11 @@ def test_settings_draw_what_they_say(addition: iv.Study) -> None:
 
 def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
     value = iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), count=4, source="decoder").to_json()
-    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source", "inside", "distinct"}
-    assert set(value["query"]) == {"text", "tokens", "position", "site", "model", "attention"}
+    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source", "inside", "distinct", "places"}
+    assert set(value["query"]) == {"text", "tokens", "ids", "position", "site", "model", "attention"}
     assert value["query"]["tokens"] == [*"B615+861=1476E"]
     assert value["query"]["position"] == 8
-    fields = {"tokens", "text", "distance", "position", "inside", "token_distances", "effect", "source", "count"}
+    fields = {"tokens", "text", "distance", "position", "inside", "token_distances", "effect", "source", "count", "ids"}
     for s in value["samples"]:
         assert set(s) == fields
         assert len(s["tokens"]) == len(s["token_distances"]) == len(s["effect"])
