@@ -305,7 +305,7 @@ def test_one_bank_is_built_once(monkeypatch: pytest.MonkeyPatch, addition: iv.St
     class Builds:
         """A study whose bank takes ten passes."""
 
-        bare, name = False, "addition"
+        bare, name, inputs = False, "addition", addition.inputs
 
         def known_bank(self) -> None:
             return None
