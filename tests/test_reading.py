@@ -134,7 +134,18 @@ def test_settings_draw_what_they_say(addition: iv.Study) -> None:
 
 def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
     value = iv.read(addition, addition.query(TEXT, at="=", site="a0.0"), count=4, source="decoder").to_json()
-    assert set(value) == {"query", "distance", "epsilon", "seed", "samples", "candidates", "source", "inside", "distinct", "places"}
+    assert set(value) == {
+        "query",
+        "distance",
+        "epsilon",
+        "seed",
+        "samples",
+        "candidates",
+        "source",
+        "inside",
+        "distinct",
+        "places",
+    }
     assert set(value["query"]) == {"text", "tokens", "ids", "position", "site", "model", "attention"}
     assert value["query"]["tokens"] == [*"B615+861=1476E"]
     assert value["query"]["position"] == 8

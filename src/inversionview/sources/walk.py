@@ -157,7 +157,8 @@ def _target(study: Study, query: Query, scope: Scope[Any], prior: Prior, nearest
     given = len(study.model.vocabulary.front) or 1
     if scope.at is not None:
         return Target(query.z, query.site, replace(scope, at=study.positions.finder(query.ids, scope.at)))
-    if prior == "study" or nearest or query.position < given:
+    steady = study.model.shape.steady  # in longer texts an activation knows how long the whole is
+    if prior == "study" or nearest or query.position < given or (steady is not None and len(query.ids) > steady):
         return Target(query.z, query.site, scope)
     return Target(query.z, query.site, replace(scope, at=partial(last_of, pad=study.model.vocabulary.pad)), True)
 
