@@ -104,6 +104,8 @@ INSTEAD = {
     ("bank", "--context"): "--model LLAMA --texts TEXTS --sites a1.0 --tokens 20 --out RUN",
     ("read", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2",
     ("read", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2",
+    ("explore", "--tokens"): "--model LLAMA --texts TEXTS --no-browser",
+    ("explore", "--context"): "--model LLAMA --texts TEXTS --no-browser",
     ("export", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
     ("export", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
     ("export", "--seconds"): f"addition {ADD} --at = --site a0.0 --source walk --seconds 1 --count 2 --out PAGE",

@@ -477,7 +477,7 @@ def test_read_from_another_source(
     arguments = ["read", "counting", COUNT, "--at", ":", "--site", "a1.0", "--source", source, "--json", "--epsilon", "0.2"]
     if source == "corpus":
         bank = iv.build_bank(counting, tmp_path / "bank", rows=500)
-        monkeypatch.setattr("inversionview.sources.arguments.bank_to_search", lambda study, folder: bank)
+        monkeypatch.setattr("inversionview.sources.arguments.bank_to_search", lambda *_: bank)
     else:
         arguments += ["--seconds", "1.5"]
     code, out, err = run(capsys, *arguments)
