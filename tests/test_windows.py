@@ -403,6 +403,17 @@ def test_a_source_that_is_far_too_large_is_read_by_lot(
     assert opened(TextSource(str(path), field="body", context=CONTEXT, tokens=500), model).fingerprint != some.fingerprint
 
 
+def test_a_file_at_home_that_changes_is_read_again(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, made = iv.ProbedModel.from_pretrained(folders["GPT2"]), []
+    for text in ("we sat by the river", "it was old and cold"):
+        (tmp_path / "own.txt").write_text(text)
+        made.append(opened(TextSource("~/own.txt", context=CONTEXT), model).fingerprint)
+    assert made[0] != made[1]
+
+
 def test_one_long_line_is_cut_before_a_space(tmp_path: Path, folders: dict[str, Path]) -> None:
     """Longer than what is tokenized at once: the tokens are those of the whole."""
     model = iv.ProbedModel.from_pretrained(folders["GPT2"])
@@ -500,12 +511,24 @@ def test_a_run_of_texts_is_a_study(
     own = tmp_path / "corpus.txt"
     own.write_text(corpus.read_text(encoding="utf-8"), encoding="utf-8")
     model, run = str(folders["GPT2"]), str(tmp_path / "run")
-    options = ("--texts", str(own), "--context", "12", "--sites", "x*.post,a1.*", "--tokens", "300", "--out", run)
+    options = (
+        "--texts",
+        str(own.parent / "corpus*.txt"),
+        "--context",
+        "12",
+        "--sites",
+        "x*.post,a1.*",
+        "--tokens",
+        "300",
+        "--out",
+        run,
+    )
     main(["bank", "--model", model, *options])
     said = " ".join(capsys.readouterr().err.split())
     assert "300 of" in said
     assert "192 B a token" in said  # 2 sites of 32 numbers and 4 heads of 8, two bytes each
-    own.unlink()
+    own.unlink()  # the run keeps its windows; a pattern that matches nothing any more is not asked for either
+    assert iv.load(run).inputs.fingerprint
     main(["search", run, "we sat by the bank", "--at=-1", "--site", "a1.2", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["corpus"]["occurrences"] == 300

@@ -23,6 +23,7 @@ from inversionview.corpora.windows import About, WindowInputs, check_context
 from inversionview.corpora.written import written
 from inversionview.model.probed import ProbedModel
 from inversionview.model.tokens import Vocabulary, fingerprint
+from inversionview.records.reading import located
 from inversionview.records.texts import Per, files_of, read_texts, sized
 
 _WRITTEN = 20_000
@@ -66,6 +67,8 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
         WeightsError: the package with the default corpus is not installed.
     """
     vocabulary = model.vocabulary
+    if folder is not None and folder.is_dir():  # wherever the source is by now
+        return WindowInputs.load(folder, vocabulary)
     context = check_context(wanted.context, vocabulary, model.shape)
     wanted = replace(wanted, context=context)
     if wanted.texts == OWN and not Path(OWN).exists():
@@ -142,7 +145,7 @@ def _state(files: list[str]) -> list[Any]:
     """Return names, sizes and times of all files of a source, by which a changed one is known."""
     found: list[Any] = []
     for name in files:
-        path = Path(name)
+        path = located(name)
         some = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
         for each in some:
             try:

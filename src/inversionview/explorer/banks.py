@@ -7,7 +7,6 @@ site that no bank of natural text holds.
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -21,7 +20,7 @@ from inversionview.core.progress import Progress
 from inversionview.explorer.queue import BusyError
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.sources.bank_cost import lacking
+from inversionview.sources.bank_cost import harvest_command, lacking
 from inversionview.sources.registry import first_source, reading_now
 from inversionview.sources.source import Source
 from inversionview.studies.first_bank import SECONDS, affordable, bank_rows, wanted_tokens
@@ -108,17 +107,7 @@ def lacking_site(study: Study, site: Site | None) -> str:
     seconds = max(10, math.ceil(SECONDS * rows / _TOKENS[study] * depth / 10) * 10)
     long = f"{seconds} seconds" if seconds <= 90 else f"{math.ceil(seconds / 60)} minutes"
     missing = f"No bank of these texts holds {site}" if site is not None else "There is no bank of these texts"
-    return f"{missing} yet. `{_harvest(study, site)}` harvests {rows:,} tokens, once: about {long} here."
-
-
-def _harvest(study: Study, site: Site | None) -> str:
-    """Return the command that harvests a site of a study's texts, or all streams of the residual."""
-    parts = [str(study.folder)] if study.folder else ["--model", study.spec.model]
-    if not study.folder:
-        told = {"texts": "", "field": "", "per": "line", "context": "128", "tokens": ""}
-        options = {name: str(study.spec.options[name]) for name in told if name in study.spec.options}
-        parts += [part for name, value in options.items() if value != told[name] for part in (f"--{name}", value)]
-    return shlex.join(["inversionview", "bank", *parts, "--sites", "x*.post" if site is None else site.short])
+    return f"{missing} yet. `{harvest_command(study, site)}` harvests {rows:,} tokens, once: about {long} here."
 
 
 def held(study: Study, site: Site) -> bool:

@@ -54,13 +54,21 @@ def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
 def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
     """Return why a bank of natural text cannot be searched at a site, how long harvesting that takes, and the command."""
     seconds = len(bank) / speed(study.model, study.inputs, site)
-    texts = str(study.spec.options.get("texts", "FILE"))
-    parts = ["bank", "--model", study.model.name, "--texts", texts, "--sites", site.short, "--tokens", str(len(bank))]
     held = ", ".join(each.short for each in bank.sites[:_NAMED]) + (", …" if len(bank.sites) > _NAMED else "")
     return (
-        f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest as many of its tokens, "
-        f"about {_duration(seconds)} here, with `{shlex.join(['inversionview', *parts, '--out', 'RUN'])}`."
+        f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest it of as many tokens, "
+        f"about {_duration(seconds)} here, with `{harvest_command(study, site)}`."
     )
+
+
+def harvest_command(study: Study, site: Site | None) -> str:
+    """Return the command that harvests a site of a study's texts, or all streams of the residual."""
+    parts = [str(study.folder)] if study.folder else ["--model", study.spec.model]
+    if not study.folder:
+        told = {"texts": "", "field": "", "per": "line", "context": "128", "tokens": ""}
+        options = {name: str(study.spec.options[name]) for name in told if name in study.spec.options}
+        parts += [part for name, value in options.items() if value != told[name] for part in (f"--{name}", value)]
+    return shlex.join(["inversionview", "bank", *parts, "--sites", "x*.post" if site is None else site.short])
 
 
 def _rows(study: Study) -> int:
