@@ -20,7 +20,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import UnknownSiteError
 from inversionview.core.information import entropy, shares
 from inversionview.core.scope import OWN, Scope
-from inversionview.model.distances import between
+from inversionview.model.distances.geometry import between
 from inversionview.model.sites.site import Site
 from tests.test_heads import prompts, saved
 

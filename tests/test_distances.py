@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from inversionview.core.errors import SettingError
-from inversionview.core.scope import check_epsilon
-from inversionview.model.distances import between, cosine, euclidean, nearest_position
+from inversionview.core.scope import check_distance, check_epsilon
+from inversionview.model.distances.geometry import between, cosine, euclidean, nearest_position
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -179,5 +179,5 @@ def test_any_positive_number_can_be_epsilon(epsilon: float) -> None:
 @pytest.mark.parametrize("unknown", ["manhattan", "", "Euclidean", "l2"])
 def test_an_unknown_distance_is_named_with_the_choice(unknown: str) -> None:
     with pytest.raises(SettingError, match=r"euclidean.*cosine") as caught:
-        between(unknown, torch.ones(2), torch.ones(2))
+        check_distance(unknown)
     assert repr(unknown) in str(caught.value)

@@ -31,7 +31,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core import errors, information
 from inversionview.core.arrays import Ids
 from inversionview.core.scope import OWN, Scope
-from inversionview.model import distances
+from inversionview.model.distances import geometry as distances
 from inversionview.preimage.show import at_least
 from inversionview.studies.addition.corpus import AdditionInputs
 from tests.test_cli import run

@@ -35,6 +35,7 @@ from inversionview.core.information import Mean
 from inversionview.corpora.contrasts import held_out
 from inversionview.intervene import patched_runs
 from inversionview.model.backend import Patch, Shape
+from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
 from inversionview.runs.train import Reading, train_study
 from inversionview.studies.ioi.definition import PUBLISHED
@@ -131,8 +132,9 @@ def test_the_gradient_at_a_head_is_the_slope_of_patching_it(study: iv.Study) -> 
     some = prompts(study, 4)
     tokens, names = torch.from_numpy(some.tokens), torch.from_numpy(some.names)
     each, end = torch.arange(len(some)), torch.from_numpy(some.at["END"])
-    gradient = study.model.attention_gradients(
-        tokens, lambda logits: logits[each, end, names[:, 0]] - logits[each, end, names[:, 1]]
+    taps = [Tap(layer, "attn_out") for layer in range(len(study.model.shape.heads))]
+    gradient = study.model.gradients(
+        tokens, taps, lambda logits: logits[each, end, names[:, 0]] - logits[each, end, names[:, 1]]
     )
     generator = torch.manual_seed(1)
     for head in heads_of(study.model):

@@ -27,7 +27,7 @@ from inversionview.analyses.interpret.statements import feature_statement
 from inversionview.bank.store import ActivationBank
 from inversionview.core import errors
 from inversionview.core.scope import Distance
-from inversionview.model import distances
+from inversionview.model.distances import geometry as distances
 from inversionview.studies.registry import shipped_inputs
 from tests.scripted import Reply, form, sensible, serving
 from tests.test_cli import bad, run

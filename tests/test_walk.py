@@ -25,7 +25,7 @@ from inversionview.markov.diagnostics import Mixing
 from inversionview.markov.kernel import StudyKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.run import Walk, WalkSettings
-from inversionview.model import distances
+from inversionview.model.distances import geometry as distances
 from inversionview.model.measure import distance_to, nearest
 from tests.test_cli import ADD, COUNT, run
 from tests.test_walk_moves import log_prior_of

@@ -29,6 +29,9 @@ from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.core.storage import replacing, sweep, write_json
 from inversionview.corpora.inputs import Inputs
+from inversionview.model.distances.registry import REGISTRY
+from inversionview.model.distances.statistics import FILE as STATISTICS
+from inversionview.model.distances.statistics import Statistics
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
@@ -61,7 +64,7 @@ def harvest_bank(
         sites: patterns.
         positions: named positions; by default all but END.
         precision: of the activations on disk.
-        distance: which distance the index serves.
+        distance: which distance the index serves; statistics that it needs the model has learned before.
         rank: this process' number, from 0.
         world: how many processes build the bank.
         report: called after every pass with the share of the inputs that is done, and how many these are.
@@ -76,31 +79,44 @@ def harvest_bank(
     """
     if not 0 <= rank < world:
         raise SettingError(f"Of {world} processes one cannot have the rank {rank}: give a rank from 0, below the world's size.")
-    folder, names = Path(folder), check_positions(inputs, positions)
+    if (Path(folder) / STATISTICS).exists():  # a bank that was begun goes on with its own
+        model.learn(Statistics.load(Path(folder) / STATISTICS))
+    folder, names, chosen = Path(folder), check_positions(inputs, positions), expand(sites, model.sites)
     manifest = Manifest(
         model=model.name,
         fingerprint=model.fingerprint,
         corpus=inputs.fingerprint,
         inputs=check_rows(rows, inputs.placed(names).size),
-        sites=[site.short for site in expand(sites, model.sites)],
+        sites=[site.short for site in chosen],
         positions=names,
         d_model=model.shape.d_model,
         d_head=model.width(Site(0, "head", 0)),
         precision=precision,
         distance=distance,
+        statistics=_marks(model, distance, chosen),
     )
-    _claim(folder, manifest)
+    _claim(folder, manifest, model.statistics if manifest.statistics else None)
     bank = ActivationBank(folder, manifest, model, inputs)
     _write(bank, bank.shards[rank::world], report)
     return bank
 
 
-def _claim(folder: Path, manifest: Manifest) -> None:
+def _marks(model: ProbedModel, distance: Distance, sites: Sequence[Site]) -> dict[str, str]:
+    """Return what tells the statistics of a distance apart at each site; raises where they are lacking."""
+    for site in sites:
+        model.metric(distance, site)
+    known = model.statistics
+    return {site.short: known.mark(site.short) for site in sites} if known is not None and REGISTRY[distance].needs else {}
+
+
+def _claim(folder: Path, manifest: Manifest, statistics: Statistics | None) -> None:
     """Make the folder ready: clear what killed processes left, and write the manifest unless the same one is there already."""
     sweep(folder)
     clear(folder)
     if not (folder / "manifest.json").exists():
         check_disk(manifest.inputs, manifest.unit, manifest.row_bytes, folder)
+        if statistics is not None:
+            statistics.part(manifest.sites).save(folder / STATISTICS)
         write_json(folder / "manifest.json", sealed(manifest.model_dump()))
         return
     was, wanted = read_manifest(folder).model_dump(), manifest.model_dump()
@@ -155,7 +171,7 @@ def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
                 for (name, slot), values in zip(manifest.slots, _stored(made, manifest, shard), strict=True):
                     _write_slices(files[name], offsets[name], layout[name], slot, start, values)
                 yield stop
-        _write_index(folder, manifest, layout, offsets, arrays)
+        _write_index(folder, bank, layout, offsets, arrays)
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values)
         write_checksums(folder, shard.rows, manifest)
@@ -201,13 +217,13 @@ def _write_slices(
 
 def _write_index(
     folder: Path,
-    manifest: Manifest,
+    bank: ActivationBank,
     layout: dict[str, tuple[tuple[int, ...], str]],
     offsets: dict[str, int],
     arrays: dict[str, npt.NDArray[Any]],
 ) -> None:
     """Read each slice back, as it was rounded, and write its index."""
-    positions = len(manifest.positions)
+    manifest, positions = bank.manifest, len(bank.manifest.positions)
     for number in range(len(manifest.sites) * positions):
         s, p = divmod(number, positions)
         name, slot = manifest.slots[s]
@@ -215,7 +231,7 @@ def _write_index(
         (_, _, rows, width), kind = layout[name]
         where = offsets[name] + own * rows * width * np.dtype(kind).itemsize
         stored = np.fromfile(folder / f"{name}.npy", kind, rows * width, offset=where).reshape(rows, width)
-        made = index.build(stored, arrays["places"][p] >= 0, unit=manifest.distance == "cosine")
+        made = index.build(stored, arrays["places"][p] >= 0, bank.metric(s))
         arrays["scales"][s, p] = made.scale, made.present
         parts: dict[str, tuple[int, npt.NDArray[Any]]] = {
             "sums": (number, sums_of(stored)),

@@ -21,7 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from inversionview.bank.measure import rounding
 from inversionview.core.principal import principal
+from inversionview.model.distances.metric import Metric
 
 BLOCK = 128
 """Rows of a block."""
@@ -114,18 +116,28 @@ def sketches(
 
 
 def build(
-    stored: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | Bool[Tensor, " rows"], unit: bool = False
+    stored: npt.NDArray[np.floating], present: npt.NDArray[np.bool_] | Bool[Tensor, " rows"], metric: Metric | None = None
 ) -> Index:
-    """Return the index of a slice, of the vectors' directions alone if ``unit``; rows not ``present`` are never found."""
+    """Return the index of a slice; rows not ``present`` are never found.
+
+    Args:
+        stored: the vectors.
+        present: which rows have one.
+        metric: how vectors are mapped before they are compared; of a cosine their directions alone are indexed. ``None``:
+            they are compared as they are. Where rounding of the stored vectors weighs more after the map, the index allows
+            for it.
+    """
+    metric = metric or Metric("euclidean")
     there = np.flatnonzero(np.asarray(present))
     rows, planes = len(stored), planes_of(stored.shape[1])
-    basis = _basis(_vectors(stored, there[:_SAMPLE], unit), planes.levels[-1])
+    basis = _basis(_vectors(stored, there[:_SAMPLE], metric)[0], planes.levels[-1])
     count = planes.levels[-1]
     table, off = np.zeros((len(there), count + len(planes.levels)), np.float32), np.zeros((len(there), len(planes.levels)))
     for start in range(0, len(there), _SAMPLE):
         part = slice(start, start + _SAMPLE)
-        along, rest, error = sketches(_vectors(stored, there[part], unit), basis, planes)
-        table[part, :count], table[part, count:], off[part] = along, rest, error
+        vectors, moved = _vectors(stored, there[part], metric)
+        along, rest, error = sketches(vectors, basis, planes)
+        table[part, :count], table[part, count:], off[part] = along, rest, error + moved
     lengths = np.sqrt(
         np.square(table[:, : planes.levels[0]], dtype=np.float64).sum(1) + np.square(table[:, count], dtype=np.float64)
     )
@@ -145,9 +157,18 @@ def build(
     return Index(codes, edges, numbers, basis.numpy(), scale, len(there), planes)
 
 
-def _vectors(stored: npt.NDArray[np.floating], rows: npt.NDArray[np.int64], unit: bool) -> Float[Tensor, "row width"]:
+def _vectors(
+    stored: npt.NDArray[np.floating], rows: npt.NDArray[np.int64], metric: Metric
+) -> tuple[Float[Tensor, "row width"], Float[Tensor, "row 1"] | float]:
+    """Return what is indexed of some rows, and by how much a map makes the rounding of each weigh more than it did."""
     x = torch.from_numpy(np.asarray(stored[rows])).float()
-    return torch.nn.functional.normalize(x, dim=-1, eps=1e-30) if unit else x
+    mapped = metric.mapped(x)
+    moved = 0.0 if metric.elementwise else metric.moved(x, rounding(stored.dtype))[:, None].double()
+    if not metric.cosine:
+        return mapped, moved
+    if not metric.elementwise:
+        moved = 2 * moved / mapped.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    return torch.nn.functional.normalize(mapped, dim=-1, eps=1e-30), moved
 
 
 def _basis(x: Float[Tensor, "rows d_model"], count: int) -> Float[Tensor, "width d_model"]:

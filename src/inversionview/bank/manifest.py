@@ -50,7 +50,9 @@ class Manifest(BaseModel):
     """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
     precision: Precision = "float16"
     distance: Distance = "euclidean"
-    """Which distance the index serves; the other is searched without it."""
+    """Which distance the index serves; others are searched without it."""
+    statistics: dict[str, str] = {}
+    """At each site what tells the statistics apart that this distance maps vectors by; empty where it needs none."""
 
     @cached_property
     def shard_rows(self) -> int:
@@ -96,7 +98,8 @@ class Manifest(BaseModel):
     @cached_property
     def mark(self) -> str:
         """What tells this bank's shards from another's."""
-        return str(sealed(self.model_dump(exclude={"model"}))[KEY])
+        unsaid = {"model"} if self.statistics else {"model", "statistics"}
+        return str(sealed(self.model_dump(exclude=unsaid))[KEY])
 
     def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and type of every array of a shard."""

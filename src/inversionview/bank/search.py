@@ -18,13 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.measure import AT_ONCE, Ruler, by_distance
+from inversionview.bank.measure import AT_ONCE, Ruler, blurred, by_distance, rounding
 from inversionview.bank.scan import FEW, survivors
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
-from inversionview.core.scope import Distance, check_distance, check_epsilon
-from inversionview.model import distances
+from inversionview.core.scope import Distance, check_epsilon
 from inversionview.model.sites.site import Site
 
 Rows = npt.NDArray[np.int64]
@@ -139,20 +138,19 @@ class _Scope:
         self.size, self.proposals, self.allowed = size, proposals, allowed
         self.bank, self.site, self.positions, self.distance = bank, site, positions, distance
         self.epsilon, self.k = epsilon, min(k, size if allowed is None else int(allowed[:size].sum()))
-        check_distance(distance)
-        self.indexed = bank.manifest.distance == distance
-        self.tolerance = self._tolerance() if verify else 0.0
+        self.metric = bank.model.metric(distance, bank.sites[site])
+        self.indexed = bank.serves(distance, site)
+        self.verify = verify
+        self.tolerance = self._tolerance() if verify and self.metric.elementwise else 0.0
 
     def _tolerance(self) -> float:
-        """Return by how much D near ε may be off for the rounding of stored vectors.
+        """Return by how much D near ε may be off for the rounding of stored vectors, where each number is mapped by itself.
 
-        A vector rounded to relative u lies within u·‖z‖ of itself, and ‖z‖ ≤ (1 + ε)·‖z_q‖ there; a unit vector within 2u,
-        which moves ½‖ẑ − ẑ_q‖² by 2u·√(2ε) + 2u². In fp32 what is left is the order of sums in the forward pass.
+        A vector rounded to relative u lies within u·‖z‖ of itself, and ‖z‖ ≤ (1 + ε)·‖z_q‖ there. Under other maps the rounding
+        weighs more in some rows than in others, see ``Ruler.blur``.
         """
-        u = 2.0**-11 if self.bank.manifest.precision == "float16" else 1e-5
-        if self.distance == "euclidean":
-            return u * (1 + self.epsilon) * 1.01
-        return 2 * u * (2 * self.epsilon) ** 0.5 + 2 * u**2
+        u = rounding(self.bank.manifest.precision)
+        return blurred(u, self.epsilon) if self.metric.cosine else u * (1 + self.epsilon) * 1.01
 
     def plan(self, queries: Tensor, enough: int | None) -> tuple[Rows, int]:
         """Return how many rows to search for each query, and how many queries to search together; by a sample."""
@@ -179,7 +177,7 @@ class _Scope:
             for i, more in zip(short, self.measure(queries[short], radius[short], limits[short]), strict=True):
                 hits[i] = more
             short = [i for i in short if len(hits[i]) < self.k and radius[i] < torch.inf]
-        hits = self._verified(queries, hits) if self.tolerance else hits
+        hits = self._verified(queries, hits) if self.verify else hits
         return [h.part(slice(max(len(h.within(self.epsilon)), min(self.k, len(h))))) for h in hits]
 
     def measure(self, queries: Tensor, radius: Float[Tensor, " query"], limits: Rows) -> list[Hits]:
@@ -205,10 +203,10 @@ class _Scope:
         self, shard: Shard, position: int, queries: Tensor, radius: Tensor, limits: Rows
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield (query, row of the bank, distance) of one slice."""
-        asked, ruler = np.flatnonzero(limits > shard.rows.start), Ruler(self.distance, queries)
+        asked, ruler = np.flatnonzero(limits > shard.rows.start), Ruler(self.metric, queries)
         width = self.bank.manifest.widths[self.site]
         if len(asked) < FEW and len(shard.rows) * width <= _SMALL and position not in self.proposals:
-            yield from self._whole(shard, position, asked, queries, radius, limits)
+            yield from self._whole(shard, position, asked, ruler, radius, limits)
             return
         step = max(1, AT_ONCE // width)
         for which, rows in self._pairs(shard, position, queries[asked], radius[asked]):
@@ -223,22 +221,23 @@ class _Scope:
                 w, r = which[start : start + step], rows[start : start + step]
                 x = shard.gathered(self.site, position, r)
                 d = _checked(ruler.of_one(w[0], x) if w[0] == w[-1] else ruler.of_pairs(w, x), shard)
-                near = d <= radius[w].numpy()
+                near = d <= self._reached(ruler, w, x, radius)
                 yield w[near], r[near] + shard.rows.start, d[near]
             self.bank.visit(shard.mapped())
 
     def _whole(
-        self, shard: Shard, position: int, asked: Rows, queries: Tensor, radius: Tensor, limits: Rows
+        self, shard: Shard, position: int, asked: Rows, ruler: Ruler, radius: Tensor, limits: Rows
     ) -> Iterator[tuple[Rows, Rows, Distances]]:
         """Yield what ``_slice`` does, every row measured as it lies."""
         vectors, numbers = shard.vectors(self.site, position), np.arange(shard.rows.start, shard.rows.stop)
         there = shard.places(position) >= 0
         if self.allowed is not None:
             there = there & self.allowed[numbers]
-        x = torch.from_numpy(vectors).float()
+        x = self.metric.mapped(torch.from_numpy(vectors).float())
         for query in asked:
-            d = _checked(distances.between(self.distance, queries[query], x), shard)
-            rows = np.flatnonzero((d <= float(radius[query])) & there & (numbers < limits[query]))
+            d = _checked(self.metric.of_mapped(ruler.mapped[query], x), shard)
+            reached = self._reached(ruler, np.full(len(vectors), query), vectors, radius)
+            rows = np.flatnonzero((d <= reached) & there & (numbers < limits[query]))
             yield np.full(len(rows), query), numbers[rows], d[rows]
         self.bank.visit(shard.mapped())
 
@@ -250,10 +249,9 @@ class _Scope:
             yield which[inside], rows[inside] - shard.rows.start
             return
         if self.indexed:
-            unit, reach = queries, radius * queries.norm(dim=-1)
-            if self.distance == "cosine":
-                unit, reach = torch.nn.functional.normalize(queries, dim=-1, eps=1e-30), (2 * radius).sqrt()
-            yield from survivors(shard.index(self.site, position), unit, reach.nan_to_num(0.0, posinf=torch.inf))
+            ruler = Ruler(self.metric, queries)
+            reach = (2 * radius).sqrt() if self.metric.cosine else radius * ruler.lengths
+            yield from survivors(shard.index(self.site, position), ruler.points, reach.nan_to_num(0.0, posinf=torch.inf))
             return
         present = np.flatnonzero(shard.places(position) >= 0)
         for query in range(len(queries)):
@@ -262,14 +260,14 @@ class _Scope:
     def _sample(self, queries: Tensor, rows: int = 4096) -> Float[Tensor, "query row"]:
         """Return distances to the first rows of the bank, roughly: a random sample, the corpus being in random order."""
         nearest = torch.full((len(queries), 1), torch.inf)
-        shard, scale = self.bank.shards[0], queries.norm(dim=-1, keepdim=True)
+        shard, ruler = self.bank.shards[0], Ruler(self.metric, queries)
         for p in self.positions:
             there = torch.from_numpy(shard.places(p)[:rows] >= 0)
-            x = torch.from_numpy(shard.vectors(self.site, p, rows)).float()
-            if self.distance == "euclidean":
-                d = torch.cdist(queries, x) / scale
+            x = self.metric.mapped(torch.from_numpy(shard.vectors(self.site, p, rows)).float())
+            if self.metric.cosine:
+                d = 1 - ruler.points @ torch.nn.functional.normalize(x).T
             else:
-                d = 1 - torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(x).T
+                d = torch.cdist(ruler.points, x) / ruler.lengths[:, None]
             nearest = torch.minimum(nearest, d.nan_to_num(0.0).masked_fill(~there, torch.inf))
         return nearest
 
@@ -281,7 +279,8 @@ class _Scope:
 
     def _verified(self, queries: Tensor, hits: list[Hits]) -> list[Hits]:
         """Measure again, in the model, every hit so near ε that rounding could decide."""
-        unsure = [np.abs(h.distances - self.epsilon) <= self.tolerance for h in hits]
+        ruler = Ruler(self.metric, queries)
+        unsure = [np.abs(h.distances - self.epsilon) <= self._doubt(ruler, i, h) for i, h in enumerate(hits)]
         rows, inverse = np.unique(np.concatenate([h.rows[u] for h, u in zip(hits, unsure, strict=True)]), return_inverse=True)
         if not len(rows):
             return hits
@@ -296,6 +295,28 @@ class _Scope:
             start = stop
         return out
 
+    def _reached(
+        self, ruler: Ruler, which: Rows, x: npt.NDArray[np.floating], radius: Float[Tensor, " query"]
+    ) -> Float[np.ndarray, " row"]:
+        """Return up to which stored distance each row may lie within its query's radius."""
+        reached = radius[which]
+        if self.verify and not self.metric.elementwise:
+            reached = reached + ruler.blur(which, x, self.epsilon)
+        found: Float[np.ndarray, " row"] = reached.numpy()
+        return found
+
+    def _doubt(self, ruler: Ruler, query: int, hits: Hits) -> float | Float[np.ndarray, " hit"]:
+        """Return by how much the stored distance of each hit may be off."""
+        if self.metric.elementwise:
+            return self.tolerance
+        found, shard = np.zeros(len(hits), dtype=np.float32), hits.rows // self.bank.manifest.shard_rows
+        for number, position in np.unique(np.stack([shard, hits.positions], 1), axis=0):
+            own = np.flatnonzero((shard == number) & (hits.positions == position))
+            held = self.bank.shards[number]
+            x = held.gathered(self.site, position, hits.rows[own] - held.rows.start)
+            found[own] = ruler.blur(np.full(len(own), query), x, self.epsilon).numpy()
+        return found
+
     def _again(self, queries: Tensor, rows: Rows, inverse: Rows) -> tuple[Distances, Rows]:
         """Run ``rows`` through the model; return D of pairs (query, ``rows[inverse]``) and the position where it is reached."""
         bank, names = self.bank, [self.bank.manifest.positions[p] for p in self.positions]
@@ -307,7 +328,7 @@ class _Scope:
             a, b = np.searchsorted(inverse[order], [start, start + len(z)])
             for part in np.array_split(order[a:b], max(1, (b - a) // _PAIRS)):
                 own = torch.from_numpy(inverse[part] - start)
-                d = distances.between(self.distance, queries[part, None], z[own])
+                d = self.metric.between(queries[part, None], z[own])
                 lowest = d.masked_fill(lacking[own], torch.inf).min(1)
                 exact[part] = lowest.values.numpy()
                 place[part] = np.array(self.positions)[lowest.indices.numpy()]

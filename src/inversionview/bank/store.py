@@ -1,6 +1,6 @@
 """A bank as it is read: a manifest and shards, each shard a folder of plain ``.npy`` arrays that appears by one rename.
 
-bank/manifest.json
+bank/manifest.json, statistics.safetensors where the distance needs some
 bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; zeros where a row lacks the position
                  heads.npy        [head, position, row, d_head] the same of heads, in the coordinates of their frames
                  sums.npy         [site, position, row] a checksum of each of these vectors
@@ -29,8 +29,13 @@ from inversionview.bank.shards import Shard
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
 from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
+from inversionview.model.distances.metric import Metric
+from inversionview.model.distances.registry import REGISTRY
+from inversionview.model.distances.statistics import FILE as STATISTICS
+from inversionview.model.distances.statistics import Statistics
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
@@ -67,6 +72,18 @@ class ActivationBank:
         self.sites = [Site.parse(name) for name in manifest.sites]
         self.shards = [Shard(_shard_folder(folder, i), rows, manifest) for i, rows in enumerate(manifest.shards)]
         self._mapped = 0
+        if manifest.statistics:
+            model.learn(Statistics.load(folder / STATISTICS))
+
+    def metric(self, site: int) -> Metric:
+        """Return the distance that the index serves, at a site by its number."""
+        return self.model.metric(self.manifest.distance, self.sites[site])
+
+    def serves(self, distance: Distance, site: int) -> bool:
+        """Return whether the index serves a distance at a site, by its number: one of the same name and the same statistics."""
+        known, name = self.model.statistics, self.manifest.sites[site]
+        own = known.mark(name) if known is not None and REGISTRY[distance].needs else ""
+        return distance == self.manifest.distance and own == self.manifest.statistics.get(name, "")
 
     def __len__(self) -> int:
         return self.manifest.inputs

@@ -7,7 +7,18 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 from inversionview.core.errors import SettingError
 
-Distance = Literal["euclidean", "cosine"]
+Distance = Literal[
+    "euclidean",
+    "cosine",
+    "cosine-normed",
+    "cosine-fisher",
+    "cosine-centred",
+    "cosine-normed-centred",
+    "cosine-scored",
+    "cosine-whitened",
+    "euclidean-whitened",
+]
+"""What each does is told by ``model/distances/registry.py``."""
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 MOST_EPSILON = 1e6
 """No threshold is larger: cosine distances end at 2, and single precision far above."""
@@ -22,7 +33,7 @@ def check_distance(kind: str) -> Distance:
     for known in DISTANCES:
         if kind == known:
             return known
-    raise SettingError(f"There is no distance {kind!r}: choose euclidean or cosine.")
+    raise SettingError(f"There is no distance {kind!r}: choose {', '.join(DISTANCES[:-1])} or {DISTANCES[-1]}.")
 
 
 def check_epsilon(epsilon: float) -> float:

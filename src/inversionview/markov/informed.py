@@ -20,7 +20,6 @@ from inversionview.core.arrays import Ids
 from inversionview.markov.kernel import Target, Trial
 from inversionview.markov.proposals import Edit, Move, Proposed, Written
 from inversionview.markov.texts import Texts, at, draws
-from inversionview.model import distances
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 
@@ -154,7 +153,7 @@ def drafted(model: ProbedModel, target: Target, written: Written) -> Trial | Non
     start, cache = written.cache.length, written.cache.rows(torch.from_numpy(written.texts_row[first]))
     out = model.extend(torch.from_numpy(texts[:, start : start + 1]), cache, target.site, logits=False)
     assert out.activations is not None
-    distance = distances.between(target.kind, target.z, out.activations[:, 0].float().cpu()).double().numpy()
+    distance = model.metric(target.kind, target.site).between(target.z, out.activations[:, 0].float().cpu()).double().numpy()
     none = np.zeros(len(texts), dtype=np.bool_)
     return Trial(texts, distance, np.full(len(texts), start), ~none, none)
 

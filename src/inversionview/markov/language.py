@@ -24,7 +24,6 @@ from inversionview.markov.informed import Informed, drafted
 from inversionview.markov.kernel import States, Target, Trial
 from inversionview.markov.proposals import Edit, Proposals, Proposed, Written
 from inversionview.markov.texts import Texts, at, draw
-from inversionview.model import distances
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel
@@ -267,7 +266,7 @@ class LanguageKernel:
         """
         out = self._extend(tokens[:, t:], cache, logits=prior and bool(self.beta))
         assert out.activations is not None
-        here = distances.between(self.target.kind, self.target.z, out.activations.float().cpu())
+        here = self.model.metric(self.target.kind, self.target.site).between(self.target.z, out.activations.float().cpu())
         per_token = np.concatenate([before, here.double().numpy()], axis=1)
         log_p = np.zeros(tokens.shape)
         if out.logits is not None:

@@ -18,7 +18,6 @@ from torch import Tensor
 from inversionview.core.arrays import Ids
 from inversionview.markov.kernel import Target
 from inversionview.markov.texts import Texts, at, draw
-from inversionview.model import distances
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 
@@ -205,10 +204,10 @@ class Proposals:
         ids = torch.from_numpy(tokens)
         inside = torch.from_numpy(self.texts.inside(tokens)).to(self.model.device)
         fixed = None if self.target.fixed is None else torch.from_numpy(self.target.fixed(tokens)).to(self.model.device)
-        z = self.target.z.to(self.model.device)
+        z, metric = self.target.z.to(self.model.device), self.model.metric(self.target.kind, self.target.site)
 
         def loss(activations: Tensor) -> Tensor:
-            each = distances.between(self.target.kind, z, activations.float())
+            each = metric.between(z, activations.float())
             if fixed is not None:
                 return each.gather(1, fixed.clamp(min=0)[:, None])[:, 0]
             return each.masked_fill(~inside, torch.inf).amin(1)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.model.cache import Extended, KeysValues
-from inversionview.model.sites.kind import Kind
+from inversionview.model.sites.kind import Kind, Tap
 from inversionview.model.sites.site import REGISTRY, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
@@ -162,6 +162,13 @@ class Backend(Protocol):
         """
         ...
 
+    def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm | None:
+        """Return the norm under which a layer reads the residual stream at one of its taps; ``None``: as it is.
+
+        OLMo 2 and 3 norm what they write alone, OPT-350M norms the stream itself.
+        """
+        ...
+
     def logits(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -199,12 +206,12 @@ class Backend(Protocol):
         """Return what each head of a layer writes if it attends to one token alone, whose residual stream is x (its OV)."""
         ...
 
-    def attention_gradients(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
-    ) -> Float[Tensor, "layer batch pos d_model"]:
-        """Return the gradient of each input's loss with respect to what each attention layer gives, after W_O.
+    def gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, taps: Sequence[Tap], loss: LogitLoss
+    ) -> Float[Tensor, "tap batch pos d_model"]:
+        """Return the gradient of each input's loss with respect to the values of some taps of d_model numbers.
 
-        A head's output is a term of it, so that is the gradient with respect to every head of the layer, too.
+        A head's output is a term of ``attn_out``, so the gradient with respect to that is the one of each head, too.
         """
         ...
 

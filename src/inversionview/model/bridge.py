@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from inversionview.core.errors import WeightsError
 from inversionview.model.architectures import opened, steady_length
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, Shape, pulled
 from inversionview.model.bridge_extension import continues, from_keys_and_values, from_tokens
-from inversionview.model.bridge_hooks import HookedBridge, stop
+from inversionview.model.bridge_hooks import HookedBridge, Hooks, stop
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.loading import first_line, load_causal_lm, quiet
 from inversionview.model.sites.kind import Tap
@@ -157,18 +157,19 @@ class BridgeBackend(HookedBridge):
         w_o = self.w_o(layer)
         return torch.einsum("bhi,hid->hbd", found[0].reshape(len(x), *w_o.shape[:2]), w_o)
 
-    def attention_gradients(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
-    ) -> Float[Tensor, "layer batch pos d_model"]:
-        """See ``Backend.attention_gradients``."""
-        found: list[Float[Tensor, "batch pos d_model"]] = []
+    def gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, taps: Sequence[Tap], loss: LogitLoss
+    ) -> Float[Tensor, "tap batch pos d_model"]:
+        """See ``Backend.gradients``. That of x.mid is the one of what the attention adds, for the residual stream passes by."""
+        found: dict[Any, Float[Tensor, "batch pos d_model"]] = {}
+        points = [self.bridge.blocks[t.layer].hook_attn_out if t.name == "resid_mid" else self.point(t) for t in taps]
 
         def read(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-            found.append(value)
+            found[hook] = value
 
         with self.embedded(), torch.enable_grad():
-            out = self.run(tokens, mask, [(block.attn.o.hook_out, read) for block in self.bridge.blocks], grad=True)
-            return torch.stack(torch.autograd.grad(loss(out).sum(), found))
+            out = self.run(tokens, mask, [(point, read) for point in dict.fromkeys(points)], grad=True)
+            return torch.stack(torch.autograd.grad(loss(out).sum(), [found[point] for point in points]))
 
     def extend(
         self,
@@ -248,3 +249,35 @@ class BridgeBackend(HookedBridge):
         if norm is not None:
             return partial(self.through, norm)
         return None if scale == 1.0 else partial(torch.mul, torch.tensor(scale))
+
+    def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm | None:
+        """See ``Backend.reading``."""
+        norm = self._readers.get(Tap(layer, tap))
+        return None if norm is None else partial(self.through, norm)
+
+    @cached_property
+    def _readers(self) -> dict[Tap, Any]:
+        """The norms that are given just what a tap of the residual stream has, by one run: which these are, no name tells."""
+        given, streams = dict[Any, Tensor](), dict[Tap, Tensor]()
+        hooks: Hooks = []
+        for layer, block in enumerate(self.bridge.blocks):
+            for tap in (Tap(layer, "resid_pre"), Tap(layer, "resid_mid")):
+                if tap.name == "resid_mid" and self.shape.parallel:
+                    continue
+                hooks.append((self.point(tap), partial(_note, streams, tap)))
+            for name in ("ln1", "ln2"):
+                if (norm := getattr(block, name, None)) is not None:
+                    hooks.append((norm.hook_in, partial(_note, given, norm)))
+        with torch.no_grad():
+            self.run(torch.arange(3, device=self.device)[None] % self.shape.vocabulary, None, hooks)
+        found: dict[Tap, Any] = {}
+        for norm, x in given.items():
+            for tap, stream in streams.items():
+                if torch.equal(x, stream):
+                    found.setdefault(tap, norm)
+        return found
+
+
+def _note(found: dict[Any, Tensor], key: Any, value: Tensor, hook: Any) -> None:
+    """Keep what passes a hook point."""
+    found[key] = value.detach().clone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -157,15 +158,15 @@ class GPT2Backend(GPT2Network):
         _, _, v = self._qkv(self.blocks[layer], x[:, None])
         return torch.einsum("bhi,hid->hbd", v[:, :, 0], self._w_o(self.blocks[layer]))
 
-    def attention_gradients(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, loss: LogitLoss
-    ) -> Float[Tensor, "layer batch pos d_model"]:
-        """See ``Backend.attention_gradients``."""
-        seen: list[Float[Tensor, "batch pos d_model"]] = []
+    def gradients(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, taps: Sequence[Tap], loss: LogitLoss
+    ) -> Float[Tensor, "tap batch pos d_model"]:
+        """See ``Backend.gradients``."""
+        seen: dict[Tap, Float[Tensor, "batch pos d_model"]] = {}
         with torch.enable_grad():
             x, allowed = self._place(self.wte[tokens].detach().requires_grad_(), mask)
             _, last, _ = self._run(x, allowed, None, None, logits=True, seen=seen)
-            return torch.stack(torch.autograd.grad(loss(self.unembed(self.final_norm(last))).sum(), seen))
+            return torch.stack(torch.autograd.grad(loss(self.unembed(self.final_norm(last))).sum(), [seen[t] for t in taps]))
 
     def extend(
         self,
@@ -207,13 +208,13 @@ class GPT2Backend(GPT2Network):
         site: Site | None,
         logits: bool,
         patches: Mapping[Site, Patch] | None = None,
-        seen: list[Float[Tensor, "batch new d_model"]] | None = None,
+        seen: dict[Tap, Float[Tensor, "batch new d_model"]] | None = None,
     ) -> tuple[Float[Tensor, "batch new d_model"] | None, Float[Tensor, "batch new d_model"], KeysValues]:
         """Return the activations of ``site``, the residual stream at the end of the run, and the keys and values.
 
-        What the attention layers give is put into ``seen``.
+        What passes the taps of d_model numbers is put into ``seen``.
         """
-        way, kept = _Way(self, site, patches or {}), KeysValues([], [])
+        way, kept = _Way(self, site, patches or {}, seen), KeysValues([], [])
         layers = layers_run(self.shape, site, logits)
         for layer, block in enumerate(self.blocks[:layers]):
             x = way.passed(Tap(layer, "resid_pre"), x)
@@ -224,8 +225,6 @@ class GPT2Backend(GPT2Network):
             kept.values.append(v)
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None).transpose(1, 2)
             attended = way.attended(layer, z, linear(z.flatten(2), block.out))
-            if seen is not None:
-                seen.append(attended)
             middle = way.passed(Tap(layer, "resid_mid"), x + attended)
             if way.found is not None and not logits:
                 break
@@ -242,22 +241,34 @@ class GPT2Backend(GPT2Network):
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "layer batch k d_model"]:
         """See ``Backend.attention_outputs``."""
-        seen: list[Float[Tensor, "batch pos d_model"]] = []
+        seen: dict[Tap, Float[Tensor, "batch pos d_model"]] = {}
         x, allowed = self._embed(tokens, mask)
         self._run(x, allowed, None, Site(max(layers), "post"), logits=False, seen=seen)
         rows = torch.arange(len(tokens), device=self.device)[:, None]
-        return torch.stack([seen[layer][rows, positions] for layer in layers])
+        return torch.stack([seen[Tap(layer, "attn_out")][rows, positions] for layer in layers])
 
     def entering(self, layer: int) -> Norm | None:
         """See ``Backend.entering``: in GPT-2 as it is."""
         return None
 
+    def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm:
+        """See ``Backend.reading``."""
+        block = self.blocks[layer]
+        gain_bias = block.ln_1 if tap == "resid_pre" else block.ln_2
+        return lambda x: self._norm(x.to(self.wte), gain_bias)
+
 
 class _Way:
     """What is read and written on the way of a run."""
 
-    def __init__(self, weights: Weights, site: Site | None, patches: Mapping[Site, Patch]) -> None:
-        self.weights, self.site, self.patches = weights, site, patches
+    def __init__(
+        self,
+        weights: Weights,
+        site: Site | None,
+        patches: Mapping[Site, Patch],
+        seen: dict[Tap, Float[Tensor, "batch new d_model"]] | None = None,
+    ) -> None:
+        self.weights, self.site, self.patches, self.seen = weights, site, patches, seen
         self.found: Float[Tensor, "batch new d_model"] | None = None
         """The activations of ``site``, once the run is there."""
         self.patched: dict[Tap, list[Site]] = {}
@@ -277,6 +288,8 @@ class _Way:
             at, new = self.patches[site].index, self.patches[site].values
             x = x.index_put(at, site.write(x[at], new, site.read(x[at], site.matrix(self.weights))))
         self.look(tap, x)
+        if self.seen is not None:
+            self.seen[tap] = x
         return x
 
     def attended(
@@ -289,4 +302,6 @@ class _Way:
             new = old.index_put(self.patches[site].index, self.patches[site].values)
             given = site.write(given, new - old)  # elsewhere exactly nothing
         self.look(tap, z)
+        if self.seen is not None:
+            self.seen[Tap(layer, "attn_out")] = given
         return given

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.scope import Distance
-from inversionview.model import distances
+from inversionview.model.distances.geometry import nearest_position
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
@@ -41,14 +41,14 @@ def distance_to(
         the distance at every position (infinite where D may not be reached), D (infinite where an input lacks the fixed
         position), and the position where it is reached.
     """
-    candidates = model.candidates(tokens)
+    candidates, metric = model.candidates(tokens), model.metric(kind, site)
     per_token = torch.full(tokens.shape, torch.inf)
     for rows, last in _passes(model, candidates):
         z_here = model.activations(tokens[rows, :last], [site])[0].float().cpu()
-        per_token[rows, :last] = distances.between(kind, z[rows, None].float(), z_here)
+        per_token[rows, :last] = metric.between(z[rows, None].float(), z_here)
     per_token = per_token.masked_fill(~candidates, torch.inf)
     if fixed is None:
-        return per_token, *distances.nearest_position(per_token, candidates)
+        return per_token, *nearest_position(per_token, candidates)
     position = torch.from_numpy(fixed(tokens.numpy()))
     return per_token, per_token.gather(1, position.clamp(min=0)[:, None])[:, 0].masked_fill(position < 0, torch.inf), position
 
@@ -67,8 +67,8 @@ def nearest(
     for rows, last in _passes(model, mask):
         z_here = model.activations(every[rows, :last], sites).float().cpu()
         for number, (z, site) in enumerate(queries):
-            per_token = distances.between(kind, z, z_here[sites.index(site)])
-            out[number, rows] = distances.nearest_position(per_token, mask[rows, :last])[0]
+            per_token = model.metric(kind, site).between(z, z_here[sites.index(site)])
+            out[number, rows] = nearest_position(per_token, mask[rows, :last])[0]
         done += len(rows)
         if report is not None:
             report(done)

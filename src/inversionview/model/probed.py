@@ -18,8 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import InputError, WeightsError
+from inversionview.core.errors import InputError, MismatchError, WeightsError
+from inversionview.core.scope import Distance
 from inversionview.model.backend import Backend
+from inversionview.model.distances.metric import Metric
+from inversionview.model.distances.registry import metric_at
+from inversionview.model.distances.statistics import Statistics
 from inversionview.model.gpt2 import GPT2Backend
 from inversionview.model.gpt2_files import ADAPTER
 from inversionview.model.harvest import harvest, harvest_compact
@@ -86,11 +90,14 @@ class ProbedModel(Runner):
         backend: what runs it.
         vocabulary: its tokenizer, special tokens resolved.
         sound: what of it may be believed.
+        statistics: of a corpus, which some distances need; see ``learn``.
     """
 
     def __init__(self, backend: Backend, vocabulary: Vocabulary, name: str) -> None:
         super().__init__(backend, vocabulary, name)
         self.sound = Soundness()
+        self.statistics: Statistics | None = None
+        self._metrics: dict[tuple[Distance, Site], Metric] = {}
 
     @classmethod
     def from_pretrained(
@@ -227,3 +234,31 @@ class ProbedModel(Runner):
         if self.width(site) == self.shape.d_model:
             return None
         return self._frames[site.layer][1][site.head or 0].float().cpu()
+
+    def metric(self, distance: Distance, site: Site) -> Metric:
+        """Return a distance at a site; it is formed once.
+
+        Raises:
+            SettingError: there is none of that name, or it needs statistics that were not learned.
+        """
+        found = self._metrics.get((distance, site))
+        if found is None:
+            plain = distance in ("euclidean", "cosine")  # blind to coordinates
+            frame = None if plain else self.frame(site)
+            found = self._metrics[distance, site] = metric_at(self.backend, site, distance, frame, self.statistics)
+        return found
+
+    def learn(self, statistics: Statistics) -> None:
+        """Take statistics of a corpus over; those of another one are forgotten.
+
+        Raises:
+            MismatchError: they are of another model.
+        """
+        if statistics.model != self.fingerprint:
+            raise MismatchError(
+                f"The statistics of {statistics.corpus} are of another model than {self.name}: measure them anew."
+            )
+        if self.statistics is not None and self.statistics.fingerprint == statistics.fingerprint:
+            statistics = self.statistics.joined(statistics)
+        self.statistics = statistics
+        self._metrics.clear()

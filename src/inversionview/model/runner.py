@@ -14,6 +14,7 @@ from torch import Tensor
 from inversionview.core.errors import InputError, SettingError, WeightsError
 from inversionview.model.backend import Backend, LogitLoss, Loss, Patch, Shape
 from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site, Sites
 from inversionview.model.tokens import Vocabulary
@@ -162,16 +163,16 @@ class Runner:
         """
         return self.backend.attended(layer, x.to(self.device))
 
-    def attention_gradients(
-        self, tokens: Int[Tensor, "batch pos"], loss: LogitLoss
-    ) -> Float[Tensor, "layer batch pos d_model"]:
-        """Return the gradient of each input's ``loss`` of its logits with respect to what each attention layer gives.
+    def gradients(
+        self, tokens: Int[Tensor, "batch pos"], taps: Sequence[Tap], loss: LogitLoss
+    ) -> Float[Tensor, "tap batch pos d_model"]:
+        """Return the gradient of each input's ``loss`` of its logits with respect to the values of some taps.
 
-        A head's output is a term of that, so it is the gradient with respect to each head's output, too.
+        These have d_model numbers. A head's output is a term of ``attn_out``, so the gradient is that of each head, too.
         """
         self._together(tokens)
         safe, padded = self._given(tokens)
-        return self.backend.attention_gradients(safe, padded, loss)
+        return self.backend.gradients(safe, padded, taps, loss)
 
     @torch.no_grad()
     def extend(

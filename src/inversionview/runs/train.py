@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,7 +312,7 @@ def _epsilons(study: Study, bank: ActivationBank | None) -> Mapping[str, float]:
         tokens = inputs.tokens(rng.permutation(len(inputs))[:TEXTS])
         return study.model.harvest(tokens, [site], inputs.named_positions(tokens)["END"][:, None])[0, :, 0].float().cpu()
 
-    return typical_epsilons(activations, study.sites, study.spec.distance)
+    return typical_epsilons(activations, study.sites, partial(study.model.metric, study.spec.distance))
 
 
 def _telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[Site], out: Path, watch: Watch) -> npt.NDArray[np.bool_]:

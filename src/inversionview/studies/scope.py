@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance, Scope, check_distance, check_epsilon
+from inversionview.studies.statistics import learn
 
 if TYPE_CHECKING:
     from inversionview.model.sites.site import Site
@@ -18,6 +20,7 @@ def resolved(
     epsilon: float | None = None,
     distance: Distance | None = None,
     at: Any = None,
+    report: Progress | None = None,
 ) -> Scope[Any]:
     """Return within which ε, by which distance and at which positions inputs are compared.
 
@@ -28,15 +31,14 @@ def resolved(
         epsilon: threshold, if it is named.
         distance: if it is named.
         at: what names the positions; all of them by default.
+        report: called with the share that is done of statistics of the corpus, where the distance needs some.
 
     Raises:
         SettingError: ε is out of range, or there is no such distance.
     """
-    return Scope(
-        _own(study, site, distance) if epsilon is None else check_epsilon(epsilon),
-        study.spec.distance if distance is None else check_distance(distance),
-        at,
-    )
+    chosen = study.spec.distance if distance is None else check_distance(distance)
+    learn(study, [chosen], study.sites if site is None else [site], report)
+    return Scope(_own(study, site, distance) if epsilon is None else check_epsilon(epsilon), chosen, at)
 
 
 def _own(study: Study, site: Site | None, distance: Distance | None) -> float:

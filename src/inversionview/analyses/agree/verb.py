@@ -17,7 +17,6 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Scope
-from inversionview.model.distances import between
 from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.registry import every, named, one_of
 from inversionview.sources.settings import Setting
@@ -107,4 +106,5 @@ def _listed(study: Study, query: Query, scope: Scope[str]) -> Ids:
     at = study.named(tokens)[scope.at]
     tokens, at = tokens[at >= 0], at[at >= 0]
     z = study.model.harvest(tokens, [query.site], at[:, None])[0, :, 0]
-    return tokens[(between(scope.distance, query.z, z) <= scope.epsilon).numpy()]
+    near = study.model.metric(scope.distance, query.site).between(query.z, z)
+    return tokens[(near <= scope.epsilon).numpy()]

@@ -21,7 +21,8 @@ from inversionview.analyses.attribute.result import Attribution, Rate, Rates, Ra
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, SettingError, UnknownPositionError
 from inversionview.core.progress import Progress
-from inversionview.model.last_norm import FrozenNorm, last_norm, token_count
+from inversionview.model.frozen_norm import FrozenNorm
+from inversionview.model.last_norm import last_norm, token_count
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site

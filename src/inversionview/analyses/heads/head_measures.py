@@ -29,6 +29,7 @@ from inversionview.intervene.activations import Activation
 from inversionview.intervene.patched_runs import PatchedRuns
 from inversionview.model.last_norm import last_norm, token_count
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
 
 POSITIONS = ("S1+1", "S2", "END")
@@ -273,7 +274,9 @@ def _gradient(
     def difference(logits: Float[Tensor, "row pos vocabulary"]) -> Float[Tensor, " row"]:
         return logits[each, end, names[:, 0]] - logits[each, end, names[:, 1]]
 
-    gradients = model.attention_gradients(torch.from_numpy(tokens), difference)
+    gradients = model.gradients(
+        torch.from_numpy(tokens), [Tap(i, "attn_out") for i in range(len(model.shape.heads))], difference
+    )
     return gradients[:, each[:, None], at.to(model.device)].float().cpu()
 
 

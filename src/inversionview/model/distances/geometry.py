@@ -1,15 +1,17 @@
-"""The two distances between activations, and the distance of an input to a query.
+"""The two geometries that every distance between activations ends in, and the distance of an input to a query.
 
 Pure functions on tensors; nothing here knows of models.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.core.scope import Distance, check_distance
+Geometry = Literal["euclidean", "cosine"]
 
 
 def euclidean(query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
@@ -34,14 +36,10 @@ def cosine(query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_m
 
 
 def between(
-    kind: Distance, query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_model"]
+    geometry: Geometry, query: Float[Tensor, "*#batch d_model"], z: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch"]:
-    """Return the distance of that name from the query activation to ``z``.
-
-    Raises:
-        SettingError: there is no distance of that name.
-    """
-    return (euclidean if check_distance(kind) == "euclidean" else cosine)(query, z)
+    """Return the distance of that geometry from the query activation to ``z``."""
+    return (cosine if geometry == "cosine" else euclidean)(query, z)
 
 
 def nearest_position(

@@ -1,0 +1,82 @@
+"""A distance at one site: vectors are mapped linearly, then one of the two geometries holds.
+
+``registry.py`` says which map each distance has. A search maps what a bank holds and goes on as ever: what it finds is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.core.scope import Distance
+from inversionview.model.distances.geometry import between
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """The distance d(A(z_q − μ), A(z − μ)) of vectors at a site, d being a geometry.
+
+    Vectors have d_model numbers, or, of heads, the d_head coordinates of ``ProbedModel.frame`` in which banks keep them. With
+    neither μ nor A both give the same, for a frame turns nothing but coordinates; else the first are taken to the second.
+    """
+
+    distance: Distance
+    shift: Float[Tensor, " width"] | None = None
+    """μ."""
+    gain: Float[Tensor, " width"] | None = None
+    """A as a diagonal matrix."""
+    matrix: Float[Tensor, "width out"] | None = None
+    """A as any other, vectors being rows."""
+    centres: bool = False
+    """Each vector's own mean over its numbers is taken off first, as LayerNorm does."""
+    frame: Float[Tensor, "width d_model"] | None = None
+
+    @property
+    def cosine(self) -> bool:
+        """The geometry is the cosine, not the Euclidean one."""
+        return self.distance.startswith("cosine")
+
+    @property
+    def plain(self) -> bool:
+        """Vectors are compared as they are."""
+        return self.shift is None and self.gain is None and self.matrix is None and not self.centres
+
+    @property
+    def elementwise(self) -> bool:
+        """Each number of a vector is mapped by itself, onto a multiple: what moves it in proportion does so after it, too."""
+        return self.shift is None and self.matrix is None and not self.centres
+
+    def mapped(self, z: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch out"]:
+        """Return A(z − μ)."""
+        if self.plain:
+            return z
+        if self.frame is not None and z.size(-1) == self.frame.size(1):
+            z = z @ self.frame.to(z).T
+        if self.shift is not None:
+            z = z - self.shift.to(z)
+        if self.centres:
+            z = z - z.mean(-1, keepdim=True)
+        if self.gain is not None:
+            z = z * self.gain.to(z)
+        return z if self.matrix is None else z @ self.matrix.to(z)
+
+    def moved(self, z: Float[Tensor, "*batch width"], share: float) -> Float[Tensor, "*batch"]:
+        """Return by how much A(z − μ) may be off, in Euclidean length, where each number of z is by this share of itself."""
+        off = z.abs()
+        if self.centres:
+            off = off + off.mean(-1, keepdim=True)
+        if self.gain is not None:
+            off = off * self.gain.to(z).abs()
+        if self.matrix is not None:
+            off = off @ self.matrix.to(z).abs()
+        return off.norm(dim=-1) * share
+
+    def between(self, query: Float[Tensor, "*#batch width"], z: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
+        """Return the distance from the query activation to ``z``."""
+        return self.of_mapped(self.mapped(query), self.mapped(z))
+
+    def of_mapped(self, query: Float[Tensor, "*#batch out"], z: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch"]:
+        """Return the same of vectors that are mapped."""
+        return between("cosine" if self.cosine else "euclidean", query, z)

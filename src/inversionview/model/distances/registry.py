@@ -1,0 +1,150 @@
+"""Which distances there are: by what linear map each takes vectors, and what it must know for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from inversionview.core.errors import SettingError
+from inversionview.core.scope import Distance, check_distance
+from inversionview.model.backend import Backend, Norm
+from inversionview.model.distances.metric import Metric
+from inversionview.model.distances.statistics import MOMENTS, Moment, Statistics
+from inversionview.model.frozen_norm import FrozenNorm
+from inversionview.model.sites.site import Site
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a distance does to vectors before they are compared."""
+
+    says: str
+    """In a few words, for help and tables."""
+    normed: bool = False
+    """They are taken through the norm that reads the stream which they are, or enter."""
+    centred: bool = False
+    """The corpus' mean is taken off."""
+    scored: bool = False
+    """Each number is divided by its standard deviation over the corpus."""
+    whitened: bool = False
+    """They are taken to coordinates in which the corpus has the same variance in all directions, about."""
+
+    sensitive: bool = False
+    """Directions count by how much a step along them changes what the model says, by the corpus' gradients."""
+
+    @property
+    def needs(self) -> tuple[Moment, ...]:
+        """Which moments of a corpus it must know."""
+        if self.sensitive:
+            return ("mean", "covariance", "gradients")
+        mean: tuple[Moment, ...] = ("mean",) if self.centred else ()
+        return (*mean, "covariance") if self.scored or self.whitened else mean
+
+
+REGISTRY: dict[Distance, Definition] = {
+    "euclidean": Definition("the length of the difference, relative to the query's"),
+    "cosine": Definition("1 − the cosine of the angle"),
+    "cosine-normed": Definition("cosine under the norm that reads the stream", normed=True),
+    "cosine-fisher": Definition("cosine where directions count by what they change", normed=True, sensitive=True),
+    "cosine-centred": Definition("cosine from the corpus' mean", centred=True),
+    "cosine-normed-centred": Definition("both of these", normed=True, centred=True),
+    "cosine-scored": Definition("cosine of z-scores", centred=True, scored=True),
+    "cosine-whitened": Definition("cosine of whitened vectors", centred=True, whitened=True),
+    "euclidean-whitened": Definition("Euclidean of whitened vectors", centred=True, whitened=True),
+}
+
+
+def moments_needed(distances: Sequence[Distance]) -> tuple[Moment, ...]:
+    """Return which moments of a corpus some distances must know."""
+    needed = {moment for each in distances for moment in REGISTRY[check_distance(each)].needs}
+    return tuple(moment for moment in MOMENTS if moment in needed)
+
+
+def metric_at(
+    backend: Backend,
+    site: Site,
+    distance: Distance,
+    frame: Float[Tensor, "width d_model"] | None,
+    statistics: Statistics | None,
+) -> Metric:
+    """Return a distance at a site.
+
+    Args:
+        backend: of the model.
+        site: where.
+        distance: which.
+        frame: of the site, see ``ProbedModel.frame``.
+        statistics: of a corpus.
+
+    Raises:
+        SettingError: there is no such distance; it needs statistics that are not there; a norm does more than it may.
+    """
+    made = REGISTRY[check_distance(distance)]
+    if made == Definition(made.says):
+        return Metric(distance)
+    if made.needs and statistics is None:
+        raise SettingError(
+            f"{distance} needs statistics of a corpus, and there is none: give texts (--texts), or choose cosine-normed, "
+            "which knows the model alone."
+        )
+    known = statistics if made.needs else None
+    shift = known.mean(site.short) if known is not None and made.centred else None
+    gain, matrix, centres = _norms(backend, site, frame) if made.normed else (None, None, False)
+    if known is not None and made.scored:
+        gain = 1 / known.deviation(site.short)
+    if known is not None and made.whitened:
+        matrix = known.whitening(site.short)
+    if known is not None and made.sensitive:
+        width = len(known.mean(site.short))
+        own = Metric(distance, None, gain, matrix, centres).mapped(torch.eye(width))
+        gain, matrix, centres = None, known.sensitivity(site.short, own), False
+    return Metric(distance, shift, gain, matrix, centres, frame)
+
+
+def norms_after(backend: Backend, site: Site) -> list[Norm]:
+    """Return the norms that a site's vector goes through until it is read.
+
+    x.pre is read under its layer's first norm, x.mid under its second, x.post under the next layer's first or, at the end, the
+    last one; what a head writes is read as x.mid, where there is one, what an MLP writes as x.post. On its way a head passes
+    what becomes of the attention's output, see ``Backend.entering``.
+    """
+    stream = "mid" if site.is_head and not backend.shape.parallel else "post" if site.is_head else site.kind
+    entering = backend.entering(site.layer) if site.is_head else None
+    if stream == "pre":
+        reading = backend.reading(site.layer, "resid_pre")
+    elif stream == "mid":
+        reading = backend.reading(site.layer, "resid_mid")
+    elif site.layer + 1 < len(backend.shape.heads):
+        reading = backend.reading(site.layer + 1, "resid_pre")
+    else:
+        reading = backend.final_norm
+    return [norm for norm in (entering, reading) if norm is not None]
+
+
+_Map = tuple[Float[Tensor, " width"] | None, Float[Tensor, "width width"] | None, bool]
+
+
+def _norms(backend: Backend, site: Site, frame: Float[Tensor, "width d_model"] | None) -> _Map:
+    """Return what the norms after a site do to its vector, up to a factor: gain, matrix, and whether they centre.
+
+    Their biases belong to no vector, and their scales, frozen at the query, cancel in both geometries.
+
+    Raises:
+        SettingError: a norm does more than to scale and to centre.
+    """
+    like = torch.empty(backend.shape.d_model, device=backend.device)
+    probe = torch.randn(8, len(like), generator=torch.Generator().manual_seed(0)).to(like)
+    norms = [FrozenNorm(norm, like) for norm in norms_after(backend, site)]
+    for norm in norms:
+        norm.scale(probe)  # raises where it is of another form
+    if frame is None and len(norms) <= 1:
+        return (norms[0].gain.float().cpu(), None, norms[0].centres) if norms else (None, None, False)
+    through = torch.eye(len(like)) if frame is None else frame
+    for norm in norms:
+        through = norm.frozen(through.to(like), torch.ones((), device=like.device)).float().cpu()
+    r = torch.linalg.qr(through.double().mT).R  # through = Rᵀ Qᵀ, and Q turns nothing but coordinates
+    return None, r.mT.float(), False

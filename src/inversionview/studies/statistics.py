@@ -1,0 +1,117 @@
+"""Statistics of a study's corpus, which some distances need: of its run, of its bank, of the user's cache, or measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+
+from inversionview.core.arrays import Ids
+from inversionview.core.errors import BankError, MismatchError, StorageError
+from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
+from inversionview.corpora.windows import WindowInputs
+from inversionview.model.distances.measuring import TOKENS, measured
+from inversionview.model.distances.registry import moments_needed
+from inversionview.model.distances.statistics import FILE, Moment, Statistics
+from inversionview.model.sites.site import Site
+
+if TYPE_CHECKING:
+    from inversionview.studies.study import Study
+
+
+def learn(
+    study: Study, distances: Sequence[Distance], sites: Sequence[Site], report: Progress | None = None, tokens: int = TOKENS
+) -> None:
+    """See to it that the study's model knows what some distances need at some sites, of the study's corpus.
+
+    What was measured before is taken from the run's folder or the user's cache; what is measured now is kept there.
+
+    Args:
+        study: from ``load``; a model alone has no corpus, and a distance that needs one is refused when it is used.
+        distances: which.
+        sites: where.
+        report: called with the share of the work that is done, and a note.
+        tokens: how many of the corpus are looked at.
+
+    Raises:
+        SettingError: there is no such distance.
+    """
+    needed = moments_needed(distances)
+    if not needed or study.bare:
+        return
+    for path in (_of_run(study), cached(study)):
+        if path is not None and path.exists() and _lacking(study, needed, sites):
+            with suppress(BankError, MismatchError):
+                found = Statistics.load(path)
+                if found.fingerprint == study.inputs.fingerprint and found.tokens >= tokens:
+                    study.model.learn(found)
+    where = _lacking(study, needed, sites)
+    if not where:
+        return
+    _, mask, rows = sampled(study, tokens)
+    made = measured(
+        study.model,
+        rows,
+        torch.from_numpy(mask),
+        where,
+        needed,
+        corpus=corpus_name(study),
+        fingerprint=study.inputs.fingerprint,
+        report=report,
+    )
+    study.model.learn(made)
+    _keep(study, made)
+
+
+def sampled(study: Study, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, "row pos"], Ids]:
+    """Return a random sample of a study's inputs of about so many tokens: their numbers, which tokens count, and all tokens.
+
+    Those count at which D may be reached, of natural text its occurrences.
+    """
+    inputs, numbers = study.inputs, np.arange(min(len(study.inputs), tokens))
+    upto = int(np.searchsorted(inputs.occurrences(numbers).cumsum(), tokens)) + 1
+    numbers = numbers[:upto]
+    rows = inputs.corpus(numbers)
+    return numbers, inputs.occurring(rows), rows
+
+
+def corpus_name(study: Study) -> str:
+    """Return what a study's corpus is called: natural text as its source was named."""
+    return study.inputs.about.source if isinstance(study.inputs, WindowInputs) else study.name
+
+
+def cached(study: Study) -> Path:
+    """Return where statistics of a study's model and corpus lie in the user's cache."""
+    from platformdirs import user_cache_path
+
+    name = f"{study.model.fingerprint}-{study.inputs.fingerprint}"
+    return user_cache_path("inversionview") / "statistics" / "format-1" / name / FILE
+
+
+def _of_run(study: Study) -> Path | None:
+    return None if study.folder is None else study.folder / FILE
+
+
+def _lacking(study: Study, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
+    """Return the sites of which the model does not know all that is needed, of this corpus."""
+    known = study.model.statistics
+    if known is None or known.fingerprint != study.inputs.fingerprint:
+        return list(sites)
+    return [site for site in sites if not set(needed) <= set(known.moments.get(site.short, {}))]
+
+
+def _keep(study: Study, made: Statistics) -> None:
+    """Write what was measured to the user's cache, with what lies there of as many tokens."""
+    path = cached(study)
+    with suppress(BankError, OSError):
+        held = Statistics.load(path)
+        made = held.joined(made) if held.tokens == made.tokens else made
+    with suppress(StorageError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.save(path)
