@@ -19,7 +19,7 @@ from inversionview.model.sites.site import Site
 
 
 @dataclass(frozen=True)
-class Definition:
+class DistanceKind:
     """What a distance does to vectors before they are compared."""
 
     says: str
@@ -45,16 +45,16 @@ class Definition:
         return (*mean, "covariance") if self.scored or self.whitened else mean
 
 
-REGISTRY: dict[Distance, Definition] = {
-    "euclidean": Definition("the length of the difference, relative to the query's"),
-    "cosine": Definition("1 − the cosine of the angle"),
-    "cosine-normed": Definition("cosine under the norm that reads the stream", normed=True),
-    "cosine-fisher": Definition("cosine where directions count by what they change", normed=True, sensitive=True),
-    "cosine-centred": Definition("cosine from the corpus' mean", centred=True),
-    "cosine-normed-centred": Definition("both of these", normed=True, centred=True),
-    "cosine-scored": Definition("cosine of z-scores", centred=True, scored=True),
-    "cosine-whitened": Definition("cosine of whitened vectors", centred=True, whitened=True),
-    "euclidean-whitened": Definition("Euclidean of whitened vectors", centred=True, whitened=True),
+REGISTRY: dict[Distance, DistanceKind] = {
+    "euclidean": DistanceKind("the length of the difference, relative to the query's"),
+    "cosine": DistanceKind("1 − the cosine of the angle"),
+    "cosine-normed": DistanceKind("cosine under the norm that reads the stream", normed=True),
+    "cosine-fisher": DistanceKind("cosine where directions count by what they change", normed=True, sensitive=True),
+    "cosine-centred": DistanceKind("cosine from the corpus' mean", centred=True),
+    "cosine-normed-centred": DistanceKind("both of these", normed=True, centred=True),
+    "cosine-scored": DistanceKind("cosine of z-scores", centred=True, scored=True),
+    "cosine-whitened": DistanceKind("cosine of whitened vectors", centred=True, whitened=True),
+    "euclidean-whitened": DistanceKind("Euclidean of whitened vectors", centred=True, whitened=True),
 }
 
 
@@ -84,7 +84,7 @@ def metric_at(
         SettingError: there is no such distance; it needs statistics that are not there; a norm does more than it may.
     """
     made = REGISTRY[check_distance(distance)]
-    if made == Definition(made.says):
+    if made == DistanceKind(made.says):
         return Metric(distance)
     if made.needs and statistics is None:
         raise SettingError(
