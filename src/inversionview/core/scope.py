@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -47,6 +48,60 @@ def check_epsilon(epsilon: float) -> float:
     if epsilon > MOST_EPSILON:
         raise SettingError(f"ε must be at most {MOST_EPSILON:,.0f}, but is {epsilon:.3g}: the paper uses 0.1.")
     return epsilon
+
+
+Unit = Literal["share", "bits", "nats"]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A threshold by what it means for one query; the number that this comes to depends on query, site, distance and corpus."""
+
+    amount: float
+    unit: Unit
+    """``share``: so large a share of random inputs lies inside. ``bits``: 2 to the minus so many. ``nats``: members, put in the
+    query's place, change what the model says next by so much in the median (Kullback-Leibler divergence)."""
+
+    def __str__(self) -> str:
+        if self.unit == "share":
+            return f"1/{1 / self.amount:g}"
+        return f"{self.amount:g} {self.unit}"
+
+    @property
+    def share(self) -> float:
+        """The share of random inputs inside, of the first two units."""
+        return self.amount if self.unit == "share" else 2.0**-self.amount
+
+
+Epsilon = float | str
+"""A threshold: a number, or what it shall mean: ``1/1000``, ``10bits``, ``0.1nat``."""
+_MOST = {"bits": 60.0, "nats": 1000.0}
+_UNITS: dict[str, Unit] = {"bit": "bits", "bits": "bits", "nat": "nats", "nats": "nats"}
+
+
+def epsilon_named(text: Epsilon) -> float | Meaning:
+    """Return the threshold that is written so.
+
+    Raises:
+        SettingError: it is none.
+    """
+    if not isinstance(text, str):
+        return check_epsilon(text)
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(?:/\s*([0-9.eE+]+)|([a-z]+))?\s*", text)
+    number, of, name = (None, None, "") if found is None else found.groups()
+    try:
+        if number is None or (name and name not in _UNITS):
+            raise ValueError
+        amount = float(number) / float(of or 1)
+    except (ValueError, ZeroDivisionError):
+        raise SettingError(f"ε can be a number, a share as 1/1000, 10bits or 0.1nat, but not {text!r}.") from None
+    if not of and not name:
+        return check_epsilon(amount)
+    unit = "share" if of else _UNITS[name]
+    if not 0 < amount < (1 if unit == "share" else _MOST[unit]):
+        most = {"share": "between 0 and 1", "bits": "above 0 and below 60", "nats": "above 0 and below 1,000"}[unit]
+        raise SettingError(f"ε = {text} cannot be: its amount must be {most}.")
+    return Meaning(amount, unit)
 
 
 def epsilon_text(epsilon: float, kind: Distance) -> str:

@@ -89,6 +89,9 @@ class Sample(Model):
     source: Source
     count: int = Field(description="How often it was drawn; in natural text, how many occurrences have this prefix.")
     ids: list[int] = Field(default=[], description="Of the tokens.")
+    nats: float | None = Field(
+        default=None, description="What its activation changes in the query's place, where that was asked."
+    )
 
 
 class Information(Model):
@@ -116,11 +119,35 @@ class Extent(Model):
     source: str
 
 
+class StatisticsOf(Model):
+    """Of which corpus the statistics are that a distance maps vectors by."""
+
+    corpus: str
+    fingerprint: str
+    tokens: int
+
+
+class MappedDistance(Model):
+    """A distance that needs statistics."""
+
+    name: Distance
+    statistics: StatisticsOf
+
+
+class StandIn(Model):
+    """By how many nats members, put in the query's place, change what the model says next."""
+
+    median: float
+    members: int = Field(description="How many were tried, by lot.")
+
+
 class Preimage(Model):
     """Samples of a query's preimage and its surroundings, by distance: `Preimage.to_json()`."""
 
     query: Asked
-    distance: Distance
+    distance: Distance | MappedDistance = Field(
+        description="Its name; with the corpus that its statistics are of, if it needs some."
+    )
     epsilon: float
     seed: int
     samples: list[Sample]
@@ -131,6 +158,7 @@ class Preimage(Model):
     )
     distinct: int | None = Field(default=None, description="How many distinct inputs these are.")
     bits: Information | None = None
+    nats: StandIn | None = None
     places: Literal["all"] | list[str] | None = Field(
         default=None, description="Which positions of inputs were compared, by name; all: every token."
     )
@@ -258,6 +286,7 @@ class StudyInfo(Model):
     positions: list[str] = Field(description="Named positions.")
     default: Default
     distance: Distance
+    distances: list[Distance] = Field(description="All that inputs can be compared by.")
     epsilon: float
     sources: list[Source]
     features: list[str]

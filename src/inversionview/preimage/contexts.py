@@ -28,6 +28,7 @@ class Contexts:
         self.times = max((len(_times(sample)) for sample in preimage), default=0)
         sources = {sample.source for sample in preimage}
         self.sources = max(map(len, sources)) if len(sources) > 1 else 0
+        self.tried = any(sample.nats is not None for sample in preimage)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(options.max_width, options.max_width)
@@ -40,7 +41,7 @@ class Contexts:
     def _lines(self, width: int) -> Iterator[Text]:
         preimage, query = self.preimage, self.preimage.query
         before, after = self._room(width)
-        yield self._begun("D", "dim").append("occurrence" if before < 24 else "occurrence, in its context", "dim")
+        yield self._begun("D", "dim", nats="nats").append("occurrence" if before < 24 else "occurrence, in its context", "dim")
         yield self._begun("query", "dim").append(context_line(query.tokens, query.position, before, after, query.ends))
         for sample in preimage.inside:
             yield self._row(sample, before, after)
@@ -60,14 +61,17 @@ class Contexts:
         return before, room - before
 
     def _row(self, sample: Sample, before: int, after: int) -> Text:
-        begun = self._begun(f"{sample.distance:.3f}", "" if sample.inside else "dim", _times(sample), sample.source)
+        said = "" if sample.nats is None else f"{sample.nats:.2f}"
+        begun = self._begun(f"{sample.distance:.3f}", "" if sample.inside else "dim", _times(sample), sample.source, said)
         return begun.append(
             context_line(sample.tokens, sample.position, before, after, self.preimage.query.ends, sample.effect)
         )
 
-    def _begun(self, first: str, style: str = "", times: str = "", source: str = "") -> Text:
-        """Return what stands before the context: D, how many occurrences are this one, and what found it."""
+    def _begun(self, first: str, style: str = "", times: str = "", source: str = "", nats: str = "") -> Text:
+        """Return what stands before the context: D, nats in the query's place, how many occurrences this is, and its source."""
         line = Text().append(f"{first:>7}  ", style)
+        if self.tried:
+            line.append(f"{nats:>5}  ", style)
         if self.times:
             line.append(f"{times:<{self.times}}  ", "dim")
         return line.append(f"{source:<{self.sources}}  ", "dim italic") if self.sources else line

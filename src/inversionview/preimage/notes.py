@@ -20,6 +20,8 @@ from inversionview.preimage.preimage import Preimage, Query
 
 MOST_INSIDE = 0.5
 """An ε that admits so large a share of random inputs tells next to nothing."""
+MOST_ADMITTED = 0.05
+"""Of natural text, an ε that admits more of all occurrences tells little of the query."""
 NOTHING_IN_COMMON = 1.0
 """D of an activation of zero (Euclidean), or of one at right angles to the query's (cosine)."""
 BOS_TELLS_NOTHING = "That is BOS, which every text has, so it tells nothing (0 bits): read another token."

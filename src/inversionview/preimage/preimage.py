@@ -82,10 +82,21 @@ class Sample:
     """How often it was drawn."""
     ids: tuple[int, ...] = field(default=(), repr=False)
     """Token ids of ``tokens``."""
+    nats: float | None = None
+    """By how much its activation, put in the query's place, changes what the model says next; ``None`` where nobody asked."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all as plain JSON values."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "nats" or value is not None}
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Whether members can stand in for the query: KL in nats of what the model says next from the same with theirs in place."""
+
+    median: float
+    members: int
+    """How many were tried, by lot."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,10 @@ class Preimage(Result):
     """The positions of inputs that were compared, by their names; ``"all"``: every token."""
     corpus: Extent | None = None
     """Of natural text: how much was searched."""
+    stand_in: StandIn | None = None
+    """Whether members can stand in for the query, where that was tried."""
+    statistics: dict[str, Any] | None = None
+    """Of which corpus the statistics are that the distance maps vectors by; ``None`` where it needs none."""
     per_window: int | None = None
     """Of natural text: so many occurrences of one window at most are among the samples; ``None``: any number."""
     walk: WalkReport | None = None
@@ -192,7 +207,7 @@ class Preimage(Result):
         """Return the preimage as plain JSON values, the form that everything else reads."""
         return {
             "query": self.query.to_json(),
-            "distance": self.distance,
+            "distance": self.distance if self.statistics is None else {"name": self.distance, "statistics": self.statistics},
             "epsilon": self.epsilon,
             "seed": self.seed,
             "samples": [s.to_json() for s in self.samples],
@@ -200,6 +215,7 @@ class Preimage(Result):
             "source": self.source,
             **({} if self.inside_count is None else {"inside": self.inside_count, "distinct": self.distinct}),
             **({} if self.bits is None else {"bits": self.bits.to_json()}),
+            **({} if self.stand_in is None else {"nats": asdict(self.stand_in)}),
             **({} if self.compared is None else {"places": self.compared}),
             **({} if self.corpus is None else {"corpus": asdict(self.corpus)}),
             **({} if self.per_window is None else {"per_window": self.per_window}),
@@ -220,7 +236,8 @@ class Preimage(Result):
 
     def records(self) -> list[dict[str, Any]]:
         """Return a flat row for each sample, for a data frame."""
-        names = ("text", "distance", "inside", "position", "source", "count")
+        asked = any(sample.nats is not None for sample in self.samples)
+        names = ("text", "distance", "inside", "position", "source", "count", *(["nats"] if asked else []))
         return [{name: getattr(sample, name) for name in names} for sample in self.samples]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -74,10 +74,11 @@ def table(preimage: Preimage) -> Group:
     notes = [Text(note, style="yellow") for note in preimage.notes]
     if preimage.corpus is not None:
         return Group(
+            *notes,
             *_place_lines(preimage.query),
+            Text(meaning_text(preimage), style="bold"),
             Contexts(shown),
             Text(),
-            *notes,
             *_text_notes(preimage),
             *told,
             Text(),
@@ -90,21 +91,35 @@ def table(preimage: Preimage) -> Group:
     return Group(query_line(preimage.query), Text(), _grid(shown), Text(), *notes, legend, *told, Text(), _shown_note(shown))
 
 
+def meaning_text(preimage: Preimage) -> str:
+    """Return ε with its distance and what it means: ``ε = 0.083 cosine-normed · 9.60 bits · 0.12 nats``."""
+    parts = [f"ε = {preimage.epsilon:.3g} {preimage.distance}"]
+    if preimage.bits is not None:
+        bits = preimage.bits
+        parts.append(f"{at_least(bits.low) if bits.bounded else f'{bits.value:.2f}'} bits")
+    if preimage.stand_in is not None:
+        parts.append(f"{preimage.stand_in.median:.2g} nats")
+    return " · ".join(parts)
+
+
 def _grid(shown: Preimage) -> Table:
     """Return the rows, the line at ε among them."""
     repeated = any(sample.count > 1 for sample in shown)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("D", justify="right", width=7)
+    tried = any(sample.nats is not None for sample in shown)
+    if tried:
+        grid.add_column("nats", justify="right")
     if repeated:
         grid.add_column("drawn", justify="right", style="dim")
     grid.add_column("sample" if shown.source == "decoder" else "input")
     for sample in shown.inside:
-        _row(grid, sample, repeated, shown.query.ends)
+        _row(grid, sample, repeated, tried, shown.query.ends)
     line = Text(f"──────── ε, {shown.distance} ────────", style="red")
     told = f"{shown.epsilon:.3f}" if shown.epsilon >= 0.001 else f"{shown.epsilon:g}"
-    grid.add_row(Text(told, style="bold red"), *([""] if repeated else []), line)
+    grid.add_row(Text(told, style="bold red"), *[""] * (repeated + tried), line)
     for sample in shown.outside:
-        _row(grid, sample, repeated, shown.query.ends)
+        _row(grid, sample, repeated, tried, shown.query.ends)
     return grid
 
 
@@ -245,10 +260,11 @@ def _walk_note(preimage: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     return line
 
 
-def _row(table: Table, sample: Sample, repeated: bool, ends: Sequence[str]) -> None:
+def _row(table: Table, sample: Sample, repeated: bool, tried: bool, ends: Sequence[str]) -> None:
+    nats = ["" if sample.nats is None else f"{sample.nats:.2f}"] if tried else []
     times = [f"{sample.count}×" if sample.count > 1 else ""] if repeated else []
     distance = Text(f"{sample.distance:.3f}", style="" if sample.inside else "dim")
-    table.add_row(distance, *times, marked(sample.tokens, sample.position, sample.effect, ends))
+    table.add_row(distance, *nats, *times, marked(sample.tokens, sample.position, sample.effect, ends))
 
 
 def page(preimage: Preimage) -> str:

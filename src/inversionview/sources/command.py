@@ -12,10 +12,11 @@ import typer
 import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
-from inversionview.core.scope import Distance
+from inversionview.core.scope import Distance, Epsilon
 from inversionview.corpora.naming import SPEECHES
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import every, first_source, named, one_after_another, one_of
+from inversionview.sources.stand_in import with_nats
 from inversionview.sources.walk import WALK
 from inversionview.studies.arguments import bank_to_search, source_named, study_and_text
 from inversionview.terminal.app import app, err, given, listed, out, print_json
@@ -36,6 +37,19 @@ from inversionview.terminal.options import (
 if TYPE_CHECKING:
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.studies.study import Study
+
+
+@dataclass(frozen=True)
+class NearOptions(ScopeOptions):
+    """How near is near enough, and whether what is near can stand in for the query."""
+
+    nats: Annotated[
+        bool,
+        typer.Option(
+            "--nats",
+            help="Can each row stand in for the query? By how many nats it changes, in its place, what is said next.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ def read(
     *,
     what: InputOptions,
     activation: ActivationOptions,
-    scope: ScopeOptions,
+    scope: NearOptions,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
     told: OwnOptions,
     fixed: FixedAtOpt = None,
@@ -103,7 +117,7 @@ def read(
         seed=seed,
         **own,
     )
-    _show(preimage, as_json)
+    _show(with_nats(loaded, preimage) if scope.nats else preimage, as_json)
 
 
 def _show(preimage: Preimage, as_json: bool) -> None:
@@ -172,7 +186,7 @@ def walk(
     *,
     what: InputOptions,
     activation: ActivationOptions,
-    scope: ScopeOptions,
+    scope: NearOptions,
     end: EndOptions,
     chains: ChainOptions,
     count: Annotated[int | None, typer.Option(min=1, help="Members to show: by default 30, with --json 100.")] = None,
@@ -208,10 +222,10 @@ def walk(
         seed=seed,
         **settings,
     )
-    _show(preimage, as_json or stream)
+    _show(with_nats(loaded, preimage) if scope.nats else preimage, as_json or stream)
 
 
-def _start(study: Study, query: Query, name: str, epsilon: float | None, distance: Distance | None) -> Preimage:
+def _start(study: Study, query: Query, name: str, epsilon: Epsilon | None, distance: Distance | None) -> Preimage:
     others = {source.name: source for source in every() if source is not WALK}
     if name not in others:
         raise SettingError(f"There is no start {name!r}: choose {one_of(list(others))}.")
@@ -265,7 +279,7 @@ def search(
     *,
     what: InputOptions,
     activation: ActivationOptions,
-    scope: ScopeOptions,
+    scope: NearOptions,
     hits: HitOptions,
     fixed: Annotated[
         str | None, typer.Option(help="Compare at these named positions only (by commas), not at all of the bank's.")
@@ -305,10 +319,7 @@ def search(
         diverse=hits.diverse,
         seed=seed,
     )
-    if as_json:
-        print_json(preimage.to_json())
-    else:
-        out.print(preimage)
+    _show(with_nats(loaded, preimage) if scope.nats else preimage, as_json)
 
 
 @app.command()

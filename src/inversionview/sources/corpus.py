@@ -13,7 +13,7 @@ from inversionview.studies.scope import resolved
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.core.progress import Progress
-    from inversionview.core.scope import Distance, Scope
+    from inversionview.core.scope import Distance, Epsilon, Scope
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.studies.study import Study
 
@@ -22,7 +22,7 @@ def search(
     study: Study,
     query: Query,
     *,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     k: int = 10,
     fixed: str | int | Sequence[str | int] | None = None,
@@ -41,8 +41,8 @@ def search(
     Args:
         study: from ``load``.
         query: from ``query``.
-        epsilon: threshold; by default the study's.
-        distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        distance: one of ``core.scope.DISTANCES``; by default the study's.
         k: how many of the nearest inputs to return at least, inside ε or not.
         fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
         count: how many inputs to return at most; ``None`` is all inside ε.
@@ -62,7 +62,7 @@ def search(
     from inversionview.sources.noted import noted
     from inversionview.sources.searched import corpus_preimage, held_names
 
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, bank=bank, report=report)
     searched = study.bank(bank, report=report, site=query.site)
     if study.inputs.every_token and query.site not in searched.sites:
         raise UnknownSiteError(lacks_site(study, searched, query.site))

@@ -13,7 +13,7 @@ from inversionview.studies.scope import resolved
 
 if TYPE_CHECKING:
     from inversionview.core.progress import Progress
-    from inversionview.core.scope import Distance, Scope
+    from inversionview.core.scope import Distance, Epsilon, Scope
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.studies.study import Study
 
@@ -22,7 +22,7 @@ def sample(
     study: Study,
     query: Query,
     *,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     count: int = SHOWN,
     settings: Sequence[Setting] | Literal["auto"] = "auto",
@@ -36,8 +36,8 @@ def sample(
 
     Args:
         query: from ``query``.
-        epsilon: threshold; by default the study's.
-        distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        distance: one of ``core.scope.DISTANCES``; by default the study's.
         count: how many distinct samples to show at most.
         settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
         each: candidates of each setting.
@@ -55,7 +55,7 @@ def sample(
     from inversionview.sources.noted import noted
     from inversionview.sources.sampled import sampled_preimage
 
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
     if fixed is not None and str(fixed) not in study.position_names:
         study.locate(query.ids, fixed)
     made = sampled_preimage(

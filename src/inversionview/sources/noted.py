@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from inversionview.core.scope import Scope
-from inversionview.preimage.notes import outside_study, random_share, too_wide, untrained_place
+from inversionview.core.errors import SettingError
+from inversionview.core.scope import Meaning, Scope, epsilon_text
+from inversionview.model.distances.registry import REGISTRY
+from inversionview.preimage.notes import MOST_ADMITTED, outside_study, random_share, too_wide, untrained_place
 from inversionview.preimage.preimage import Preimage
+from inversionview.studies.meaning import epsilon_meant
 from inversionview.studies.study import Study
 
 
@@ -24,5 +27,22 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
         located = None if fixed is None else study.positions.finder(made.query.ids, fixed)
         scope = Scope(made.epsilon, made.distance, located)
         share, among = random_share(study.model, study.inputs, made.query, scope)
+    known = study.model.statistics
+    statistics = known.to_json() if known is not None and REGISTRY[made.distance].needs else None
     compared = made.compared or ("all" if fixed is None else [str(fixed)])
-    return replace(made, study=study, compared=compared, notes=(*notes, *too_wide(made, share, among)))
+    wide = too_wide(made, share, among)
+    if made.corpus is not None and share is not None and share > MOST_ADMITTED:
+        wide = [_narrower(study, made, share)]
+    return replace(made, study=study, compared=compared, statistics=statistics, notes=(*wide, *notes))
+
+
+def _narrower(study: Study, made: Preimage, share: float) -> str:
+    """Return that ε admits much of natural text, and another ε, within which one in a thousand lies."""
+    said = f"{epsilon_text(made.epsilon, made.distance)} admits {100 * share:.3g} % of random occurrences"
+    bank = study.known_bank(made.query.site)
+    try:
+        assert bank is not None
+        other = epsilon_meant(bank, made.query, made.distance, Meaning(1 / 1000, "share"))
+    except (AssertionError, SettingError):
+        return f"{said}, so being inside tells little: choose a smaller ε, or another distance (--distance cosine-normed)."
+    return f"{said}, so being inside tells little: one in a thousand lies within ε = {other:.3g} (--epsilon 1/1000)."

@@ -26,6 +26,7 @@ from inversionview.preimage.preimage import INSIDE_SHARE, Preimage, Query, Sampl
 from inversionview.sources.samples import choose, samples_of
 from inversionview.sources.source import Watch
 from inversionview.sources.text_hits import TextHits
+from inversionview.studies.meaning import stand_in
 
 MOST_DRAWS = 50_000
 """Of more inputs inside ε a random choice of so many is kept as the preimage's ``draws``."""
@@ -206,6 +207,7 @@ class _Search:
             distinct=len(inside) if text is None else text.distinct(inside),
             compared="all" if names == [ALL] else names,
             corpus=None if text is None else text.extent,
+            stand_in=None if text is None else stand_in(bank, self.query, inside),
         )
 
     def found(self, k: int, count: int | None) -> tuple[Hits, int]:

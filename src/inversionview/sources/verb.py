@@ -6,7 +6,7 @@ from typing import Any
 
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance
+from inversionview.core.scope import Distance, Epsilon
 from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.merged import Asked, merged
 from inversionview.sources.registry import ALL, every, first_source, named, one_after_another, reading_now
@@ -20,7 +20,7 @@ def read(
     query: Query,
     *,
     source: str | None = None,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     fixed: Any = None,
     count: int | None = None,
@@ -36,8 +36,8 @@ def read(
         query: from ``Study.query``.
         source: ``"corpus"``, ``"decoder"`` or ``"walk"``; by default the exact one where that takes seconds; of natural
             text the corpus, then a walk from what it found. ``"all"`` merges what all find that can read the query now.
-        epsilon: threshold; by default the study's.
-        distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        distance: one of ``core.scope.DISTANCES``; by default the study's.
         fixed: compare this position only, in place of the nearest of all; the corpus takes several.
         count: how many samples to show at most; by default 100, of the corpus all inside ε.
         seed: the same seed gives the same preimage, unless a walk ends by time.
@@ -55,9 +55,9 @@ def read(
         if unknown := [name for name in options if name not in known]:
             raise SettingError(f"No source has an option {unknown[0]!r}: name a source, or leave it out.")
         shown = SHOWN if count is None else count
-        scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+        scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
         asked = Asked(study, query, scope, shown, seed, report, watch, options, onwards=bool(several))
         return merged(asked.of(several or reading_now(study, query, fixed)), shown)
     chosen = first_source(study, query, fixed, options) if source is None else named(source, ALL)
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
     return chosen.read(study, query, scope, count=count, seed=seed, report=report, watch=watch, **options)

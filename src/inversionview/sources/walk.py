@@ -13,7 +13,7 @@ from inversionview.studies.scope import resolved
 
 if TYPE_CHECKING:
     from inversionview.core.progress import Progress
-    from inversionview.core.scope import Distance, Scope
+    from inversionview.core.scope import Distance, Epsilon, Scope
     from inversionview.markov.kernel import Target
     from inversionview.markov.report import Prior
     from inversionview.markov.run import Found
@@ -65,7 +65,7 @@ def walk(
     study: Study,
     query: Query,
     *,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     fixed: str | int | None = None,
     starts: Sequence[Preimage] = (),
@@ -84,8 +84,8 @@ def walk(
     Args:
         study: from ``load``.
         query: from ``query``.
-        epsilon: threshold; by default the study's.
-        distance: ``"euclidean"`` or ``"cosine"``; by default the study's.
+        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        distance: one of ``core.scope.DISTANCES``; by default the study's.
         fixed: compare this position only, in place of the minimum over all or, under other priors, a text's last token.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
         count: how many distinct samples to show at most.
@@ -105,7 +105,7 @@ def walk(
 
     told: dict[str, Any] = {"seed": seed, **options}
     prior = _prior(study, told.pop("prior", None))
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
     ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)

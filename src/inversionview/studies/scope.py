@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Scope, check_distance, check_epsilon
+from inversionview.core.scope import Distance, Epsilon, Meaning, Scope, check_distance, epsilon_named
+from inversionview.studies.meaning import epsilon_meant
 from inversionview.studies.statistics import learn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inversionview.bank.store import ActivationBank
     from inversionview.model.sites.site import Site
+    from inversionview.preimage.preimage import Query
     from inversionview.studies.study import Study
 
 
@@ -17,9 +23,11 @@ def resolved(
     study: Study,
     site: Site | None = None,
     *,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     at: Any = None,
+    query: Query | None = None,
+    bank: ActivationBank | str | Path | None = None,
     report: Progress | None = None,
 ) -> Scope[Any]:
     """Return within which ε, by which distance and at which positions inputs are compared.
@@ -28,17 +36,26 @@ def resolved(
         study: whose ε and distance are taken where none is named. The ε of a run may be another at each kind of site; these are
             of the run's own distance.
         site: of the query; where many sites are compared, none: then the study has one ε for all.
-        epsilon: threshold, if it is named.
+        epsilon: threshold, if it is named: a number or, of one query, what it shall mean: ``1/1000``, ``10bits``, ``0.1nat``.
         distance: if it is named.
         at: what names the positions; all of them by default.
-        report: called with the share that is done of statistics of the corpus, where the distance needs some.
+        query: of which a threshold means something.
+        bank: with whose inputs it is compared for that; by default the study's.
+        report: called with the share of the work that is done, and a note, where statistics or a bank must be made first.
 
     Raises:
-        SettingError: ε is out of range, or there is no such distance.
+        SettingError: ε is out of range, or cannot be told of many queries or without a corpus; there is no such distance.
     """
     chosen = study.spec.distance if distance is None else check_distance(distance)
     learn(study, [chosen], study.sites if site is None else [site], report)
-    return Scope(_own(study, site, distance) if epsilon is None else check_epsilon(epsilon), chosen, at)
+    named = _own(study, site, distance) if epsilon is None else epsilon_named(epsilon)
+    if isinstance(named, Meaning):
+        if query is None:
+            raise SettingError(f"ε = {epsilon} is another number for each query, and here there are many: give a number.")
+        if study.bare:
+            raise SettingError(f"What ε = {epsilon} is, a corpus tells: give texts (--texts), or a number.")
+        named = epsilon_meant(study.bank(bank, report=report, site=query.site), query, chosen, named)
+    return Scope(named, chosen, at)
 
 
 def _own(study: Study, site: Site | None, distance: Distance | None) -> float:

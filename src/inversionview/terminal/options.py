@@ -11,7 +11,7 @@ import typer
 
 from inversionview.core.errors import SettingError
 from inversionview.core.ranges import check_seed
-from inversionview.core.scope import Distance, check_distance, check_epsilon
+from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_distance, epsilon_named
 from inversionview.terminal.app import given, listed
 
 ActivationsOpt = Annotated[
@@ -42,8 +42,14 @@ IndexOpt = Annotated[
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
-EpsilonOpt = Annotated[float | None, typer.Option(help="Threshold of the preimage; by default the study's.")]
-DistanceOpt = Annotated[str | None, typer.Option(help="euclidean or cosine; by default the study's.")]
+EpsilonOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="Threshold of the preimage: a number; 1/1000 of random inputs, or 10bits; 0.1nat, by what members in the query's "
+        "place change in the median. By default the study's."
+    ),
+]
+DistanceOpt = Annotated[str | None, typer.Option(help=f"{', '.join(DISTANCES)}; by default the study's.")]
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
 WalkedSecondsOpt = Annotated[
     float | None, typer.Option(help="With the walk: how long it goes; by default 10, on slow models longer.")
@@ -146,14 +152,14 @@ def placed(at: str | None, index: int | None) -> str | int | None:
     return at if index is None else index
 
 
-def check(epsilons: Iterable[float | None], distance: str | None) -> Distance | None:
+def check(epsilons: Iterable[Epsilon | None], distance: str | None) -> Distance | None:
     """Find out what is wrong before a bank is built, not after, and return the distance, if one is named.
 
     Raises:
         SettingError: a threshold cannot be one, or there is no such distance.
     """
     for epsilon in epsilons:
-        check_epsilon(1.0 if epsilon is None else epsilon)
+        epsilon_named(1.0 if epsilon is None else epsilon)
     return None if distance is None else check_distance(distance)
 
 

@@ -16,7 +16,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Scope
+from inversionview.core.scope import Epsilon, Scope
 from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.registry import every, named, one_of
 from inversionview.sources.settings import Setting
@@ -33,7 +33,7 @@ def agree(
     query: Query,
     *,
     sources: Sequence[str] = ("walk", "corpus", "decoder"),
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     seconds: float = 30,
     bank: ActivationBank | str | Path | None = None,
     seed: int = 0,
@@ -55,7 +55,7 @@ def agree(
     Raises:
         SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
     """
-    scope = resolved(study, query.site, epsilon=epsilon)
+    scope = resolved(study, query.site, epsilon=epsilon, query=query)
     tokens = np.array([query.ids])
     name = next((name for name, at in study.named(tokens).items() if at[0] == query.position), None)
     if name is None:

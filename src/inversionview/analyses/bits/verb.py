@@ -10,6 +10,7 @@ from inversionview.analyses.bits.measure import bits_curve
 from inversionview.analyses.bits.result import Curves
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Distance
+from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
@@ -33,4 +34,6 @@ def bits(
     Raises:
         SettingError: there is no ε, or one is not positive.
     """
-    return Curves(tuple(bits_curve(study.bank(bank), epsilons, distance=distance or study.spec.distance, **options)))
+    return Curves(
+        tuple(bits_curve(study.bank(bank), epsilons, distance=resolved(study, distance=distance).distance, **options))
+    )

@@ -9,7 +9,7 @@ from inversionview.analyses.complete.measure import VARIANTS, completeness
 from inversionview.analyses.complete.result import Completeness, CompletenessTable
 from inversionview.core.arrays import Ids
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance
+from inversionview.core.scope import Distance, Epsilon
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
 from inversionview.studies.queries import random_queries
@@ -21,7 +21,7 @@ def complete(
     study: Study,
     queries: Sequence[Query] | int = 8,
     *,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     variants: Sequence[Setting] = VARIANTS,
     draws: int = 8,

@@ -10,7 +10,7 @@ from typing import Any
 from inversionview.analyses.flow.measure import trace_flow
 from inversionview.analyses.flow.result import Flow
 from inversionview.bank.store import ActivationBank
-from inversionview.core.scope import OWN, Distance
+from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.corpora.contrasts import check_target
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
@@ -22,7 +22,7 @@ def flow(
     *,
     bank: ActivationBank | str | Path | None = None,
     where: Sequence[str] = (),
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     threshold: float = Flow.threshold,
     **options: Any,

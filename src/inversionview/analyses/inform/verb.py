@@ -11,7 +11,7 @@ from inversionview.analyses.inform.measure import feature_information
 from inversionview.analyses.inform.result import FeatureTable
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
-from inversionview.core.scope import OWN, Distance
+from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.corpora.windows import WindowInputs
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
@@ -21,7 +21,7 @@ def inform(
     study: Study,
     *,
     bank: ActivationBank | str | Path | None = None,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     fixed: bool = False,
     **options: Any,

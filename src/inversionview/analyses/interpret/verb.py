@@ -15,7 +15,7 @@ from inversionview.analyses.interpret.sides import GAP
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import OWN, Distance
+from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
 from inversionview.studies.scope import resolved
@@ -25,7 +25,7 @@ from inversionview.studies.study import Study
 class Compared(TypedDict, total=False):
     """What is inside and what outside."""
 
-    epsilon: float | None
+    epsilon: Epsilon | None
     """Threshold; by default the study's."""
     distance: Distance | None
     """By default the study's."""

@@ -18,7 +18,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
-from inversionview.core.scope import OWN, Distance
+from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.studies.banks import build_bank
 from inversionview.studies.facts.corpus import FactsInputs
 from inversionview.studies.facts.known import check_known, keep_known, measured_known
@@ -90,7 +90,7 @@ def recall(
     *,
     bank: ActivationBank | str | Path | None = None,
     count: int = 10,
-    epsilon: float | None = None,
+    epsilon: Epsilon | None = None,
     distance: Distance | None = None,
     report: Progress | None = None,
     **options: Any,

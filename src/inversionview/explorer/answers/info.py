@@ -9,6 +9,7 @@ from inversionview.analyses.heads.result import GROUPS, NONE
 from inversionview.analyses.heads.verb import named_heads
 from inversionview.core import information
 from inversionview.core.errors import InputError, SettingError
+from inversionview.core.scope import DISTANCES
 from inversionview.corpora.windows import WindowInputs
 from inversionview.explorer.banks import bank_of, default_site, of_texts, text_banks
 from inversionview.page import contract
@@ -58,6 +59,7 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         positions=study.position_names,
         default=contract.Default(text=_first_text(study), at=study.spec.at, site=default_site(study)),
         distance=study.spec.distance,
+        distances=list(DISTANCES),
         epsilon=study.spec.epsilon,
         sources=known,
         features=[] if inputs is None else list(background(inputs).columns),

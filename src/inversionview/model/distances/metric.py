@@ -13,6 +13,9 @@ from torch import Tensor
 from inversionview.core.scope import Distance
 from inversionview.model.distances.geometry import between
 
+_DEVIATIONS = 3.0
+"""5 standard deviations of a rounding error, which is even up to its bound, in units of that bound."""
+
 
 @dataclass(frozen=True, eq=False)
 class Metric:
@@ -63,14 +66,18 @@ class Metric:
         return z if self.matrix is None else z @ self.matrix.to(z)
 
     def moved(self, z: Float[Tensor, "*batch width"], share: float) -> Float[Tensor, "*batch"]:
-        """Return by how much A(z − μ) may be off, in Euclidean length, where each number of z is by this share of itself."""
+        """Return by how much A(z − μ) may be off, in Euclidean length, where each number of z is by this share of itself.
+
+        Of a matrix, for numbers that are off independently of one another, as by rounding: by no more than 5 standard
+        deviations; if all were off in the worst of all ways at once, it would be √width times as much.
+        """
         off = z.abs()
         if self.centres:
             off = off + off.mean(-1, keepdim=True)
         if self.gain is not None:
             off = off * self.gain.to(z).abs()
         if self.matrix is not None:
-            off = off @ self.matrix.to(z).abs()
+            off = _DEVIATIONS * off * self.matrix.to(z).norm(dim=1)
         return off.norm(dim=-1) * share
 
     def between(self, query: Float[Tensor, "*#batch width"], z: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:

@@ -51,7 +51,7 @@ export function wrongs(state, info, most) {
   check("site", (x) => sites.includes(x), `one of the sites of ${info.name} in the map`);
   const sources = [...info.sources, ...(info.sources.length > 1 ? ["all"] : [])];
   check("source", (x) => sources.includes(x), sources.join(" or "));
-  check("distance", (x) => ["euclidean", "cosine"].includes(x), "euclidean or cosine");
+  check("distance", (x) => info.distances.includes(x), info.distances.join(" or "));
   check("fixed", (x) => x === "1", "1, for the same position");
   for (const [name, { fits, must }] of Object.entries(NUMBERS)) check(name, (x) => NUMBER.test(x) && fits(Number(x)), must);
   const wrong = pins(state).filter(([site, at]) => !sites.includes(site) || !at);

@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { Panel } from "./reading.js";
+import { metricOf } from "./stats.js";
 
 export const MOST = 4;
 
@@ -42,9 +43,9 @@ export class Compare {
   }
 
   moved(epsilon, own) {
-    const metric = own.reading.preimage.distance;
+    const metric = metricOf(own.reading.preimage);
     for (const panel of this.panels)
-      if (panel !== own && panel.reading?.preimage.distance === metric) panel.move(epsilon);
+      if (panel !== own && panel.reading && metricOf(panel.reading.preimage) === metric) panel.move(epsilon);
     this.onEpsilon(epsilon);
   }
 

@@ -4,6 +4,7 @@ import { Compare } from "./compare.js";
 import { el, number, visible } from "./dom.js";
 import { listen } from "./keys.js";
 import { legend } from "./legend.js";
+import { metricOf } from "./stats.js";
 import { queryTokens } from "./tokens.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -52,7 +53,7 @@ function about(readings, note) {
   const rows = readings.reduce((sum, { preimage }) => sum + preimage.samples.length, 0);
   return [
     of(({ study, preimage }) => study ?? visible(preimage.query.model)).join(", "),
-    `${of(({ preimage }) => preimage.distance).join(" and ")} distance`,
+    `${of(({ preimage }) => metricOf(preimage)).join(" and ")} distance`,
     `${number(rows)} rows, every one measured in the model`,
     note,
   ]

@@ -6,7 +6,7 @@ import { distances, epsilonField } from "./histogram.js";
 import { effects } from "./legend.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, ranked, searched } from "./stats.js";
+import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, metricOf, ranked, searched } from "./stats.js";
 import { edgesOf, positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -159,7 +159,8 @@ export class Panel {
     this.settle();
     this.outdate(false);
     this.element.classList.add("read");
-    const { query, source, seed, distance, corpus } = reading.preimage;
+    const { query, source, seed, corpus } = reading.preimage;
+    const distance = metricOf(reading.preimage);
     this.expect(query.site, positionName(reading));
     this.element.classList.toggle("contexts", Boolean(corpus));
     say(this.origin, [source, searched(reading.preimage), distance, `seed ${seed}`].filter(Boolean).join(" · "));
@@ -268,10 +269,12 @@ export class Panel {
   }
 
   head() {
-    const { bits, epsilon, distance, recall } = this.reading.preimage;
+    const { bits, epsilon, recall, nats } = this.reading.preimage;
+    const distance = metricOf(this.reading.preimage);
     if (this.old) return;
     if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
-    say(this.told, `${bitsText(bits)} bits at ε = ${threshold(epsilon)} (${distance})`);
+    const said = nats ? ` · ${nats.median.toPrecision(2)} nats` : "";
+    say(this.told, `${bitsText(bits)} bits${said} at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
     const what = bits.occurrences === undefined ? "inputs" : "occurrences";

@@ -88,7 +88,10 @@ export class Rows {
     for (const { sample } of rows) if (known.has(sample)) this.made.set(sample, known.get(sample));
     Object.assign(this, { rows, names, largest: Math.max(1e-9, ...rows.map(({ sample }) => sample.distance)) });
     this.repeated = rows.some(({ sample }) => sample.count > 1);
-    this.mixed = new Set(rows.map(({ sample }) => sample.source)).size > 1;
+    const several = new Set(rows.map(({ sample }) => sample.source)).size > 1;
+    const tried = rows.some(({ sample }) => sample.nats !== undefined);
+    this.mixed = several || tried;
+    this.said = ({ source, nats }) => [several && source, nats !== undefined && `${nats.toFixed(2)} nats`].filter(Boolean).join(" · ");
     this.widest = this.measure();
     this.narrow();
   }
@@ -222,7 +225,7 @@ export class Rows {
       cell("span.d", distance(sample.distance)),
       cell("span.times", sample.count > 1 ? `${number(sample.count)}×` : ""),
       cell("span.x", (this.contexts ? contextLine : line)(sample, this.edges, this.fits)),
-      this.mixed ? cell("span.from", sample.source) : null,
+      this.mixed ? cell("span.from", this.said(sample)) : null,
       this.beside === null ? null : cell("span.f", String(values[this.beside] ?? "–")),
     );
   }

@@ -2,7 +2,7 @@
 
 import { colour, distance, el, svg, threshold, visible } from "./dom.js";
 import { bitsOf, shareOf } from "./common.js";
-import { insideCount } from "./stats.js";
+import { insideCount, metricOf } from "./stats.js";
 import { briefly, edgesOf, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
@@ -85,7 +85,8 @@ function drawn(panel) {
   const parts = [];
   const write = (x, y, text, more = {}) =>
     parts.push(svg("text", { x, y, fill: ink.ink, "font-family": SERIF, "font-size": 13, ...more }, text));
-  const { query, distance: metric } = reading.preimage;
+  const { query } = reading.preimage;
+  const metric = metricOf(reading.preimage);
   write(0, 20, `${query.site} at ${positionName(reading)}`, { "font-size": 17 });
   write(PAPER, 20, `${panel.told.textContent}`, { "text-anchor": "end", fill: ink.soft });
   parts.push(svg("path", { d: `M0 27H${PAPER}`, stroke: ink.ink }));

@@ -71,7 +71,7 @@ export function settings(state, onChange) {
       fill("source", [["", "exact first"], ...sources.map((name) => [name, name])]);
       fill(
         "distance",
-        ["euclidean", "cosine"].map((name) => [name, name]),
+        info.distances.map((name) => [name, name]),
       );
       fill("fixed", [
         ["", "nearest"],

@@ -116,6 +116,9 @@ export function inBits(bits) {
   return bits <= -0.05 ? "less common" : `${Math.max(0, bits).toFixed(1)} bits`;
 }
 
+/** The name of a preimage's distance, which may come with the corpus that its statistics are of. */
+export const metricOf = ({ distance }) => distance.name ?? distance;
+
 /** Whether all that is known of bits is their lower end: nothing was found, or one input, the least that a corpus can show. */
 export const bounded = ({ hits, method }) => hits < (method === "splitting" ? 1 : 2);
 

@@ -1,0 +1,137 @@
+"""An ε by what it means for one query: how many random inputs it admits, or how much its members change what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+
+from inversionview.bank.search import Hits, search
+from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import SettingError
+from inversionview.core.scope import MOST_EPSILON, Distance, Meaning
+from inversionview.intervene.stand_in import nats
+from inversionview.preimage.preimage import Query, StandIn
+
+_PATCHES = 64
+"""So many activations are put in the query's place to find an ε, in two rounds."""
+_TRIED = 32
+"""So many members are put there to tell what an ε means."""
+_LOOKED = 2**20
+"""Of larger banks the first so many rows are looked at."""
+
+
+def epsilon_meant(bank: ActivationBank, query: Query, distance: Distance, meaning: Meaning) -> float:
+    """Return the largest ε that means this for a query.
+
+    Args:
+        bank: inputs to compare with, taken for random ones; the query's own never count.
+        query: what is read.
+        distance: which distance.
+        meaning: what ε shall mean.
+
+    Raises:
+        SettingError: the bank is too small to tell, all of it lies at distance 0, or nothing can stand in for the query.
+        UnknownSiteError, UnknownPositionError: the bank does not hold the site, or position.
+        BankError: the bank is damaged.
+    """
+    near = nearest(bank, query, distance)
+    found = _of_nats(bank, query, near, meaning.amount) if meaning.unit == "nats" else _of_share(bank, near, meaning)
+    if not found > 0:
+        raise SettingError(
+            f"ε = {meaning} cannot be told: so many inputs give the very activation of the query; ask for a number."
+        )
+    return found
+
+
+def nearest(bank: ActivationBank, query: Query, distance: Distance) -> Hits:
+    """Return every row of a bank that is not the query itself by its distance, as it is stored."""
+    found = next(search(bank, query.site, query.z[None], epsilon=MOST_EPSILON, distance=distance, verify=False, first=_LOOKED))
+    return found.part(~np.isin(found.rows, bank.rows_of(query.ids, query.position)))
+
+
+def _of_share(bank: ActivationBank, near: Hits, meaning: Meaning) -> float:
+    """Return the middle between the last distance inside and the first outside: near either, rounding would decide."""
+    inside = meaning.share * len(near)
+    if inside < 1:
+        raise SettingError(
+            f"The bank holds {len(near):,} {bank.manifest.unit}, too few to tell what ε = {meaning} is: search more, or choose "
+            f"1/{len(near):,} or more."
+        )
+    last = min(ceil(inside), len(near)) - 1
+    after = near.distances[last + 1] if last + 1 < len(near) else near.distances[last]
+    return float((near.distances[last] + after) / 2)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one activation changes in the query's place."""
+
+    rank: int
+    """Among all by distance, from 0."""
+    nats: float
+
+
+def _of_nats(bank: ActivationBank, query: Query, near: Hits, most: float) -> float:
+    """Return the largest distance within which the median change is at most so many nats."""
+    size = len(near)
+    few = np.arange(min(size, _PATCHES // 4))
+    spread = np.geomspace(1, size, _PATCHES // 4).astype(np.int64) - 1
+    probes = _probed(bank, query, near, np.concatenate([few, spread]))
+    upto = _last(probes, most)
+    if upto >= 0:
+        ranks = [each.rank for each in probes]
+        stop = ranks[min(upto + 2, len(ranks) - 1)]
+        between = np.linspace(ranks[max(upto - 1, 0)], stop, _PATCHES // 2 + 2).astype(np.int64)
+        probes = sorted({p.rank: p for p in [*probes, *_probed(bank, query, near, between)]}.values(), key=lambda p: p.rank)
+        upto = _last(probes, most)
+    if upto < 0:
+        raise SettingError(
+            f"Nothing among {size:,} {bank.manifest.unit} can stand in for the query within {most:g} nats: the nearest, at "
+            f"D = {near.distances[0]:.3g}, changes what the model says by {probes[0].nats:.3g} nats; ask for more nats, or "
+            "search more text."
+        )
+    return float(near.distances[probes[upto].rank])
+
+
+def _probed(bank: ActivationBank, query: Query, near: Hits, ranks: npt.NDArray[np.int64]) -> list[Probe]:
+    ranks = np.unique(ranks)
+    found = nats_of_rows(bank, query, near.part(ranks))
+    return [Probe(int(rank), float(each)) for rank, each in zip(ranks, found, strict=True)]
+
+
+def nats_of_rows(bank: ActivationBank, query: Query, hits: Hits) -> Float[np.ndarray, " hit"]:
+    """Return by how many nats each hit changes what the model says in the query's place, as it is stored."""
+    out = np.empty(len(hits))
+    for number in np.unique(hits.positions):
+        own = np.flatnonzero(hits.positions == number)
+        z = bank.activations(query.site, bank.manifest.positions[number], hits.rows[own])
+        out[own] = nats(bank.model, query.ids, query.position, query.site, z).double().numpy()
+    return out
+
+
+def stand_in(bank: ActivationBank, query: Query, inside: Hits, seed: int = 0) -> StandIn | None:
+    """Return by how many nats some hits, by lot, change what the model says; ``None`` without any, or where none can be run."""
+    steady = bank.model.shape.steady
+    if not len(inside) or (steady is not None and query.position >= steady):
+        return None
+    lot = np.sort(np.random.default_rng((seed, 23)).permutation(len(inside))[:_TRIED])
+    return StandIn(float(np.median(nats_of_rows(bank, query, inside.part(lot)))), len(lot))
+
+
+def _last(probes: Sequence[Probe], most: float) -> int:
+    """Return the last of some probes, by rank, within which the median of all ranks is at most so many nats; −1: none.
+
+    Each probe stands for the ranks that lie nearer to it than to the others.
+    """
+    ranks, values = np.array([p.rank for p in probes], dtype=float), np.array([p.nats for p in probes])
+    edges = np.concatenate([[-0.5], (ranks[1:] + ranks[:-1]) / 2, [ranks[-1] + 0.5]])
+    weights = np.diff(edges)
+    within = [
+        i for i in range(len(probes)) if float(weights[: i + 1][values[: i + 1] <= most].sum()) * 2 >= weights[: i + 1].sum()
+    ]
+    return within[-1] if within else -1
