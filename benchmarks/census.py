@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from inversionview.analyses.census.tally import HitCounts
-from inversionview.core.scope import Scope
+from inversionview.model.distances.metric import Metric
 
 WIDTHS = [64] * 270 + [576] * 91
 FEATURES, BLOCK, EPSILON = 14, 963, 0.1
@@ -57,7 +57,7 @@ def main() -> None:
     occurrences, count = (int(word) for word in [*sys.argv[1:], "200000", "200"][:2])
     rng = np.random.default_rng(0)
     queries, marks, own = block(rng, count)
-    tally = HitCounts(queries, own, marks, Scope(EPSILON, "cosine"))
+    tally = HitCounts(queries, own, marks, EPSILON, [Metric("cosine")] * len(queries))
     times: dict[str, list[tuple[float, float]]] = {"tally": [], "plain": []}
     for number in range(6):
         z, at, codes = block(rng, BLOCK)

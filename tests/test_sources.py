@@ -15,7 +15,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.scope import Scope
 from inversionview.explorer.app import create_app
 from inversionview.markov.run import WalkSettings
-from inversionview.page import contract
+from inversionview.page import preimages
 from inversionview.sources import registry
 from inversionview.sources.source import Source
 from inversionview.sources.walk import WalkOptions
@@ -126,7 +126,7 @@ def test_a_new_source_can_be_compared(echo: Echo, counting: iv.Study, query: iv.
 
 def test_pages_know_the_names() -> None:
     """Which the contract, further down, writes once more."""
-    assert tuple(registry.names()) == contract.SOURCES
+    assert tuple(registry.names()) == preimages.SOURCES
     schema = create_app({}).openapi()
     parameters = schema["paths"]["/api/v1/studies/{id}/read"]["get"]["parameters"]
     source = next(one for one in parameters if one["name"] == "source")

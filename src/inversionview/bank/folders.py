@@ -10,6 +10,7 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
 from inversionview.core.integrity import digest
 from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
@@ -22,9 +23,10 @@ def cache() -> Path:
     return user_cache_path("inversionview") / "banks" / "format-4"
 
 
-def cached(model: ProbedModel, inputs: Inputs, rows: int, sites: Sequence[Site] = ()) -> Path:
+def cached(model: ProbedModel, inputs: Inputs, rows: int, sites: Sequence[Site] = (), distance: Distance = "cosine") -> Path:
     """Return where in the user's cache a bank of this model and corpus lies; of some ``sites`` only, if they are named."""
-    some = "-" + digest(",".join(site.short for site in sites).encode())[:8] if sites else ""
+    named = [*(site.short for site in sites), *([] if distance == "cosine" else [distance])]
+    some = "-" + digest(",".join(named).encode())[:8] if sites else ""
     return cache() / f"{model.fingerprint}-{inputs.fingerprint}-{rows}{some}"
 
 
@@ -69,11 +71,17 @@ def check(folder: Path, model: ProbedModel, inputs: Inputs, report: Progress | N
 
 
 def find(
-    model: ProbedModel, inputs: Inputs, folders: Sequence[Path] = (), site: Site | None = None, least: int = 0
+    model: ProbedModel,
+    inputs: Inputs,
+    folders: Sequence[Path] = (),
+    site: Site | None = None,
+    least: int = 0,
+    distance: Distance | None = None,
 ) -> ActivationBank | None:
     """Return the first finished bank of ``folders``, else the largest of this model and corpus in the user's cache.
 
-    Where ``site`` is named, only one that holds it; where ``least`` is, only one of so many rows.
+    Where ``site`` is named, only one that holds it; where ``least`` is, only one of so many rows; where ``distance`` is, one
+    whose index serves it comes before larger ones.
 
     Raises:
         BankError, MismatchError: one of ``folders`` holds a bank that is damaged, unfinished or another model's.
@@ -83,14 +91,17 @@ def find(
             own = ActivationBank.open(folder, model, inputs)
             if site is None or site in own.sites:
                 return own
+    others = None
     for path in kept(model, inputs):
         try:
             bank = ActivationBank.open(path, model, inputs)
         except BankError:  # being built by another process, or interrupted
             continue
         if (site is None or site in bank.sites) and len(bank) >= least:
-            return bank
-    return None
+            if distance in (None, bank.manifest.distance):
+                return bank
+            others = others or bank
+    return others
 
 
 def given(bank: ActivationBank | str | Path, model: ProbedModel, inputs: Inputs) -> ActivationBank:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from inversionview.explorer.problems import sentence
 from inversionview.explorer.queue import BusyError, Task
-from inversionview.page import contract
+from inversionview.page import contract, preimages
 
 HEARTBEAT = 10.0
 """Seconds without an event after which a stream says that it is alive."""
@@ -34,7 +34,7 @@ class Events:
         self._task = task
         self._send("place", place.json_bytes())
 
-    def rows(self, samples: list[contract.Sample], values: list[list[contract.Value]]) -> None:
+    def rows(self, samples: list[preimages.Sample], values: list[list[contract.Value]]) -> None:
         """Send new rows."""
         self._send("rows", contract.Rows(samples=samples, values=values).json_bytes())
 

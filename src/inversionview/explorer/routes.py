@@ -23,7 +23,7 @@ from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
 from inversionview.model.sites.patterns import find_site
-from inversionview.page import contract
+from inversionview.page import contract, preimages
 from inversionview.preimage.preimage import Query as ReadQuery
 from inversionview.sources.registry import sources, sources_named
 from inversionview.studies.study import Study
@@ -262,7 +262,7 @@ class Explorer:
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    async def _of(self, request: Request, id: str, work: Callable[[Study, Task], contract.Model], **job: Any) -> Response:
+    async def _of(self, request: Request, id: str, work: Callable[[Study, Task], preimages.Model], **job: Any) -> Response:
         """Have the worker do something with a study and answer with what it returns; for HEAD nothing is done."""
         study = await self._loaded(id)
         if request.method == "HEAD":

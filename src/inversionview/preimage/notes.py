@@ -58,7 +58,9 @@ def too_wide(made: Preimage, share: float | None, among: str) -> list[str]:
             f"{threshold} admits {share:.0%} of {among}: the activation tells next to nothing of its input, or ε is too large."
         ]
     if made.epsilon >= NOTHING_IN_COMMON:
-        what = "an activation of zero" if made.distance == "euclidean" else "activations at right angles to the query's"
+        what = (
+            "an activation of zero" if made.distance.startswith("euclidean") else "activations at right angles to the query's"
+        )
         return [f"{threshold} admits {what}, which has nothing in common with it: choose a smaller ε."]
     return []
 

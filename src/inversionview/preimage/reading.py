@@ -10,7 +10,7 @@ import numpy as np
 
 from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
-from inversionview.page import contract
+from inversionview.page import contract, preimages
 from inversionview.preimage.common import Told, background, common
 from inversionview.preimage.preimage import Preimage, Query, Reader, Sample
 
@@ -42,7 +42,7 @@ def reading(
         study=id or (query.model if study is None else identifier(study)),
         place=place,
         site=query.site.short,
-        preimage=contract.Preimage.model_validate(preimage.to_json()),
+        preimage=preimages.Preimage.model_validate(preimage.to_json()),
         features=None if study is None else features(study, query, preimage.samples, common(replace(exact, study=study))),
     )
 

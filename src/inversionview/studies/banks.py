@@ -10,12 +10,20 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
 from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance, check_distance
 from inversionview.model.sites.patterns import expand
+from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
 def build_bank(
-    study: Study, folder: str | Path | None = None, *, rows: int, report: Progress | None = None, **options: Any
+    study: Study,
+    folder: str | Path | None = None,
+    *,
+    rows: int,
+    distance: Distance | None = None,
+    report: Progress | None = None,
+    **options: Any,
 ) -> ActivationBank:
     """Harvest a bank of the study's corpus, or what lacks of it; see ``bank.harvest.harvest_bank`` for the options.
 
@@ -23,6 +31,7 @@ def build_bank(
         study: from ``load``.
         folder: where to; by default the user's cache, where later searches find it.
         rows: how many inputs; of natural text, and of positions ``["all"]``, how many tokens.
+        distance: which one the index serves; by default the study's.
         report: called with the share of the inputs that is done, and a note.
         options: ``sites``, ``positions``, ``precision``, ``rank``, ``world``.
 
@@ -32,9 +41,12 @@ def build_bank(
         LockedError, StorageError: another process writes there, or nothing can be written.
     """
     chosen = expand(options.pop("sites", study.sites), study.model.sites)
-    own = folders.cached(study.model, study.inputs, rows, chosen if study.inputs.every_token else ())
-    told = {"distance": study.spec.distance, **options}
-    return harvest_bank(folder or own, study.model, study.inputs, rows=rows, sites=chosen, report=report, **told)
+    served = check_distance(distance or study.spec.distance)
+    learn(study, [served], chosen, report)
+    own = folders.cached(study.model, study.inputs, rows, chosen if study.inputs.every_token else (), served)
+    return harvest_bank(
+        folder or own, study.model, study.inputs, rows=rows, sites=chosen, distance=served, report=report, **options
+    )
 
 
 def check_bank(study: Study, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.table import Table
 import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
-from inversionview.core.scope import epsilon_text
+from inversionview.core.scope import Distance, check_distance, epsilon_text
 from inversionview.corpora.naming import ALL
 from inversionview.model.sites.site import KINDS
 from inversionview.studies.arguments import loaded_study, source_named
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 
 _TEXT_SITES = "x*.post"
 """Of natural text, where nobody says which: all would take four times as much."""
+
+
+@dataclass(frozen=True)
+class StoredOptions:
+    """How activations are kept."""
+
+    dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16"
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--distance", help="Which distance the index serves, others are searched without it; by default the study's."
+        ),
+    ] = None
+
+    def check(self) -> Distance | None:
+        """Return the distance that is named; raise ``SettingError`` where there is none of that name."""
+        return None if self.index is None else check_distance(self.index)
 
 
 @app.command(
@@ -51,7 +69,7 @@ def bank(
             help="Named positions, by commas; by default all but END. `all`: every token, so that D is the least of all."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    stored: StoredOptions,
     check: Annotated[
         bool, typer.Option("--check", help="Build nothing: read the bank whole and say whether it is as it was written.")
     ] = False,
@@ -63,7 +81,7 @@ def bank(
     """Harvest every site × named position of a corpus to disk, for exact search; goes on where it was interrupted."""
     from inversionview.studies.first_bank import bank_rows
 
-    precision = _precision(dtype)
+    precision, served = _precision(stored.dtype), stored.check()
     source = source_named(texts)
     if source is not None and inputs is not None:
         raise SettingError("--inputs counts those of a study: of --texts, give --tokens.")
@@ -82,6 +100,7 @@ def bank(
             loaded,
             None if to is None else to / "bank",
             rows=rows,
+            distance=served,
             precision=precision,
             rank=rank,
             world=world,

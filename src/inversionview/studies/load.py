@@ -10,6 +10,7 @@ import torch
 
 from inversionview.core.errors import InputError, SettingError, UnknownStudyError, WeightsError
 from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
 from inversionview.core.storage import replacing
 from inversionview.corpora.natural import TextSource, opened
 from inversionview.corpora.texts import begun_before
@@ -24,6 +25,9 @@ from inversionview.studies.shipped import check_shipped, shipped_path
 from inversionview.studies.spec import StudySpec, check_model, model_files, write_spec
 from inversionview.studies.study import Study
 from inversionview.studies.texts_and_models import options_of
+
+DISTANCE: Distance = "cosine-normed"
+"""Of language models, where nobody names another; ``docs/distance.md`` says why."""
 
 
 def load(
@@ -41,7 +45,7 @@ def load(
     Args:
         name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
         model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
-            model, by default SmolLM2-135M; alone any causal LM, read with the cosine distance.
+            model, by default SmolLM2-135M; alone any causal LM, by the cosine under the norm that reads the stream.
         texts: with a model and no study: natural text, every token of which can be found; see ``TextSource``.
         device: where to run.
         dtype: of the weights; by default the run's, else float32.
@@ -89,15 +93,15 @@ def load(
 def _alone(model: ProbedModel, name: str) -> Study:
     """Return a model alone, every site of which is read by walks."""
     every = [site.short for site in model.sites]
-    return Study(name, StudySpec(inputs="none", model=name, sites=every, site=every[-1], distance="cosine"), model)
+    return Study(name, StudySpec(inputs="none", model=name, sites=every, site=every[-1], distance=DISTANCE), model)
 
 
 def on_texts(model: ProbedModel, name: str, texts: str | Path | TextSource, report: Progress | None = None) -> Study:
-    """Return a model with natural text, every token of which can be found; cosine, ε = 0.1."""
+    """Return a model with natural text, every token of which can be found; cosine under the next norm, ε = 0.1."""
     source = texts if isinstance(texts, TextSource) else TextSource(str(texts))
     opened(source, model, report)
     every = [site.short for site in model.sites]
-    spec = StudySpec(inputs="windows", options=options_of(source), model=name, sites=every, site=every[-1], distance="cosine")
+    spec = StudySpec(inputs="windows", options=options_of(source), model=name, sites=every, site=every[-1], distance=DISTANCE)
     return Study(name, spec, model)
 
 

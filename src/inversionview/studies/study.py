@@ -16,7 +16,9 @@ from inversionview.bank import folders
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
+from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
@@ -169,14 +171,22 @@ class Study:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:
             rows, sites = first_bank(self, site)
-            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else ())
+            served = self._served(sites)
+            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else (), served)
             if begin is not None:
                 begin(path, rows)
-            self._bank = harvest_bank(
-                path, self.model, self.inputs, rows=rows, sites=sites, distance=self.spec.distance, report=report
-            )
+            self._bank = harvest_bank(path, self.model, self.inputs, rows=rows, sites=sites, distance=served, report=report)
         assert self._bank is not None
         return self._bank
+
+    def _served(self, sites: Sequence[Site]) -> Distance:
+        """Return which distance the index of a new bank serves: the study's, or the cosine where that lacks statistics."""
+        try:
+            for site in sites:
+                self.model.metric(self.spec.distance, site)
+        except SettingError:
+            return "cosine"
+        return self.spec.distance
 
     def known_bank(self, site: Site | None = None) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds ``site``.
@@ -187,5 +197,7 @@ class Study:
         wanted = site if self.inputs.every_token else None
         if self._bank is None or (wanted is not None and wanted not in self._bank.sites):
             own = [self.folder / "bank"] if self.folder else []
-            self._bank = folders.find(self.model, self.inputs, own, wanted, least=wanted_tokens(self))
+            self._bank = folders.find(
+                self.model, self.inputs, own, wanted, least=wanted_tokens(self), distance=self.spec.distance
+            )
         return self._bank

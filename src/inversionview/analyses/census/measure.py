@@ -183,7 +183,8 @@ def count(run: Pass, queries: int, scope: Scope, seed: int, kept: Kept, report: 
     if before is not None:
         every.codes[run.own], done = before["codes"], int(before["done"])
     if before is None or done < len(every):
-        tally = HitCounts(*run.queried(chosen), every.marks[chosen], scope)
+        metrics = [run.model.metric(scope.distance, site) for site in run.sites]
+        tally = HitCounts(*run.queried(chosen), every.marks[chosen], scope.epsilon, metrics)
         if before is not None:
             tally.inside, tally.agreeing, tally.allowed = before["inside"], before["agreeing"], before["allowed"]
         _count(run, tally, done, kept, report)

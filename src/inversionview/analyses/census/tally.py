@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.core.scope import Scope
 from inversionview.corpora.places import Marks
+from inversionview.model.distances.metric import Metric
 
 Codes = Int[np.ndarray, "feature occurrence"]
 Words = npt.NDArray[np.uint64]
@@ -32,7 +32,12 @@ class HitCounts:
     """
 
     def __init__(
-        self, z: Sequence[Float[Tensor, "query width"]], codes: Int[np.ndarray, "feature query"], marks: Marks, scope: Scope
+        self,
+        z: Sequence[Float[Tensor, "query width"]],
+        codes: Int[np.ndarray, "feature query"],
+        marks: Marks,
+        epsilon: float,
+        metrics: Sequence[Metric],
     ) -> None:
         """Begin a census.
 
@@ -40,20 +45,24 @@ class HitCounts:
             z: the queries' activations at each site.
             codes: their values.
             marks: of their prefixes, by which they know themselves.
-            scope: ε and the distance.
+            epsilon: what is inside.
+            metrics: the distance at each site.
         """
-        self.cosine = scope.distance == "cosine"
-        self.z = [self._scaled(each) for each in z]
+        self.metrics = metrics
+        self.z = [self._mapped(site, each) for site, each in enumerate(z)]
         half = [each.square().sum(1) / 2 for each in self.z]
-        self.bars = [h - scope.epsilon if self.cosine else h * (1 - scope.epsilon**2) for h in half]
+        self.bars = [h - epsilon if metric.cosine else h * (1 - epsilon**2) for h, metric in zip(half, metrics, strict=True)]
         self.marks, self.codes = marks, codes
         features, queries = codes.shape
         self.inside = np.zeros((len(z) + features, queries), dtype=np.int64)
         self.agreeing = np.zeros((len(z) + features, queries, features), dtype=np.int64)
         self.allowed = np.zeros(queries, dtype=np.int64)
 
-    def _scaled(self, z: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(z, dim=-1, eps=1e-30) if self.cosine else z
+    def _mapped(self, site: int, z: Tensor) -> Tensor:
+        """Return vectors as they are compared; of the cosine their directions."""
+        metric = self.metrics[site]
+        x = metric.mapped(z)
+        return torch.nn.functional.normalize(x, dim=-1, eps=1e-30) if metric.cosine else x
 
     def add(self, z: Sequence[Float[Tensor, "occurrence width"]], marks: Marks, codes: Codes) -> None:
         """Count a block of occurrences: their activations at each site, marks and values."""
@@ -73,7 +82,7 @@ class HitCounts:
         ½‖z − z_q‖² ≤ b is z·z_q − ½‖z‖² ≥ ½‖z_q‖² − b: of unit vectors with b = ε, which is the cosine distance, else with
         b = ½ε²‖z_q‖². So one product of matrices decides.
         """
-        x = self._scaled(z)
+        x = self._mapped(site, z)
         score = torch.addmm(x.square().sum(1)[None], self.z[site], x.T, beta=-0.5)
         found: Bool[np.ndarray, "query occurrence"] = (score >= self.bars[site][:, None]).numpy()
         return found

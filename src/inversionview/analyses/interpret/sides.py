@@ -141,7 +141,8 @@ def _measured(bank: ActivationBank, site: str | Site, z: Tensor, distance: Dista
     number, positions = bank.site_number(site), bank.position_numbers(at)
     size = min(len(bank), _MOST_ROWS)
     found = torch.full((len(z), size), torch.inf)
-    query = bank.compacted(number, z)
+    metric = bank.model.metric(distance, bank.sites[number])
+    query = metric.mapped(bank.compacted(number, z))
     unit = torch.nn.functional.normalize(query, dim=-1)
     for shard in bank.shards:
         stop = min(shard.rows.stop, size) - shard.rows.start
@@ -152,11 +153,11 @@ def _measured(bank: ActivationBank, site: str | Site, z: Tensor, distance: Dista
             stop = min(start + _BLOCK, shard.rows.stop, size)
             rows = slice(start - shard.rows.start, stop - shard.rows.start)
             for place, slice_ in zip(places, vectors, strict=True):
-                x = torch.from_numpy(slice_[rows]).float()
-                if distance == "euclidean":
-                    d = torch.cdist(query, x) / query.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-                else:
+                x = metric.mapped(torch.from_numpy(slice_[rows]).float())
+                if metric.cosine:
                     d = 1 - unit @ torch.nn.functional.normalize(x, dim=-1).T
+                else:
+                    d = torch.cdist(query, x) / query.norm(dim=-1, keepdim=True).clamp(min=1e-30)
                 there = torch.from_numpy(place[rows] >= 0)
                 found[:, start:stop] = torch.minimum(found[:, start:stop], d.masked_fill(~there, torch.inf))
             bank.visit(len(positions) * x.numel() * vectors[0].itemsize)

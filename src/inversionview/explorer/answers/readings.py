@@ -15,7 +15,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.explorer.banks import all_now, bank_of, first_now, held, lacking_site, of_texts
-from inversionview.page import contract
+from inversionview.page import contract, preimages
 from inversionview.preimage.preimage import Query, Sample
 from inversionview.preimage.reading import features, reading
 from inversionview.sources.merged import Asked, merged
@@ -25,7 +25,7 @@ from inversionview.sources.source import SHOWN
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
-Rows = Callable[[list[contract.Sample], list[list[contract.Value]]], None]
+Rows = Callable[[list[preimages.Sample], list[list[contract.Value]]], None]
 """Called with samples and the values of their features as they are measured."""
 _CANDIDATES = 64 * len(AUTO)
 """Of one setting alone: as many as the pool's settings have together."""
@@ -102,5 +102,5 @@ def told(temperature: float | None = None, noise: float = 0.0, seconds: float = 
 
 def _show(study: Study, query: Query, rows: Rows, samples: tuple[Sample, ...]) -> None:
     values = features(study, query, samples)
-    shown = [contract.Sample.model_validate(s.to_json()) for s in samples]
+    shown = [preimages.Sample.model_validate(s.to_json()) for s in samples]
     rows(shown, [[]] * len(shown) if values is None else values.values)
