@@ -14,7 +14,7 @@ import xxhash
 
 from inversionview.core.errors import InputError
 from inversionview.core.integrity import seal_folder
-from inversionview.corpora.kept import mapped
+from inversionview.corpora.kept import mapped, numbers
 from inversionview.model.tokens import Vocabulary
 from inversionview.records.texts import Text, left_out
 
@@ -137,4 +137,4 @@ def _arrow(rows: Iterable[list[list[int]]]) -> Iterator[Any]:
 def longest(table: Any) -> int:
     """Return the length of the longest row of an Arrow table."""
     chunks = table.column("tokens").chunks
-    return max((int(chunk.value_lengths().to_numpy().max(initial=0)) for chunk in chunks), default=0)
+    return max((int(numbers(chunk.value_lengths()).max(initial=0)) for chunk in chunks), default=0)

@@ -34,17 +34,20 @@ class KeptInputs(Inputs):
         """What tells this corpus from another: SHA-256 over all its tokens, 16 hexadecimal digits."""
         mark = hashlib.sha256()
         for chunk in self.table.column("tokens").chunks:
-            mark.update(chunk.value_lengths().to_numpy().tobytes())
+            mark.update(numbers(chunk.value_lengths()).tobytes())
         for chunk in self.table.column("tokens").chunks:
-            mark.update(chunk.flatten().to_numpy().astype(np.int64).tobytes())
+            mark.update(numbers(chunk.flatten()).astype(np.int64).tobytes())
         return mark.hexdigest()[:16]
 
     def tokens(self, rows: npt.NDArray[np.int64], salt: int = 0) -> Ids:
         """Return the token ids of ``rows``; a text has no free part, so ``salt`` changes nothing."""
         out = np.full((len(rows), self.max_length), self.pad, dtype=np.int64)
         if len(rows):
-            taken = self.table.column("tokens").take(rows).combine_chunks()
-            out[np.arange(self.max_length) < taken.value_lengths().to_numpy()[:, None]] = taken.flatten().to_numpy()
+            import pyarrow as pa
+
+            index = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows.astype(np.int64))])
+            taken = self.table.column("tokens").take(index).combine_chunks()
+            out[np.arange(self.max_length) < numbers(taken.value_lengths())[:, None]] = numbers(taken.flatten())
         return out
 
 
@@ -73,6 +76,11 @@ def mapped(folder: Path) -> Any:
     return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
 
 
+def numbers(array: Any) -> npt.NDArray[Any]:
+    """Return an Arrow array of numbers as numpy's, not copied; Arrow's own ``to_numpy`` imports pandas."""
+    return np.from_dlpack(array)
+
+
 def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
     """Return how long the longest input of an Arrow table is.
 
@@ -82,7 +90,7 @@ def _check_tokens(table: Any, vocabulary: Vocabulary) -> int:
     table.validate(full=True)
     longest = 0
     for chunk in table.column("tokens").chunks:  # a large corpus is not copied whole
-        lengths, ids = chunk.value_lengths().to_numpy(), chunk.flatten().to_numpy()
+        lengths, ids = numbers(chunk.value_lengths()), numbers(chunk.flatten())
         if not len(lengths):
             continue
         if int(lengths.min()) < 1 or len(ids) != int(lengths.sum()):

@@ -22,7 +22,7 @@ from inversionview.core.integrity import read_sealed, reason, sealed
 from inversionview.core.ranges import whole
 from inversionview.core.storage import write_json
 from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_error
-from inversionview.corpora.kept import KeptInputs, open_kept
+from inversionview.corpora.kept import KeptInputs, numbers, open_kept
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import EveryOccurrence, Placing
 from inversionview.corpora.token_features import FEATURES, Windows, label_all
@@ -74,7 +74,7 @@ class WindowInputs(KeptInputs):
     def _counts(self) -> Ids:
         """Occurrences of each window, ``[window]``, in the order of the corpus."""
         chunks = self.table.column("tokens").chunks
-        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks]).astype(np.int64)
+        lengths = np.concatenate([numbers(chunk.value_lengths()) for chunk in chunks]).astype(np.int64)
         return lengths[self._order] - len(self.front) - 1
 
     def occurrences(self, numbers: npt.NDArray[np.int64]) -> Ids:

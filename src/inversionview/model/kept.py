@@ -1,9 +1,9 @@
 """Copies of models that take long to unpack, in the user's cache: a GGUF file's weights as numbers, and its tokenizer.
 
-A quantised Llama of 135 M weights takes seconds to be unpacked, and what runs it seconds to be imported. When it was loaded once,
-its copy is read by ``llama.py`` in a fraction of that. A copy lies under the checksum of its file, so another file never has it;
-it is kept only where it gives back the same weights, the same tokens and, within rounding, the same activations, and is checked
-when it is opened. What else is asked of the model, the bridge does, as ever: it is opened from the file itself.
+A quantised Llama of 135 M weights takes seconds to be unpacked, and what runs it seconds to be imported. Once it was loaded,
+its copy is read by ``llama.py`` in a fraction of that. A copy lies under the checksum of its file, so another file never has
+it; it is kept only where it gives back the same weights, the same tokens and, within rounding, the same activations, and is
+checked when it is opened. What else is asked of the model, the bridge does, as ever: it is opened from the file itself.
 """
 
 from __future__ import annotations
