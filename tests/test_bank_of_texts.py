@@ -52,9 +52,10 @@ def test_a_bank_that_was_killed_is_gone_on_with_and_equal(folder: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory a process has")
 def test_a_file_larger_than_memory_is_read(folder: Path) -> None:
     lines = (folder / "texts.txt").read_text()
-    with (folder / "large.txt").open("w") as file:
-        for _ in range(int(1.6 * ROOM) // len(lines)):
-            file.write(lines)
+    for name, size in (("some.txt", ROOM // 7), ("large.txt", ROOM // 7 * 10)):
+        with (folder / name).open("w") as file:
+            for _ in range(size // len(lines)):
+                file.write(lines)
     ended = done("memory", folder)
     assert ended.returncode == 0, ended.stderr
     assert (folder / "large" / "bank" / "manifest.json").exists()
