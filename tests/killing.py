@@ -18,6 +18,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ARROW
 
 from inversionview.bank import manifest
 from inversionview.cli import main
+from inversionview.corpora import natural
 
 CHANGES = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 """Functions of ``os`` that change what a folder holds."""
@@ -97,6 +98,7 @@ def kill(folder: Path) -> None:
 
 def memory(folder: Path) -> None:
     """Read a file, then one ten times as large with little more memory than that took."""
+    natural._LARGE = 2**20  # of a file as large as many of these, texts are taken by lot
     bank(folder, folder / "some.txt", "some")
     page = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
     most = int(page) * resource.getpagesize() + ROOM

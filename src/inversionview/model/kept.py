@@ -49,7 +49,7 @@ _TRIED = 24
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptModel:
     """A model as it is read from its copy."""
 
     backend: Backend
@@ -95,7 +95,7 @@ class Copy:
         except (OSError, ImportError):
             return None
 
-    def read(self) -> Kept | None:
+    def read(self) -> KeptModel | None:
         """Return the model of the copy; ``None`` where there is none, or it is damaged."""
         try:
             told = read_sealed(self.folder / "model.json")
@@ -108,7 +108,7 @@ class Copy:
             os.utime(self.folder)  # used now
         return kept
 
-    def keep(self, bridge: BridgeBackend, tokenizer: Any, stated: str) -> Kept | None:
+    def keep(self, bridge: BridgeBackend, tokenizer: Any, stated: str) -> KeptModel | None:
         """Write the copy of a model that was loaded, and return what reads it; ``None`` where that is not the same.
 
         Args:
@@ -161,7 +161,7 @@ class Copy:
         return BridgeBackend.from_pretrained(str(self.file))[0]
 
     @staticmethod
-    def _made(folder: Path, told: dict[str, Any], bridge: Callable[[], BridgeBackend]) -> Kept:
+    def _made(folder: Path, told: dict[str, Any], bridge: Callable[[], BridgeBackend]) -> KeptModel:
         tensors: dict[str, Tensor] = load_file(folder / _FILES[0])
         frequencies = tensors.pop(_FREQUENCIES)
         named = told["tokens"]
@@ -171,7 +171,7 @@ class Copy:
         vocabulary = Vocabulary(tokenizer, *names, adds_bos=named["adds_bos"])
         shape = Shape(tuple(told["heads"]), told["d_model"], told["vocabulary"], told["max_length"])
         backend = KeptBackend(shape, tensors, frequencies, told["scaling"], told["eps"], bridge=bridge)
-        return Kept(cast(Backend, backend), vocabulary, told["fingerprint"])
+        return KeptModel(cast(Backend, backend), vocabulary, told["fingerprint"])
 
 
 class _OtherError(Exception):

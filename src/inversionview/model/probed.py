@@ -23,7 +23,7 @@ from inversionview.model.backend import Backend
 from inversionview.model.gpt2 import GPT2Backend
 from inversionview.model.gpt2_files import ADAPTER
 from inversionview.model.harvest import harvest, harvest_compact
-from inversionview.model.kept import Copy, Kept
+from inversionview.model.kept import Copy, KeptModel
 from inversionview.model.runner import Runner
 from inversionview.model.sites.site import Site
 from inversionview.model.soundness import Soundness, soundness_of
@@ -150,7 +150,7 @@ class ProbedModel(Runner):
         return made
 
     @classmethod
-    def _of_copy(cls, kept: Kept, name: str) -> ProbedModel:
+    def _of_copy(cls, kept: KeptModel, name: str) -> ProbedModel:
         made = cls(kept.backend, kept.vocabulary, name)
         made.fingerprint = kept.fingerprint
         made.check()

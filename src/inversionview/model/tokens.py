@@ -72,11 +72,6 @@ class Vocabulary:
         self.embedded: int | None = None
         """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
 
-    @cached_property
-    def written(self) -> str:
-        """The tokenizer as its ``tokenizer.json`` has it."""
-        return str(self.tokenizer.to_str())
-
     @property
     def bos(self) -> int | None:
         """The first token of every input; ``None`` where inputs begin with their text."""
@@ -275,7 +270,7 @@ class Vocabulary:
 
 def fingerprint(vocabulary: Vocabulary) -> str:
     """Return what tells a vocabulary, and how it frames texts, from another: 16 hexadecimal digits."""
-    told = f"{vocabulary.written} {vocabulary.front} {vocabulary.eos} {vocabulary.pad}"
+    told = f"{vocabulary.tokenizer.to_str()} {vocabulary.front} {vocabulary.eos} {vocabulary.pad}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
