@@ -696,7 +696,7 @@ def test_texts_are_not_held_in_memory(tmp_path: Path) -> None:
     assert len(behind) >= 6
     wanted = [[0, 4, 6 + n % 100, 5, 6 + n // 100, 1] for n in range(6000)]
     assert inputs.tokens(np.arange(6000)).tolist() == wanted
-    old = datasets.Dataset.from_dict({"tokens": wanted})  # as earlier versions wrote them
+    old = datasets.Dataset.from_dict({"tokens": wanted}).data.table  # as earlier versions wrote them
     lengths, ids = np.full(6000, 6, dtype=np.int32), np.array(wanted, dtype=np.int64)
     digest = hashlib.sha256(lengths.tobytes() + ids.tobytes()).hexdigest()[:16]
     vocabulary = Vocabulary(word_tokenizer(), "<s>", "</s>", "<pad>")

@@ -422,7 +422,7 @@ def test_one_long_line_is_cut_before_a_space(tmp_path: Path, folders: dict[str, 
     made = opened(TextSource(str(tmp_path / "long.txt"), context=64), model)
     assert made.about.texts == 1
     whole = model.vocabulary.encode(line)[1:-1]
-    windows = list(made.dataset["tokens"])
+    windows = made.table.column("tokens").to_pylist()
     assert sum(len(row) - 2 for row in windows) == len(whole)
     assert windows[0][1:-1] == whole[:63]
 

@@ -122,23 +122,19 @@ def _of_one(index: Index, asked: _Asked, query: int, width: int) -> npt.NDArray[
         return np.empty(0, dtype=np.int64)
     codes, weights = _codes(index, 0, first, last), torch.from_numpy(asked.weights[level][query])
     found = _sums(codes, weights).numpy()
-    places = np.flatnonzero(found >= asked.limits(index, which, level, slice(first, last))[0, :, None])
-    if not planes.far or not len(places):
-        return _rows(index, first, places)
-    some = np.flatnonzero(np.bincount(places // BLOCK))
-    if len(places) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM:
-        weights, stop = torch.from_numpy(asked.weights[2][query]), int(some[-1]) + 1
+    left = found >= asked.limits(index, which, level, slice(first, last))[0, :, None]
+    some = np.flatnonzero(left.any(1)) if planes.far else np.empty(0, dtype=np.int64)
+    if np.count_nonzero(left) * (_ROW + width * _NUMBER) > len(some) * BLOCK * planes.far * _SUM > 0:
+        weights = torch.from_numpy(asked.weights[2][query])
         near = _sums(codes, weights[:EXTRA], some[:, None] * planes.near + np.arange(planes.near)[-EXTRA:])
-        codes = _codes(index, 1, first + int(some[0]), first + stop)
-        together = len(some) == stop - some[0]
-        which_planes = None if together else (some - some[0])[:, None] * planes.far + np.arange(planes.far)
-        far = _sums(codes, weights[EXTRA:], which_planes)
-        sums = np.full((stop, BLOCK), -np.inf, dtype=np.float32)
-        sums[some] = found[some] + (near + far).numpy()
-        limits = np.full(stop, np.inf, dtype=np.float32)
-        limits[some] = asked.limits(index, which, 2, some + first)[0]
-        places = places[sums.reshape(-1)[places] >= limits[places // BLOCK]]
-    return _rows(index, first, places)
+        codes = _codes(index, 1, first + int(some[0]), first + int(some[-1]) + 1)
+        together = len(some) == some[-1] + 1 - some[0]
+        far = _sums(
+            codes, weights[EXTRA:], None if together else (some - some[0])[:, None] * planes.far + np.arange(planes.far)
+        )
+        here = slice(some[0], some[-1] + 1) if together else some
+        left[here] &= found[here] + (near + far).numpy() >= asked.limits(index, which, 2, some + first)[0, :, None]
+    return _rows(index, first, np.flatnonzero(left))
 
 
 def _of_many(index: Index, asked: _Asked, active: npt.NDArray[np.int64], blocks: slice, width: int) -> Pairs:

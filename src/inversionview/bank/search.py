@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from inversionview.bank.measure import AT_ONCE, Ruler, blurred, by_distance, rou
 from inversionview.bank.scan import FEW, survivors
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
+from inversionview.bank.threads import each
 from inversionview.core.errors import BankError
 from inversionview.core.scope import Distance, check_epsilon
 from inversionview.model.sites.site import Site
@@ -184,9 +185,8 @@ class _Scope:
         """Return for each query the rows, of the first ``limits``, with a stored distance up to its radius."""
         parts = [
             (which.astype(np.uint16), rows, near, np.full(len(rows), p, dtype=np.int64))
-            for shard in self.bank.shards
-            for p in self.positions
-            for which, rows, near in self._slice(shard, p, queries, radius, limits)
+            for p, found in self._slices(queries, radius, limits)
+            for which, rows, near in found
         ] or [(np.empty(0, np.uint16), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))]
         which, rows, near, place = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(which, kind="stable")  # of 16 bits: a radix sort
@@ -198,6 +198,17 @@ class _Scope:
             hits = Hits(rows[own], near[own], place[own], limit)
             out.append(_once(hits, seen) if len(self.positions) > 1 else hits)
         return out
+
+    def _slices(
+        self, queries: Tensor, radius: Tensor, limits: Rows
+    ) -> Iterator[tuple[int, list[tuple[Rows, Rows, Distances]]]]:
+        """Yield for each shard and position what ``_slice`` does; of few queries for several at a time."""
+
+        def found(where: tuple[Shard, int]) -> tuple[int, list[tuple[Rows, Rows, Distances]]]:
+            return where[1], list(self._slice(*where, queries, radius, limits))
+
+        slices = product(self.bank.shards, self.positions)
+        return each(found, slices) if len(queries) < FEW else map(found, slices)
 
     def _slice(
         self, shard: Shard, position: int, queries: Tensor, radius: Tensor, limits: Rows

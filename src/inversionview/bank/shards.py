@@ -104,11 +104,14 @@ class Shard:
         return fresh
 
     def release(self, names: Collection[str] | None = None) -> int:
-        """Unmap some arrays, or all; what was checked is not checked again. Return how many bytes stay mapped."""
-        for name in set(self._maps) if names is None else names:
+        """Unmap some arrays, or all; what was checked is not checked again. Return how many bytes stay mapped.
+
+        Another thread may read them meanwhile: what it holds stays mapped until it lets go.
+        """
+        for name in list(self._maps) if names is None else names:
             self._maps.pop(name, None)
             self._touched.pop(name, None)
-        return BLOCK * sum(int(np.count_nonzero(touched)) for touched in self._touched.values())
+        return BLOCK * sum(int(np.count_nonzero(touched)) for touched in list(self._touched.values()))
 
     def check(self) -> None:
         """Raise ``BankError`` unless all files are there, as long as they should be, and this shard's."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class ActivationBank:
         self.places = inputs.placed(manifest.positions)
         self.sites = [Site.parse(name) for name in manifest.sites]
         self.shards = [Shard(_shard_folder(folder, i), rows, manifest) for i, rows in enumerate(manifest.shards)]
-        self._mapped = 0
+        self._mapped, self._visits = 0, Lock()
         if manifest.statistics:
             model.learn(Statistics.load(folder / STATISTICS))
 
@@ -231,11 +232,12 @@ class ActivationBank:
 
         Vectors first, of which each search reads others; what is left of indices only if that is much by itself.
         """
-        self._mapped += bytes_read
-        if self._mapped > _MAPPED_BYTES:
-            self._mapped = sum(each.release(VECTORS) for each in self.shards)
-            if self._mapped > _MAPPED_BYTES * 3 // 4:
-                self._mapped = sum(each.release() for each in self.shards)
+        with self._visits:
+            self._mapped += bytes_read
+            if self._mapped > _MAPPED_BYTES:
+                self._mapped = sum(each.release(VECTORS) for each in self.shards)
+                if self._mapped > _MAPPED_BYTES * 3 // 4:
+                    self._mapped = sum(each.release() for each in self.shards)
 
 
 def _shard_folder(folder: Path, number: int) -> Path:

@@ -14,6 +14,7 @@ import xxhash
 
 from inversionview.core.errors import InputError
 from inversionview.core.integrity import seal_folder
+from inversionview.corpora.kept import mapped, numbers
 from inversionview.model.tokens import Vocabulary
 from inversionview.records.texts import Text, left_out
 
@@ -99,15 +100,14 @@ def _cut(text: str, most: int) -> str:
 
 
 def in_memory(rows: Iterable[list[list[int]]]) -> Any:
-    """Return rows as a dataset in memory."""
-    import datasets
+    """Return rows as an Arrow table in memory."""
     import pyarrow as pa
 
-    return datasets.Dataset(pa.Table.from_batches(_arrow(rows)))
+    return pa.Table.from_batches(_arrow(rows))
 
 
 def on_disk(rows: Iterable[list[list[int]]], folder: Path) -> Any:
-    """Write rows as a dataset to a folder and return it, memory-mapped."""
+    """Write rows as a dataset to a folder and return its table, memory-mapped."""
     import datasets
     import pyarrow as pa
 
@@ -124,7 +124,7 @@ def on_disk(rows: Iterable[list[list[int]]], folder: Path) -> Any:
         datasets.enable_progress_bars()
     shutil.rmtree(written.parent)
     seal_folder(folder, (".arrow", ".json"))
-    return datasets.Dataset.load_from_disk(str(folder))
+    return mapped(folder)
 
 
 def _arrow(rows: Iterable[list[list[int]]]) -> Iterator[Any]:
@@ -134,7 +134,7 @@ def _arrow(rows: Iterable[list[list[int]]]) -> Iterator[Any]:
         yield pa.record_batch([pa.array(some, pa.list_(pa.int32()))], ["tokens"])
 
 
-def longest(dataset: Any) -> int:
-    """Return the length of a dataset's longest row."""
-    chunks = dataset.data.column("tokens").chunks
-    return max((int(chunk.value_lengths().to_numpy().max(initial=0)) for chunk in chunks), default=0)
+def longest(table: Any) -> int:
+    """Return the length of the longest row of an Arrow table."""
+    chunks = table.column("tokens").chunks
+    return max((int(numbers(chunk.value_lengths()).max(initial=0)) for chunk in chunks), default=0)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inversionview.core.errors import InputError, InversionViewError, SettingError
+from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.token_features import YES, Grid, TokenFeature, Windows, text_of
 from inversionview.corpora.windows import WindowInputs, cut
 from inversionview.model.tokens import Vocabulary
@@ -45,7 +46,7 @@ class Label(BaseModel):
     label: str
 
 
-def asked(texts: Sequence[str], inputs: WindowInputs) -> tuple[list[str] | None, list[TokenFeature]]:
+def asked(texts: Sequence[str], inputs: Inputs) -> tuple[list[str] | None, list[TokenFeature]]:
     """Return what ``--features`` asks for: names by commas, and the user's own.
 
     ``name=/regex/``, ``file.py:function`` and a file of labels are the user's own. The function's file is run.
@@ -69,6 +70,8 @@ def asked(texts: Sequence[str], inputs: WindowInputs) -> tuple[list[str] | None,
         elif found := _FUNCTION.fullmatch(text):
             own.append(_from_file(Path(found["file"]), found["name"]))
         elif named_form(text) is not None:
+            if not isinstance(inputs, WindowInputs):
+                raise SettingError(f"Labels are of natural text: give --model and --texts, or leave {text} out.")
             own.append(labelled(located(text), inputs))
         else:
             names += [name.strip() for name in text.split(",") if name.strip()]

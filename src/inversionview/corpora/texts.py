@@ -16,11 +16,11 @@ from inversionview.model.tokens import Vocabulary
 class TextInputs(KeptInputs):
     """Texts of the user's own, each an input, tokenized once into an Arrow file that is memory-mapped, not loaded."""
 
-    def __init__(self, dataset: Any, vocabulary: Vocabulary, max_length: int, test_share: float = 0.05) -> None:
-        super().__init__(dataset, vocabulary, max_length)
+    def __init__(self, table: Any, vocabulary: Vocabulary, max_length: int, test_share: float = 0.05) -> None:
+        super().__init__(table, vocabulary, max_length)
         self.test_share = test_share
         if len(self.split("test")) == 0 or len(self.split("train")) == 0:
-            raise InputError(f"{len(dataset)} texts are too few to train and to test on: give at least 40.")
+            raise InputError(f"{len(table)} texts are too few to train and to test on: give at least 40.")
 
     @classmethod
     def load(cls, folder: Path, vocabulary: Vocabulary) -> TextInputs:
@@ -29,8 +29,8 @@ class TextInputs(KeptInputs):
         Raises:
             InputError: there is none, or it is damaged.
         """
-        dataset, length = open_kept(folder, vocabulary, "train the run again")
-        return cls(dataset, vocabulary, length)
+        table, length = open_kept(folder, vocabulary, "train the run again")
+        return cls(table, vocabulary, length)
 
     @classmethod
     def tokenize(
@@ -60,8 +60,8 @@ class TextInputs(KeptInputs):
         """
         vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.from_transformers(tokenizer)
         rows = encoded(texts, vocabulary, max_length, leave_out)
-        dataset = in_memory(rows) if folder is None else on_disk(rows, Path(folder))
-        return cls(dataset, vocabulary, longest(dataset))
+        table = in_memory(rows) if folder is None else on_disk(rows, Path(folder))
+        return cls(table, vocabulary, longest(table))
 
 
 def begun_before(run: Path, vocabulary: Vocabulary) -> bool:

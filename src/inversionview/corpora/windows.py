@@ -22,7 +22,7 @@ from inversionview.core.integrity import read_sealed, reason, sealed
 from inversionview.core.ranges import whole
 from inversionview.core.storage import write_json
 from inversionview.corpora.encoding import in_memory, longest, on_disk, placed_error
-from inversionview.corpora.kept import KeptInputs, open_kept
+from inversionview.corpora.kept import KeptInputs, numbers, open_kept
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import EveryOccurrence, Placing
 from inversionview.corpora.token_features import FEATURES, Windows, label_all
@@ -66,15 +66,15 @@ class WindowInputs(KeptInputs):
     every_token = True
     test_share = 0.0
 
-    def __init__(self, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None = None) -> None:
-        super().__init__(dataset, vocabulary, longest(dataset))
+    def __init__(self, table: Any, vocabulary: Vocabulary, about: About, folder: Path | None = None) -> None:
+        super().__init__(table, vocabulary, longest(table))
         self.about, self.front, self.folder, self.read_by = about, vocabulary.front, folder, vocabulary
 
     @cached_property
     def _counts(self) -> Ids:
         """Occurrences of each window, ``[window]``, in the order of the corpus."""
-        chunks = self.dataset.data.column("tokens").chunks
-        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks]).astype(np.int64)
+        chunks = self.table.column("tokens").chunks
+        lengths = np.concatenate([numbers(chunk.value_lengths()) for chunk in chunks]).astype(np.int64)
         return lengths[self._order] - len(self.front) - 1
 
     def occurrences(self, numbers: npt.NDArray[np.int64]) -> Ids:
@@ -127,7 +127,7 @@ class WindowInputs(KeptInputs):
         Raises:
             InputError: there are none, or they are damaged.
         """
-        dataset, _ = open_kept(folder, vocabulary, "make them anew")
+        table, _ = open_kept(folder, vocabulary, "make them anew")
         try:
             about = About.model_validate(read_sealed(folder / ABOUT))
         except (OSError, ValueError) as error:
@@ -137,7 +137,7 @@ class WindowInputs(KeptInputs):
                 f"The windows in {folder} are in the tokens of another tokenizer than this model's: make a corpus for it, with "
                 f"--model and --texts {about.source}."
             )
-        return cls(dataset, vocabulary, about, folder)
+        return cls(table, vocabulary, about, folder)
 
     @classmethod
     def cut(
@@ -170,9 +170,9 @@ class WindowInputs(KeptInputs):
         """
         counted = _Counted(vocabulary, context)
         rows = counted.windows(texts)
-        dataset = in_memory(rows) if folder is None else on_disk(rows, folder)
+        table = in_memory(rows) if folder is None else on_disk(rows, folder)
         about = About(source=source, texts=counted.texts, context=context, licence=licence, share=share)
-        return cls._described(dataset, vocabulary, about, folder)
+        return cls._described(table, vocabulary, about, folder)
 
     @classmethod
     def keep(
@@ -182,11 +182,11 @@ class WindowInputs(KeptInputs):
         return cls._described(in_memory(rows) if folder is None else on_disk(rows, folder), vocabulary, about, folder)
 
     @classmethod
-    def _described(cls, dataset: Any, vocabulary: Vocabulary, about: About, folder: Path | None) -> WindowInputs:
+    def _described(cls, table: Any, vocabulary: Vocabulary, about: About, folder: Path | None) -> WindowInputs:
         about = about.model_copy(update={"tokenizer": fingerprint(vocabulary)})
         if folder is not None:
             write_json(folder / ABOUT, sealed(about.model_dump()))
-        return cls(dataset, vocabulary, about, folder)
+        return cls(table, vocabulary, about, folder)
 
 
 def check_context(context: int | None, vocabulary: Vocabulary, shape: Shape) -> int:

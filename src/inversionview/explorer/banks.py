@@ -23,7 +23,7 @@ from inversionview.preimage.preimage import Query
 from inversionview.sources.bank_cost import harvest_command, lacking
 from inversionview.sources.registry import first_source, reading_now
 from inversionview.sources.source import Source
-from inversionview.studies.first_bank import SECONDS, affordable, bank_rows, wanted_tokens
+from inversionview.studies.first_bank import bank_rows, speed, wanted_tokens
 from inversionview.studies.study import Study
 
 _BUILDING: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
@@ -71,8 +71,8 @@ def of_texts(study: Study) -> bool:
 
 
 _OPENED: WeakKeyDictionary[Study, dict[Path, ActivationBank]] = WeakKeyDictionary()
-_TOKENS: WeakKeyDictionary[Study, int] = WeakKeyDictionary()
-"""How many tokens are harvested at the last site in ``SECONDS``."""
+_SPEEDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
+"""How many tokens are harvested at the last site in a second."""
 
 
 def text_banks(study: Study) -> dict[Site, ActivationBank]:
@@ -101,10 +101,10 @@ def text_banks(study: Study) -> dict[Site, ActivationBank]:
 def lacking_site(study: Study, site: Site | None) -> str:
     """Return that no bank of natural text holds a site, or any, how long harvesting it takes, and which command does."""
     last, rows = study.sites[-1], bank_rows(study, None, None)
-    if study not in _TOKENS:
-        _TOKENS[study] = affordable(study.model, study.inputs, last)
+    if study not in _SPEEDS:
+        _SPEEDS[study] = speed(study.model, study.inputs, last)
     depth = ((last if site is None else site).layer + 1) / (last.layer + 1)
-    seconds = max(10, math.ceil(SECONDS * rows / _TOKENS[study] * depth / 10) * 10)
+    seconds = max(10, math.ceil(rows / _SPEEDS[study] * depth / 10) * 10)
     long = f"{seconds} seconds" if seconds <= 90 else f"{math.ceil(seconds / 60)} minutes"
     missing = f"No bank of these texts holds {site}" if site is not None else "There is no bank of these texts"
     return f"{missing} yet. `{harvest_command(study, site)}` harvests {rows:,} tokens, once: about {long} here."

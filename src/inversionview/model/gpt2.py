@@ -20,11 +20,9 @@ from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, layers_run
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.gpt2_files import read_weights, readable
 from inversionview.model.gpt2_network import GPT2Network, linear
+from inversionview.model.plain_reading import READ
 from inversionview.model.sites.kind import Tap, Weights
 from inversionview.model.sites.site import Site
-
-_READ = ("resid_pre", "attn_z", "resid_mid", "mlp_out", "resid_post")
-"""Taps that sites are read at."""
 
 
 class GPT2Backend(GPT2Network):
@@ -55,64 +53,6 @@ class GPT2Backend(GPT2Network):
             raise WeightsError(
                 f"{path} cannot be read, it is truncated or not a weights file: copy or download it again."
             ) from error
-
-    def activations(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        sites: Sequence[Site],
-        positions: Int[Tensor, "batch k"],
-    ) -> Float[Tensor, "site batch k d_model"]:
-        """See ``Backend.activations``."""
-        out = self.wte.new_empty(len(sites), *positions.shape, self.shape.d_model)
-        parts = [out[i] for i in range(len(sites))]  # not list(out), whose parts no gradient may be written through
-        self.read_into(parts, tokens, mask, sites, positions, {})
-        return out
-
-    def read_into(
-        self,
-        out: Sequence[Float[Tensor, "batch k width"]],
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        sites: Sequence[Site],
-        positions: Int[Tensor, "batch k"],
-        maps: Mapping[Site, Float[Tensor, "d_head width"]],
-    ) -> None:
-        """See ``Backend.read_into``. Of the last needed layer only what is asked is computed, at ``positions`` alone."""
-        wanted: dict[Tap, list[int]] = {}  # for each tap, which of the sites are read there
-        for i, site in enumerate(sites):
-            wanted.setdefault(site.tap, []).append(i)
-        if unread := {tap.name for tap in wanted} - {*_READ}:
-            raise NotImplementedError(f"This backend does not read the tap {sorted(unread)[0]}.")
-        end = max(wanted, key=lambda tap: tap.order)
-        rows = torch.arange(len(tokens), device=self.device)[:, None]
-        every = positions.size(1) == tokens.size(1) and bool(
-            (positions == torch.arange(tokens.size(1), device=self.device)).all()
-        )
-
-        def keep(tap: Tap, x: Float[Tensor, "batch pos d_model"], selected: bool) -> None:
-            here = x if selected or tap not in wanted else x[rows, positions]
-            for i in wanted.get(tap, ()):
-                out[i][:] = sites[i].read(here, maps[sites[i]] if sites[i] in maps else sites[i].matrix(self))
-
-        x, allowed = self._embed(tokens, mask)
-        for layer, block in enumerate(self.blocks[: end.layer + 1]):
-            here = positions if layer == end.layer and not every else None
-            keep(Tap(layer, "resid_pre"), x, False)
-            if end == (layer, "resid_pre"):
-                break
-            z = self._attend(block, x, allowed, here)
-            keep(Tap(layer, "attn_z"), z, here is not None)
-            if end == (layer, "attn_z"):
-                break
-            x = (x if here is None else x[rows, positions]) + linear(z, block.out)
-            keep(Tap(layer, "resid_mid"), x, here is not None)
-            if end == (layer, "resid_mid"):
-                break
-            m = self._mlp(block, x)
-            keep(Tap(layer, "mlp_out"), m, here is not None)
-            x = x + m
-            keep(Tap(layer, "resid_post"), x, here is not None)
 
     def logits(
         self,
@@ -273,7 +213,7 @@ class _Way:
         """The activations of ``site``, once the run is there."""
         self.patched: dict[Tap, list[Site]] = {}
         for each in sorted(patches):
-            if each.tap.name not in (*_READ, "embed", "pos_embed") or (each.tap.name == "attn_z" and not each.is_head):
+            if each.tap.name not in (*READ, "embed", "pos_embed") or (each.tap.name == "attn_z" and not each.is_head):
                 raise NotImplementedError(f"This backend does not write {each} at the tap {each.tap.name}.")
             self.patched.setdefault(each.tap, []).append(each)
 

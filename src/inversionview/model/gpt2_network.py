@@ -13,6 +13,7 @@ from torch import Tensor
 from inversionview.core.errors import WeightsError
 from inversionview.model.backend import Shape
 from inversionview.model.gpt2_files import ACTIVATIONS, stated
+from inversionview.model.plain_reading import PlainReading
 
 
 class _Block(NamedTuple):
@@ -30,7 +31,7 @@ _NAMES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
 """Of the fields of ``_Block``, in its checkpoint."""
 
 
-class GPT2Network:
+class GPT2Network(PlainReading):
     """GPT-2, part by part."""
 
     def __init__(
@@ -80,9 +81,9 @@ class GPT2Network:
             raise WeightsError("The weights do not have the sizes that config.json states: they are another model's.")
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.wte.device
+    def embedding(self) -> Float[Tensor, "vocabulary d_model"]:
+        """See ``PlainReading``."""
+        return self.wte
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """Yield every weight with its name, sorted."""
@@ -102,7 +103,7 @@ class GPT2Network:
         x: Float[Tensor, "batch pos d_model"],
         allowed: Bool[Tensor, "batch 1 query key"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        x = x + linear(self._attend(block, x, allowed, None), block.out)
+        x = x + self._gives(block, self._attend(block, x, allowed, None))
         return x + self._mlp(block, x)
 
     def _pattern(
@@ -145,19 +146,22 @@ class GPT2Network:
         self,
         block: _Block,
         x: Float[Tensor, "batch pos d_model"],
-        allowed: Bool[Tensor, "batch 1 query key"] | None,
+        seen: Bool[Tensor, "batch 1 query key"] | None,
         positions: Int[Tensor, "batch k"] | None,
     ) -> Float[Tensor, "batch query d_model"]:
         """Return the input of W_O, at all positions or at ``positions`` only."""
         q, k, v = self._qkv(block, x)
         if positions is None:
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         else:
             rows = torch.arange(len(x), device=self.device)[:, None]
             keys = torch.arange(x.size(1), device=self.device)
-            seen = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
+            seen = (keys <= positions[:, :, None])[:, None] if seen is None else seen[rows, 0, positions][:, None]
             z = F.scaled_dot_product_attention(q.transpose(1, 2)[rows, positions].transpose(1, 2), k, v, attn_mask=seen)
         return z.transpose(1, 2).flatten(2)
+
+    def _gives(self, block: _Block, z: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_model"]:
+        return linear(z, block.out)
 
     def _mlp(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         hidden: Tensor = self.activation(linear(self._norm(x, block.ln_2), block.up))

@@ -15,6 +15,10 @@ from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
+_ENOUGH = 2**18
+"""Numbers of a residual stream that are run together whatever their padding is: fewer leave processors idle."""
+_PADDED = 8
+"""Beyond that, one part in so many may be padding."""
 Finder = Callable[[Ids], Ids]
 """Returns for each row of tokens the position to compare, −1 where it has none."""
 
@@ -76,13 +80,18 @@ def nearest(
 
 
 def _passes(model: ProbedModel, candidates: Bool[Tensor, "batch pos"]) -> Iterator[tuple[Int[Tensor, " rows"], int]]:
-    """Yield which rows to run together, shortest first, and how many of their tokens: up to the last candidate."""
+    """Yield which rows to run together, shortest first, and how many of their tokens: up to the last candidate.
+
+    Rows of other lengths wait for the next pass once there is enough to do in this one, as padding is computed too.
+    """
     ends = (candidates * torch.arange(1, candidates.size(1) + 1)).amax(1).clamp(min=1)
     order = torch.argsort(ends, stable=True)
     sorted_ends, start = ends[order], 0
-    room = tokens_per_pass(model.device) // sorted_ends
+    room, enough = tokens_per_pass(model.device), _ENOUGH // model.shape.d_model
     while start < len(order):
-        many = int((torch.arange(1, len(order) - start + 1) <= room[start:]).sum())  # the last of them is the longest
-        rows = order[start : start + max(1, many)]
+        run = torch.arange(1, len(order) - start + 1) * sorted_ends[start:]  # the last of them is the longest
+        padding = run - sorted_ends[start:].cumsum(0)
+        together = (run <= room) & ((run <= enough) | (padding <= run // _PADDED))
+        rows = order[start : start + max(1, int(together.long().cumprod(0).sum()))]
         yield rows, int(sorted_ends[start + len(rows) - 1])
         start += len(rows)

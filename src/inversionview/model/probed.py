@@ -27,6 +27,7 @@ from inversionview.model.distances.statistics import Statistics
 from inversionview.model.gpt2 import GPT2Backend
 from inversionview.model.gpt2_files import ADAPTER
 from inversionview.model.harvest import harvest, harvest_compact
+from inversionview.model.kept import Copy, KeptModel
 from inversionview.model.runner import Runner
 from inversionview.model.sites.site import Site
 from inversionview.model.soundness import Soundness, soundness_of
@@ -129,10 +130,14 @@ class ProbedModel(Runner):
             read = cls(plain, _vocabulary_of(path, vocabulary, trust_remote_code), str(name_or_path))
             read.check()
             return read
+        gguf = path.suffix == ".gguf"
+        copy = Copy.of(path) if device == "cpu" and dtype == torch.float32 and vocabulary is None else None
+        kept = None if copy is None else copy.read()
+        if kept is not None:
+            return cls._of_copy(kept, str(name_or_path))
         with _uncollected():
             from inversionview.model.bridge import BridgeBackend
 
-            gguf = path.suffix == ".gguf"
             backend, tokenizer = BridgeBackend.from_pretrained(
                 str(path.parent if gguf else name_or_path),
                 device=device,
@@ -146,6 +151,15 @@ class ProbedModel(Runner):
         assert vocabulary is not None
         _check_finite(backend, name_or_path)
         made = cls(backend, vocabulary, str(name_or_path))
+        if copy is not None and (kept := copy.keep(backend, tokenizer, made.fingerprint)) is not None:
+            return cls._of_copy(kept, str(name_or_path))  # the same numbers as whenever it is loaded again
+        made.check()
+        return made
+
+    @classmethod
+    def _of_copy(cls, kept: KeptModel, name: str) -> ProbedModel:
+        made = cls(kept.backend, kept.vocabulary, name)
+        made.fingerprint = kept.fingerprint
         made.check()
         return made
 

@@ -93,13 +93,19 @@ def inside_note(bits: Bits, extent: Extent, told: str) -> Text:
     """Return how many occurrences lie inside ε, in how many windows, and what ``told`` says of bits; then what was searched."""
     share = 100 * bits.hits / bits.inputs
     said = f" ({share:.0f} %)" if share >= 10 else f" ({share:.2g} %)"
+    said = said if 0 < bits.hits < bits.inputs else ""
     windows = "" if not bits.windows else f", in {bits.windows:,} of {extent.windows:,} windows"
     line = Text(f"{bits.hits:,} of {bits.inputs:,} occurrences", style="bold")
-    line.append(f" lie inside ε{said if 0 < bits.hits < bits.inputs else ''}{windows}: {told}.", style="not bold")
+    line.append(f" lie inside ε{said}{windows}: {told}{_counted(bits)}.", style="not bold")
     line.append(f"\nSearched: {searched(extent)}; the query's own prefix is left out.")
     if bits.hits < _FEW:
         line.append("\nFor more: search more text (--texts, --tokens), at a larger ε, or look at the nearest (--k 50).")
     return line
+
+
+def _counted(bits: Bits) -> str:
+    """Return that the bound is one of windows, where so it is; see ``clustered_bits``."""
+    return "" if bits.windows and bits.windows > 1 else ", each window counted once"
 
 
 def rows_note(preimage: Preimage) -> Text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,15 +13,13 @@ from inversionview.bank.store import ActivationBank
 from inversionview.corpora.naming import ALL
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.studies.first_bank import speed
+from inversionview.studies.first_bank import seconds_of, speed
 from inversionview.studies.study import Study
 
 QUICK = 1e13
 """Floating-point operations that a bank may take to be built in sight: a minute's work of a laptop, or less."""
 _NAMED = 6
 """Sites of a bank that are named."""
-_TRIED = 16
-"""Inputs that are harvested to see how long all will take."""
 _SECONDS: WeakKeyDictionary[Study, float] = WeakKeyDictionary()
 
 
@@ -84,12 +81,7 @@ def _work(study: Study) -> float:
 def _seconds(study: Study) -> float:
     """Return how long a bank will take, by the time of a few inputs; measured once."""
     if study not in _SECONDS:
-        tokens = study.inputs.corpus(np.arange(_TRIED))
-        named = study.inputs.named_positions(tokens)
-        positions = np.stack([named[name].clip(min=0) for name in check_positions(study.inputs, None)], axis=1)
-        began = time.perf_counter()
-        study.model.harvest_compact(tokens, study.sites, positions)
-        _SECONDS[study] = (time.perf_counter() - began) * _rows(study) / len(tokens)
+        _SECONDS[study] = seconds_of(study, _rows(study))
     return _SECONDS[study]
 
 

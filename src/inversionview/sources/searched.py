@@ -85,8 +85,8 @@ def corpus_preimage(
     if found is not None and count is not None:
         found(searched.first_look(k, count, seed, per_window))
     hits, inside = searched.found(k, count)
-    shown = hits if searched.text is None else searched.text.shown(hits, per_window)
-    samples = searched.samples(shown if count is None else searched.chosen(shown, count, seed, diverse))
+    shown, times = searched.shown(hits, per_window)
+    samples = searched.samples(shown if count is None else searched.chosen(shown, count, seed, diverse), times)
     lot = np.random.default_rng((seed, 17)).permutation(inside)[:keep]
     made = searched.told(hits.within(scope.epsilon), hits.rows[lot])
     per_window = None if searched.text is None else per_window
@@ -183,8 +183,8 @@ class _Search:
 
     def first_look(self, k: int, count: int, seed: int, per_window: int | None) -> tuple[Sample, ...]:
         """Return samples among the bank's first inputs."""
-        hits = self.nearest(k, first=_FIRST_LOOK)
-        return self.samples(self.chosen(hits if self.text is None else self.text.shown(hits, per_window), count, seed))
+        hits, times = self.shown(self.nearest(k, first=_FIRST_LOOK), per_window)
+        return self.samples(self.chosen(hits, count, seed), times)
 
     def told(self, inside: Hits, draws: Rows) -> Preimage:
         """Return a preimage without its samples: what lies inside ε, of which some rows are its draws, and what that means."""
@@ -219,6 +219,10 @@ class _Search:
             hits = self.nearest(inside + beyond)
         return hits.part(slice(max(inside + beyond, k))), inside
 
+    def shown(self, hits: Hits, per_window: int | None) -> tuple[Hits, Mapping[int, int] | None]:
+        """Return which of the hits may be shown, and of natural text by their rows for how many occurrences each stands."""
+        return (hits, None) if self.text is None else self.text.shown(hits, per_window)
+
     def chosen(self, hits: Hits, count: int, seed: int, diverse: bool = False) -> Hits:
         """Return at most ``count`` of the hits."""
         if count >= len(hits):
@@ -228,8 +232,8 @@ class _Search:
         generator = torch.Generator().manual_seed(seed)
         return hits.part(choose(torch.from_numpy(hits.distances), self.scope.epsilon, count, generator).numpy())
 
-    def samples(self, hits: Hits) -> tuple[Sample, ...]:
-        """Run hits through the model again and return them, nearest first."""
+    def samples(self, hits: Hits, times: Mapping[int, int] | None = None) -> tuple[Sample, ...]:
+        """Run hits through the model again and return them, nearest first; ``times`` as ``shown`` has them."""
         if not len(hits):
             return ()
         bank, query = self.bank, self.query
@@ -252,5 +256,5 @@ class _Search:
             per_token[order],
             epsilon=self.scope.epsilon,
             source="corpus",
-            times=None if self.text is None else torch.from_numpy(self.text.times(hits))[order],
+            times=None if times is None else torch.tensor([times[row] for row in hits.rows.tolist()])[order],
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,6 @@ class TextHits:
     windows: WindowInputs
     own: Rows
     """The query's own occurrences: those with its prefix."""
-    _times: dict[int, int] = field(default_factory=dict)
-    """For the row that stands for all with its prefix, how many these are."""
 
     @property
     def extent(self) -> Extent:
@@ -59,18 +58,17 @@ class TextHits:
         """Return how many different prefixes hits have."""
         return len(np.unique(self.bank.marks(inside.rows)))
 
-    def times(self, hits: Hits) -> npt.NDArray[np.int64]:
-        """Return for how many occurrences each of the hits that ``shown`` gave stands."""
-        return np.array([self._times.get(row, 1) for row in hits.rows.tolist()], dtype=np.int64)
+    def shown(self, hits: Hits, per_window: int | None) -> tuple[Hits, Mapping[int, int]]:
+        """Return hits to show, and by their rows for how many occurrences each stands.
 
-    def shown(self, hits: Hits, per_window: int | None) -> Hits:
-        """Return hits to show: of those with one prefix the first, and of one window at most so many, the nearest."""
+        Of those with one prefix the first is shown, and of one window at most so many, the nearest.
+        """
         _, first, counts = np.unique(self.bank.marks(hits.rows), return_index=True, return_counts=True)
-        self._times.update(zip(hits.rows[first].tolist(), counts.tolist(), strict=True))
+        times = dict(zip(hits.rows[first].tolist(), counts.tolist(), strict=True))
         hits = hits.part(np.sort(first))
-        if per_window is None:
-            return hits
-        return hits.part(_numbered(self.bank.places.inputs_of(hits.rows)) < per_window)
+        if per_window is not None:
+            hits = hits.part(_numbered(self.bank.places.inputs_of(hits.rows)) < per_window)
+        return hits, times
 
     def diverse(self, hits: Hits, epsilon: float, count: int) -> Hits:
         """Return hits of which those inside ε differ most in their last tokens, and the nearest outside.

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from inversionview.bank.manifest import check_rows
+from inversionview.bank.manifest import check_positions, check_rows
+from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import EveryToken
@@ -21,7 +22,7 @@ SECONDS = 40
 _TOKENS, _INPUTS = 100_000, 200_000
 """Of natural text and of a study, where nobody says how many."""
 _TRIED = 12
-"""Windows that are harvested to see how long all take."""
+"""Windows or inputs that are harvested to see how long all take."""
 _STEPS = (1, 1.5, 2, 3, 5, 7)
 """Leading digits of a bank's size."""
 
@@ -91,10 +92,22 @@ def speed(model: ProbedModel, inputs: Inputs, site: Site) -> float:
     """Return how many tokens of natural text are harvested in a second at a site, by a few windows."""
     tokens = inputs.corpus(np.arange(min(_TRIED, len(inputs))))
     mask = inputs.occurring(tokens)
-    positions = np.where(mask, np.arange(tokens.shape[1]), 0)
+    return float(mask.sum()) / _seconds(model, tokens, [site], np.where(mask, np.arange(tokens.shape[1]), 0))
+
+
+def seconds_of(study: Read, rows: int) -> float:
+    """Return how long it takes to harvest so many inputs of a study at its sites and named positions, by a few of them."""
+    tokens = study.inputs.corpus(np.arange(_TRIED))
+    named = study.inputs.named_positions(tokens)
+    positions = np.stack([named[name].clip(min=0) for name in check_positions(study.inputs, None)], axis=1)
+    return _seconds(study.model, tokens, study.sites, positions) * rows / len(tokens)
+
+
+def _seconds(model: ProbedModel, tokens: Ids, sites: Sequence[Site], positions: Ids) -> float:
+    """Return how long a harvest takes."""
     found = []
     for _ in range(2):  # the first one is slow
         began = time.perf_counter()
-        model.harvest_compact(tokens, [site], positions)
+        model.harvest_compact(tokens, sites, positions)
         found.append(time.perf_counter() - began)
-    return float(mask.sum()) / max(min(found), 1e-9)
+    return max(min(found), 1e-9)

@@ -99,10 +99,12 @@ def _alone(model: ProbedModel, name: str) -> Study:
 def on_texts(model: ProbedModel, name: str, texts: str | Path | TextSource, report: Progress | None = None) -> Study:
     """Return a model with natural text, every token of which can be found; cosine under the next norm, ε = 0.1."""
     source = texts if isinstance(texts, TextSource) else TextSource(str(texts))
-    opened(source, model, report)
+    windows = opened(source, model, report)
     every = [site.short for site in model.sites]
     spec = StudySpec(inputs="windows", options=options_of(source), model=name, sites=every, site=every[-1], distance=DISTANCE)
-    return Study(name, spec, model)
+    made = Study(name, spec, model)
+    made.inputs = windows  # as its definition would open them
+    return made
 
 
 def _probed(definition: Definition, model: str | Path, device: str, dtype: torch.dtype) -> ProbedModel:

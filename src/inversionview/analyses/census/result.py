@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from inversionview.analyses.inform.result import Cell, Total, record
+from inversionview.analyses.inform.result import Cell, Total, rows
 from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
@@ -56,5 +56,4 @@ class Census(Result):
 
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × feature, for a data frame."""
-        totals = {total.site: total for total in self.totals}
-        return [record(cell, totals[cell.site]) for cell in self.cells]
+        return rows(self.cells, self.totals)

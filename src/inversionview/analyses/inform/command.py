@@ -126,7 +126,7 @@ def _census(loaded: Study, features: list[str], quiet: bool, **options: Any) -> 
     """Return the census of a model, with a bar unless ``quiet``."""
     from inversionview.corpora.own_features import asked
 
-    names, own = asked(features, loaded.inputs)  # type: ignore[arg-type]
+    names, own = asked(features, loaded.inputs)
     with bar("counting", 1000, quiet=quiet, logged=True) as advance:
         report = lambda share, note: advance(int(1000 * share), note)  # noqa: E731
         return iv.inform(loaded, features=names, extra=own, report=report, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -78,13 +79,17 @@ class FeatureTable(Result):
 
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × position × feature, for a data frame."""
-        totals = {(t.site, t.position): t for t in self.totals}
         where = {"where": ",".join(self.where)} if self.where else {}
-        return [{**record(cell, totals[cell.site, cell.position]), **where} for cell in self.cells]
+        return [{**row, **where} for row in rows(self.cells, self.totals)]
 
 
-def record(cell: Cell, total: Total) -> dict[str, Any]:
-    """Return a cell and the total of its site and position as a flat row."""
+def rows(cells: Sequence[Cell], totals: Sequence[Total]) -> list[dict[str, Any]]:
+    """Return each cell, with the total of its site and position, as a flat row."""
+    known = {(total.site, total.position): total for total in totals}
+    return [_row(cell, known[cell.site, cell.position]) for cell in cells]
+
+
+def _row(cell: Cell, total: Total) -> dict[str, Any]:
     means = {"bits": cell.bits, "consistency": cell.consistency, "site_bits": total.bits}
     flat = {name + end: getattr(m, part) for name, m in means.items() for part, end in _ENDS.items()}
     plain = {"site": cell.site, "position": cell.position, "feature": cell.feature}

@@ -1,0 +1,129 @@
+"""A plain Llama, for reading alone: the forward pass up to a site, from weights under their Hugging Face names.
+
+Stands for the bridge where a model's weights lie in the user's cache (``kept.py``), so that reading needs no import that takes
+seconds. What else a backend does is asked of the bridge, which is opened then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from inversionview.model.backend import Shape
+from inversionview.model.plain_reading import PlainReading
+
+
+class _Block(NamedTuple):
+    """Weights of one block; matrices are (out, in), as Llama keeps them."""
+
+    norm_1: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    norm_2: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+_NAMES = (
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+"""Of the fields of ``_Block``, in its checkpoint."""
+
+
+class _Seen(NamedTuple):
+    """What attention must know of a batch."""
+
+    cos: Float[Tensor, "batch_or_1 1 pos d_head"]
+    sin: Float[Tensor, "batch_or_1 1 pos d_head"]
+    allowed: Bool[Tensor, "batch 1 query key"] | None
+    """Which keys a query sees; ``None``: the causal ones."""
+
+
+class LlamaNetwork(PlainReading):
+    """A Llama up to its last block."""
+
+    def __init__(
+        self, shape: Shape, weights: Mapping[str, Tensor], frequencies: Float[Tensor, " half"], scaling: float, eps: float
+    ) -> None:
+        """Take a model apart.
+
+        Args:
+            shape: its dimensions.
+            weights: its parameters by their Hugging Face names, one of each pair that is tied.
+            frequencies: by how much each pair of a head's coordinates is rotated from one position to the next.
+            scaling: of what is rotated.
+            eps: of its norms.
+        """
+        self.shape, self.frequencies, self.scaling, self.eps = shape, frequencies, scaling, eps
+        self._weights = dict(sorted(weights.items()))
+        layers = range(len(shape.heads))
+        self.blocks = [_Block(*(weights[f"model.layers.{i}.{name}.weight"] for name in _NAMES)) for i in layers]
+
+    @property
+    def embedding(self) -> Float[Tensor, "vocabulary d_model"]:
+        """See ``PlainReading``."""
+        return self._weights["model.embed_tokens.weight"]
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """See ``Backend.weights``."""
+        return self._weights.items()
+
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """See ``Backend.w_o``."""
+        return self.blocks[layer].o.T.unflatten(0, (self.shape.heads[layer], -1))
+
+    def _embed(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], _Seen]:
+        length = tokens.size(1)
+        place, allowed = torch.arange(length, device=self.device)[None], None
+        if mask is not None and not bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
+            place = (mask.long().cumsum(1) - 1).clamp(min=0)
+            causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+            eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
+            allowed = (causal & mask[:, None, None, :]) | eye
+        angles = (place[:, None, :, None] * self.frequencies).repeat(1, 1, 1, 2)
+        return self.embedding[tokens], _Seen(angles.cos() * self.scaling, angles.sin() * self.scaling, allowed)
+
+    def _attend(
+        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: _Seen, positions: Int[Tensor, "batch k"] | None
+    ) -> Float[Tensor, "batch query width"]:
+        x, d_head = self._norm(x, block.norm_1), 2 * len(self.frequencies)
+        q, k, v = (F.linear(x, each).unflatten(-1, (-1, d_head)).transpose(1, 2) for each in (block.q, block.k, block.v))
+        q, k, allowed = _turned(q, seen), _turned(k, seen), seen.allowed
+        if positions is not None:
+            rows = torch.arange(len(x), device=self.device)[:, None]
+            keys = torch.arange(x.size(1), device=self.device)
+            allowed = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
+            q = q.transpose(1, 2)[rows, positions].transpose(1, 2)
+        groups = q.size(1) // k.size(1)
+        k, v = (each.repeat_interleave(groups, 1) if groups > 1 else each for each in (k, v))
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
+        return z.transpose(1, 2).flatten(2)
+
+    def _gives(self, block: _Block, z: Float[Tensor, "batch query width"]) -> Float[Tensor, "batch query d_model"]:
+        return F.linear(z, block.o)
+
+    def _mlp(self, block: _Block, x: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_model"]:
+        x = self._norm(x, block.norm_2)
+        return F.linear(F.silu(F.linear(x, block.gate)) * F.linear(x, block.up), block.down)
+
+    def _norm(
+        self, x: Float[Tensor, "batch pos d_model"], gain: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return F.rms_norm(x, x.shape[-1:], gain, self.eps)
+
+
+def _turned(x: Float[Tensor, "batch head pos d_head"], seen: _Seen) -> Float[Tensor, "batch head pos d_head"]:
+    """Return queries or keys rotated by their positions: a coordinate of the first half with its like of the second."""
+    first, second = x.chunk(2, dim=-1)
+    return x * seen.cos + torch.cat([-second, first], dim=-1) * seen.sin
