@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import numpy as np
+
 from inversionview.core.errors import InputError, SettingError
 from inversionview.sources.source import SHOWN, Source, Watch, keywords
 from inversionview.studies.scope import resolved
@@ -14,6 +16,7 @@ from inversionview.studies.scope import resolved
 if TYPE_CHECKING:
     from inversionview.core.progress import Progress
     from inversionview.core.scope import Distance, Scope
+    from inversionview.markov.bigrams import Bigrams
     from inversionview.markov.kernel import Target
     from inversionview.markov.report import Prior
     from inversionview.markov.run import Found
@@ -188,7 +191,18 @@ def _ground(
         return study_ground(study.model, study.inputs, target, query.ids, starts)
     ids = (*query.ids[: query.position + 1], query.ids[-1]) if target.ended else query.ids
     told = {"beta": beta if prior == "model" else 0.0, "keep": [study.locate(query.ids, at) for at in keep], "guided": guided}
+    told["ahead"] = _ahead(study)
     return language_ground(study.model, target, ids, longer, starts, **told)
+
+
+def _ahead(study: Study) -> tuple[Bigrams, ...]:
+    """Return what follows what in the study's texts, where it has texts."""
+    from inversionview.markov.bigrams import of_texts
+
+    if study.bare or not study.inputs.every_token:
+        return ()
+    rows = study.inputs.corpus(np.arange(len(study.inputs)))
+    return of_texts(rows, study.inputs.occurring(rows), study.model.shape.vocabulary)
 
 
 class WalkSource(Source):

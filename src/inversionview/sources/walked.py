@@ -22,6 +22,7 @@ from inversionview.core.scope import check_epsilon
 from inversionview.corpora.inputs import Inputs
 from inversionview.markov.chains import KEPT_STEPS
 from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
+from inversionview.markov.ended import EndedKernel
 from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
@@ -113,7 +114,13 @@ def language_ground(
     most = min(length + longer + _MUCH_LONGER, (model.shape.steady or model.shape.max_length) - 1)
     starts = _shortened([s for s in starts if len(s) - 1 >= length - longer - _MUCH_LONGER], given, most, len(vocabulary.front))
     lengths = (length - longer, length + longer, *(len(start) - 1 for start in starts))
-    kernel = LanguageKernel(model, target, (min(lengths), max(lengths)), given=given, **options)
+    ahead = options.pop("ahead", ())
+    bounds = min(lengths), max(lengths)
+    kernel: LanguageKernel
+    if target.ended and options.get("beta", 1.0):
+        kernel = EndedKernel(model, target, bounds, given=given, ahead=ahead, **options)
+    else:
+        kernel = LanguageKernel(model, target, bounds, given=given, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
