@@ -1,4 +1,4 @@
-"""What follows what in a corpus: a guess at how well the kept text goes on after a new token, which costs no run of the model."""
+"""What follows what in a corpus: a guess at how well a kept text goes on after a new token, without a run of the model."""
 
 from __future__ import annotations
 
