@@ -1,15 +1,15 @@
 """The kernel for texts that end at the token that is read: each step tries several fillings of one slot of each text.
 
-A chain's text is seen as what stands around a slot before position t, and what fills it: a token, two, or nothing. K fillings are
-drawn from a q that knows the text around the slot alone, so that its probabilities cost no run of the model:
+A chain's text is seen as what stands around a slot before position t, and what fills it: a token, two, or nothing. K fillings
+are drawn from a q that knows the text around the slot alone, so that its probabilities cost no run of the model:
 
     q(w) ∝ p(w ∣ x_<t) · c(next ∣ w)^0.8 · c(next but one ∣ w)^0.3
 
 with the model's own p, which is kept for every position of the chains' texts, and c from the counts of a corpus, which says how
-well the kept text would go on. The K and the chain's own filling are an unordered set with m(w) times w, to which the chain's own
-belongs as any of it does: it is w with probability ∝ m(w) π(w) / q(w) (Tjelmeland 2004; Calderhead 2014). All are run, and the chain
-steps about in the set, by the Metropolised Gibbs sampler (Liu 1996). Nothing in the slot is one filling more, of weight (K + 1) π,
-where K + 1 others are drawn as long as the slot is empty; a coin tells whether a slot is seen as empty or as filled.
+well the kept text would go on. The K and the chain's own filling are an unordered set with m(w) times w, to which the chain's
+own belongs as any of it does: it is w with probability ∝ m(w) π(w) / q(w) (Tjelmeland 2004; Calderhead 2014). All are run, and
+the chain steps about in the set, by the Metropolised Gibbs sampler (Liu 1996). Nothing in the slot is one filling more, of weight
+(K + 1) π, where K + 1 others are drawn as long as the slot is empty; a coin tells whether a slot is seen as empty or as filled.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from inversionview.markov.texts import at, draws
 from inversionview.model import distances
 from inversionview.model.cache import KeysValues
 
-DRAWN = 8
+DRAWN = 4
 """Fillings that are drawn for each chain."""
 _FILLED = 0.75
 """How often a chain's slot is taken to be filled, where a text may grow."""
 _AHEAD = (0.8, 0.3)
 """Exponents of what the corpus says of the next token and of the one after it."""
-_VISITS = 8
+_VISITS = 5
 """Steps in one set."""
 _PASS = 30
 """What a run costs beside the tokens that it runs, in tokens."""
 _MOVES = {"fill": 1, "pair": 2}
 """Tokens in the slot."""
+_COSTS = (1.0, 4.0)
+"""Of a step with each."""
 
 
 class Set(NamedTuple):
@@ -88,7 +90,7 @@ class EndedKernel(LanguageKernel):
         super().__init__(*args, **options)
         self._ahead = ahead
         self.moves = tuple(_MOVES)
-        self.costs = (1.0, 1.5)
+        self.costs = _COSTS
         self._scores: Tensor
         """Of every token at every position of the chains' texts, given those before it, ``[chain, pos, vocabulary]``."""
         self._norm: Tensor
@@ -110,8 +112,7 @@ class EndedKernel(LanguageKernel):
         self._scores = scores.roll(1, 1)[rows]
         self._norm = self._scores.logsumexp(-1)
         self._token_log_p = np.zeros((count, width))
-        at = torch.from_numpy(states.tokens).clamp(max=len(self.texts.banned) - 1)
-        each = (self._scores.gather(-1, at[..., None].to(self.model.device))[..., 0] - self._norm).cpu().double().numpy()
+        each = at(self._scores, states.tokens) - self._norm.double().numpy(force=True)
         there = self.texts.inside(states.tokens)
         there[:, : len(self.texts.given)] = False
         self._token_log_p[there] = each[there]
@@ -130,7 +131,7 @@ class EndedKernel(LanguageKernel):
     def _fillings(self, states: States, t: int, length: int, rng: np.random.Generator) -> Set:
         """Draw fillings of the slot at ``t``."""
         tokens, texts = states.tokens, self.texts
-        ends, count, width = texts.ends(tokens), *tokens.shape
+        ends, count = texts.ends(tokens), len(tokens)
         resized = length == 1 and not texts.kept[t:].any()
         room = resized & (ends < texts.longest)
         empty = room & (rng.random(count) >= _FILLED)
@@ -169,16 +170,16 @@ class EndedKernel(LanguageKernel):
         words = np.zeros((count, many, length), dtype=np.int64)
         words[:, 0] = own[:, t : t + length]
         log_q = np.zeros((count, many))
-        scores, cache, row = self._scores[torch.from_numpy(chains), t], None, None
+        scores, cache = self._scores[torch.from_numpy(chains), t], None
         for s in range(length):
             guess = self._guess(own, behind, ends, length - s)
             if s == 0:
                 log_p = (self.beta * scores + guess).log_softmax(-1)
                 words[:, 1:, 0] = draws(log_p, many - 1, rng)
-                log_q += log_p.gather(1, torch.from_numpy(words[:, :, 0]).to(log_p.device)).cpu().double().numpy()
+                log_q += at(log_p, words[:, :, 0])
                 continue
             mine = (self.beta * self._scores[torch.from_numpy(chains), t + s] + guess).log_softmax(-1)
-            log_q[:, 0] += mine[torch.arange(count), torch.from_numpy(words[:, 0, s])].cpu().double().numpy()
+            log_q[:, 0] += at(mine, words[:, 0, s])
             if cache is None:
                 cache = self._cache.cut(t).rows(torch.from_numpy(np.repeat(chains, many - 1)))
             run = self.model.extend(torch.from_numpy(words[:, 1:, s - 1].reshape(-1, 1)), cache, None)
@@ -188,10 +189,10 @@ class EndedKernel(LanguageKernel):
             log_p = next_.log_softmax(-1)
             drawn = draws(log_p, 1, rng)
             words[:, 1:, s] = drawn.reshape(count, -1)
-            log_q[:, 1:] += log_p.gather(1, torch.from_numpy(drawn)).cpu().double().numpy().reshape(count, -1)
+            log_q[:, 1:] += at(log_p, drawn).reshape(count, -1)
         return words, log_q
 
-    def _guess(self, own: Ids, behind: Ids, ends: Ids, away: int) -> Float[Tensor, "chain vocabulary"] | float:
+    def _guess(self, own: Ids, behind: Ids, ends: Ids, away: int) -> Float[Tensor, "chain vocabulary"]:
         """Return what the corpus says of how the kept text goes on, ``away`` tokens after the one that is drawn."""
         out = torch.zeros(len(own), len(self.texts.banned))
         for gap, (table, weight) in enumerate(zip(self._ahead, _AHEAD, strict=False), start=1):

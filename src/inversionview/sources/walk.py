@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WalkOptions(TypedDict, total=False):
-    """What a walk goes over, and how long and how wide it is; by default 256 chains and exchange for a study's prior, 32
+    """What a walk goes over, and how long and how wide it is; by default 256 chains and exchange for a study's prior, 16
     without it for a model's.
     """
 

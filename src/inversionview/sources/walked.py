@@ -128,7 +128,7 @@ def language_ground(
         last = tokens[np.arange(len(tokens)), lengths - 2]
         return {"length": lengths, "last token": last, **{repr(name): (tokens == i).any(1) for i, name in names.items()}}
 
-    settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
+    settings = {"chains": 16, "exchange": False, "population": 64, "warm": 10}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
     chances = 4 * 4 * model.shape.vocabulary
     notes = () if vocabulary.front else (_GIVEN,)
