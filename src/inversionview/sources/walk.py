@@ -61,6 +61,8 @@ class WalkOptions(TypedDict, total=False):
     """Steps in which the mix of moves is learnt."""
 
 
+_COUNTED = 3_000_000
+"""Occurrences of a corpus that are counted, at most."""
 _OF_THE_GROUND = ("beta", "keep", "longer", "guided")
 
 
@@ -197,12 +199,14 @@ def _ground(
 
 def _ahead(study: Study) -> tuple[Bigrams, ...]:
     """Return what follows what in the study's texts, where it has texts."""
-    from inversionview.markov.bigrams import of_texts
+    from inversionview.corpora.windows import WindowInputs
+    from inversionview.markov.bigrams import Bigrams
 
-    if study.bare or not study.inputs.every_token:
+    if study.bare or not isinstance(study.inputs, WindowInputs):
         return ()
-    rows = study.inputs.corpus(np.arange(len(study.inputs)))
-    return of_texts(rows, study.inputs.occurring(rows), study.model.shape.vocabulary)
+    rows = study.inputs.corpus(np.arange(study.inputs.windows_of(_COUNTED)))
+    text = study.inputs.occurring(rows)
+    return tuple(Bigrams(rows, text, study.model.shape.vocabulary, gap) for gap in (1, 2))
 
 
 class WalkSource(Source):

@@ -103,7 +103,7 @@ def language_ground(
         longer: a text may grow or shrink by so many tokens.
         starts: inputs inside ε from elsewhere. Where these are somewhat longer or shorter, so may all texts be; of those that
             are much longer the last tokens are taken.
-        options: ``beta``, ``keep`` and ``guided`` of the kernel.
+        options: ``beta``, ``keep``, ``guided`` and ``ahead`` of the kernel.
     """
     model.check_steady(len(ids))
     vocabulary, length = model.vocabulary, len(ids) - 1
@@ -114,13 +114,10 @@ def language_ground(
     most = min(length + longer + _MUCH_LONGER, (model.shape.steady or model.shape.max_length) - 1)
     starts = _shortened([s for s in starts if len(s) - 1 >= length - longer - _MUCH_LONGER], given, most, len(vocabulary.front))
     lengths = (length - longer, length + longer, *(len(start) - 1 for start in starts))
-    ahead = options.pop("ahead", ())
-    bounds = min(lengths), max(lengths)
-    kernel: LanguageKernel
+    bounds, ahead = (min(lengths), max(lengths)), options.pop("ahead", ())
     if target.ended and options.get("beta", 1.0):
-        kernel = EndedKernel(model, target, bounds, given=given, ahead=ahead, **options)
-    else:
-        kernel = LanguageKernel(model, target, bounds, given=given, **options)
+        options["ahead"] = ahead
+    kernel = (EndedKernel if "ahead" in options else LanguageKernel)(model, target, bounds, given=given, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
@@ -130,7 +127,7 @@ def language_ground(
 
     settings = {"chains": 16, "exchange": False, "population": 64, "warm": 10}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
-    chances = 4 * 4 * model.shape.vocabulary
+    chances = 4 * 4 * model.shape.vocabulary * (1 if "ahead" not in options else kernel.longest)
     notes = () if vocabulary.front else (_GIVEN,)
     width, memory = kernel.longest + 1, 2 * keys_values + chances
     return Ground(kernel, tuple(ids), features, width, settings, memory, notes, starts)
