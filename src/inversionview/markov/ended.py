@@ -7,9 +7,9 @@ are drawn from a q that knows the text around the slot alone, so that its probab
 
 with the model's own p, which is kept for every position of the chains' texts, and c from the counts of a corpus, which says how
 well the kept text would go on. The K and the chain's own filling are an unordered set with m(w) times w, to which the chain's
-own belongs as any of it does: it is w with probability ∝ m(w) π(w) / q(w) (Tjelmeland 2004; Calderhead 2014). All are run, and
-the chain steps about in the set by the Metropolised Gibbs sampler (Liu 1996). Nothing in the slot is one filling more, of weight
-(K + 1) π, where K + 1 others are drawn as long as the slot is empty; a coin tells whether it is seen as empty or filled.
+own belongs as any of it does: it is w with probability ∝ m(w) π(w) / q(w) (Tjelmeland 2004; Calderhead 2014). All are run,
+and the chain steps about in the set by the Metropolised Gibbs sampler (Liu 1996). Nothing in the slot is one filling more, of
+weight (K + 1) π, where K + 1 are drawn as long as the slot is empty; a coin tells whether it is seen as empty or filled.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def language_ground(
 
     settings = {"chains": 16, "exchange": False, "population": 64, "warm": 10}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
-    chances = 4 * 4 * model.shape.vocabulary * (1 if "ahead" not in options else kernel.longest)
+    chances = 4 * 4 * model.shape.vocabulary * (3 * kernel.longest if "ahead" in options else 1)
     notes = () if vocabulary.front else (_GIVEN,)
     width, memory = kernel.longest + 1, 2 * keys_values + chances
     return Ground(kernel, tuple(ids), features, width, settings, memory, notes, starts)
