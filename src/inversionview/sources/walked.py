@@ -115,7 +115,7 @@ def language_ground(
     starts = _shortened([s for s in starts if len(s) - 1 >= length - longer - _MUCH_LONGER], given, most, len(vocabulary.front))
     lengths = (length - longer, length + longer, *(len(start) - 1 for start in starts))
     bounds, ahead = (min(lengths), max(lengths)), options.pop("ahead", ())
-    if target.ended and options.get("beta", 1.0):
+    if target.ended and options.get("beta", 1.0) and not options.get("guided"):
         options["ahead"] = ahead
     kernel = (EndedKernel if "ahead" in options else LanguageKernel)(model, target, bounds, given=given, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
