@@ -122,7 +122,7 @@ def mixing(seconds: float) -> None:
     A feature that never changed counts in the effective sample size as if every draw were one, so it says how many changed too.
     The code before this move set is measured by running this part with it on the path: ``PYTHONPATH=OLD/src python …``.
     """
-    study = iv.load(model=smollm())
+    study = iv.load(model=smollm(), texts="sotu")
     print(f"{torch.get_num_threads()} threads\n")
     head("text", "members/s", "states taken/s", "inputs measured/s", "least ESS", "worst R̂", "features that changed")
     for text, at in READ:

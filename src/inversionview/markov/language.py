@@ -20,24 +20,21 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
-from inversionview.markov.informed import Informed, drafted
 from inversionview.markov.kernel import States, Target, Trial
-from inversionview.markov.proposals import Edit, Proposals, Proposed, Written
+from inversionview.markov.proposals import Edit, Proposals, Proposed
 from inversionview.markov.texts import Texts, at, draw
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.harvest import tokens_per_pass
 from inversionview.model.probed import ProbedModel
 
-_OVERHEAD = 4
+_OVERHEAD = 2
 """What a step costs beside the tokens that it runs, in tokens."""
 _BEHIND = 0.3
 """How much less often the last token of a text of middling length, or one behind it, is edited, where that one is compared."""
 _STAY = 3
 """Steps at one position, before another is drawn: the distribution of its token is computed once."""
-_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5, "phrase": 3.0}
+_COSTS = {"span": 1.5, "suffix": 2.0, "guided": 5.0, "neighbour": 0.5}
 """Of a step, in steps that replace a token."""
-_ENDLESS = ("resize", "swap", "span", "suffix")
-"""Moves that hardly ever keep the last token and what leads to it, where that is what is compared."""
 
 
 class LanguageKernel:
@@ -79,9 +76,6 @@ class LanguageKernel:
         self._chances = chances / chances.sum()
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
-        if beta and target.ended:
-            self._moves = {name: move for name, move in self._moves.items() if name not in _ENDLESS}
-            self._moves |= Informed(model, self.texts, beta).moves()
         self.moves = tuple(self._moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
         self._depth = (target.site.layer + 1) / len(model.shape.heads) if beta else 1.0
@@ -92,7 +86,7 @@ class LanguageKernel:
         self._first: Tensor | None = None
         """log p of every token at t given what comes before it, which a step at t leaves as it is."""
         self.aside: Trial | None = None
-        """Texts that the last step measured beside those that it tried."""
+        """See ``Kernel``: nothing here."""
         self._of: States | None = None
         self._cache: KeysValues
         self._per_token: npt.NDArray[np.float64]
@@ -171,12 +165,11 @@ class LanguageKernel:
             rows = np.flatnonzero(real & (np.log(rng.random(len(which))) < made.first))
         if len(rows):
             self._judge(states, trial, rows, made, epsilon, rng)
-        self.aside = None if made.written is None else drafted(self.model, self.target, made.written)
         return trial
 
     def _proposed(self, states: States, which: Ids, rng: np.random.Generator) -> Proposed:
         """Return what the moves propose to all chains."""
-        t, known, written = self._t, self._first, None
+        t, known = self._t, self._first
         new, ratio, first = states.tokens.copy(), np.full(len(which), -np.inf), np.zeros(len(which))
         for number, move in enumerate(self._moves.values()):
             chains = np.flatnonzero((which == number) & (self.texts.ends(states.tokens) >= t))
@@ -186,9 +179,7 @@ class LanguageKernel:
                 new[chains], ratio[chains] = made.tokens, made.ratio
                 if made.first is not None:
                     first[chains] = made.first
-                if made.written is not None and (which == number).all():
-                    written = made.written.among(len(which), chains)
-        return Proposed(new, ratio, written, first)
+        return Proposed(new, ratio, first)
 
     def _judge(
         self,
@@ -199,23 +190,21 @@ class LanguageKernel:
         epsilon: npt.NDArray[np.float64],
         rng: np.random.Generator,
     ) -> None:
-        """Run the proposals from t on, or from what was written there, and take those that prior and ε let pass."""
-        t, written, first = self._t, made.written, made.first
+        """Run the proposals from t on and take those that prior and ε let pass."""
+        t, first = self._t, made.first
         assert first is not None
         screened = self._depth + self._share < 1
         if screened:
-            rows = self._screened(trial, rows, t, epsilon, written)
+            rows = self._screened(trial, rows, t, epsilon)
             if not len(rows):
                 return
         index, tokens = torch.from_numpy(rows), trial.tokens[rows]
         _, once, which = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
         which = which.reshape(-1)
-        out, per_token, log_p = self._run(tokens[once], *self._begun(rows[once], t, written))
+        out, per_token, log_p = self._run(tokens[once], *self._begun(rows[once], t))
         per_token, log_p = per_token[which], log_p[which]
         log_p[:, :t] = self._token_log_p[rows, :t]
-        if written is not None:
-            log_p[:, t : t + written.log_p.shape[1]] = written.log_p[rows]
-        elif self._first is not None:
+        if self._first is not None:
             log_p[:, t] = np.where(self.texts.ends(tokens) > t, at(self._first[index], tokens[:, t]), 0.0)
         trial.distance[rows], trial.position[rows] = self.texts.nearest(tokens, per_token, self.target.fixed)
         if not screened:
@@ -231,21 +220,14 @@ class LanguageKernel:
         self._per_token[chains], self._token_log_p[chains] = per_token[taken], log_p[taken]
         self._cache.put(index[taken], out.cache.rows(torch.from_numpy(which[taken])), t)
 
-    def _begun(self, rows: Ids, t: int, written: Written | None) -> tuple[KeysValues, int, npt.NDArray[np.float64]]:
-        """Return keys and values of the beginnings of proposals, how long these are, and their distances.
+    def _begun(self, rows: Ids, t: int) -> tuple[KeysValues, int, npt.NDArray[np.float64]]:
+        """Return keys and values of the beginnings of proposals, how long these are, and their distances."""
+        return self._cache.cut(t).rows(torch.from_numpy(rows)), t, self._per_token[rows, :t]
 
-        Nobody asks for the distances of what was written, as it is the last token that is compared.
-        """
-        if written is None:
-            return self._cache.cut(t).rows(torch.from_numpy(rows)), t, self._per_token[rows, :t]
-        unknown = np.full((len(rows), written.cache.length - t), np.inf)
-        before = np.concatenate([self._per_token[rows, :t], unknown], axis=1)
-        return written.cache.rows(torch.from_numpy(written.row[rows])), written.cache.length, before
-
-    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64], written: Written | None) -> Ids:
+    def _screened(self, trial: Trial, rows: Ids, t: int, epsilon: npt.NDArray[np.float64]) -> Ids:
         """Measure the proposals, running no more layers than that takes, and return those inside ε; the prior is for these."""
         tokens = trial.tokens[rows]
-        _, per_token, _ = self._run(tokens, *self._begun(rows, t, written), prior=False)
+        _, per_token, _ = self._run(tokens, *self._begun(rows, t), prior=False)
         trial.distance[rows], trial.position[rows] = self.texts.nearest(tokens, per_token, self.target.fixed)
         return rows[self._inside_of(trial, rows, epsilon)]
 

@@ -29,34 +29,12 @@ _PULL = 0.05
 """Temperature of the first-order change of D, by which guided replacements are drawn."""
 
 
-class Written(NamedTuple):
-    """What is known of new tokens, of each chain that was edited, because the model has just written them."""
-
-    cache: KeysValues
-    """Keys and values up to the last token written."""
-    row: Ids
-    """Which row of the cache is the chain's; −1 where nothing was written for it."""
-    log_p: npt.NDArray[np.float64]
-    """log p of the tokens from ``t`` on, the one that follows what was written included, ``[chain, new]``."""
-    texts: Ids
-    """Texts that end one token after what was written, those that were not proposed included."""
-    texts_row: Ids
-    """Which row of the cache is theirs."""
-
-    def among(self, count: int, chains: Ids) -> Written:
-        """Return it for so many chains, of which only some were edited."""
-        row, log_p = np.full(count, -1), np.zeros((count, self.log_p.shape[1]))
-        row[chains], log_p[chains] = self.row, self.log_p
-        return self._replace(row=row, log_p=log_p)
-
-
 class Proposed(NamedTuple):
     """What a move makes of an edit."""
 
     tokens: Ids
     ratio: npt.NDArray[np.float64]
     """log q(x | x') − log q(x' | x) of each chain, −∞ where there is nothing to do."""
-    written: Written | None = None
     first: npt.NDArray[np.float64] | None = None
     """The part of log π(x') / π(x) · q(x | x') / q(x' | x) that is known before x' is run: a first stage that few pass."""
 

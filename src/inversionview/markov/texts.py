@@ -76,10 +76,12 @@ def last_of(tokens: Ids, pad: int) -> Ids:
     return found
 
 
-def at(log_p: Float[Tensor, "row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:
-    """Return log p of one token of each row; for padding, which has none, any value."""
-    ids = torch.from_numpy(token).to(log_p.device).clamp(max=log_p.size(1) - 1)
-    return log_p.gather(1, ids[:, None])[:, 0].cpu().double().numpy()
+def at(log_p: Float[Tensor, "*row vocabulary"], token: Ids) -> npt.NDArray[np.float64]:
+    """Return log p of one token of each row, or of several; for padding, which has none, any value."""
+    ids = torch.from_numpy(token).to(log_p.device).clamp(max=log_p.size(-1) - 1)
+    one = ids.ndim < log_p.ndim
+    found = log_p.gather(-1, ids[..., None] if one else ids)
+    return (found[..., 0] if one else found).cpu().double().numpy()
 
 
 def draws(log_p: Float[Tensor, "row vocabulary"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "row draw"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from inversionview.core.errors import WeightsError
 from inversionview.model.backend import Shape
 from inversionview.model.gpt2_files import ACTIVATIONS, stated
-from inversionview.model.plain_reading import PlainReading
+from inversionview.model.plain_run import PlainRun, later
 
 
 class _Block(NamedTuple):
@@ -31,7 +31,7 @@ _NAMES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"
 """Of the fields of ``_Block``, in its checkpoint."""
 
 
-class GPT2Network(PlainReading):
+class GPT2Network(PlainRun):
     """GPT-2, part by part."""
 
     def __init__(
@@ -120,16 +120,10 @@ class GPT2Network(PlainReading):
     def _w_o(self, block: _Block) -> Float[Tensor, "head d_head d_model"]:
         return block.out[0].unflatten(0, (self.n_heads, -1))
 
-    def _embed(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
-        """Return the first residual stream, and which keys a query sees (``None``: the causal ones)."""
-        return self._place(self.wte[tokens], mask)
-
-    def _place(
+    def _begun(
         self, embedded: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch 1 query key"] | None]:
-        """Add positions, see ``_embed``."""
+        """Add positions; with which keys a query sees (``None``: the causal ones)."""
         length = embedded.size(1)
         if mask is None or bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
             return embedded + self.wpe[:length], None
@@ -138,9 +132,20 @@ class GPT2Network(PlainReading):
         eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
         return embedded + self.wpe[place], (causal & mask[:, None, None, :]) | eye
 
-    def _qkv(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> list[Float[Tensor, "batch head pos d_head"]]:
+    def _continued(
+        self, embedded: Float[Tensor, "batch new d_model"], start: int
+    ) -> tuple[Float[Tensor, "batch new d_model"], Bool[Tensor, "new key"]]:
+        new = embedded.size(1)
+        return embedded + self.wpe[start : start + new], later(new, start, self.device)
+
+    def _allowed(self, seen: Bool[Tensor, "*batch_1 query key"] | None) -> Bool[Tensor, "*batch_1 query key"] | None:
+        return seen
+
+    def _qkv(
+        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: Any = None
+    ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
         joint = linear(self._norm(x, block.ln_1), block.qkv)
-        return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1)]
+        return tuple(part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
 
     def _attend(
         self,

@@ -59,7 +59,7 @@ class KeptModel:
 
 
 class KeptBackend(LlamaNetwork):
-    """Reads by itself; whatever else a ``Backend`` can do, the bridge does, which is opened when it is first asked."""
+    """Runs by itself; whatever else a ``Backend`` can do, the bridge does, which is opened when it is first asked."""
 
     def __init__(self, *parts: Any, bridge: Callable[[], BridgeBackend]) -> None:
         super().__init__(*parts)
@@ -150,7 +150,13 @@ class Copy:
                 ours, theirs = (each.activations(tokens, seen, bridge.shape.sites, places) for each in (kept.backend, bridge))
             if seen is not None:
                 ours, theirs = ours[:, seen], theirs[:, seen]
-            if not all(float((a - b).norm()) <= 1e-4 * float(b.norm()) for a, b in zip(ours, theirs, strict=True)):
+            with torch.no_grad():
+                said = [
+                    each.logits(tokens, seen)[torch.ones_like(mask) if seen is None else seen]
+                    for each in (kept.backend, bridge)
+                ]
+            pairs = [*zip(ours, theirs, strict=True), (said[0], said[1])]
+            if not all(float((a - b).norm()) <= 1e-4 * float(b.norm()) for a, b in pairs):
                 raise _OtherError
 
     def _bridge(self) -> BridgeBackend:

@@ -1,21 +1,21 @@
-"""A plain Llama, for reading alone: the forward pass up to a site, from weights under their Hugging Face names.
+"""A plain Llama from weights under their Hugging Face names.
 
-Stands for the bridge where a model's weights lie in the user's cache (``kept.py``), so that reading needs no import that takes
-seconds. What else a backend does is asked of the bridge, which is opened then.
+Stands for the bridge where a model's weights lie in the user's cache (``kept.py``), so that reading, patching and walking need
+no import that takes seconds. What else a backend does is asked of the bridge, which is opened then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from inversionview.model.backend import Shape
-from inversionview.model.plain_reading import PlainReading
+from inversionview.model.backend import Norm, Shape
+from inversionview.model.plain_run import PlainRun, attended, later
 
 
 class _Block(NamedTuple):
@@ -48,8 +48,8 @@ class _Seen(NamedTuple):
     """Which keys a query sees; ``None``: the causal ones."""
 
 
-class LlamaNetwork(PlainReading):
-    """A Llama up to its last block."""
+class LlamaNetwork(PlainRun):
+    """A Llama, part by part."""
 
     def __init__(
         self, shape: Shape, weights: Mapping[str, Tensor], frequencies: Float[Tensor, " half"], scaling: float, eps: float
@@ -73,6 +73,24 @@ class LlamaNetwork(PlainReading):
         """See ``PlainReading``."""
         return self._weights["model.embed_tokens.weight"]
 
+    def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """See ``Backend.final_norm``."""
+        return self._norm(x.to(self.embedding), self._weights["model.norm.weight"])
+
+    def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
+        """See ``Backend.unembed``."""
+        return F.linear(x.to(self.embedding), self._weights.get("lm_head.weight", self.embedding))
+
+    def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm:
+        """See ``Backend.reading``."""
+        block = self.blocks[layer]
+        gain = block.norm_1 if tap == "resid_pre" else block.norm_2
+        return lambda x: self._norm(x.to(gain), gain)
+
+    def b_o(self, layer: int) -> None:
+        """See ``Backend.b_o``: there is none."""
+        return None
+
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """See ``Backend.weights``."""
         return self._weights.items()
@@ -81,34 +99,50 @@ class LlamaNetwork(PlainReading):
         """See ``Backend.w_o``."""
         return self.blocks[layer].o.T.unflatten(0, (self.shape.heads[layer], -1))
 
-    def _embed(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    def _begun(
+        self, embedded: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], _Seen]:
-        length = tokens.size(1)
+        length = embedded.size(1)
         place, allowed = torch.arange(length, device=self.device)[None], None
         if mask is not None and not bool(mask[:, 0].all()):  # padding on the right is hidden by causality itself
             place = (mask.long().cumsum(1) - 1).clamp(min=0)
             causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
             eye = torch.eye(length, dtype=torch.bool, device=self.device)  # so that padding rows are not NaN
             allowed = (causal & mask[:, None, None, :]) | eye
+        return embedded, self._seen(place, allowed)
+
+    def _continued(
+        self, embedded: Float[Tensor, "batch new d_model"], start: int
+    ) -> tuple[Float[Tensor, "batch new d_model"], _Seen]:
+        new = embedded.size(1)
+        place = torch.arange(start, start + new, device=self.device)[None]
+        return embedded, self._seen(place, later(new, start, self.device))
+
+    def _seen(self, place: Int[Tensor, "batch_or_1 pos"], allowed: Bool[Tensor, "*batch_1 query key"] | None) -> _Seen:
         angles = (place[:, None, :, None] * self.frequencies).repeat(1, 1, 1, 2)
-        return self.embedding[tokens], _Seen(angles.cos() * self.scaling, angles.sin() * self.scaling, allowed)
+        return _Seen(angles.cos() * self.scaling, angles.sin() * self.scaling, allowed)
+
+    def _allowed(self, seen: _Seen) -> Bool[Tensor, "*batch_1 query key"] | None:
+        return seen.allowed
+
+    def _qkv(
+        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: _Seen
+    ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
+        x, d_head = self._norm(x, block.norm_1), 2 * len(self.frequencies)
+        q, k, v = (F.linear(x, each).unflatten(-1, (-1, d_head)).transpose(1, 2) for each in (block.q, block.k, block.v))
+        return _turned(q, seen), _turned(k, seen), v
 
     def _attend(
         self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: _Seen, positions: Int[Tensor, "batch k"] | None
     ) -> Float[Tensor, "batch query width"]:
-        x, d_head = self._norm(x, block.norm_1), 2 * len(self.frequencies)
-        q, k, v = (F.linear(x, each).unflatten(-1, (-1, d_head)).transpose(1, 2) for each in (block.q, block.k, block.v))
-        q, k, allowed = _turned(q, seen), _turned(k, seen), seen.allowed
+        q, k, v = self._qkv(block, x, seen)
+        allowed = seen.allowed
         if positions is not None:
             rows = torch.arange(len(x), device=self.device)[:, None]
             keys = torch.arange(x.size(1), device=self.device)
             allowed = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
             q = q.transpose(1, 2)[rows, positions].transpose(1, 2)
-        groups = q.size(1) // k.size(1)
-        k, v = (each.repeat_interleave(groups, 1) if groups > 1 else each for each in (k, v))
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-        return z.transpose(1, 2).flatten(2)
+        return attended(q, k, v, allowed).flatten(2)
 
     def _gives(self, block: _Block, z: Float[Tensor, "batch query width"]) -> Float[Tensor, "batch query d_model"]:
         return F.linear(z, block.o)

@@ -146,7 +146,7 @@ class EndOptions:
 class ChainOptions:
     """How many chains walk, under which prior, by which moves, and from where."""
 
-    chains: Annotated[int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 32 for a language model.")] = None
+    chains: Annotated[int | None, typer.Option(help="Chains at the wanted ε: 256 for a study, 16 for a language model.")] = None
     exchange: Annotated[
         bool | None,
         typer.Option(

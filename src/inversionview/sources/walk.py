@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import numpy as np
+
 from inversionview.core.errors import InputError, SettingError
 from inversionview.sources.source import SHOWN, Source, Watch, keywords
 from inversionview.studies.scope import resolved
@@ -14,6 +16,7 @@ from inversionview.studies.scope import resolved
 if TYPE_CHECKING:
     from inversionview.core.progress import Progress
     from inversionview.core.scope import Distance, Epsilon, Scope
+    from inversionview.markov.bigrams import Bigrams
     from inversionview.markov.kernel import Target
     from inversionview.markov.report import Prior
     from inversionview.markov.run import Found
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WalkOptions(TypedDict, total=False):
-    """What a walk goes over, and how long and how wide it is; by default 256 chains and exchange for a study's prior, 32
+    """What a walk goes over, and how long and how wide it is; by default 256 chains and exchange for a study's prior, 16
     without it for a model's.
     """
 
@@ -58,6 +61,8 @@ class WalkOptions(TypedDict, total=False):
     """Steps in which the mix of moves is learnt."""
 
 
+_COUNTED = 3_000_000
+"""Occurrences of a corpus that are counted, at most."""
 _OF_THE_GROUND = ("beta", "keep", "longer", "guided")
 
 
@@ -188,7 +193,20 @@ def _ground(
         return study_ground(study.model, study.inputs, target, query.ids, starts)
     ids = (*query.ids[: query.position + 1], query.ids[-1]) if target.ended else query.ids
     told = {"beta": beta if prior == "model" else 0.0, "keep": [study.locate(query.ids, at) for at in keep], "guided": guided}
+    told["ahead"] = _ahead(study)
     return language_ground(study.model, target, ids, longer, starts, **told)
+
+
+def _ahead(study: Study) -> tuple[Bigrams, ...]:
+    """Return what follows what in the study's texts, where it has texts."""
+    from inversionview.corpora.windows import WindowInputs
+    from inversionview.markov.bigrams import Bigrams
+
+    if study.bare or not isinstance(study.inputs, WindowInputs):
+        return ()
+    rows = study.inputs.corpus(np.arange(study.inputs.windows_of(_COUNTED)))
+    text = study.inputs.occurring(rows)
+    return tuple(Bigrams(rows, text, study.model.shape.vocabulary, gap) for gap in (1, 2))
 
 
 class WalkSource(Source):

@@ -22,6 +22,7 @@ from inversionview.core.scope import check_epsilon
 from inversionview.corpora.inputs import Inputs
 from inversionview.markov.chains import KEPT_STEPS
 from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
+from inversionview.markov.ended import EndedKernel
 from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
@@ -102,7 +103,7 @@ def language_ground(
         longer: a text may grow or shrink by so many tokens.
         starts: inputs inside ε from elsewhere. Where these are somewhat longer or shorter, so may all texts be; of those that
             are much longer the last tokens are taken.
-        options: ``beta``, ``keep`` and ``guided`` of the kernel.
+        options: ``beta``, ``keep``, ``guided`` and ``ahead`` of the kernel.
     """
     model.check_steady(len(ids))
     vocabulary, length = model.vocabulary, len(ids) - 1
@@ -113,7 +114,10 @@ def language_ground(
     most = min(length + longer + _MUCH_LONGER, (model.shape.steady or model.shape.max_length) - 1)
     starts = _shortened([s for s in starts if len(s) - 1 >= length - longer - _MUCH_LONGER], given, most, len(vocabulary.front))
     lengths = (length - longer, length + longer, *(len(start) - 1 for start in starts))
-    kernel = LanguageKernel(model, target, (min(lengths), max(lengths)), given=given, **options)
+    bounds, ahead = (min(lengths), max(lengths)), options.pop("ahead", ())
+    if target.ended and options.get("beta", 1.0) and not options.get("guided"):
+        options["ahead"] = ahead
+    kernel = (EndedKernel if "ahead" in options else LanguageKernel)(model, target, bounds, given=given, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
@@ -121,9 +125,9 @@ def language_ground(
         last = tokens[np.arange(len(tokens)), lengths - 2]
         return {"length": lengths, "last token": last, **{repr(name): (tokens == i).any(1) for i, name in names.items()}}
 
-    settings = {"chains": 32, "exchange": False, "population": 64, "warm": 10}
+    settings = {"chains": 16, "exchange": False, "population": 64, "warm": 10}
     keys_values = 2 * 4 * len(model.shape.heads) * model.shape.d_model * (kernel.longest + 1)
-    chances = 4 * 4 * model.shape.vocabulary
+    chances = 4 * 4 * model.shape.vocabulary * (3 * kernel.longest if "ahead" in options else 1)
     notes = () if vocabulary.front else (_GIVEN,)
     width, memory = kernel.longest + 1, 2 * keys_values + chances
     return Ground(kernel, tuple(ids), features, width, settings, memory, notes, starts)
