@@ -99,7 +99,7 @@ def test_hits_are_those_of_brute_force(name: str, folders: dict[str, Path], corp
     plain = Plain(AutoModelForCausalLM.from_pretrained(folders[name]))
     with torch.no_grad():
         runs = [plain.run(ids)[1] for ids in windows]
-    bank = iv.build_bank(study, rows=study.inputs.placed(["all"]).size, sites=SITES)
+    bank = iv.build_bank(study, rows=study.inputs.placed(["all"]).size, sites=SITES, distance="cosine")
     assert len(bank) == sum(len(ids) - 1 for ids in windows)
     for number, site in enumerate(SITES):
         query = study.query("by the old bank of it", at=2 + number % 3, site=site)
@@ -110,7 +110,7 @@ def test_hits_are_those_of_brute_force(name: str, folders: dict[str, Path], corp
         ordered = distances[theirs].sort().values
         gap = 20 + int(ordered[20:80].diff().argmax())  # many are equal
         epsilon = float((ordered[gap] + ordered[gap + 1]) / 2)
-        found = iv.search(study, query, epsilon=epsilon, k=0, bank=bank)
+        found = iv.search(study, query, epsilon=epsilon, distance="cosine", k=0, bank=bank)
         expected = Counter(
             prefix for (prefix, _), d, other in zip(places, distances.tolist(), theirs.tolist(), strict=True)
             if other and d <= epsilon

@@ -10,6 +10,8 @@ import numpy as np
 
 from inversionview.bank.manifest import check_positions, check_rows
 from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
+from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.corpora.places import EveryToken
@@ -51,6 +53,16 @@ def first_bank(study: Read, site: Site | None) -> tuple[int, Sequence[Site]]:
     chosen = study.sites[-1] if site is None else site
     every = inputs.placed([ALL]).size or 1
     return wanted_tokens(study) or min(every, affordable(study.model, inputs, chosen)), [chosen]
+
+
+def served(study: Read, sites: Sequence[Site]) -> Distance:
+    """Return which distance the index of a new bank serves: the study's, or the cosine where that lacks statistics."""
+    try:
+        for site in sites:
+            study.model.metric(study.spec.distance, site)
+    except SettingError:
+        return "cosine"
+    return study.spec.distance
 
 
 def wanted_tokens(study: Read) -> int:

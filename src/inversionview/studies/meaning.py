@@ -17,8 +17,8 @@ from inversionview.core.scope import MOST_EPSILON, Distance, Meaning
 from inversionview.intervene.stand_in import nats
 from inversionview.preimage.preimage import Query, StandIn
 
-_PATCHES = 64
-"""So many activations are put in the query's place to find an ε, in two rounds."""
+_FIRST, _EVEN = 32, 96
+"""So many activations are put in the query's place to find an ε, in a first round and a second."""
 _TRIED = 32
 """So many members are put there to tell what an ε means."""
 _LOOKED = 2**20
@@ -77,17 +77,19 @@ class Probe:
 
 
 def _of_nats(bank: ActivationBank, query: Query, near: Hits, most: float) -> float:
-    """Return the largest distance within which the median change is at most so many nats."""
-    size = len(near)
-    few = np.arange(min(size, _PATCHES // 4))
-    spread = np.geomspace(1, size, _PATCHES // 4).astype(np.int64) - 1
-    probes = _probed(bank, query, near, np.concatenate([few, spread]))
+    """Return the largest distance within which the median change is at most so many nats, but for chance.
+
+    First the nearest and some farther and farther away are tried, then others evenly up to twice as many as seem right.
+    """
+    size, few = len(near), _FIRST // 2
+    spread = np.geomspace(1, size, few).astype(np.int64) - 1
+    probes = _probed(bank, query, near, np.concatenate([np.arange(min(size, few)), spread]))
     upto = _last(probes, most)
     if upto >= 0:
-        ranks = [each.rank for each in probes]
-        stop = ranks[min(upto + 2, len(ranks) - 1)]
-        between = np.linspace(ranks[max(upto - 1, 0)], stop, _PATCHES // 2 + 2).astype(np.int64)
-        probes = sorted({p.rank: p for p in [*probes, *_probed(bank, query, near, between)]}.values(), key=lambda p: p.rank)
+        stop = min(size, max(2 * probes[upto].rank, _EVEN))
+        even = _probed(bank, query, near, np.linspace(0, stop - 1, _EVEN).astype(np.int64))
+        known = {probe.rank: probe for probe in [*even, *probes] if probe.rank < max(few, stop)}
+        probes = [known[rank] for rank in sorted(known)]
         upto = _last(probes, most)
     if upto < 0:
         raise SettingError(
@@ -124,14 +126,16 @@ def stand_in(bank: ActivationBank, query: Query, inside: Hits, seed: int = 0) ->
 
 
 def _last(probes: Sequence[Probe], most: float) -> int:
-    """Return the last of some probes, by rank, within which the median of all ranks is at most so many nats; −1: none.
+    """Return the last of some probes, by rank, up to which the median of all ranks is at most so many nats; −1: none.
 
-    Each probe stands for the ranks that lie nearer to it than to the others.
+    Each probe stands for the ranks that lie nearer to it than to the others. Where the median goes beyond and comes back, as it
+    does by chance, it is the last before half of what follows is beyond.
     """
     ranks, values = np.array([p.rank for p in probes], dtype=float), np.array([p.nats for p in probes])
-    edges = np.concatenate([[-0.5], (ranks[1:] + ranks[:-1]) / 2, [ranks[-1] + 0.5]])
-    weights = np.diff(edges)
-    within = [
-        i for i in range(len(probes)) if float(weights[: i + 1][values[: i + 1] <= most].sum()) * 2 >= weights[: i + 1].sum()
-    ]
-    return within[-1] if within else -1
+    weights = np.diff(np.concatenate([[-0.5], (ranks[1:] + ranks[:-1]) / 2, [ranks[-1] + 0.5]]))
+    share = np.cumsum(weights * (values <= most)) / np.cumsum(weights)
+    within = share >= 0.5
+    ahead = np.cumsum(np.where(within, 1, -1))
+    if not within.any():
+        return -1
+    return int(np.argmax(np.where(within, ahead, -len(probes) - 1)))

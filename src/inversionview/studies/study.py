@@ -16,9 +16,7 @@ from inversionview.bank import folders
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
@@ -30,7 +28,7 @@ from inversionview.preimage.preimage import Query
 from inversionview.preimage.query import queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
-from inversionview.studies.first_bank import first_bank, wanted_tokens
+from inversionview.studies.first_bank import first_bank, served, wanted_tokens
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec
 
@@ -171,22 +169,13 @@ class Study:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:
             rows, sites = first_bank(self, site)
-            served = self._served(sites)
-            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else (), served)
+            distance = served(self, sites)
+            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else (), distance)
             if begin is not None:
                 begin(path, rows)
-            self._bank = harvest_bank(path, self.model, self.inputs, rows=rows, sites=sites, distance=served, report=report)
+            self._bank = harvest_bank(path, self.model, self.inputs, rows=rows, sites=sites, distance=distance, report=report)
         assert self._bank is not None
         return self._bank
-
-    def _served(self, sites: Sequence[Site]) -> Distance:
-        """Return which distance the index of a new bank serves: the study's, or the cosine where that lacks statistics."""
-        try:
-            for site in sites:
-                self.model.metric(self.spec.distance, site)
-        except SettingError:
-            return "cosine"
-        return self.spec.distance
 
     def known_bank(self, site: Site | None = None) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds ``site``.
