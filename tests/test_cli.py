@@ -186,7 +186,7 @@ def bad(capsys: pytest.CaptureFixture[str], *arguments: str, says: str) -> None:
         (("read", "addition", "615+861=1476615+861=1476"), "shorten"),
         (("read", "addition", ""), "empty"),
         (("read", "addition", ADD, "--epsilon", "0"), "ε must be"),
-        (("read", "addition", ADD, "--epsilon", "nought"), "--epsilon"),
+        (("read", "addition", ADD, "--epsilon", "nought"), "1/1000, 10bits or 0.1nat, but not 'nought'"),
         (("read", "addition", ADD, "--count", "0"), "positive"),
         (("read", "addition", ADD, "--distance", "taxi"), "taxi"),
         (("read", "addition", ADD, "--model", "/no/such/model"), "/no/such/model"),

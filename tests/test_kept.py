@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inversionview.core.errors import WeightsError
 from inversionview.model import kept
+from inversionview.model.backend import Patch
 from inversionview.model.bridge import BridgeBackend
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
 from inversionview.model.tokens import Vocabulary, fingerprint
 
@@ -136,6 +139,50 @@ def test_reading_imports_no_transformers_and_the_rest_is_the_bridges(file: Path)
     torch.testing.assert_close(z, second.activations(tokens, [Site(1, "post")])[0], atol=1e-4, rtol=1e-4)
 
 
+def test_it_runs_as_the_bridge_does(file: Path) -> None:
+    """Logits with padding, patches at every kind of site, going on from keys and values, gradients, and which norms read."""
+    bridge, _ = BridgeBackend.from_pretrained(str(file))
+    ours = ProbedModel.from_pretrained(file).backend
+    assert type(ours).__name__ == "KeptBackend"
+    same = partial(torch.testing.assert_close, atol=2e-4, rtol=1e-3)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(2, 80, (3, 9), generator=generator)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[1, :4] = False
+    same(ours.logits(tokens, mask)[mask], bridge.logits(tokens, mask)[mask])
+    before = [each.extend(tokens[:, :5], None, None).cache for each in (ours, bridge)]
+    taps = [
+        Tap(layer, name) for layer in range(LAYERS) for name in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    ]
+    for site in (Site(0, "pre"), Site(0, "mid"), Site(1, "post"), Site(0, "mlp"), Site(1, "head", 2), Site(0, "head", 3)):
+        values = torch.randn(3, 1, WIDTH, generator=generator)
+        at = torch.full((3, 1), 6)
+        same(*(each.logits(tokens, None, {site: Patch(at, values)}) for each in (ours, bridge)))
+        gone = [
+            each.extend(tokens[:, 5:], cache, None, patches={site: Patch(at, values)})
+            for each, cache in zip((ours, bridge), before, strict=True)
+        ]
+        same(*(each.logits for each in gone))
+        same(gone[0].logits, ours.logits(tokens, None, {site: Patch(at, values)})[:, 5:])
+        read = [
+            each.extend(tokens[:, 5:], cache, site, logits=False) for each, cache in zip((ours, bridge), before, strict=True)
+        ]
+        same(*(each.activations for each in read))
+        pulls = [each.pull(tokens, None, site, lambda z: z[:, -1].square().sum(-1)) for each in (ours, bridge)]
+        assert float((pulls[0][1] - pulls[1][1]).norm()) <= 1e-3 * float(pulls[1][1].norm())
+    same(*(each.gradients(tokens, None, taps, lambda logits: logits[:, -1].logsumexp(-1)) for each in (ours, bridge)))
+    at = torch.arange(9).expand(3, -1)
+    same(*(each.attention_outputs(tokens, None, [0, 1], at) for each in (ours, bridge)))
+    x = torch.randn(4, WIDTH, generator=generator)
+    for layer in range(LAYERS):
+        for tap in ("resid_pre", "resid_mid"):
+            norms = [each.reading(layer, tap) for each in (ours, bridge)]
+            assert norms[0] is not None
+            assert norms[1] is not None
+            same(norms[0](x), norms[1](x))
+    same(ours.unembed(ours.final_norm(x)), bridge.unembed(bridge.final_norm(x)))
+
+
 def test_another_file_of_the_same_name_size_and_time_is_another_model(file: Path, tmp_path: Path) -> None:
     tokens, first = torch.arange(2, 14)[None], ProbedModel.from_pretrained(file)
     ProbedModel.from_pretrained(file)
@@ -148,7 +195,7 @@ def test_another_file_of_the_same_name_size_and_time_is_another_model(file: Path
     assert float((streams(other, tokens) - streams(first, tokens)).norm()) > 0.1
     assert len(copies(tmp_path)) == 2
     with pytest.raises(WeightsError, match="has changed since it was loaded"):
-        opened.backend.logits(tokens, None)
+        opened.backend.attention(tokens, None, 0)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "model.json"])

@@ -559,7 +559,7 @@ def test_help_has_examples(capsys: Captured) -> None:
         (("walk", "counting", "aaaaa|a:5", "--steps", "2"), "probability 0 under the prior"),
         (("walk", "counting", "a1bc|a:1", "--steps", "2"), "probability 0 under the prior"),
         (("walk", "addition", ADD, "--epsilon", "0"), "ε must be"),
-        (("walk", "addition", ADD, "--epsilon", "nan"), "--epsilon must be a finite number"),
+        (("walk", "addition", ADD, "--epsilon", "nan"), "but not 'nan'"),
         (("walk", "addition", ADD, "--chains", "1"), "at least 2 chains"),
         (("walk", "addition", ADD, "--seconds", "0"), "positive"),
         (("walk", "addition", ADD, "--seconds", "soon"), "--seconds"),

@@ -196,7 +196,7 @@ def test_a_position_in_the_walk_is_compared_alone_or_the_nearest_is(tiny: iv.Stu
 
 def test_chains_begin_at_texts_from_elsewhere_up_to_where_these_are_near(tiny: iv.Study) -> None:
     query = tiny.query("ab", site="x1.post")
-    own = iv.walk(tiny, query, epsilon=0.05, steps=1)
+    own = iv.walk(tiny, query, epsilon=0.05, distance="cosine", steps=1)
 
     def hit(text: str, position: int) -> Sample:
         ids = tuple(tiny.model.encode(text))
@@ -208,7 +208,7 @@ def test_chains_begin_at_texts_from_elsewhere_up_to_where_these_are_near(tiny: i
         z = tiny.model.activations(torch.tensor([sample.ids[: sample.position + 1]]), [query.site])[0, 0, -1]
         far.append(float(1 - torch.nn.functional.cosine_similarity(z.double(), query.z.double(), dim=-1)))
     starts = [replace(own, samples=hits, draws=None)]
-    made = iv.walk(tiny, query, epsilon=max(far) + 1e-4, steps=2, count=1000, chains=64, starts=starts)
+    made = iv.walk(tiny, query, epsilon=max(far) + 1e-4, distance="cosine", steps=2, count=1000, chains=64, starts=starts)
     found = {sample.text: sample for sample in made if sample.inside}
     assert {"dccab", "b"} <= set(found)
     assert found["dccab"].distance == pytest.approx(far[0], abs=1e-5)
@@ -251,7 +251,7 @@ def test_what_is_kept_stays(tiny: iv.Study) -> None:
 @pytest.mark.parametrize("nearest", [False, True])
 def test_every_member_is_inside_when_it_is_run_again(tiny: iv.Study, nearest: bool) -> None:
     query = tiny.query("abca", site="x0.post")
-    preimage = iv.walk(tiny, query, epsilon=0.05, steps=80, seed=2, nearest=nearest)
+    preimage = iv.walk(tiny, query, epsilon=0.05, distance="cosine", steps=80, seed=2, nearest=nearest)
     assert preimage.walk is not None
     assert preimage.inside
     assert preimage.outside
@@ -290,7 +290,7 @@ def test_a_model_alone_reads_by_walking(folder: Path, capsys: pytest.CaptureFixt
     main(["read", "--model", str(folder), "abca", "--site", "x0.post", "--seconds", "1", "--json"])
     reading = json.loads(capsys.readouterr().out)
     assert reading["source"] == "walk"
-    assert reading["distance"] == "cosine"
+    assert reading["distance"] == "cosine-normed"
     assert reading["walk"]["prior"] == "model"
     assert reading["walk"]["members"] >= len([s for s in reading["samples"] if s["inside"]]) > 0
     main(["walk", "--model", str(folder), "abca", "--steps", "20", "--prior", "uniform", "--guided"])

@@ -96,7 +96,7 @@ def test_a_walk_on_texts_finds_members(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("abcd\nabca\nbcda\n" * 5)
     study = iv.load(model=folder, texts=str(file))
-    read = iv.walk(study, study.query("abca", site="x1.post"), epsilon=0.3, steps=40, seed=1)
+    read = iv.walk(study, study.query("abca", site="x1.post"), epsilon=0.3, distance="cosine", steps=40, seed=1)
     assert read.walk is not None
     assert read.walk.taken > 3
     assert set(read.walk.acceptance) == {"fill", "pair"}
