@@ -39,7 +39,7 @@ def written(
     if not v.front:
         raise InputError(f"{model.name} begins texts without a BOS, so it cannot write any from nothing: give --texts FILE.")
     banned = torch.zeros(model.shape.vocabulary)
-    banned[[i for i in {*v.special, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
+    banned[[i for i in {*v.control, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
     for start in range(0, count, _TOGETHER):
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, start)).generate_state(1)[0]))
         rows = torch.tensor(v.front).repeat(min(_TOGETHER, count - start), 1)

@@ -48,6 +48,7 @@ class LanguageKernel:
         beta: the prior is p(x)^β.
         keep: positions of tokens that stay.
         guided: add the move that follows the gradient of D.
+        query: the input at which a walk begins; see ``Texts``.
 
     Raises:
         SettingError: β is negative, or nothing is left to change.
@@ -65,11 +66,12 @@ class LanguageKernel:
         beta: float = 1.0,
         keep: Sequence[int] = (),
         guided: bool = False,
+        query: Sequence[int] = (),
     ) -> None:
         if not 0 <= beta < float("inf"):
             raise SettingError(f"β must be 0 or more, but is {beta}.")
         self.model, self.target, self.beta = model, target, beta
-        self.texts = Texts(model, lengths, given, keep)
+        self.texts = Texts(model, lengths, given, keep, query)
         chances = 1 / (self.texts.longest - self.texts.free + _OVERHEAD)
         if target.ended:  # behind what most texts have there is little to edit
             chances[self.texts.free >= (self.texts.shortest + self.texts.longest) / 2 - 1] *= _BEHIND

@@ -25,12 +25,20 @@ class Texts:
         lengths: the fewest and the most tokens of an input, BOS counted and EOS not.
         given: the tokens that every input begins with, by default what stands before a text (BOS).
         keep: positions of tokens that stay.
+        query: the input at which a walk begins; control tokens that it holds may stand in others, too.
 
     Raises:
         SettingError: nothing is left to change.
     """
 
-    def __init__(self, model: ProbedModel, lengths: tuple[int, int], given: Sequence[int], keep: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: ProbedModel,
+        lengths: tuple[int, int],
+        given: Sequence[int],
+        keep: Sequence[int],
+        query: Sequence[int] = (),
+    ) -> None:
         v = self.vocabulary = model.vocabulary
         self.given = np.array(list(given) or v.front, dtype=np.int64)
         self.shortest = max(len(v.front) + 1, lengths[0])
@@ -42,7 +50,8 @@ class Texts:
         if not len(self.free):
             raise SettingError("Every token is kept: leave some to change, or give a longer text.")
         banned = torch.zeros(model.shape.vocabulary)
-        banned[[i for i in {*v.special, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
+        unwritten = v.control - ({*query} - {*v.front, v.eos, v.pad})
+        banned[[i for i in {*unwritten, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
         self.banned = banned.to(model.device)
         """−∞ at the tokens that stand in no text, 0 at the others."""
 

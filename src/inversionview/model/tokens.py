@@ -6,6 +6,7 @@ Works on the Rust ``tokenizers`` object directly, so that reading a shipped stud
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,9 @@ from inversionview.model.framing import bos_stated, frame_of, plain_tokenizer, u
 from inversionview.model.pieces import Pieces, own_decoder
 
 _EMPTY = "The text is empty: give the input whose activation you want to read."
+
+_CONTROL = re.compile(r"<\|[^|]*\|>|<[A-Za-z]+(_[A-Za-z0-9]+)+>|<unused\d+>|\[[A-Z_]{3,}\]")
+"""What tokens are called that steer a model: ``<|im_start|>``, ``<start_of_turn>``, ``<unused7>``, ``[MASK]``."""
 
 
 class Vocabulary:
@@ -109,6 +113,15 @@ class Vocabulary:
         """Ids that are no text: what frames it, padding and the tokenizer's other special tokens."""
         added = self.tokenizer.get_added_tokens_decoder().items()
         return frozenset({*self.front, self.eos, self.pad, *(number for number, token in added if token.special)})
+
+    @cached_property
+    def control(self) -> frozenset[int]:
+        """Ids that nobody writes: special tokens, and those called like some, such as ``<start_of_image>`` of a GGUF file.
+
+        Such a file may state them as plain text. Tags as ``<h2>``, and runs of spaces or lines, are text.
+        """
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return self.special | {number for number, token in added if _CONTROL.fullmatch(token.content)}
 
     def encode(self, text: str, truncate: int | None = None) -> list[int]:
         """Return the ids of ``text`` in its frame, ``[*front, …, eos]``; what of that the text itself carries is not doubled.

@@ -117,7 +117,7 @@ def language_ground(
     bounds, ahead = (min(lengths), max(lengths)), options.pop("ahead", ())
     if target.ended and options.get("beta", 1.0) and not options.get("guided"):
         options["ahead"] = ahead
-    kernel = (EndedKernel if "ahead" in options else LanguageKernel)(model, target, bounds, given=given, **options)
+    kernel = (EndedKernel if "ahead" in options else LanguageKernel)(model, target, bounds, given=given, query=ids, **options)
     names = dict(zip(ids[1:-1], vocabulary.strings(ids[1:-1]), strict=True))
 
     def features(tokens: Ids) -> dict[str, npt.NDArray[Any]]:
