@@ -185,6 +185,18 @@ class GPT2Backend(GPT2Network):
         z, last, kept = self._run(self.wte[tokens] + self.wpe[start : start + new], allowed, past, site, logits, moved)
         return Extended(z, self.unembed(self.final_norm(last)) if logits else None, kept)
 
+    def variants(
+        self, token: Int[Tensor, ""], cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """See ``Backend.variants``."""
+        start = 0 if cache is None else cache.length
+        x = (self.wte[token] + self.wpe[start]).expand(1, rows, -1)
+        allowed = torch.eye(rows, dtype=torch.bool, device=self.device)
+        allowed = torch.cat([allowed.new_ones(rows, start), allowed], dim=1)
+        put = {where: patch.beside() for where, patch in patches.items()}
+        _, last, _ = self._run(x, allowed, cache, None, logits=True, patches=put)
+        return self.unembed(self.final_norm(last[0]))
+
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch pos d_model"]]:
