@@ -51,6 +51,7 @@ BASE = {
     "bits": "addition --queries 1 --sites a0.0 --positions = --epsilons 0.1",
     "complete": f"addition {ADD} --at = --site a0.0 --draws 1 --inputs 20 --quick",
     "threshold": f"addition {ADD} --at = --site a0.0 --inputs 20",
+    "calibrate": "--model LLAMA --texts TEXTS --sites a1.0 --queries 2 --partners 3 --occurrences 60",
     "agree": f"addition {ADD} --at = --site a0.0 --sources corpus",
     "patch": "addition --limit 2 --at =:a0.0",
     "ablate": "addition --limit 2 --at =:a0.0",

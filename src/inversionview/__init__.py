@@ -43,6 +43,7 @@ _PUBLIC = {
     "attribute": "analyses.attribute.verb",
     "bits": "analyses.bits.verb",
     "build_bank": "studies.banks",
+    "calibrate": "analyses.calibrate.verb",
     "check_bank": "studies.banks",
     "common": "preimage.common",
     "complete": "analyses.complete.verb",
@@ -95,6 +96,7 @@ __all__ = [
     "attribute",
     "bits",
     "build_bank",
+    "calibrate",
     "check_bank",
     "common",
     "complete",
@@ -129,6 +131,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.agree.verb import agree
     from inversionview.analyses.attribute.verb import attribute, rates
     from inversionview.analyses.bits.verb import bits
+    from inversionview.analyses.calibrate.verb import calibrate
     from inversionview.analyses.complete.verb import complete, texts
     from inversionview.analyses.evaluate.verb import evaluate
     from inversionview.analyses.flow.verb import flow

@@ -1,0 +1,116 @@
+"""A calibration as tables by kind of site, with a sentence that says what to use; figure and page are in ``figures``."""
+
+from __future__ import annotations
+
+from rich.console import Group as Lines
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.analyses.calibrate.figures import figure, page
+from inversionview.analyses.calibrate.result import Calibration, Foretold, Group
+from inversionview.core.information import Mean
+from inversionview.core.scope import DISTANCES
+
+__all__ = ["figure", "page", "sentence", "table"]
+_KINDS = {"residual": "the residual stream", "mlp": "MLPs", "head": "heads", "all": "all sites"}
+_EPSILONS = ("1/1000", "10bits", "0.1nat")
+
+
+def table(result: Calibration) -> Lines:
+    """Return a table of correlations for each kind of site, one of ε, and what to use."""
+    parts: list[Text | Table] = []
+    for kind in dict.fromkeys(group.kind for group in result.groups if group.kind != "all"):
+        parts += [Text(f"Spearman's ρ of D with nats: {_KINDS[kind]}", style="bold"), _correlations(result, kind), Text()]
+    parts += [Text("ε of the distance that is advised", style="bold"), _epsilons(result), Text()]
+    parts += [Text(f"{site}: {why}") for site, why in result.left_out.items()]
+    return Lines(*parts, Text(sentence(result)), Text(), Text(_note(result), style="dim"))
+
+
+def _correlations(result: Calibration, kind: str) -> Table:
+    """Return sites × distances: the best of each row marked, with its interval."""
+    there = {row.distance for row in result.rows}
+    names = [d for d in DISTANCES if d in there]
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("site", no_wrap=True)
+    for name in names:
+        grid.add_column(name.replace("-", "-\n"), justify="right", vertical="bottom")
+    grid.add_column("best [95 %]", no_wrap=True)
+    groups = [group for group in result.groups if group.kind == kind]
+    for group in groups:
+        for site in group.sites:
+            rows = {row.distance: row for row in result.at(site)}
+            best = max(rows.values(), key=lambda row: row.correlation.value)
+            good = {row.distance for row in rows.values() if row.behind.low <= 0}
+            cells = [_cell(rows[d].correlation.value if d in rows else None, d == best.distance, d in good) for d in names]
+            grid.add_row(site, *cells, _interval(best.correlation))
+        cells = [
+            _cell(group.correlations[d].value if d in group.correlations else None, d == group.best, d in group.as_good)
+            for d in names
+        ]
+        grid.add_row(Text(group.depth, style="italic"), *cells, _interval(group.correlations[group.best]), end_section=True)
+    return grid
+
+
+def _cell(value: float | None, best: bool, good: bool) -> Text:
+    if value is None:
+        return Text("–")
+    return Text(f"{value:.2f}{'*' if best else '≈' if good else ' '}", style="bold" if best else "" if good else "dim")
+
+
+def _interval(mean: Mean) -> str:
+    return f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+
+
+def _epsilons(result: Calibration) -> Table:
+    """Return at each site what ε the advised distance has, and how many random occurrences lie inside 0.1."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("site", no_wrap=True)
+    grid.add_column("distance", no_wrap=True)
+    for unit in _EPSILONS:
+        grid.add_column(f"ε of {unit}", justify="right")
+    grid.add_column("inside 0.1", justify="right")
+    grid.add_column("of cosine", justify="right")
+    for site in result.sites:
+        rows = {row.distance: row for row in result.at(site)}
+        row, cosine = rows[result.advised(site)], rows.get("cosine")
+        cells = [_epsilon(row, unit) for unit in _EPSILONS]
+        grid.add_row(site, row.distance, *cells, _share(row.inside), _share(cosine.inside) if cosine else "–")
+    return grid
+
+
+def _epsilon(row: Foretold, unit: str) -> str:
+    found = row.epsilons.get(unit)
+    return "–" if found is None else f"{found.value:.2g} ({found.low:.2g}–{found.high:.2g})"
+
+
+def _share(share: float) -> str:
+    return f"{share:.2%}" if share >= 0.0001 or share == 0 else "<0.01%"
+
+
+def sentence(result: Calibration) -> str:
+    """Return which distance to use, and where another one is better for sure."""
+    every = result.overall
+    said = f"Use {every.best}: over {_sites(every)} it foretells best, ρ = {_interval(every.correlations[every.best])}"
+    if every.as_good:
+        said += f"; {_listed(every.as_good)} may be as good"
+    other = [g for g in result.groups[:-1] if g.best != every.best and every.best not in g.as_good]
+    if other:
+        said += "; but " + _listed([f"{g.best} at {_KINDS[g.kind]} in the {g.depth}" for g in other])
+    return said + "."
+
+
+def _sites(group: Group) -> str:
+    return f"{len(group.sites)} sites" if len(group.sites) > 1 else group.sites[0]
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _note(result: Calibration) -> str:
+    return (
+        f"{result.queries} queries × {result.partners} partners among {result.occurrences:,} occurrences in {result.texts}. "
+        "ρ: rank correlation, within a query, of D with the nats by which what the model says next changes when a partner's "
+        "activation stands in; mean over queries, 95 % bootstrap interval over queries. * best; ≈ may be as good, by the paired "
+        "difference. ε: median over queries (quartiles); – too few occurrences, or nothing is so near."
+    )
