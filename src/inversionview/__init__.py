@@ -57,6 +57,7 @@ _PUBLIC = {
     "known_heads": "analyses.heads.verb",
     "load": "studies.load",
     "named_heads": "analyses.heads.verb",
+    "norms": "analyses.norms.verb",
     "pairs": "analyses.patch.verb",
     "patch": "analyses.patch.verb",
     "random_queries": "studies.queries",
@@ -110,6 +111,7 @@ __all__ = [
     "known_heads",
     "load",
     "named_heads",
+    "norms",
     "pairs",
     "patch",
     "random_queries",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.heads.verb import heads, known_heads, named_heads
     from inversionview.analyses.inform.verb import inform
     from inversionview.analyses.interpret.verb import interpret
+    from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch
     from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads
     from inversionview.analyses.threshold.verb import threshold

@@ -9,11 +9,23 @@ from rich.text import Text
 from inversionview.analyses.calibrate.figures import figure, page
 from inversionview.analyses.calibrate.result import Calibration, Foretold, Group
 from inversionview.core.information import Mean
-from inversionview.core.scope import DISTANCES
+from inversionview.core.scope import DISTANCES, Distance
 
 __all__ = ["figure", "page", "sentence", "table"]
 _KINDS = {"residual": "the residual stream", "mlp": "MLPs", "head": "heads", "all": "all sites"}
-_EPSILONS = ("1/1000", "10bits", "0.1nat")
+_EPSILONS = ("1/1000", "0.1nat")
+_BRIEF: dict[Distance, str] = {
+    "euclidean": "euc",
+    "cosine": "cos",
+    "cosine-normed": "norm",
+    "cosine-fisher": "fish",
+    "cosine-centred": "cent",
+    "cosine-normed-centred": "n-c",
+    "cosine-scored": "z",
+    "cosine-whitened": "whit",
+    "euclidean-whitened": "e-wh",
+}
+"""What columns are called; the note tells which distances these are."""
 
 
 def table(result: Calibration) -> Lines:
@@ -33,8 +45,8 @@ def _correlations(result: Calibration, kind: str) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("site", no_wrap=True)
     for name in names:
-        grid.add_column(name.replace("-", "-\n"), justify="right", vertical="bottom")
-    grid.add_column("best [95 %]", no_wrap=True)
+        grid.add_column(_BRIEF[name], justify="right", no_wrap=True)
+    grid.add_column("95 % of *", no_wrap=True)
     groups = [group for group in result.groups if group.kind == kind]
     for group in groups:
         for site in group.sites:
@@ -54,27 +66,28 @@ def _correlations(result: Calibration, kind: str) -> Table:
 def _cell(value: float | None, best: bool, good: bool) -> Text:
     if value is None:
         return Text("–")
-    return Text(f"{value:.2f}{'*' if best else '≈' if good else ' '}", style="bold" if best else "" if good else "dim")
+    said = f"{value:.2f}".replace("0.", ".", 1)
+    return Text(f"{said}{'*' if best else '≈' if good else ' '}", style="bold" if best else "" if good else "dim")
 
 
 def _interval(mean: Mean) -> str:
-    return f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+    return f"[{mean.low:.2f}, {mean.high:.2f}]"
 
 
 def _epsilons(result: Calibration) -> Table:
     """Return at each site what ε the advised distance has, and how many random occurrences lie inside 0.1."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("site", no_wrap=True)
-    grid.add_column("distance", no_wrap=True)
+    grid.add_column("by", no_wrap=True)
     for unit in _EPSILONS:
-        grid.add_column(f"ε of {unit}", justify="right")
-    grid.add_column("inside 0.1", justify="right")
-    grid.add_column("of cosine", justify="right")
+        grid.add_column(f"ε of {unit}", justify="right", no_wrap=True)
+    grid.add_column("inside 0.1", justify="right", no_wrap=True)
+    grid.add_column("by cos", justify="right", no_wrap=True)
     for site in result.sites:
         rows = {row.distance: row for row in result.at(site)}
         row, cosine = rows[result.advised(site)], rows.get("cosine")
         cells = [_epsilon(row, unit) for unit in _EPSILONS]
-        grid.add_row(site, row.distance, *cells, _share(row.inside), _share(cosine.inside) if cosine else "–")
+        grid.add_row(site, _BRIEF[row.distance], *cells, _share(row.inside), _share(cosine.inside) if cosine else "–")
     return grid
 
 
@@ -90,13 +103,23 @@ def _share(share: float) -> str:
 def sentence(result: Calibration) -> str:
     """Return which distance to use, and where another one is better for sure."""
     every = result.overall
-    said = f"Use {every.best}: over {_sites(every)} it foretells best, ρ = {_interval(every.correlations[every.best])}"
+    best = every.correlations[every.best]
+    said = f"Use {every.best}: over {_sites(every)} it foretells best, ρ = {best.value:.2f} {_interval(best)}"
     if every.as_good:
         said += f"; {_listed(every.as_good)} may be as good"
-    other = [g for g in result.groups[:-1] if g.best != every.best and every.best not in g.as_good]
+    other: dict[tuple[str, str], list[str]] = {}
+    for group in result.groups[:-1]:
+        if group.best != every.best and every.best not in group.as_good:
+            other.setdefault((group.best, group.kind), []).append(group.depth)
     if other:
-        said += "; but " + _listed([f"{g.best} at {_KINDS[g.kind]} in the {g.depth}" for g in other])
+        said += "; but " + _listed([f"{name} at {_where(result, kind, depths)}" for (name, kind), depths in other.items()])
     return said + "."
+
+
+def _where(result: Calibration, kind: str, depths: list[str]) -> str:
+    """Return a kind of sites at some depths, which are not told where they are all that there are."""
+    every = [group.depth for group in result.groups if group.kind == kind]
+    return _KINDS[kind] if depths == every else f"{_KINDS[kind]} in the {_listed(depths)}"
 
 
 def _sites(group: Group) -> str:
@@ -108,9 +131,12 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _note(result: Calibration) -> str:
+    there = {row.distance for row in result.rows}
     return (
         f"{result.queries} queries × {result.partners} partners among {result.occurrences:,} occurrences in {result.texts}. "
         "ρ: rank correlation, within a query, of D with the nats by which what the model says next changes when a partner's "
-        "activation stands in; mean over queries, 95 % bootstrap interval over queries. * best; ≈ may be as good, by the paired "
-        "difference. ε: median over queries (quartiles); – too few occurrences, or nothing is so near."
+        "activation stands in; mean over queries, 95 % bootstrap interval over queries. * best; ≈ may be as good, by the "
+        "paired difference. ε: median over queries (quartiles); – too few occurrences, or nothing is so near. "
+        + ", ".join(f"{brief} {name}" for name, brief in _BRIEF.items() if name in there)
+        + "."
     )
