@@ -21,7 +21,6 @@ from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import DISTANCES, Distance
 from inversionview.intervene.stand_in import Place
-from inversionview.model.distances.measuring import TOKENS
 from inversionview.model.distances.metric import Metric
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
@@ -73,7 +72,6 @@ def calibrate(
         "partners": whole(partners, "The number of partners", _LEAST),
         "occurrences": whole(occurrences, "The number of occurrences"),
         "seed": check_seed(seed),
-        "statistics": TOKENS,
     }
     model = study.model
     chosen = usual(model.sites) if sites is None else expand(sites, model.sites)
@@ -145,7 +143,10 @@ class _Work:
         began = 0.15 if model.statistics is None else 0.0
         learn(study, DISTANCES, sites, lambda share, note: self._told(began * share, note))
         places = [Place(model, sample.ids(int(query)), int(sample.positions[query])) for query in queries]
-        done, size = 0, {"occurrences": len(sample), "queries": len(queries), "settings": self.settings}
+        size: dict[str, Any] = {"occurrences": len(sample), "queries": len(queries), "settings": self.settings}
+        if model.statistics is not None:
+            size["statistics"] = model.statistics.to_json()
+        done = 0
         for group in self._turns(sites, len(sample)):
             start, part = began + (1 - began) * done / len(sites), (1 - began) * len(group) / len(sites)
             z = sample.activations(model, group, lambda share: self._told(start + 0.5 * part * share, "activations"))  # noqa: B023

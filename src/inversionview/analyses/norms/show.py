@@ -29,9 +29,8 @@ def table(result: Norms) -> Group:
 
 
 def _coordinate(c: Coordinate) -> str:
-    return f"#{c.index} {c.share:.0%}" + (
-        "" if c.ratio is None else f" ×{c.ratio:,.2g}" if c.ratio < 100 else f" ×{c.ratio:,.0f}"
-    )
+    ratio = "" if c.ratio is None else f" ×{c.ratio:.2g}" if c.ratio < 100 else f" ×{c.ratio:,.0f}"
+    return f"#{c.index} {c.share:.0%}{ratio}"
 
 
 def _massive(massive: Massive | None) -> str:

@@ -12,7 +12,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.model.sites.patterns import expand
-from inversionview.model.sites.site import FAMILIES, Site
+from inversionview.model.sites.site import Site
 from inversionview.studies.statistics import corpus_name, sampled
 from inversionview.studies.study import Study
 
@@ -39,9 +39,7 @@ def norms(
         SettingError: ``tokens`` is below 1, or activations are not finite.
     """
     model = study.model
-    stream = [
-        site for site in model.sites if FAMILIES.get(site.kind) == "residual" and (site.kind, site.layer > 0) != ("pre", True)
-    ]
+    stream = [site for site in model.sites if site.family == "residual" and (site.kind != "pre" or not site.layer)]
     chosen = stream if sites is None else expand(sites, model.sites)
     _, there, rows = sampled(study, whole(tokens, "The number of tokens"))
     there = there | (np.arange(rows.shape[1]) < len(model.vocabulary.front))
