@@ -83,6 +83,7 @@ INSTEAD = {
     ("complete", "--queries"): "addition --at = --site a0.0 --draws 1 --inputs 20 --quick --queries 1",
     ("agree", "--seconds"): f"addition {ADD} --at = --site a0.0 --sources walk --seconds 1",
     ("agree", "--bank"): f"addition {ADD} --at = --site a0.0 --sources corpus",
+    ("calibrate", "--tokens"): "--model LLAMA --texts TEXTS --sites a1.0 --queries 2 --partners 3",
     ("inform", "--tokens"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
     ("inform", "--context"): "--model LLAMA --texts TEXTS --queries 2 --sites a1.0",
     ("inform", "--texts"): "--model LLAMA --queries 2 --sites a1.0",
@@ -99,6 +100,8 @@ INSTEAD = {
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("sites", "--tokens"): "--model LLAMA --texts TEXTS --norms",
+    ("sites", "--context"): "--model LLAMA --texts TEXTS --norms",
     ("threshold", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0",
     ("threshold", "--context"): "--model LLAMA --texts TEXTS John --site a1.0",
     ("bank", "--tokens"): "--model LLAMA --texts TEXTS --sites a1.0 --out RUN",
@@ -133,7 +136,8 @@ class Case(NamedTuple):
 SOUND = {
     ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
     ("train-probed", "--inputs"): "1024",
-    ("inform", "--tokens"): "60",
+    ("inform", "--tokens"): "60", ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",
+    ("calibrate", "--partners"): "3",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
 }  # fmt: skip

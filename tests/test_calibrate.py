@@ -22,7 +22,7 @@ from inversionview.core.errors import InputError, SettingError
 from inversionview.core.results import as_text
 from inversionview.core.scope import DISTANCES
 from inversionview.corpora.natural import TextSource
-from inversionview.intervene.stand_in import Place
+from inversionview.intervene.stand_in import PatchedToken
 from inversionview.model.distances.metric import Metric
 from inversionview.model.sites.site import Site, all_sites
 from inversionview.studies import calibrated
@@ -208,7 +208,7 @@ def test_several_sites_of_one_place_are_those_alone(study: iv.Study) -> None:
         (Site.parse(name), torch.randn(3, study.model.shape.d_model)) for name in ("m1", "x0.pre", "a0.1", "x1.mid", "x0.pre")
     ]
     for position in (0, 8):
-        place = Place(study.model, ids, position)
+        place = PatchedToken(study.model, ids, position)
         for (site, z), own in zip(put, place.nats(put), strict=True):
             torch.testing.assert_close(own, torch.cat([place.nats([(site, row[None])])[0] for row in z]), rtol=1e-3, atol=1e-6)
 
@@ -222,16 +222,16 @@ def test_an_interrupted_calibration_goes_on_and_seeds_reproduce(study: iv.Study,
     path.unlink()
     monkeypatch.setattr(verb, "_TOGETHER", 1)
     ran: list[str] = []
-    nats = Place.nats
+    nats = PatchedToken.nats
 
-    def counted(self: Place, put: Any) -> Any:
+    def counted(self: PatchedToken, put: Any) -> Any:
         ran.extend(site.short for site, _ in put)
         if len(set(ran)) == 3:
             raise KeyboardInterrupt
         return nats(self, put)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "nats", counted)
+        patch.setattr(PatchedToken, "nats", counted)
         with pytest.raises(KeyboardInterrupt):
             iv.calibrate(study, **SMALL, seed=3)
         done = set(ran[:-1])
@@ -364,7 +364,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], own_cache: Path, folder
     for wrong, said in (
         (["calibrate", "--model", str(folder)], "--texts"),
         ([*task, "--out", "c.doc"], "c.doc"),
-        ([*task, "--tokens", "5"], "--tokens"),
+        ([*task, "--tokens", "5", "--occurrences", "5"], "--tokens"),
     ):
         code, out, err = run(capsys, *wrong)
         assert (code, out) == (2, "")

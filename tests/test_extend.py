@@ -138,7 +138,7 @@ def test_variants_of_a_token_are_runs_of_their_own(model: ProbedModel, start: in
     torch.manual_seed(2)
     tokens = inputs(model, batch=1, length=start + 1)
     cache = model.extend(tokens[:, :start]).cache if start else None
-    sites = [site for site in model.sites if site.layer == 1][-2:] + [model.sites[0]]
+    sites = [*[site for site in model.sites if site.layer == 1][-2:], model.sites[0]]
     values = torch.randn(len(sites), 2, model.shape.d_model)
     at = torch.full((2, 1), start)
     patches = {site: Patch(at, values[i, :, None], torch.tensor([2 * i, 2 * i + 1])) for i, site in enumerate(sites)}

@@ -31,7 +31,7 @@ def nats(
         site: at which site.
         z: activations that are put there, one after the other.
     """
-    return Place(model, ids, position).nats([(site, z)])[0]
+    return PatchedToken(model, ids, position).nats([(site, z)])[0]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Part:
     z: Float[Tensor, "row d_model"]
 
 
-class Place:
+class PatchedToken:
     """A token of a text at which activations are replaced; what comes before it is run once, whatever is put there."""
 
     def __init__(self, model: ProbedModel, ids: Sequence[int], position: int) -> None:

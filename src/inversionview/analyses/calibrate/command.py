@@ -11,7 +11,6 @@ from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import loaded_study, source_named
 from inversionview.terminal.app import app, bar, given, out, print_json
-from inversionview.terminal.checked import unused
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOptions, SeedOpt, TableOpt, TextsOptions
 
 
@@ -22,7 +21,6 @@ from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOptions, 
 )
 @resumable()
 def calibrate(
-    context: typer.Context,
     *,
     study: BareStudyArg = None,
     sites: Annotated[
@@ -32,7 +30,9 @@ def calibrate(
     partners: Annotated[
         int, typer.Option(min=3, help="Occurrences of other texts, near and far, that stand in for each query.")
     ] = 20,
-    occurrences: Annotated[int, typer.Option(min=1, help="Of the corpus, among which partners are chosen.")] = 50_000,
+    occurrences: Annotated[
+        int | None, typer.Option(min=1, help="Of the corpus, among which partners are chosen; by default 50,000, or --tokens.")
+    ] = None,
     seed: SeedOpt = 0,
     to: TableOpt = None,
     on: ModelOptions,
@@ -47,8 +47,9 @@ def calibrate(
     from inversionview.analyses.calibrate.result import Calibration
 
     Calibration.check_files(to or [])
-    unused(context, "--occurrences says how many are looked at", "tokens")
     source = source_named(texts)
+    if occurrences is not None and texts.tokens is not None:
+        raise SettingError("--occurrences and --tokens both say how many are looked at: give one of them.")
     if study is None and source is None:
         raise SettingError("Name a study or a run, or give --model and --texts: distances are compared on a corpus.")
     loaded = loaded_study(study, on, [sites], source)
@@ -57,10 +58,9 @@ def calibrate(
             loaded,
             queries=queries,
             partners=partners,
-            occurrences=occurrences,
             seed=seed,
             report=lambda share, note: advance(int(1000 * share), note),
-            **given(sites=sites),
+            **given(sites=sites, occurrences=occurrences if texts.tokens is None else texts.tokens),
         )
     for path in to or []:
         result.save(path)

@@ -47,7 +47,9 @@ def figure(result: Calibration) -> Figure:
     shades = ax.imshow(values, cmap="cividis", vmin=low, vmax=max(1e-6, float(np.nanmax(values))), aspect="auto")
     for i, j in np.ndindex(values.shape):
         if np.isfinite(values[i, j]):
-            ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=6, color=_ink(values[i, j], values, low))
+            ax.text(
+                j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=6, color=_ink(float(values[i, j]), values, low)
+            )
     for i, row in enumerate(values):
         ax.add_patch(Rectangle((float(np.nanargmax(row)) - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="crimson", lw=1.2))
     ax.set_xticks(range(len(names)), [name.replace("-", "-\n") for name in names], fontsize=6)

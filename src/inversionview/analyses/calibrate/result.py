@@ -39,7 +39,7 @@ class Foretold:
 
 
 @dataclass(frozen=True)
-class Group:
+class SiteGroup:
     """Sites of one kind and depth together, or all sites."""
 
     kind: str
@@ -69,13 +69,13 @@ class Calibration(Result):
     partners: int
     seed: int
     rows: tuple[Foretold, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[SiteGroup, ...]
     """By kind and depth; the last one is all sites."""
     left_out: dict[str, str]
     """Sites where nothing can be told, and why, in a sentence."""
 
     @property
-    def overall(self) -> Group:
+    def overall(self) -> SiteGroup:
         """All sites together."""
         return self.groups[-1]
 

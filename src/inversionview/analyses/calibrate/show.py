@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.calibrate.figures import figure, page
-from inversionview.analyses.calibrate.result import Calibration, Foretold, Group
+from inversionview.analyses.calibrate.result import Calibration, Foretold, SiteGroup
 from inversionview.core.information import Mean
 from inversionview.core.scope import DISTANCES, Distance
 
@@ -122,7 +122,7 @@ def _where(result: Calibration, kind: str, depths: list[str]) -> str:
     return _KINDS[kind] if depths == every else f"{_KINDS[kind]} in the {_listed(depths)}"
 
 
-def _sites(group: Group) -> str:
+def _sites(group: SiteGroup) -> str:
     return f"{len(group.sites)} sites" if len(group.sites) > 1 else group.sites[0]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from inversionview.analyses.calibrate.result import DEPTHS, Foretold, Group, Quartiles
+from inversionview.analyses.calibrate.result import DEPTHS, Foretold, Quartiles, SiteGroup
 from inversionview.core.information import Mean, means
 from inversionview.core.scope import DISTANCES, Distance
 from inversionview.model.sites.site import Site
@@ -54,7 +54,7 @@ def _quartiles(values: Sequence[float | None]) -> Quartiles | None:
     return Quartiles(float(middle), float(low), float(high)) if middle > 0 else None
 
 
-def groups_of(found: Mapping[str, Table], layers: int, seed: int) -> list[Group]:
+def groups_of(found: Mapping[str, Table], layers: int, seed: int) -> list[SiteGroup]:
     """Return the sites by kind and depth, the kinds in the order in which they come; then all.
 
     Args:
@@ -70,7 +70,7 @@ def groups_of(found: Mapping[str, Table], layers: int, seed: int) -> list[Group]
     return [_group(*key, kinds[key], found, seed) for key in order] + [_group("all", "all", list(found), found, seed)]
 
 
-def _group(kind: str, depth: str, sites: list[str], found: Mapping[str, Table], seed: int) -> Group:
+def _group(kind: str, depth: str, sites: list[str], found: Mapping[str, Table], seed: int) -> SiteGroup:
     each = [_columns(found[site], "correlation") for site in sites]
     shared = [d for d in DISTANCES if all(d in columns for columns in each)]
     stacked = {d: np.stack([columns[d] for columns in each]) for d in shared}  # [site, query]
@@ -79,7 +79,7 @@ def _group(kind: str, depth: str, sites: list[str], found: Mapping[str, Table], 
     pooled = {d: np.where(known[d], x, 0).sum(0) / counts[d] for d, x in stacked.items()}
     correlations, best, ahead = _compared(pooled, seed)
     as_good = tuple(d for d in correlations if d != best and ahead[d].low <= 0)
-    return Group(kind, depth, tuple(sites), correlations, best, as_good)
+    return SiteGroup(kind, depth, tuple(sites), correlations, best, as_good)
 
 
 def advice(rows: Sequence[Foretold], advised: Mapping[str, Distance]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from inversionview.core.memory import available
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import DISTANCES, Distance
-from inversionview.intervene.stand_in import Place
+from inversionview.intervene.stand_in import PatchedToken
 from inversionview.model.distances.metric import Metric
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
@@ -142,7 +142,7 @@ class _Work:
             )
         began = 0.15 if model.statistics is None else 0.0
         learn(study, DISTANCES, sites, lambda share, note: self._told(began * share, note))
-        places = [Place(model, sample.ids(int(query)), int(sample.positions[query])) for query in queries]
+        places = [PatchedToken(model, sample.ids(int(query)), int(sample.positions[query])) for query in queries]
         size: dict[str, Any] = {"occurrences": len(sample), "queries": len(queries), "settings": self.settings}
         if model.statistics is not None:
             size["statistics"] = model.statistics.to_json()
@@ -175,7 +175,7 @@ class _Work:
         z: Sequence[Float[Tensor, "occurrence width"]],
         queries: np.ndarray[Any, Any],
         others: np.ndarray[Any, Any],
-        places: Sequence[Place],
+        places: Sequence[PatchedToken],
     ) -> Iterator[tuple[Site, dict[str, Any]]]:
         """Yield what was found at each of some sites."""
         model, chosen = self.study.model, dict[Site, tuple[Chosen, Tensor]]()

@@ -13,7 +13,7 @@ from inversionview.core.scope import epsilon_text
 from inversionview.corpora.naming import SPEECHES
 from inversionview.model.sites.site import KINDS
 from inversionview.studies.arguments import loaded_study, source_named
-from inversionview.terminal.app import app, bar, out, print_json
+from inversionview.terminal.app import app, bar, given, out, print_json
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOpt, ModelOptions, TextsOptions
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def sites(
     if source is not None and not norms:
         raise SettingError("--texts are read for --norms alone here: give that too, or leave them out.")
     loaded = loaded_study(study, ModelOptions(model), (), source)
-    told = _norms(loaded, as_json) if norms else None
+    told = _norms(loaded, texts.tokens, as_json) if norms else None
     if as_json:
         listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
@@ -84,7 +84,7 @@ def _thresholds(study: Study) -> str:
     )
 
 
-def _norms(study: Study, quiet: bool) -> Norms:
+def _norms(study: Study, tokens: int | None, quiet: bool) -> Norms:
     """Return the norms of the residual stream, with a bar unless ``quiet``."""
     with bar("measuring", 1000, quiet=quiet) as advance:
-        return iv.norms(study, report=lambda share, note: advance(int(1000 * share), note))
+        return iv.norms(study, report=lambda share, note: advance(int(1000 * share), note), **given(tokens=tokens))
