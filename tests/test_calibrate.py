@@ -271,6 +271,9 @@ def test_the_best_of_a_group_is_compared_over_the_same_queries(study: iv.Study) 
         assert group.best == max(group.correlations, key=lambda d: group.correlations[d].value)
         assert group.best not in group.as_good
     for site in result.sites:
+        advised, kind = result.advised(site), next(group for group in result.kinds if site in group.sites)
+        third = next(group for group in result.thirds(kind.kind) if site in group.sites)
+        assert advised == kind.best or (advised == third.best and kind.best not in third.as_good)
         rows = result.at(site)
         best = max(rows, key=lambda row: row.correlation.value)
         assert best.behind.value == best.behind.high == 0
@@ -283,7 +286,9 @@ def test_views(study: iv.Study, tmp_path: Path) -> None:
     result = iv.calibrate(study, **SMALL)
     text = as_text(result, width=80)
     assert "…" not in text
-    assert f"Use {result.overall.best}: over 3 sites" in text.replace("\n", " ")
+    told = " ".join(text.split())
+    assert f"Use {result.kinds[0].best} at the residual stream" in told
+    assert all(f"{group.best} at {name}" in told for group, name in zip(result.kinds[1:], ("MLPs", "heads"), strict=True))
     for suffix in (".csv", ".parquet", ".png", ".svg", ".html"):
         assert result.save(tmp_path / f"calibration{suffix}").stat().st_size > 500
     rows = result.records()

@@ -20,7 +20,7 @@ _FAMILIES = {"residual": "streams", "mlp": "MLPs", "head": "heads"}
 
 def _grid(result: Calibration) -> tuple[Float[np.ndarray, "site distance"], list[str], list[str], list[list[str]]]:
     """Return correlations, the sites by kind and then depth, the distances, and what is said of each."""
-    sites = [site for group in result.groups[:-1] for site in group.sites]
+    sites = [site for group in result.kinds for site in group.sites]
     there = {row.distance for row in result.rows}
     names = [d for d in DISTANCES if d in there]
     values, said = np.full((len(sites), len(names)), np.nan), [[""] * len(names) for _ in sites]
@@ -69,11 +69,9 @@ def _ink(value: float, values: Float[np.ndarray, "site distance"], low: float) -
 
 def _kinds(result: Calibration) -> list[tuple[int, str]]:
     """Return where each kind of sites begins, and what it is called."""
-    found, at, seen = [], 0, set[str]()
-    for group in result.groups[:-1]:
-        if group.kind not in seen:
-            found.append((at, _FAMILIES[group.kind]))
-            seen.add(group.kind)
+    found, at = [], 0
+    for group in result.kinds:
+        found.append((at, _FAMILIES[group.kind]))
         at += len(group.sites)
     return found
 

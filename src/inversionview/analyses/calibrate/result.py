@@ -45,7 +45,7 @@ class SiteGroup:
     kind: str
     """``residual``, ``head`` or ``mlp``; ``all``."""
     depth: str
-    """One of ``DEPTHS``; ``all``."""
+    """One of ``DEPTHS``, or ``all``."""
     sites: tuple[str, ...]
     correlations: dict[Distance, Mean]
     """Of the mean over the sites."""
@@ -70,7 +70,7 @@ class Calibration(Result):
     seed: int
     rows: tuple[Foretold, ...]
     groups: tuple[SiteGroup, ...]
-    """By kind and depth; the last one is all sites."""
+    """By kind and depth, after those of a kind the kind as a whole; the last one is all sites."""
     left_out: dict[str, str]
     """Sites where nothing can be told, and why, in a sentence."""
 
@@ -88,9 +88,23 @@ class Calibration(Result):
         """Return the rows of a site."""
         return [row for row in self.rows if row.site == site]
 
+    @property
+    def kinds(self) -> list[SiteGroup]:
+        """The sites of each kind together."""
+        return [group for group in self.groups if group.depth == "all" and group.kind != "all"]
+
+    def thirds(self, kind: str) -> list[SiteGroup]:
+        """Return the sites of a kind by depth."""
+        return [group for group in self.groups if group.kind == kind and group.depth != "all"]
+
     def advised(self, site: str) -> Distance:
-        """Return which distance is advised at a site: the best of its kind and depth, for one site's queries are few."""
-        return next(group.best for group in self.groups if site in group.sites)
+        """Return which distance is advised at a site: the best of its kind, or of its depth where that is better for sure.
+
+        Not the best of the site itself: the queries of one are too few to choose by.
+        """
+        kind = next(group for group in self.kinds if site in group.sites)
+        depth = next(group for group in self.thirds(kind.kind) if site in group.sites)
+        return depth.best if differs(depth, kind.best) else kind.best
 
     def to_json(self) -> dict[str, Any]:
         """Return the calibration as plain JSON values."""
@@ -99,6 +113,11 @@ class Calibration(Result):
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × distance, for a data frame."""
         return [_record(row, self.advised(row.site)) for row in self.rows]
+
+
+def differs(group: SiteGroup, distance: Distance) -> bool:
+    """Return whether some other distance is better than this one for sure in a group."""
+    return group.best != distance and distance not in group.as_good
 
 
 def _record(row: Foretold, advised: Distance) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from inversionview.analyses.calibrate.figures import figure, page
-from inversionview.analyses.calibrate.result import Calibration, Foretold, SiteGroup
+from inversionview.analyses.calibrate.result import Calibration, Foretold, SiteGroup, differs
 from inversionview.core.information import Mean
 from inversionview.core.scope import DISTANCES, Distance
 
 __all__ = ["figure", "page", "sentence", "table"]
-_KINDS = {"residual": "the residual stream", "mlp": "MLPs", "head": "heads", "all": "all sites"}
+_KINDS = {"residual": "the residual stream", "mlp": "MLPs", "head": "heads"}
 _EPSILONS = ("1/1000", "0.1nat")
 _BRIEF: dict[Distance, str] = {
     "euclidean": "euc",
@@ -31,14 +31,15 @@ _BRIEF: dict[Distance, str] = {
 def table(result: Calibration) -> Lines:
     """Return a table of correlations for each kind of site, one of ε, and what to use."""
     parts: list[Text | Table] = []
-    for kind in dict.fromkeys(group.kind for group in result.groups if group.kind != "all"):
-        parts += [Text(f"Spearman's ρ of D with nats: {_KINDS[kind]}", style="bold"), _correlations(result, kind), Text()]
+    for group in result.kinds:
+        said = f"Spearman's ρ of D with nats: {_KINDS[group.kind]}"
+        parts += [Text(said, style="bold"), _correlations(result, group), Text()]
     parts += [Text("ε of the distance that is advised", style="bold"), _epsilons(result), Text()]
     parts += [Text(f"{site}: {why}") for site, why in result.left_out.items()]
     return Lines(*parts, Text(sentence(result)), Text(), Text(_note(result), style="dim"))
 
 
-def _correlations(result: Calibration, kind: str) -> Table:
+def _correlations(result: Calibration, whole: SiteGroup) -> Table:
     """Return sites × distances: the best of each row marked, with its interval."""
     there = {row.distance for row in result.rows}
     names = [d for d in DISTANCES if d in there]
@@ -47,19 +48,16 @@ def _correlations(result: Calibration, kind: str) -> Table:
     for name in names:
         grid.add_column(_BRIEF[name], justify="right", no_wrap=True)
     grid.add_column("95 % of *", no_wrap=True)
-    groups = [group for group in result.groups if group.kind == kind]
-    for group in groups:
-        for site in group.sites:
+    for group in (*result.thirds(whole.kind), whole):
+        for site in group.sites if group != whole else ():
             rows = {row.distance: row for row in result.at(site)}
             best = max(rows.values(), key=lambda row: row.correlation.value)
             good = {row.distance for row in rows.values() if row.behind.low <= 0}
             cells = [_cell(rows[d].correlation.value if d in rows else None, d == best.distance, d in good) for d in names]
             grid.add_row(site, *cells, _interval(best.correlation))
-        cells = [
-            _cell(group.correlations[d].value if d in group.correlations else None, d == group.best, d in group.as_good)
-            for d in names
-        ]
-        grid.add_row(Text(group.depth, style="italic"), *cells, _interval(group.correlations[group.best]), end_section=True)
+        known, called = group.correlations, group.depth if group != whole else f"all {len(whole.sites)}"
+        cells = [_cell(known[d].value if d in known else None, d == group.best, d in group.as_good) for d in names]
+        grid.add_row(Text(called, style="italic"), *cells, _interval(known[group.best]), end_section=True)
     return grid
 
 
@@ -101,29 +99,19 @@ def _share(share: float) -> str:
 
 
 def sentence(result: Calibration) -> str:
-    """Return which distance to use, and where another one is better for sure."""
-    every = result.overall
-    best = every.correlations[every.best]
-    said = f"Use {every.best}: over {_sites(every)} it foretells best, ρ = {best.value:.2f} {_interval(best)}"
-    if every.as_good:
-        said += f"; {_listed(every.as_good)} may be as good"
-    other: dict[tuple[str, str], list[str]] = {}
-    for group in result.groups[:-1]:
-        if group.best != every.best and every.best not in group.as_good:
-            other.setdefault((group.best, group.kind), []).append(group.depth)
-    if other:
-        said += "; but " + _listed([f"{name} at {_where(result, kind, depths)}" for (name, kind), depths in other.items()])
-    return said + "."
-
-
-def _where(result: Calibration, kind: str, depths: list[str]) -> str:
-    """Return a kind of sites at some depths, which are not told where they are all that there are."""
-    every = [group.depth for group in result.groups if group.kind == kind]
-    return _KINDS[kind] if depths == every else f"{_KINDS[kind]} in the {_listed(depths)}"
-
-
-def _sites(group: SiteGroup) -> str:
-    return f"{len(group.sites)} sites" if len(group.sites) > 1 else group.sites[0]
+    """Return which distance to use at each kind of sites, what may be as good, and at which depth another one is better."""
+    said = []
+    for group in result.kinds:
+        best = group.correlations[group.best]
+        told = f"{group.best} at {_KINDS[group.kind]} (ρ = {best.value:.2f} {_interval(best)}"
+        told += f"; {_listed(group.as_good)} may be as good)" if group.as_good else ")"
+        other: dict[str, list[str]] = {}
+        for third in result.thirds(group.kind):
+            if differs(third, group.best):
+                other.setdefault(third.best, []).append(third.depth)
+        told += "".join(f", but {name} in the {_listed(depths)}" for name, depths in other.items())
+        said.append(told)
+    return f"Use {'; '.join(said)}."
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

@@ -66,8 +66,12 @@ def groups_of(found: Mapping[str, Table], layers: int, seed: int) -> list[SiteGr
     for name in found:
         site = Site.parse(name)
         kinds.setdefault((site.family, DEPTHS[min(2, site.layer * 3 // layers)]), []).append(name)
-    order = sorted(kinds, key=lambda key: (("residual", "mlp", "head").index(key[0]), DEPTHS.index(key[1])))
-    return [_group(*key, kinds[key], found, seed) for key in order] + [_group("all", "all", list(found), found, seed)]
+    groups: list[SiteGroup] = []
+    for kind in ("residual", "mlp", "head"):
+        thirds = [(depth, kinds[kind, depth]) for depth in DEPTHS if (kind, depth) in kinds]
+        groups += [_group(kind, depth, sites, found, seed) for depth, sites in thirds]
+        groups += [_group(kind, "all", [site for _, sites in thirds for site in sites], found, seed)] if thirds else []
+    return [*groups, _group("all", "all", list(found), found, seed)]
 
 
 def _group(kind: str, depth: str, sites: list[str], found: Mapping[str, Table], seed: int) -> SiteGroup:
