@@ -51,7 +51,9 @@ def figure(result: Calibration) -> Figure:
                 j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=6, color=_ink(float(values[i, j]), values, low)
             )
     for i, row in enumerate(values):
-        ax.add_patch(Rectangle((float(np.nanargmax(row)) - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="crimson", lw=1.2))
+        ax.add_patch(
+            Rectangle((float(np.nanargmax(row)) - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="crimson", lw=1.2, zorder=3)
+        )
     ax.set_xticks(range(len(names)), [name.replace("-", "-\n") for name in names], fontsize=6)
     ax.set_yticks(range(len(sites)), sites, fontsize=6, family="DejaVu Sans Mono")
     ax.tick_params(length=0)

@@ -65,7 +65,7 @@ def groups_of(found: Mapping[str, Table], layers: int, seed: int) -> list[SiteGr
     kinds: dict[tuple[str, str], list[str]] = {}
     for name in found:
         site = Site.parse(name)
-        kinds.setdefault((site.family, DEPTHS[min(2, site.layer * 3 // layers)]), []).append(name)
+        kinds.setdefault((site.family, DEPTHS[(6 * site.layer + 3) // (2 * layers)]), []).append(name)
     groups: list[SiteGroup] = []
     for kind in ("residual", "mlp", "head"):
         thirds = [(depth, kinds[kind, depth]) for depth in DEPTHS if (kind, depth) in kinds]

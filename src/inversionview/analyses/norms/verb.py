@@ -9,6 +9,7 @@ import numpy as np
 from inversionview.analyses.norms.measure import kinds_of, site_norms
 from inversionview.analyses.norms.result import Norms, SiteNorms
 from inversionview.core.errors import SettingError
+from inversionview.core.memory import available
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.model.sites.patterns import expand
@@ -18,6 +19,8 @@ from inversionview.studies.study import Study
 
 _TOKENS = 5000
 """So many are looked at where nobody says how many."""
+_NUMBERS = 2**29
+"""Numbers in memory at once."""
 
 
 def norms(
@@ -44,9 +47,10 @@ def norms(
     _, there, rows = sampled(study, whole(tokens, "The number of tokens"))
     there = there | (np.arange(rows.shape[1]) < len(model.vocabulary.front))
     kinds = {kind: which[there] for kind, which in kinds_of(rows, model.vocabulary).items()}
-    at = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+    width = rows.shape[1]
+    at = np.minimum(np.arange(width), width - 1 - there[:, ::-1].argmax(1)[:, None])  # nothing is computed behind the last
     found: list[SiteNorms] = []
-    step = max(1, 2**26 // max(1, rows.size * model.shape.d_model))
+    step = max(1, min(_NUMBERS, available() // 16) // (rows.size * model.shape.d_model))
     for first in range(0, len(chosen), step):
         some = chosen[first : first + step]
         for site, part in zip(some, model.harvest(rows, some, at), strict=True):
