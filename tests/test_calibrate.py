@@ -377,6 +377,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], own_cache: Path, folder
         assert err.strip().count("\n") == 0
 
 
+def test_a_run_keeps_its_calibration(capsys: pytest.CaptureFixture[str], own_cache: Path, folder: Path, corpus: Path) -> None:
+    on = ["--model", str(folder), "--texts", str(corpus)]
+    place = own_cache / "run"
+    assert run(capsys, "bank", *on, "--sites", "x0.post", "--tokens", "50", "--out", str(place))[0] == 0
+    code, out, _ = run(capsys, "calibrate", str(place), "--sites", "m1", "--queries", "3", "--partners", "4", "--json")
+    assert code == 0
+    assert json.loads((place / "calibration.json").read_text())["advice"]["m1"]["distance"] == json.loads(out)["advice"]["m1"]
+    assert set(calibrated.read_calibration(iv.load(place))) == {"m1"}
+
+
 def test_a_study_of_its_own_inputs_needs_no_texts(own_cache: Path) -> None:
     found = iv.calibrate(iv.load("addition"), sites="x0.post", queries=4, partners=5, occurrences=400)
     assert isinstance(found, Calibration)
