@@ -157,6 +157,22 @@ def test_all_distances_at_once_are_those_of_the_metrics(study: iv.Study) -> None
         torch.testing.assert_close(z if frame is None else z @ frame, expected[torch.from_numpy(sample.there)])
 
 
+def test_statistics_are_those_of_every_token_that_counts(study: iv.Study) -> None:
+    """Texts of different lengths are run without their padding; what counts is the same."""
+    sites = [Site.parse(name) for name in SITES.split(",")]
+    learn(study, DISTANCES, sites)
+    known = study.model.statistics
+    assert known is not None
+    sample = Occurrences.of(study, 5000)
+    assert known.tokens == len(sample)
+    for site, z in zip(sites, sample.activations(study.model, sites, lambda _: None), strict=True):
+        own = known.moments[site.short]
+        np.testing.assert_allclose(own["mean"], z.double().numpy().mean(0), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(own["covariance"], np.cov(z.double().numpy().T, bias=True), rtol=1e-3, atol=1e-3)
+        values = torch.linalg.eigvalsh(own["gradients"])
+        assert float(values.min()) > -1e-5 * float(values.max()), "a mean of outer products"
+
+
 # -- against plain transformers ----------------------------------------------------------------------------------------
 
 
