@@ -14,6 +14,7 @@ from torch import Tensor
 
 import inversionview as iv
 from inversionview.core.errors import InputError, SettingError, UnknownSiteError
+from inversionview.model.backend import Patch
 from inversionview.model.bridge import BridgeBackend
 from inversionview.model.cache import KeysValues
 from inversionview.model.gpt2 import GPT2Backend
@@ -129,6 +130,27 @@ def test_edited_sequences_put_back_are_a_fresh_run(model: ProbedModel, boolean: 
     found = model.extend(edited[:, at:], cache.cut(at), site)
     assert_near(found.activations, model.activations(edited, [site])[0][:, at:])
     assert_near(found.logits, model.logits(edited)[:, at:])
+
+
+@pytest.mark.parametrize("start", [0, 6])
+def test_variants_of_a_token_are_runs_of_their_own(model: ProbedModel, start: int) -> None:
+    """Each row of a patched token is what a whole run with that patch alone gives, and rows without one are as they were."""
+    torch.manual_seed(2)
+    tokens = inputs(model, batch=1, length=start + 1)
+    cache = model.extend(tokens[:, :start]).cache if start else None
+    sites = [*[site for site in model.sites if site.layer == 1][-2:], model.sites[0]]
+    values = torch.randn(len(sites), 2, model.shape.d_model)
+    at = torch.full((2, 1), start)
+    patches = {site: Patch(at, values[i, :, None], torch.tensor([2 * i, 2 * i + 1])) for i, site in enumerate(sites)}
+    found = model.variants(int(tokens[0, -1]), cache, 2 * len(sites) + 1, patches)
+    for i, site in enumerate(sites):
+        for j in range(2):
+            alone = model.logits(tokens, {site: Patch(at[:1], values[i, j][None, None])})[0, -1]
+            assert_near(found[2 * i + j], alone)
+    assert_near(found[-1], model.logits(tokens)[0, -1])
+    full = KeysValues([torch.zeros(1, 1, model.shape.max_length, 1)], [])
+    with pytest.raises(InputError, match="the model reads"):
+        model.variants(0, full, 1, {})
 
 
 def test_without_logits_the_run_stops_at_the_site(model: ProbedModel) -> None:

@@ -164,6 +164,14 @@ def test_it_runs_as_the_bridge_does(file: Path) -> None:
         ]
         same(*(each.logits for each in gone))
         same(gone[0].logits, ours.logits(tokens, None, {site: Patch(at, values)})[:, 5:])
+        rows = torch.arange(4)
+        put = {site: Patch(torch.full((4, 1), 5), torch.randn(4, 1, WIDTH, generator=generator), rows)}
+        same(
+            *(
+                each.variants(tokens[0, 5], cache.rows(rows[:1]), 4, put)
+                for each, cache in zip((ours, bridge), before, strict=True)
+            )
+        )
         read = [
             each.extend(tokens[:, 5:], cache, site, logits=False) for each, cache in zip((ours, bridge), before, strict=True)
         ]

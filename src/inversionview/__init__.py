@@ -43,6 +43,7 @@ _PUBLIC = {
     "attribute": "analyses.attribute.verb",
     "bits": "analyses.bits.verb",
     "build_bank": "studies.banks",
+    "calibrate": "analyses.calibrate.verb",
     "check_bank": "studies.banks",
     "common": "preimage.common",
     "complete": "analyses.complete.verb",
@@ -56,6 +57,7 @@ _PUBLIC = {
     "known_heads": "analyses.heads.verb",
     "load": "studies.load",
     "named_heads": "analyses.heads.verb",
+    "norms": "analyses.norms.verb",
     "pairs": "analyses.patch.verb",
     "patch": "analyses.patch.verb",
     "random_queries": "studies.queries",
@@ -95,6 +97,7 @@ __all__ = [
     "attribute",
     "bits",
     "build_bank",
+    "calibrate",
     "check_bank",
     "common",
     "complete",
@@ -108,6 +111,7 @@ __all__ = [
     "known_heads",
     "load",
     "named_heads",
+    "norms",
     "pairs",
     "patch",
     "random_queries",
@@ -129,12 +133,14 @@ if TYPE_CHECKING:
     from inversionview.analyses.agree.verb import agree
     from inversionview.analyses.attribute.verb import attribute, rates
     from inversionview.analyses.bits.verb import bits
+    from inversionview.analyses.calibrate.verb import calibrate
     from inversionview.analyses.complete.verb import complete, texts
     from inversionview.analyses.evaluate.verb import evaluate
     from inversionview.analyses.flow.verb import flow
     from inversionview.analyses.heads.verb import heads, known_heads, named_heads
     from inversionview.analyses.inform.verb import inform
     from inversionview.analyses.interpret.verb import interpret
+    from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch
     from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads
     from inversionview.analyses.threshold.verb import threshold

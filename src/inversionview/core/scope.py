@@ -18,6 +18,7 @@ Distance = Literal[
     "cosine-scored",
     "cosine-whitened",
     "euclidean-whitened",
+    "euclidean-fisher",
 ]
 """What each does is told by ``model/distances/registry.py``."""
 DISTANCES: tuple[Distance, ...] = get_args(Distance)

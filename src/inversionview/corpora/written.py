@@ -11,6 +11,7 @@ from inversionview.core.errors import InputError
 from inversionview.core.progress import Progress
 from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import control
 
 _TOGETHER = 64
 """Windows that are written at once."""
@@ -39,7 +40,7 @@ def written(
     if not v.front:
         raise InputError(f"{model.name} begins texts without a BOS, so it cannot write any from nothing: give --texts FILE.")
     banned = torch.zeros(model.shape.vocabulary)
-    banned[[i for i in {*v.control, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
+    banned[[i for i in {*control(v), *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
     for start in range(0, count, _TOGETHER):
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, start)).generate_state(1)[0]))
         rows = torch.tensor(v.front).repeat(min(_TOGETHER, count - start), 1)

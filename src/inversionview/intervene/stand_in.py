@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.model.backend import Patch
-from inversionview.model.cache import KeysValues
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
-_NUMBERS = 2**24
-"""Logits of a pass, at most."""
+_NUMBERS, _ROWS = 2**24, 512
+"""Logits of a pass, and runs, at most."""
 
 
 def nats(
@@ -31,22 +31,66 @@ def nats(
         site: at which site.
         z: activations that are put there, one after the other.
     """
-    prefix, last = torch.tensor([list(ids[:position])]), int(ids[position])
-    before = model.extend(prefix, None).cache if position else None
-    plain = _said(model, last, before, None)
-    step, found = max(1, _NUMBERS // plain.size(-1)), []
-    for part in z.split(step):
-        rows = torch.zeros(len(part), dtype=torch.long, device=model.device)
-        patch = Patch(torch.full((len(part), 1), position, device=model.device), part[:, None].to(plain))
-        said = _said(model, last, None if before is None else before.rows(rows), {site: patch}, len(part))
-        found.append((plain.exp() * (plain - said)).sum(-1).clamp(min=0).cpu())
-    return torch.cat(found) if found else torch.empty(0)
+    return PatchedToken(model, ids, position).nats([(site, z)])[0]
 
 
-def _said(
-    model: ProbedModel, token: int, cache: KeysValues | None, patches: dict[Site, Patch] | None, rows: int = 1
-) -> Float[Tensor, "row vocabulary"]:
-    """Return the log probabilities of what follows a token."""
-    out = model.extend(torch.full((rows, 1), token), cache, patches=patches)
-    assert out.logits is not None
-    return out.logits[:, 0].float().log_softmax(-1)
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a pass: some of the activations that are put at one site."""
+
+    number: int
+    """Of the site, among those that are asked for."""
+    site: Site
+    z: Float[Tensor, "row d_model"]
+
+
+class PatchedToken:
+    """A token of a text at which activations are replaced; what comes before it is run once, whatever is put there."""
+
+    def __init__(self, model: ProbedModel, ids: Sequence[int], position: int) -> None:
+        """Run the text up to ``position``.
+
+        Args:
+            model: the probed model.
+            ids: of the text.
+            position: where it is read.
+        """
+        self.model, self.position, self.token = model, position, int(ids[position])
+        self._before = model.extend(torch.tensor([list(ids[:position])]), None).cache if position else None
+        self.plain = self._said(None)
+        """Log p of the tokens that may follow, ``[1, vocabulary]``."""
+
+    def nats(self, put: Sequence[tuple[Site, Float[Tensor, "row d_model"]]]) -> list[Float[Tensor, " row"]]:
+        """Return what ``nats`` does for several sites, each with activations of its own, run together."""
+        found: list[list[Tensor]] = [[] for _ in put]
+        p = self.plain.exp()
+        for parts in _passes(put, max(1, min(_ROWS, _NUMBERS // self.plain.size(-1)))):
+            told = (p * (self.plain - self._said(parts))).sum(-1).clamp(min=0).cpu()
+            for part, own in zip(parts, told.split([len(part.z) for part in parts]), strict=True):
+                found[part.number].append(own)
+        return [torch.cat(some) if some else torch.empty(0) for some in found]
+
+    def _said(self, parts: Sequence[_Part] | None) -> Float[Tensor, "row vocabulary"]:
+        """Return the log probabilities of what follows, in rows one after the other for all parts."""
+        device, patches, rows = self.model.device, dict[Site, Patch](), 0
+        for part in parts or ():
+            own = torch.arange(rows, rows + len(part.z), device=device)
+            at = torch.full((len(own), 1), self.position, device=device)
+            patches[part.site] = Patch(at, part.z[:, None].to(self.plain), own)
+            rows += len(own)
+        out = self.model.variants(self.token, self._before, max(rows, 1), patches)
+        return out.float().log_softmax(-1)
+
+
+def _passes(put: Sequence[tuple[Site, Float[Tensor, "row d_model"]]], room: int) -> Iterator[list[_Part]]:
+    """Yield parts of at most so many rows together, no site twice."""
+    waiting: list[_Part] = []
+    for number, (site, z) in enumerate(put):
+        for some in z.split(room) if len(z) else ():
+            rows = sum(len(part.z) for part in waiting)
+            if waiting and (rows + len(some) > room or any(part.site == site for part in waiting)):
+                yield waiting
+                waiting = []
+            waiting.append(_Part(number, site, some))
+    if waiting:
+        yield waiting

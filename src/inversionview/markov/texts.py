@@ -15,6 +15,7 @@ from inversionview.core.errors import SettingError
 from inversionview.model.cache import Extended
 from inversionview.model.measure import Finder
 from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import control
 
 
 class Texts:
@@ -50,7 +51,7 @@ class Texts:
         if not len(self.free):
             raise SettingError("Every token is kept: leave some to change, or give a longer text.")
         banned = torch.zeros(model.shape.vocabulary)
-        unwritten = v.control - ({*query} - {*v.front, v.eos, v.pad})
+        unwritten = control(v) - ({*query} - {*v.front, v.eos, v.pad})
         banned[[i for i in {*unwritten, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
         self.banned = banned.to(model.device)
         """−∞ at the tokens that stand in no text, 0 at the others."""

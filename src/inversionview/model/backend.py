@@ -75,6 +75,11 @@ class Patch:
         """Return the patch with positions counted from ``start``."""
         return Patch(self.positions - start, self.values, self.rows)
 
+    def beside(self) -> Patch:
+        """Return the patch of a token in each of its rows, where these tokens stand side by side in one sequence."""
+        rows, _ = self.index
+        return Patch(rows.T, self.values.swapaxes(0, 1))
+
     def of(self, rows: Int[Tensor, " row"]) -> Patch:
         """Return the patch of some inputs of the batch, which then are all of it."""
         own = torch.arange(len(self.positions), device=rows.device) if self.rows is None else self.rows.to(rows)
@@ -233,6 +238,16 @@ class Backend(Protocol):
 
         Raises:
             SettingError: ``cache`` holds fewer layers than are run.
+        """
+        ...
+
+    def variants(
+        self, token: Int[Tensor, ""], cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Return the logits after one more token, in so many runs that differ in ``patches`` alone, which name their rows.
+
+        That is what ``extend`` gives for copies of ``cache``, which is of one sequence; here none is copied where that can be
+        helped: the tokens are run side by side as one sequence, in which none sees another.
         """
         ...
 

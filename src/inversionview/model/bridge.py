@@ -19,7 +19,8 @@ from inversionview.core.errors import WeightsError
 from inversionview.model.architectures import opened, steady_length
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, Shape, pulled
 from inversionview.model.bridge_extension import continues, from_keys_and_values, from_tokens
-from inversionview.model.bridge_hooks import HookedBridge, Hooks, stop
+from inversionview.model.bridge_hooks import HookedBridge, stop
+from inversionview.model.bridge_variants import beside_up_to, side_by_side
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.loading import first_line, load_causal_lm, quiet
 from inversionview.model.sites.kind import Tap
@@ -184,6 +185,21 @@ class BridgeBackend(HookedBridge):
         run = from_keys_and_values if self._continues else from_tokens
         return run(self, tokens, cache, site, logits, patches)
 
+    def variants(
+        self, token: Int[Tensor, ""], cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """See ``Backend.variants``."""
+        if cache is not None and cache.length < self._beside:
+            return side_by_side(self, token, cache, rows, patches)
+        before = None if cache is None else cache.repeated(rows)
+        out = self.extend(token.expand(rows, 1), before, None, patches=patches).logits
+        assert out is not None
+        return out[:, 0]
+
+    @cached_property
+    def _beside(self) -> int:
+        return beside_up_to(self) if self._continues else 0
+
     @cached_property
     def _continues(self) -> bool:
         return continues(self)
@@ -252,32 +268,5 @@ class BridgeBackend(HookedBridge):
 
     def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm | None:
         """See ``Backend.reading``."""
-        norm = self._readers.get(Tap(layer, tap))
+        norm = self.readers.get(Tap(layer, tap))
         return None if norm is None else partial(self.through, norm)
-
-    @cached_property
-    def _readers(self) -> dict[Tap, Any]:
-        """The norms that are given just what a tap of the residual stream has, by one run: which these are, no name tells."""
-        given, streams = dict[Any, Tensor](), dict[Tap, Tensor]()
-        hooks: Hooks = []
-        for layer, block in enumerate(self.bridge.blocks):
-            for tap in (Tap(layer, "resid_pre"), Tap(layer, "resid_mid")):
-                if tap.name == "resid_mid" and self.shape.parallel:
-                    continue
-                hooks.append((self.point(tap), partial(_note, streams, tap)))
-            for name in ("ln1", "ln2"):
-                if (norm := getattr(block, name, None)) is not None:
-                    hooks.append((norm.hook_in, partial(_note, given, norm)))
-        with torch.no_grad():
-            self.run(torch.arange(3, device=self.device)[None] % self.shape.vocabulary, None, hooks)
-        found: dict[Tap, Any] = {}
-        for norm, x in given.items():
-            for tap, stream in streams.items():
-                if torch.equal(x, stream):
-                    found.setdefault(tap, norm)
-        return found
-
-
-def _note(found: dict[Any, Tensor], key: Any, value: Tensor, hook: Any) -> None:
-    """Keep what passes a hook point."""
-    found[key] = value.detach().clone()

@@ -27,7 +27,7 @@ def from_keys_and_values(
 ) -> Extended:
     """Do what ``Backend.extend`` does."""
     layers = layers_run(model.shape, site, logits)
-    past = DynamicCache() if cache is None else _dynamic(cache.layers(layers))
+    past = DynamicCache() if cache is None else dynamic(cache.layers(layers))
     found: list[Float[Tensor, "batch new d_model"]] = []
     start = 0 if cache is None else cache.length
     hooks = model.patched({where: patch.after(start) for where, patch in (patches or {}).items()})
@@ -71,7 +71,7 @@ def continues(model: HookedBridge) -> bool:
     return bool((parts - whole).norm() <= torch.finfo(whole.dtype).eps ** 0.5 * whole.norm())
 
 
-def _dynamic(cache: KeysValues) -> DynamicCache:
+def dynamic(cache: KeysValues) -> DynamicCache:
     """Return a Hugging Face cache that holds a copy of ``cache``; all layers whole, those of a sliding window too."""
     past = DynamicCache()
     for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any
 
@@ -167,6 +168,28 @@ class HookedBridge:
         """Return the hook point of a tap."""
         return _POINTS[tap.name](self.bridge.blocks[tap.layer])
 
+    @cached_property
+    def readers(self) -> dict[Tap, Any]:
+        """The norms that are given just what a tap of the residual stream has, by one run: which these are, no name tells."""
+        given, streams = dict[Any, Tensor](), dict[Tap, Tensor]()
+        hooks: Hooks = []
+        for layer, block in enumerate(self.bridge.blocks):
+            for tap in (Tap(layer, "resid_pre"), Tap(layer, "resid_mid")):
+                if tap.name == "resid_mid" and self.shape.parallel:
+                    continue
+                hooks.append((self.point(tap), partial(_note, streams, tap)))
+            for name in ("ln1", "ln2"):
+                if (norm := getattr(block, name, None)) is not None:
+                    hooks.append((norm.hook_in, partial(_note, given, norm)))
+        with torch.no_grad():
+            self.run(torch.arange(3, device=self.device)[None] % self.shape.vocabulary, None, hooks)
+        found: dict[Tap, Any] = {}
+        for norm, x in given.items():
+            for tap, stream in streams.items():
+                if torch.equal(x, stream):
+                    found.setdefault(tap, norm)
+        return found
+
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """See ``Backend.w_o``."""
         linear = self.bridge.blocks[layer].attn.o.original_component
@@ -208,3 +231,8 @@ class HookedBridge:
 def stop(value: Tensor, hook: Any) -> None:
     """End the run at a hook point."""
     raise StopAtLayerException(value)  # the bridge's forward catches it
+
+
+def _note(found: dict[Any, Tensor], key: Any, value: Tensor, hook: Any) -> None:
+    """Keep what passes a hook point."""
+    found[key] = value.detach().clone()

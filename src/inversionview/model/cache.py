@@ -39,6 +39,11 @@ class KeysValues:
         """Return some of the sequences, as a copy."""
         return KeysValues([k[index] for k in self.keys], [v[index] for v in self.values])
 
+    def repeated(self, count: int) -> KeysValues:
+        """Return so many sequences like the only one there is, without a copy."""
+        every = ([x.expand(count, -1, -1, -1) for x in some] for some in (self.keys, self.values))
+        return KeysValues(*every)
+
     def layers(self, count: int) -> KeysValues:
         """Return the first ``count`` layers.
 

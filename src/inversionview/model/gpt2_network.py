@@ -133,10 +133,11 @@ class GPT2Network(PlainRun):
         return embedded + self.wpe[place], (causal & mask[:, None, None, :]) | eye
 
     def _continued(
-        self, embedded: Float[Tensor, "batch new d_model"], start: int
+        self, embedded: Float[Tensor, "batch new d_model"], start: int, beside: bool = False
     ) -> tuple[Float[Tensor, "batch new d_model"], Bool[Tensor, "new key"]]:
         new = embedded.size(1)
-        return embedded + self.wpe[start : start + new], later(new, start, self.device)
+        places = self.wpe[start : start + 1] if beside else self.wpe[start : start + new]
+        return embedded + places, later(new, start, beside, self.device)
 
     def _allowed(self, seen: Bool[Tensor, "*batch_1 query key"] | None) -> Bool[Tensor, "*batch_1 query key"] | None:
         return seen

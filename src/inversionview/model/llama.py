@@ -112,11 +112,11 @@ class LlamaNetwork(PlainRun):
         return embedded, self._seen(place, allowed)
 
     def _continued(
-        self, embedded: Float[Tensor, "batch new d_model"], start: int
+        self, embedded: Float[Tensor, "batch new d_model"], start: int, beside: bool = False
     ) -> tuple[Float[Tensor, "batch new d_model"], _Seen]:
         new = embedded.size(1)
-        place = torch.arange(start, start + new, device=self.device)[None]
-        return embedded, self._seen(place, later(new, start, self.device))
+        place = torch.arange(start, start + (1 if beside else new), device=self.device)[None]
+        return embedded, self._seen(place, later(new, start, beside, self.device))
 
     def _seen(self, place: Int[Tensor, "batch_or_1 pos"], allowed: Bool[Tensor, "*batch_1 query key"] | None) -> _Seen:
         angles = (place[:, None, :, None] * self.frequencies).repeat(1, 1, 1, 2)

@@ -43,9 +43,9 @@ class PlainRun(PlainReading):
 
     @abstractmethod
     def _continued(
-        self, embedded: Float[Tensor, "batch new d_model"], start: int
+        self, embedded: Float[Tensor, "batch new d_model"], start: int, beside: bool = False
     ) -> tuple[Float[Tensor, "batch new d_model"], Any]:
-        """Return the same of tokens that follow ``start`` others."""
+        """Return the same of tokens that follow ``start`` others, one by one or, ``beside`` one another, each by itself."""
 
     @abstractmethod
     def _allowed(self, seen: Any) -> Bool[Tensor, "*batch_1 query key"] | None:
@@ -99,6 +99,16 @@ class PlainRun(PlainReading):
         moved = {where: patch.after(start) for where, patch in (patches or {}).items()}
         z, last, kept = self._run(x, seen, past, site, logits, moved)
         return Extended(z, self.unembed(self.final_norm(last)) if logits else None, kept)
+
+    def variants(
+        self, token: Int[Tensor, ""], cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """See ``Backend.variants``."""
+        start = 0 if cache is None else cache.length
+        x, seen = self._continued(self.embedding[token].expand(1, rows, -1), start, beside=True)
+        put = {where: patch.beside() for where, patch in patches.items()}
+        _, last, _ = self._run(x, seen, cache, None, logits=True, patches=put)
+        return self.unembed(self.final_norm(last[0]))
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
@@ -167,9 +177,12 @@ class PlainRun(PlainReading):
         return way.found, x, kept
 
 
-def later(new: int, start: int, device: torch.device) -> Bool[Tensor, "new key"]:
-    """Return which keys are seen by tokens that follow ``start`` others."""
-    return torch.ones(new, start + new, dtype=torch.bool, device=device).tril(start)
+def later(new: int, start: int, beside: bool, device: torch.device) -> Bool[Tensor, "new key"]:
+    """Return which keys are seen by tokens that follow ``start`` others, one after the other or each by itself."""
+    if not beside:
+        return torch.ones(new, start + new, dtype=torch.bool, device=device).tril(start)
+    alone = torch.eye(new, dtype=torch.bool, device=device)
+    return torch.cat([alone.new_ones(new, start), alone], dim=1)
 
 
 def attended(

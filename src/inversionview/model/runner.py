@@ -208,6 +208,23 @@ class Runner:
         safe = tokens.masked_fill(~self.mask(tokens), 0).to(self.device)
         return self.backend.extend(safe, cache, site, logits=logits, patches=patches)
 
+    @torch.no_grad()
+    def variants(
+        self, token: int, cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Return the logits after one more token, in so many runs that differ in ``patches`` alone, which name their rows.
+
+        That is what ``extend`` gives for copies of ``cache``, which is of one sequence; it takes less, see ``Backend``.
+
+        Raises:
+            InputError: the sequence grows longer than the model reads.
+        """
+        length = 1 + (0 if cache is None else cache.length)
+        if length > self.shape.max_length:
+            raise InputError(f"The sequence has {length} tokens, the model reads {self.shape.max_length}: shorten it.")
+        self.check_steady(length)
+        return self.backend.variants(torch.tensor(token, device=self.device), cache, rows, patches)
+
     def check_steady(self, length: int) -> None:
         """Raise ``InputError`` unless a text of so many tokens can be gone on with, as walks do."""
         if self.shape.steady is not None and length > self.shape.steady:

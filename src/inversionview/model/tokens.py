@@ -114,15 +114,6 @@ class Vocabulary:
         added = self.tokenizer.get_added_tokens_decoder().items()
         return frozenset({*self.front, self.eos, self.pad, *(number for number, token in added if token.special)})
 
-    @cached_property
-    def control(self) -> frozenset[int]:
-        """Ids that nobody writes: special tokens, and those called like some, such as ``<start_of_image>`` of a GGUF file.
-
-        Such a file may state them as plain text. Tags as ``<h2>``, and runs of spaces or lines, are text.
-        """
-        added = self.tokenizer.get_added_tokens_decoder().items()
-        return self.special | {number for number, token in added if _CONTROL.fullmatch(token.content)}
-
     def encode(self, text: str, truncate: int | None = None) -> list[int]:
         """Return the ids of ``text`` in its frame, ``[*front, …, eos]``; what of that the text itself carries is not doubled.
 
@@ -331,3 +322,12 @@ def character_tokenizer(tokens: Sequence[str]) -> Any:
         single=f"{bos} $A {eos}", special_tokens=[(bos, tokens.index(bos)), (eos, tokens.index(eos))]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=pad)
+
+
+def control(vocabulary: Vocabulary) -> frozenset[int]:
+    """Return the ids that nobody writes: special tokens, and those called like some, such as ``<start_of_image>``.
+
+    GGUF files may state these as plain text. Tags as ``<h2>``, and runs of spaces or lines, are text.
+    """
+    added = vocabulary.tokenizer.get_added_tokens_decoder().items()
+    return vocabulary.special | {number for number, token in added if _CONTROL.fullmatch(token.content)}

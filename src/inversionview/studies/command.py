@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
-from inversionview.core.scope import Distance, check_distance, epsilon_text
+from inversionview.core.scope import Distance, check_distance
 from inversionview.corpora.naming import ALL
-from inversionview.model.sites.site import KINDS
 from inversionview.studies.arguments import loaded_study, source_named
-from inversionview.terminal.app import app, bar, err, given, listed, out, print_json, print_line
-from inversionview.terminal.options import BareStudyArg, DeviceOpt, JsonOpt, ModelOpt, ModelOptions, StudyArg, TextsOptions
+from inversionview.terminal.app import app, bar, err, given, listed, out, print_line
+from inversionview.terminal.options import BareStudyArg, DeviceOpt, ModelOpt, ModelOptions, StudyArg, TextsOptions
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
@@ -147,43 +145,6 @@ def _cost(study: Study, tokens: int, sites: str) -> str:
     return (
         f"{tokens:,} of {every:,} tokens × {len(chosen)} sites: {said(each)} a token ({said(each / len(chosen))} a site), "
         f"{said(each * tokens)} in all."
-    )
-
-
-@app.command(epilog="Examples: `inversionview sites addition`; `inversionview sites --model gpt2`")
-def sites(study: BareStudyArg = None, model: ModelOpt = None, as_json: JsonOpt = False) -> None:
-    """List the sites and named positions of a study, or the sites of a model alone."""
-    loaded = loaded_study(study, ModelOptions(model))
-    if as_json:
-        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
-        within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
-        withheld = loaded.model.shape.withheld
-        run_as = {} if (said := loaded.model.vocabulary.run_as) is None else {"note": said}
-        print_json({"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within, **run_as})
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("site", "TransformerLens", "LaTeX"):
-        table.add_column(title, no_wrap=True)
-    for s in loaded.sites:
-        table.add_row(s.short, s.hook, s.latex)
-    out.print(table)
-    for kind, why in loaded.model.shape.withheld.items():
-        out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
-    out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
-    out.print(_thresholds(loaded))
-    if (said := loaded.model.vocabulary.run_as) is not None:
-        out.print(said)
-
-
-def _thresholds(study: Study) -> str:
-    """Return the ε of readings in a line."""
-    spec = study.spec
-    if not spec.epsilons:
-        return f"{epsilon_text(spec.epsilon, spec.distance)} unless you give another"
-    own = ", ".join(f"{family} {epsilon:g}" for family, epsilon in spec.epsilons.items())
-    return (
-        f"ε ({spec.distance}) unless you give another: {own}; within it lies about one of a hundred of the run's texts. Where "
-        f"sites are compared: {spec.epsilon:g}"
     )
 
 

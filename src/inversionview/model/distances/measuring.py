@@ -77,12 +77,14 @@ def _activations(
     told: Callable[[float], None],
     part: float,
 ) -> Iterator[list[Float[Tensor, "token width"]]]:
-    step = max(1, _PASS // tokens.shape[1])
-    positions = torch.arange(tokens.shape[1]).expand(step, -1).numpy()
-    for start in range(0, len(tokens), step):
-        rows, here = tokens[start : start + step], counted[start : start + step]
-        yield [z[here] for z in model.harvest_compact(rows, sites, positions[: len(rows)])]
-        told(part * min(1.0, (start + step) / len(tokens)))
+    done = 0
+    for rows, width in _passes(counted, _PASS):
+        here = counted[rows, :width]
+        last = width - 1 - here.flip(1).int().argmax(1)  # nothing is computed behind it
+        at = torch.minimum(torch.arange(width), last[:, None]).numpy()
+        yield [z[here] for z in model.harvest_compact(tokens[rows.numpy()], sites, at)]
+        done += len(rows)
+        told(part * done / len(tokens))
 
 
 def _gradients(
@@ -101,10 +103,9 @@ def _gradients(
     """
     generator = torch.Generator().manual_seed(seed)
     rows = int((counted.sum(1).cumsum(0) <= _GRADIENT_TOKENS).sum()) or 1
-    step = max(1, _GRADIENT_PASS // tokens.shape[1])
-    sums = [torch.zeros((), dtype=torch.float64) for _ in sites]
-    for start in range(0, rows, step):
-        here, run = counted[start : min(start + step, rows)], torch.from_numpy(tokens[start : min(start + step, rows)])
+    sums, done = [torch.zeros((), dtype=torch.float64) for _ in sites], 0
+    for chosen, width in _passes(counted[:rows], _GRADIENT_PASS):
+        here, run = counted[chosen, :width], torch.from_numpy(tokens[chosen.numpy(), :width])
         where = here.to(model.device)
 
         def loss(logits: Float[Tensor, "row pos vocabulary"], where: Tensor = where) -> Float[Tensor, " row"]:
@@ -117,9 +118,21 @@ def _gradients(
             frame, g = model.frame(site), found[number].float().cpu()[here]
             g = (g if frame is None else g @ frame.T).double()
             sums[number] = sums[number] + g.T @ g
-        told(part + (1 - part) * min(1.0, (start + step) / rows))
+        done += len(chosen)
+        told(part + (1 - part) * done / rows)
     count = max(int(counted[:rows].sum()), 1)
     return [(each / count).float() for each in sums]
+
+
+def _passes(counted: Bool[Tensor, "row pos"], tokens: int) -> Iterator[tuple[Int[Tensor, " row"], int]]:
+    """Yield rows to run together, of like length, and up to where any of their tokens counts; about so many tokens a pass."""
+    ends = counted.shape[1] - counted.flip(1).int().argmax(1)
+    order, start = ends.argsort(descending=True, stable=True), 0
+    while start < len(order):
+        width = int(ends[order[start]])
+        step = max(1, tokens // width)
+        yield order[start : start + step], width
+        start += step
 
 
 def _drawn(log_p: Float[Tensor, "row pos vocabulary"], generator: torch.Generator) -> Int[Tensor, "row pos"]:

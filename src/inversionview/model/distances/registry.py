@@ -50,6 +50,7 @@ REGISTRY: dict[Distance, DistanceKind] = {
     "cosine": DistanceKind("1 − the cosine of the angle"),
     "cosine-normed": DistanceKind("cosine under the norm that reads the stream", normed=True),
     "cosine-fisher": DistanceKind("cosine where directions count by what they change", normed=True, sensitive=True),
+    "euclidean-fisher": DistanceKind("Euclidean where directions count by what they change", normed=True, sensitive=True),
     "cosine-centred": DistanceKind("cosine from the corpus' mean", centred=True),
     "cosine-normed-centred": DistanceKind("both of these", normed=True, centred=True),
     "cosine-scored": DistanceKind("cosine of z-scores", centred=True, scored=True),
