@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance, Epsilon, Meaning, Scope, check_distance, epsilon_named
+from inversionview.studies.calibrated import FILE, Advice, read_calibration
 from inversionview.studies.meaning import epsilon_meant
 from inversionview.studies.statistics import learn
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from inversionview.model.sites.site import Site
     from inversionview.preimage.preimage import Query
     from inversionview.studies.study import Study
+
+_ADVISED = "10bits"
+"""Of a calibrated run, the ε that is taken where none is named: within it lies about one of a thousand random inputs."""
 
 
 def resolved(
@@ -34,7 +38,7 @@ def resolved(
 
     Args:
         study: whose ε and distance are taken where none is named. The ε of a run may be another at each kind of site; these are
-            of the run's own distance.
+            of the run's own distance. At a site that was calibrated in the run, distance and ε (of 10 bits) are those advised.
         site: of the query; where many sites are compared, none: then the study has one ε for all.
         epsilon: threshold, if it is named: a number or, of one query, what it shall mean: ``1/1000``, ``10bits``, ``0.1nat``.
         distance: if it is named.
@@ -46,9 +50,11 @@ def resolved(
     Raises:
         SettingError: ε is out of range, or cannot be told of many queries or without a corpus; there is no such distance.
     """
-    chosen = study.spec.distance if distance is None else check_distance(distance)
+    advice = _advised(study, site)
+    chosen = (advice.distance if advice else study.spec.distance) if distance is None else check_distance(distance)
     learn(study, [chosen], study.sites if site is None else [site], report)
-    named = _own(study, site, distance) if epsilon is None else epsilon_named(epsilon)
+    told = advice.epsilons.get(_ADVISED) if advice and chosen == advice.distance else None
+    named = (told or _own(study, site, distance)) if epsilon is None else epsilon_named(epsilon)
     if isinstance(named, Meaning):
         if query is None:
             raise SettingError(f"ε = {epsilon} is another number for each query, and here there are many: give a number.")
@@ -56,6 +62,13 @@ def resolved(
             raise SettingError(f"What ε = {epsilon} is, a corpus tells: give texts (--texts), or a number.")
         named = epsilon_meant(study.bank(bank, report=report, site=query.site), query, chosen, named)
     return Scope(named, chosen, at)
+
+
+def _advised(study: Study, site: Site | None) -> Advice | None:
+    """Return what the calibration in a run's folder advises at a site."""
+    if study.folder is None or site is None or not (study.folder / FILE).exists():
+        return None
+    return read_calibration(study).get(site.short)
 
 
 def _own(study: Study, site: Site | None, distance: Distance | None) -> float:

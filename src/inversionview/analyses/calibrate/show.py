@@ -44,7 +44,7 @@ def _correlations(result: Calibration, whole: SiteGroup) -> Table:
     """Return sites × distances: the best of each row marked, with its interval."""
     there = {row.distance for row in result.rows}
     names = [d for d in DISTANCES if d in there]
-    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     grid.add_column("site", no_wrap=True)
     for name in names:
         grid.add_column(_BRIEF[name], justify="right", no_wrap=True)
@@ -70,7 +70,7 @@ def _cell(value: float | None, best: bool, good: bool) -> Text:
 
 
 def _interval(mean: Mean) -> str:
-    return f"[{mean.low:.2f}, {mean.high:.2f}]"
+    return f"[{mean.low:.2f}, {mean.high:.2f}]".replace("0.", ".")
 
 
 def _epsilons(result: Calibration) -> Table:
