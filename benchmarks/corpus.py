@@ -26,8 +26,10 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
+from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import mix
 from inversionview.model.backend import Shape
+from inversionview.model.distances.metric import Metric
 
 Row = tuple[str, str, str]
 
@@ -154,6 +156,11 @@ class _Random:
 
     def frame(self, site: iv.Site) -> None:
         return None
+
+    statistics = None
+
+    def metric(self, distance: Distance, site: iv.Site) -> Metric:
+        return Metric(distance)
 
     def harvest_compact(self, tokens: Ids, sites: Sequence[iv.Site], positions: np.ndarray) -> list[torch.Tensor]:
         number = (tokens * np.array([1 << 24, 1 << 16, 1 << 8, 1])).sum(1)

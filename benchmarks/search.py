@@ -27,7 +27,9 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
+from inversionview.core.scope import Distance
 from inversionview.model.backend import Shape
+from inversionview.model.distances.metric import Metric
 
 PART = 2**14
 """Random vectors of one seed."""
@@ -74,6 +76,12 @@ class Stored:
     def frame(self, site: iv.Site) -> None:
         """See ``ProbedModel``."""
         return None
+
+    statistics = None
+
+    def metric(self, distance: Distance, site: iv.Site) -> Metric:
+        """See ``ProbedModel``: vectors are compared as they are."""
+        return Metric(distance)
 
     def harvest_compact(self, tokens: Ids, sites: Sequence[iv.Site], positions: np.ndarray) -> list[torch.Tensor]:
         """See ``ProbedModel``."""

@@ -74,6 +74,7 @@ def clustered_bits(hits: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) ->
     The interval is that of Clopper and Pearson for as many independent occurrences as tell the share as well: n over the design
     effect, which is the variance of the share by windows (a ratio of sums over clusters) over the binomial one, at least 1
     (Korn and Graubard 1998). Without a hit, or with all of them in one window, each window counts once.
+    Of one window the lower end of the share is that of one window in so many, in proportion.
 
     Args:
         hits: occurrences inside ε, of each window.
@@ -92,6 +93,8 @@ def clustered_bits(hits: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) ->
     else:
         effective = float(windows)
     low, high = _clopper_pearson(share * effective, effective, 0.95)
+    if met == 1:  # one window of so many has hits, and its share of hits is taken as it is
+        low = share * windows * _clopper_pearson(1, windows, 0.95)[0]
     return Bits(plain.value, abs(log2(high)), -log2(low) if k and low else None, k, n, occurrences=k, windows=met)
 
 
