@@ -22,6 +22,7 @@ from inversionview.core.errors import InputError, SettingError
 from inversionview.core.results import as_text
 from inversionview.core.scope import DISTANCES
 from inversionview.corpora.natural import TextSource
+from inversionview.explorer.answers import maps
 from inversionview.intervene.stand_in import PatchedToken
 from inversionview.model.distances.metric import Metric
 from inversionview.model.sites.site import Site, all_sites
@@ -276,6 +277,9 @@ def test_advice_is_kept_for_later_readings(study: iv.Study) -> None:
             assert epsilon == (None if row.epsilons[unit] is None else row.epsilons[unit].value)
         assert told.epsilons["10bits"] is None, "of some 300 occurrences less than one is inside"
         assert told.epsilons["3bits"] > 0
+        assert told.foretells == (row.correlation.value, row.correlation.low, row.correlation.high)
+    cells = {cell.site: cell.value for cell in maps.foretold_map(study, "it was cold").cells}
+    assert {site for site, value in cells.items() if value is not None} == set(found)
     path = calibrated.calibration_path(study)
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     assert calibrated.read_calibration(study) == {}, "a damaged file counts for nothing"

@@ -182,18 +182,23 @@ class Explorer:
         id: StudyId,
         text: Text,
         at: At = None,
-        kind: Annotated[Literal["bits", "ratio"], Query(description="Corpus bits, or the decoder's good ratio.")] = "bits",
+        kind: Annotated[
+            Literal["bits", "ratio", "foretold"],
+            Query(description="Corpus bits, the decoder's good ratio, or how well D foretells what can stand in for what."),
+        ] = "bits",
         epsilon: Epsilon = None,
         distance: DistanceName = None,
     ) -> Response:
         """Return a number for every site at a position: bits of this input's activation, or the decoder's good ratio there.
 
-        The good ratio is the study's, at its own ε and distance.
+        The good ratio is the study's, at its own ε and distance; what D foretells is of model and corpus (``calibrate``).
         """
 
         def work(study: Study, task: Task) -> contract.Map:
             if kind == "ratio":
                 return maps.ratio_map(study, text, at, report=task.report)
+            if kind == "foretold":
+                return maps.foretold_map(study, text, at)
             _counts_as_bank(study, task, id)
             return maps.bits_map(study, text, at, epsilon=epsilon, distance=distance, report=task.report)
 

@@ -211,7 +211,7 @@ class Cell(Model):
 class Map(Model):
     """Every site at one position of one input."""
 
-    kind: Literal["bits", "ratio"]
+    kind: Literal["bits", "ratio", "foretold"]
     position: int
     epsilon: float
     distance: Distance

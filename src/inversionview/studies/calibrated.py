@@ -34,6 +34,8 @@ class Advice:
     """That which foretells best at sites of this kind and depth."""
     epsilons: Mapping[str, float | None] = field(default_factory=dict)
     """For each of ``UNITS``, the median over queries; ``None`` where the corpus is too small to tell, or nothing is so near."""
+    foretells: tuple[float, float, float] | None = None
+    """How well D foretells there what a vector changes in the query's place: the rank correlation, and its interval."""
 
 
 def calibration_path(study: Study) -> Path:
@@ -60,7 +62,8 @@ def read_calibration(study: Study) -> dict[str, Advice]:
 
 
 def _advice(told: Mapping[str, Any]) -> Advice:
-    return Advice(check_distance(told["distance"]), {unit: told["epsilons"].get(unit) for unit in UNITS})
+    value, low, high = (float(each) for each in told["foretells"])
+    return Advice(check_distance(told["distance"]), {unit: told["epsilons"].get(unit) for unit in UNITS}, (value, low, high))
 
 
 def read_kept(path: Path, study: Study) -> dict[str, Any]:

@@ -89,7 +89,11 @@ def _group(kind: str, depth: str, sites: list[str], found: Mapping[str, Table], 
 def advice(rows: Sequence[Foretold], advised: Mapping[str, Distance]) -> dict[str, Any]:
     """Return what is kept for later readings: at each site a distance and its ε; see ``studies.calibrated``."""
     return {
-        row.site: {"distance": row.distance, "epsilons": {u: None if e is None else e.value for u, e in row.epsilons.items()}}
+        row.site: {
+            "distance": row.distance,
+            "epsilons": {u: None if e is None else e.value for u, e in row.epsilons.items()},
+            "foretells": [row.correlation.value, row.correlation.low, row.correlation.high],
+        }
         for row in rows
         if row.distance == advised[row.site]
     }

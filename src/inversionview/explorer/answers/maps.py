@@ -11,7 +11,7 @@ import torch
 from inversionview.bank.search import Hits, search
 from inversionview.bank.store import ActivationBank
 from inversionview.core import information
-from inversionview.core.errors import UnknownPositionError
+from inversionview.core.errors import SettingError, UnknownPositionError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.corpora.windows import WindowInputs
@@ -21,6 +21,7 @@ from inversionview.explorer.banks import bank_of, of_texts, text_banks
 from inversionview.page import contract
 from inversionview.preimage.notes import BOS_TELLS_NOTHING
 from inversionview.sources.text_hits import TextHits
+from inversionview.studies.calibrated import read_calibration
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
@@ -109,6 +110,24 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: P
     cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
     scope = resolved(study)
     return contract.Map(kind="ratio", position=position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
+
+
+def foretold_map(study: Study, text: str, at: str | int | None = None) -> contract.Map:
+    """Return how well D foretells, at each site, that one activation can stand in for another, by the distance advised there.
+
+    It belongs to model and corpus, not to the input: see ``iv.calibrate``.
+
+    Raises:
+        SettingError: that was not measured.
+    """
+    known, position = read_calibration(study), place(study, text, at).position
+    if not known:
+        raise SettingError("Where vectors of equal distance can stand in for one another, `inversionview calibrate` measures.")
+    told = {site: each.foretells for site, each in known.items() if each.foretells is not None}
+    ends = {site.short: told.get(site.short, (None, None, None)) for site in study.sites}
+    cells = [contract.Cell(site=site, value=value, low=low, high=high) for site, (value, low, high) in ends.items()]
+    scope = resolved(study)
+    return contract.Map(kind="foretold", position=position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
 
 
 _RATIOS: WeakKeyDictionary[Study, list[information.Mean]] = WeakKeyDictionary()

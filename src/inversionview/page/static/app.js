@@ -466,7 +466,7 @@ class Explorer {
   async shade() {
     const { text, at, distance } = this.state;
     const [kind, signal] = [this.map.kind, this.begun("map")];
-    const possible = this.info.sources.includes(kind === "ratio" ? "decoder" : "corpus");
+    const possible = kind === "foretold" || this.info.sources.includes(kind === "ratio" ? "decoder" : "corpus");
     const why = kind === "bits" ? this.info.lacking : null;
     if (why || !possible) return this.map.shade({ kind, cells: [] }, why);
     this.map.shade(null);

@@ -5,7 +5,8 @@ import { coded, el, say, threshold } from "./dom.js";
 import { groupsOf, markOf, groupName } from "./heads.js";
 import { bitsText, bounded } from "./stats.js";
 
-const KINDS = { bits: "bits at ε", ratio: "good ratio" };
+const KINDS = { bits: "bits at ε", ratio: "good ratio", foretold: "what D foretells" };
+const SHARES = { ratio: "of samples inside", foretold: "rank correlation of D with nats" };
 const NUMBERED = 8;
 
 export class ModelMap {
@@ -142,22 +143,22 @@ export class ModelMap {
     }
     const values = new Map(answer.cells.map((cell) => [cell.site, cell]));
     const known = answer.cells.filter(({ value }) => value !== null);
-    const ratio = answer.kind === "ratio";
+    const ratio = answer.kind in SHARES;
     const level = (cell) => (isBound(answer, cell) ? cell.low : cell.value);
     const most = ratio ? 1 : Math.max(1, ...known.map(level));
-    this.say(known.length ? "" : (why ?? (ratio ? "not measured for this decoder" : "no corpus to count in")));
+    this.say(known.length ? "" : (why ?? ({ ratio: "not measured for this decoder", foretold: "not measured: `inversionview calibrate`" }[answer.kind] ?? "no corpus to count in")));
     this.scale.hidden = !known.length;
     this.bound.hidden = !known.some((cell) => isBound(answer, cell));
-    say(this.most, ratio ? "1, share of samples inside" : `${most.toFixed(1)} bits`);
-    say(this.where, known.length ? `ε = ${threshold(answer.epsilon)}, ${answer.distance}` : "");
+    say(this.most, ratio ? `1, ${answer.kind === "ratio" ? "share of samples inside" : SHARES.foretold}` : `${most.toFixed(1)} bits`);
+    say(this.where, known.length && answer.kind !== "foretold" ? `ε = ${threshold(answer.epsilon)}, ${answer.distance}` : "");
     for (const [site, node] of this.cells) {
       const cell = values.get(site) ?? { value: null };
       const none = cell.value === null;
-      node.style.setProperty("--b", none ? 0 : (level(cell) / most).toFixed(3));
+      node.style.setProperty("--b", none ? 0 : Math.max(0, level(cell) / most).toFixed(3));
       node.classList.toggle("bound", !none && isBound(answer, cell));
       const printed = none ? "" : ratio ? cell.value.toFixed(2) : bitsText(cell);
       if (this.numbered) say(node, printed);
-      this.tell(site, node, none ? "" : `${printed} ${ratio ? "of samples inside" : "bits"}${rangeOf(cell)}`);
+      this.tell(site, node, none ? "" : `${printed} ${SHARES[answer.kind] ?? "bits"}${rangeOf(cell)}`);
     }
   }
 
