@@ -45,8 +45,8 @@ def learn(
     needed = moments_needed(distances)
     if not needed or study.bare:
         return
-    for path in (_of_run(study), cached(study)):
-        if path is not None and path.exists() and _lacking(study, needed, sites):
+    for path in (*_of_run(study), cached(study)):
+        if path.exists() and _lacking(study, needed, sites):
             with suppress(BankError, MismatchError):
                 found = Statistics.load(path)
                 if found.fingerprint == study.inputs.fingerprint and found.tokens >= tokens:
@@ -94,8 +94,9 @@ def cached(study: Study) -> Path:
     return user_cache_path("inversionview") / "statistics" / "format-1" / name / FILE
 
 
-def _of_run(study: Study) -> Path | None:
-    return None if study.folder is None else study.folder / FILE
+def _of_run(study: Study) -> list[Path]:
+    """Return where statistics of a run may lie: in its folder, and with its bank."""
+    return [] if study.folder is None else [study.folder / FILE, study.folder / "bank" / FILE]
 
 
 def _lacking(study: Study, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
