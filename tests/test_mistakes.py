@@ -118,8 +118,8 @@ def test_a_run_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: P
     ("arguments", "says"),
     [
         (("read", "addition", "615+861", "=", "1476"), "= 1476. Put a text in quotes"),
-        (("read", "addition", ADD, "--epsilon", "10%"), "--epsilon is a number, but '10%' is none: write 0.1."),
-        (("read", "addition", ADD, "--epsilon=0,25"), "--epsilon is a number, but '0,25' is none: write 0.25."),
+        (("read", "addition", ADD, "--epsilon", "10%"), "10bits or 0.1nat, but not '10%': write 0.1."),
+        (("read", "addition", ADD, "--epsilon=0,25"), "10bits or 0.1nat, but not '0,25': write 0.25."),
         (("walk", "addition", ADD, "--seconds", "ten"), "--seconds is a number, but 'ten' is none"),
         (("search", "addition", ADD, "--count", "2.5"), "--count is a whole number, but '2.5' is none: write 2."),
         (("read", "addtion", ADD), "Did you mean 'addition'?"),

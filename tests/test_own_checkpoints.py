@@ -315,7 +315,7 @@ def test_a_walk_does_not_go_beyond_what_it_can_go_on_from(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=f"Beyond {SHORT} tokens the positions of"):
         iv.walk(study, study.query(letters, at=3, site="x1.post"), steps=2)
     query = study.query(letters[:12], at="END", site="x0.post")
-    preimage = iv.walk(study, query, steps=40, seed=0, epsilon=0.5)
+    preimage = iv.walk(study, query, steps=40, seed=0, epsilon=0.5, distance="cosine")
     assert preimage.samples
     for sample in preimage.samples:
         assert len(sample.ids) <= SHORT

@@ -95,7 +95,7 @@ def epsilon_named(text: Epsilon) -> float | Meaning:
             raise ValueError
         amount = float(number) / float(of or 1)
     except (ValueError, ZeroDivisionError):
-        raise SettingError(f"ε can be a number, a share as 1/1000, 10bits or 0.1nat, but not {text!r}.") from None
+        raise SettingError(f"ε can be a number, a share as 1/1000, 10bits or 0.1nat, but not {text!r}{_hint(text)}.") from None
     if not of and not name:
         return check_epsilon(amount)
     unit = "share" if of else _UNITS[name]
@@ -103,6 +103,16 @@ def epsilon_named(text: Epsilon) -> float | Meaning:
         most = {"share": "between 0 and 1", "bits": "above 0 and below 60", "nats": "above 0 and below 1,000"}[unit]
         raise SettingError(f"ε = {text} cannot be: its amount must be {most}.")
     return Meaning(amount, unit)
+
+
+def _hint(text: str) -> str:
+    """Return what may be meant, where that is plain: ``: write 0.25``."""
+    said = text.strip().replace(",", ".").removesuffix("%")
+    try:
+        amount = float(said) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        return ""
+    return f": write {amount:g}" if 0 < amount < float("inf") else ""
 
 
 def epsilon_text(epsilon: float, kind: Distance) -> str:
