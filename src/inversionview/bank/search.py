@@ -29,6 +29,8 @@ from inversionview.model.sites.site import Site
 
 Rows = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
+_DEVIATIONS = 5
+"""Of rounding under a matrix, so many standard deviations are allowed for."""
 _PAIRS = 2**16
 """(query, row) pairs measured together."""
 _SMALL = 2**19
@@ -344,6 +346,15 @@ class _Scope:
                 exact[part] = lowest.values.numpy()
                 place[part] = np.array(self.positions)[lowest.indices.numpy()]
         return exact, place
+
+
+def doubt(bank: ActivationBank, site: Site, z: Float[Tensor, " d_model"], hits: Hits, distance: Distance) -> float:
+    """Return by how much the stored distances of some hits of a query may be off, at most; of a map by a matrix as a rule."""
+    number = bank.site_number(site)
+    every = list(range(len(bank.manifest.positions)))
+    scope = _Scope(bank, number, every, distance, max(float(hits.distances.max()), 1e-9), 0, True, {}, None, len(bank))
+    found = scope._doubt(Ruler(scope.metric, bank.compacted(number, z[None])), 0, hits)
+    return float(np.max(found)) / (1 if scope.metric.elementwise else _DEVIATIONS)
 
 
 def _checked(d: Tensor, shard: Shard) -> Distances:

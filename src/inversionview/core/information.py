@@ -89,7 +89,7 @@ def clustered_bits(hits: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) ->
     share = k / n
     if met > 1 and k < n:
         variance = float(((hits - share * sizes) ** 2).sum()) / n**2 * windows / (windows - 1)
-        effective = min(float(n), share * (1 - share) / variance)
+        effective = min(float(n), share * (1 - share) / variance) if variance > 0 else float(n)
     else:
         effective = float(windows)
     low, high = _clopper_pearson(share * effective, effective, 0.95)

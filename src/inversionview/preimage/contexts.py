@@ -96,7 +96,7 @@ def inside_note(bits: Bits, extent: Extent, told: str) -> Text:
     said = said if 0 < bits.hits < bits.inputs else ""
     windows = "" if not bits.windows else f", in {bits.windows:,} of {extent.windows:,} windows"
     line = Text(f"{bits.hits:,} of {bits.inputs:,} occurrences", style="bold")
-    line.append(f" lie inside ε{said}{windows}: {told}{_counted(bits)}.", style="not bold")
+    line.append(f" {'lies' if bits.hits == 1 else 'lie'} inside ε{said}{windows}: {told}{_counted(bits)}.", style="not bold")
     line.append(f"\nSearched: {searched(extent)}; the query's own prefix is left out.")
     if bits.hits < _FEW:
         line.append("\nFor more: search more text (--texts, --tokens), at a larger ε, or look at the nearest (--k 50).")

@@ -14,6 +14,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import allowed_positions
+from inversionview.model.distances.registry import REGISTRY
 from inversionview.model.measure import Finder, distance_to
 from inversionview.model.probed import ProbedModel
 from inversionview.preimage.preimage import Preimage, Query
@@ -57,7 +58,7 @@ def too_wide(made: Preimage, share: float | None, among: str) -> list[str]:
         return [
             f"{threshold} admits {share:.0%} of {among}: the activation tells next to nothing of its input, or ε is too large."
         ]
-    if made.epsilon >= NOTHING_IN_COMMON:
+    if made.epsilon >= NOTHING_IN_COMMON and not REGISTRY[made.distance].centred:
         what = (
             "an activation of zero" if made.distance.startswith("euclidean") else "activations at right angles to the query's"
         )

@@ -27,8 +27,8 @@ from inversionview.terminal.options import (
     FixedAtOpt,
     InputOptions,
     JsonOpt,
+    MeantScopeOptions,
     ModelOptions,
-    ScopeOptions,
     SeedOpt,
     TextsOptions,
     WalkedSecondsOpt,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NearOptions(ScopeOptions):
+class NearOptions(MeantScopeOptions):
     """How near is near enough, and whether what is near can stand in for the query."""
 
     nats: Annotated[

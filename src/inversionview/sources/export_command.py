@@ -19,8 +19,8 @@ from inversionview.terminal.app import app, err, given, out
 from inversionview.terminal.options import (
     FixedAtOpt,
     InputOptions,
+    MeantScopeOptions,
     ModelOptions,
-    ScopeOptions,
     SeedOpt,
     TextsOptions,
     WalkedSecondsOpt,
@@ -69,7 +69,7 @@ def export(
     what: InputOptions,
     readings: ReadingsOptions,
     source: SourceOpt = None,
-    scope: ScopeOptions,
+    scope: MeantScopeOptions,
     count: Annotated[int, typer.Option(min=1, max=2000, help="Rows of each reading.")] = 500,
     fixed: FixedAtOpt = None,
     seconds: WalkedSecondsOpt = None,

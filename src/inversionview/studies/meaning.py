@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from inversionview.bank.search import Hits, search
+from inversionview.bank.search import Hits, doubt, search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import MOST_EPSILON, Distance, Meaning
 from inversionview.intervene.stand_in import nats
 from inversionview.preimage.preimage import Query, StandIn
 
-_FIRST, _EVEN = 32, 96
+_FIRST, _EVEN = 32, 192
 """So many activations are put in the query's place to find an ε, in a first round and a second."""
 _TRIED = 32
 """So many members are put there to tell what an ε means."""
@@ -40,7 +40,8 @@ def epsilon_meant(bank: ActivationBank, query: Query, distance: Distance, meanin
         BankError: the bank is damaged.
     """
     near = nearest(bank, query, distance)
-    found = _of_nats(bank, query, near, meaning.amount) if meaning.unit == "nats" else _of_share(bank, near, meaning)
+    of = _of_nats if meaning.unit == "nats" else _of_share
+    found = of(bank, query, distance, near, meaning)
     if not found > 0:
         raise SettingError(
             f"ε = {meaning} cannot be told: so many inputs give the very activation of the query; ask for a number."
@@ -54,17 +55,26 @@ def nearest(bank: ActivationBank, query: Query, distance: Distance) -> Hits:
     return found.part(~np.isin(found.rows, bank.rows_of(query.ids, query.position)))
 
 
-def _of_share(bank: ActivationBank, near: Hits, meaning: Meaning) -> float:
-    """Return the middle between the last distance inside and the first outside: near either, rounding would decide."""
+def _of_share(bank: ActivationBank, query: Query, distance: Distance, near: Hits, meaning: Meaning) -> float:
+    """Return a distance up to which so many lie inside, and all that are as near as the last of them."""
     inside = meaning.share * len(near)
     if inside < 1:
         raise SettingError(
             f"The bank holds {len(near):,} {bank.manifest.unit}, too few to tell what ε = {meaning} is: search more, or choose "
-            f"1/{len(near):,} or more."
+            f"1/{len(near)} or more."
         )
-    last = min(ceil(inside), len(near)) - 1
-    after = near.distances[last + 1] if last + 1 < len(near) else near.distances[last]
-    return float((near.distances[last] + after) / 2)
+    return _beyond(bank, query, distance, near, min(ceil(inside), len(near)) - 1)
+
+
+def _beyond(bank: ActivationBank, query: Query, distance: Distance, near: Hits, last: int) -> float:
+    """Return an ε between one distance and the next, or beyond both by what rounding of the stored vectors may move the first.
+
+    So what is as near as the last stays inside when it is run through the model again.
+    """
+    here = near.part(slice(last, last + 1))
+    after = float(near.distances[min(last + 1, len(near) - 1)])
+    off = doubt(bank, query.site, query.z, here, distance)
+    return max((float(here.distances[0]) + after) / 2, float(here.distances[0]) + off)
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,12 @@ class Probe:
     nats: float
 
 
-def _of_nats(bank: ActivationBank, query: Query, near: Hits, most: float) -> float:
+def _of_nats(bank: ActivationBank, query: Query, distance: Distance, near: Hits, meaning: Meaning) -> float:
     """Return the largest distance within which the median change is at most so many nats, but for chance.
 
     First the nearest and some farther and farther away are tried, then others evenly up to twice as many as seem right.
     """
-    size, few = len(near), _FIRST // 2
+    most, size, few = meaning.amount, len(near), _FIRST // 2
     spread = np.geomspace(1, size, few).astype(np.int64) - 1
     probes = _probed(bank, query, near, np.concatenate([np.arange(min(size, few)), spread]))
     upto = _last(probes, most)
@@ -97,7 +107,7 @@ def _of_nats(bank: ActivationBank, query: Query, near: Hits, most: float) -> flo
             f"D = {near.distances[0]:.3g}, changes what the model says by {probes[0].nats:.3g} nats; ask for more nats, or "
             "search more text."
         )
-    return float(near.distances[probes[upto].rank])
+    return _beyond(bank, query, distance, near, probes[upto].rank)
 
 
 def _probed(bank: ActivationBank, query: Query, near: Hits, ranks: npt.NDArray[np.int64]) -> list[Probe]:
@@ -128,14 +138,15 @@ def stand_in(bank: ActivationBank, query: Query, inside: Hits, seed: int = 0) ->
 def _last(probes: Sequence[Probe], most: float) -> int:
     """Return the last of some probes, by rank, up to which the median of all ranks is at most so many nats; −1: none.
 
-    Each probe stands for the ranks that lie nearer to it than to the others. Where the median goes beyond and comes back, as it
-    does by chance, it is the last before half of what follows is beyond.
+    Each probe stands for the ranks that lie nearer to it than to the others. Half of these must be within by more than the
+    standard error of the share, where any are: just beyond, the median may jump.
     """
     ranks, values = np.array([p.rank for p in probes], dtype=float), np.array([p.nats for p in probes])
     weights = np.diff(np.concatenate([[-0.5], (ranks[1:] + ranks[:-1]) / 2, [ranks[-1] + 0.5]]))
     share = np.cumsum(weights * (values <= most)) / np.cumsum(weights)
-    within = share >= 0.5
-    ahead = np.cumsum(np.where(within, 1, -1))
-    if not within.any():
-        return -1
-    return int(np.argmax(np.where(within, ahead, -len(probes) - 1)))
+    tried = np.cumsum(weights) ** 2 / np.cumsum(weights**2)  # as many of equal weight tell as much
+    whole = np.cumsum(weights) <= np.arange(1, len(probes) + 1) + 0.5  # every rank up to here was tried
+    for least in (0.5 + np.where(whole, 0.0, 0.5 / np.sqrt(tried)), 0.5):
+        if (within := np.flatnonzero(share >= least)).size:
+            return int(within[-1])
+    return -1

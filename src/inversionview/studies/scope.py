@@ -59,7 +59,9 @@ def resolved(
         if query is None:
             raise SettingError(f"ε = {epsilon} is another number for each query, and here there are many: give a number.")
         if study.bare:
-            raise SettingError(f"What ε = {epsilon} is, a corpus tells: give texts (--texts), or a number.")
+            raise SettingError(
+                f"What ε = {epsilon} is, a corpus tells: give texts (`read` and `search` take --texts), or a number."
+            )
         named = epsilon_meant(study.bank(bank, report=report, site=query.site), query, chosen, named)
     return Scope(named, chosen, at)
 

@@ -42,7 +42,8 @@ IndexOpt = Annotated[
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
-EpsilonOpt = Annotated[
+EpsilonOpt = Annotated[str | None, typer.Option(help="Threshold of the preimage, a number; by default the study's.")]
+MeantEpsilonOpt = Annotated[
     str | None,
     typer.Option(
         help="Threshold of the preimage: a number; 1/1000 of random inputs, or 10bits; 0.1nat, by what members in the query's "
@@ -106,6 +107,13 @@ class ScopeOptions:
     def check(self) -> Distance | None:
         """Return the distance that is named; see ``check``."""
         return check([self.epsilon], self.distance)
+
+
+@dataclass(frozen=True)
+class MeantScopeOptions(ScopeOptions):
+    """The same for one query, of which a threshold means something."""
+
+    epsilon: MeantEpsilonOpt = None
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ def metric_at(
         return Metric(distance)
     if made.needs and statistics is None:
         raise SettingError(
-            f"{distance} needs statistics of a corpus, and there is none: give texts (--texts), or choose cosine-normed, "
-            "which knows the model alone."
+            f"{distance} needs statistics of a corpus, and there is none: give texts (`read` and `search` take --texts), or "
+            "choose cosine-normed, which knows the model alone."
         )
     known = statistics if made.needs else None
     shift = known.mean(site.short) if known is not None and made.centred else None
