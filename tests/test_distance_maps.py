@@ -309,18 +309,15 @@ def reading(study: iv.Study) -> tuple[iv.Study, Any, Any]:
 
 
 def test_a_share_and_bits_admit_so_many(reading: tuple[iv.Study, Any, Any]) -> None:
+    """And no more but for what is as near, or nearly: rounding of stored vectors moves the threshold."""
     study, query, bank = reading
     for epsilon, share in (("1/20", 1 / 20), ("3bits", 1 / 8), ("1/7", 1 / 7)):
         made = iv.search(study, query, epsilon=epsilon, bank=bank)
+        closer = iv.search(study, query, epsilon=made.epsilon * (1 - 5e-3), bank=bank)
         assert made.bits is not None
-        assert made.bits.hits >= share * made.bits.inputs
-        closer = iv.search(study, query, epsilon=made.epsilon * (1 - 1e-3), bank=bank)
-        nearest = max(sample.distance for sample in made.inside)
-        if nearest > made.epsilon * (1 - 1e-3):
-            assert closer.bits is not None
-            assert closer.bits.hits < share * made.bits.inputs + 1
-        tied = sum(sample.count for sample in made.inside if sample.distance >= nearest * (1 - 5e-3))
-        assert made.bits.hits - tied < share * made.bits.inputs
+        assert closer.bits is not None
+        wanted = share * made.bits.inputs
+        assert closer.bits.hits < wanted + 1 <= made.bits.hits + 1
 
 
 @pytest.mark.parametrize("distance", ["cosine-normed", "euclidean", "cosine-fisher"])
