@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "truth": ("counting",),
     "bits": ("counting",),
     "complete": ("addition",),
+    "calibrate": ("counting",),
     "threshold": ("addition", "615+861=1476"),
     "agree": ("counting", COUNT),
     "patch": ("counting", "--at", "query:a0.0"),
@@ -52,7 +53,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """Every command that may take long, with what it is given."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHORT = {"sites", "path", "demo"}
-RESUMED = {"train", "bank"}
+RESUMED = {"train", "bank", "calibrate"}
 KEPT = "Interrupted: what was checkpointed stands, and the same command goes on from there."
 
 
