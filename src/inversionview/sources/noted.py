@@ -40,9 +40,11 @@ def _narrower(study: Study, made: Preimage, share: float) -> str:
     """Return that ε admits much of natural text, and another ε, within which one in a thousand lies."""
     said = f"{epsilon_text(made.epsilon, made.distance)} admits {100 * share:.3g} % of random occurrences"
     bank = study.known_bank(made.query.site)
+    instead = f"{said}, so being inside tells little: choose a smaller ε, or another distance (--distance cosine-normed)."
+    if bank is None:
+        return instead
     try:
-        assert bank is not None
         other = epsilon_meant(bank, made.query, made.distance, Meaning(1 / 1000, "share"))
-    except (AssertionError, SettingError):
-        return f"{said}, so being inside tells little: choose a smaller ε, or another distance (--distance cosine-normed)."
+    except SettingError:  # of too few inputs that cannot be told
+        return instead
     return f"{said}, so being inside tells little: one in a thousand lies within ε = {other:.3g} (--epsilon 1/1000)."
