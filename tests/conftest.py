@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +39,23 @@ def _denormals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's cache in which both shipped studies have a small bank; for processes that tests start, too."""
+def small_banks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache in which both shipped studies have a small bank."""
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
         for study in (iv.load("counting"), iv.load("addition")):
             iv.build_bank(study, folders.cached(study.model, study.inputs, ROWS), rows=ROWS)
+        yield home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def user_cache(small_banks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's cache of one file of tests, for processes that these start, too: no file meets what another has kept."""
+    home = tmp_path_factory.mktemp("cache") / "own"
+    shutil.copytree(small_banks, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
         yield home
 
 

@@ -34,7 +34,7 @@ from tests.test_cli import run as command
 Change = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, str, str, str]]:
     return list(run(tmp_path_factory.mktemp("damage"), 60))
 
