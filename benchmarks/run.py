@@ -25,8 +25,9 @@ from transformers import AutoModelForCausalLM
 
 import inversionview as iv
 from inversionview.core import optim
+from inversionview.decoder.batches import make_pool
 from inversionview.decoder.beginning import new_decoder
-from inversionview.decoder.pairs import FreshInputs, pool_of_batches
+from inversionview.decoder.pairs import FreshInputs
 from inversionview.decoder.sampling import sample
 from inversionview.decoder.training import make_accelerator, step
 from inversionview.model.bridge import BridgeBackend
@@ -87,7 +88,7 @@ def training(study: iv.Study) -> float:
     weights = np.ones((len(study.sites), inputs.place_count))
 
     def work() -> int:
-        for batch in pool_of_batches(source, config, next(pools), weights):
+        for batch in make_pool(source, config, next(pools), weights).batches():
             step(decoder, batch, optimizers, accelerator, decoder)
         return config.batch * config.pool
 
@@ -108,7 +109,7 @@ def training_baseline(study: iv.Study) -> float:
     accelerator = make_accelerator("cpu")
 
     def work() -> int:
-        for batch in pool_of_batches(source, config, next(pools), weights):
+        for batch in make_pool(source, config, next(pools), weights).batches():
             group = batch.groups[0]
             padded = torch.full((len(group.tokens), inputs.max_length), inputs.pad)
             padded[:, : group.tokens.size(1)] = group.tokens

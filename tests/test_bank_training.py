@@ -19,10 +19,11 @@ from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.cli import app
 from inversionview.core import errors
+from inversionview.decoder.batches import make_pool
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.loss import chunked_cross_entropy, cross_entropy
-from inversionview.decoder.pairs import Banked, pick_pairs, pool_of_batches, written_tokens
+from inversionview.decoder.pairs import Banked, pick_pairs, written_tokens
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scoring import PrefixTree, log_probs
 from inversionview.decoder.scratch import ScratchDecoder
@@ -176,7 +177,7 @@ def test_pairs_of_a_bank_are_activations_of_train_inputs_at_its_positions(bank: 
     train = {tuple(row) for row in inputs.tokens(inputs.split("train")[:3000]).tolist()}
     seen, source = set(), Banked(bank, sites)
     assert source.positions == POSITIONS
-    for batch in pool_of_batches(source, config, 0, np.ones((2, inputs.place_count))):
+    for batch in make_pool(source, config, 0, np.ones((2, inputs.place_count))).batches():
         for group in batch.groups:
             named = inputs.named_positions(group.tokens.numpy())
             everywhere = bank.model.activations(group.tokens, sites)
@@ -209,7 +210,7 @@ def test_pairs_are_of_activations_that_tell_something(bank: ActivationBank, tell
         for position, site in zip(positions[row], picked[row], strict=True):
             own = [i for i, name in enumerate(POSITIONS) if named[name][row] == position]
             assert telling[site, drawn.rows[row], own].any()
-    pool = list(pool_of_batches(source, replace(config, bos_share=0.01), 0, np.ones((2, bank.inputs.place_count))))
+    pool = list(make_pool(source, replace(config, bos_share=0.01), 0, np.ones((2, bank.inputs.place_count))).batches())
     bos = bank.model.activations(torch.tensor([[bank.inputs.bos]]), sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0]
     at_bos = [bool(torch.equal(z, bos[s])) for batch in pool for g in batch.groups for z, s in zip(g.z, g.site, strict=True)]
     assert np.mean(at_bos) < 0.04
@@ -219,7 +220,7 @@ def test_slices_of_a_banks_pool_make_the_whole_pool(bank: ActivationBank) -> Non
     config = iv.TrainConfig(minutes=None, steps=1, batch=32, pool=3, groups=2)
     source = Banked(bank, expand("x0.pre,a0.*", bank.model.sites))
     weights = np.ones((5, bank.inputs.place_count))
-    pools = [list(pool_of_batches(source, config, 5, weights, rank, world)) for rank, world in ((0, 1), (0, 2), (1, 2))]
+    pools = [list(make_pool(source, config, 5, weights).batches(rank, world)) for rank, world in ((0, 1), (0, 2), (1, 2))]
     for one, *parts in zip(*pools, strict=True):
         for i, group in enumerate(one.groups):
             for rank, part in enumerate(parts):

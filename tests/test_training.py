@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 import inversionview as iv
 from inversionview.core import errors
+from inversionview.decoder.batches import make_pool
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.pairs import FreshInputs, pick_pairs, pool_of_batches
+from inversionview.decoder.pairs import FreshInputs, pick_pairs
 from inversionview.decoder.pathway import polar
 from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.whitening import clusters, fit_site
@@ -171,7 +172,7 @@ def test_slices_of_a_pool_make_the_whole_pool(addition: iv.Study) -> None:
     weights = np.ones((len(sites), inputs.place_count))
 
     def pool(rank: int, world: int):
-        return list(pool_of_batches(FreshInputs(addition.model, inputs, sites), config, 5, weights, rank, world))
+        return list(make_pool(FreshInputs(addition.model, inputs, sites), config, 5, weights).batches(rank, world))
 
     for one, *parts in zip(pool(0, 1), pool(0, 2), pool(1, 2), strict=True):
         assert {one.predicted} == {part.predicted for part in parts}
@@ -186,7 +187,7 @@ def test_pairs_are_activations_of_their_own_inputs(addition: iv.Study) -> None:
     """Each z must be the activation of its input at its site, at one of the trained positions or BOS."""
     config = iv.TrainConfig(minutes=None, steps=1, batch=16, pool=2, groups=2, bos_share=0.2)
     inputs, sites = shipped_inputs("addition"), expand("a0.*,x1.post", addition.model.sites)
-    for batch in pool_of_batches(FreshInputs(addition.model, inputs, sites), config, 0, np.ones((5, inputs.place_count))):
+    for batch in make_pool(FreshInputs(addition.model, inputs, sites), config, 0, np.ones((5, inputs.place_count))).batches():
         for group in batch.groups:
             everywhere = addition.model.activations(group.tokens, sites)  # (site, row, pos, d_model)
             for row, (z, site) in enumerate(zip(group.z, group.site, strict=True)):

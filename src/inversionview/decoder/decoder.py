@@ -83,16 +83,16 @@ class Decoder(nn.Module, PyTorchModelHubMixin, ABC, library_name="inversionview"
         tokens: Int[Tensor, "batch pos"],
         z: Float[Tensor, "batch d_model"],
         site: Int[Tensor, " batch"],
-        target: Int[Tensor, "batch pos"] | None = None,
+        target: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos vocabulary"] | None = None,
     ) -> Tensor:
         """Return next-token logits, ``[batch, pos, vocabulary]``; with ``target`` its summed cross entropy in nats.
 
-        A negative target does not count.
+        A negative target does not count; it may also be a distribution over the next token.
         """
         hidden, (weight, bias) = self.hidden(tokens, z, site), self.head()
         if target is None:
             return F.linear(hidden, weight, bias)
-        return cross_entropy(hidden.flatten(0, 1), weight, target.flatten(), bias)
+        return cross_entropy(hidden.flatten(0, 1), weight, target.flatten(0, 1), bias)
 
     @property
     def rows_at_once(self) -> int:

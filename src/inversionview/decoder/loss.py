@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SMALL = 1024
+SMALL = 1024
 """Up to this vocabulary the logits are small, and PyTorch's own cross entropy is as quick (benchmarks/decoder_memory.py)."""
 _LOGITS = 2**22
 """Logits that exist at once."""
@@ -23,11 +23,16 @@ _LOGITS = 2**22
 def cross_entropy(
     hidden: Float[Tensor, "row width"],
     weight: Float[Tensor, "vocabulary width"],
-    target: Int[Tensor, " row"],
+    target: Int[Tensor, " row"] | Float[Tensor, "row vocabulary"],
     bias: Float[Tensor, " vocabulary"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return −Σ log softmax(W h + b)[target], in nats; rows with a negative target do not count."""
-    if len(weight) <= _SMALL:
+    """Return −Σ log softmax(W h + b)[target], in nats; rows with a negative target do not count.
+
+    Of a small vocabulary ``target`` may be a distribution for each row, or zeros.
+    """
+    if target.is_floating_point():
+        return -(F.linear(hidden, weight, bias).float().log_softmax(-1) * target).sum()
+    if len(weight) <= SMALL:
         return F.cross_entropy(F.linear(hidden, weight, bias).float(), target.clamp(min=-1), ignore_index=-1, reduction="sum")
     return chunked_cross_entropy(hidden, weight, target, bias)
 

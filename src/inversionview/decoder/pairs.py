@@ -1,8 +1,7 @@
 """Training pairs, an input and one of its activations: from the probed model as it runs, or from a bank on disk.
 
-Pairs come in *pools* of a few thousand. A stream serves all pairs of an input by one forward pass of the probed model; a bank
-was harvested once and the model is not run again. A pool is sorted by length, so that batches hold next to no padding, and
-is a pure function of (seed, pool number, weights).
+A stream serves all pairs of an input by one forward pass of the probed model; a bank was harvested once and the model is not
+run again. ``batches.py`` puts pairs into batches.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.texts import TextInputs
-from inversionview.decoder.recipe import TrainConfig
+from inversionview.decoder.balls.candidates import Ball, Candidates, banked_candidates, drawn_candidates
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
@@ -31,22 +30,6 @@ if TYPE_CHECKING:
 
 _SCANNED = 2**18
 """Inputs of a corpus that are looked through for the tokens that occur."""
-
-
-class Group(NamedTuple):
-    """Some pairs of a batch, of about one length, on the CPU."""
-
-    tokens: Tensor  # Int[rows, pos]
-    z: Tensor  # Float[rows, d_model]
-    site: Tensor  # Int[rows]
-
-
-class Batch(NamedTuple):
-    """This process' slice of a batch."""
-
-    groups: list[Group]
-    predicted: int
-    """Predicted tokens in the whole batch, over all processes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +63,20 @@ class PairSource(Protocol):
         """Yield every site's activations at ``positions`` ``[row, k]``, ``[row·k, d_model]``."""
         ...
 
+    @property
+    def population(self) -> int | None:
+        """Inputs of the train split; ``None`` where they have no end."""
+        ...
+
+    @property
+    def places(self) -> int:
+        """Positions of an input at which D may be reached, at most."""
+        ...
+
+    def candidates(self, balls: Sequence[Ball], count: int, seed: Sequence[int], asked: npt.NDArray[np.bool_]) -> Candidates:
+        """Return random inputs of the train split with their vectors at the sites that are ``asked`` for."""
+        ...
+
 
 def nothing(inputs: Inputs) -> int:
     """Return the position whose activation tells nothing of an input: BOS, or −1 where there is none, for which 0 stands."""
@@ -110,6 +107,20 @@ class FreshInputs:
         out = torch.empty(len(rows), z.size(-1))
         out[torch.from_numpy(order)] = z[torch.from_numpy(np.arange(count.max()) < count[:, None])]
         return out
+
+    @property
+    def places(self) -> int:
+        """See ``PairSource.places``."""
+        return self.inputs.max_length
+
+    @property
+    def population(self) -> int | None:
+        """See ``PairSource.population``."""
+        return None if self.inputs.redrawn else len(self.inputs.split("train"))
+
+    def candidates(self, balls: Sequence[Ball], count: int, seed: Sequence[int], asked: npt.NDArray[np.bool_]) -> Candidates:
+        """See ``PairSource.candidates``."""
+        return drawn_candidates(self.model, self.inputs, self.sites, balls, count, seed, asked)
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
         """See ``PairSource.of_sites``; eight sites share a forward pass."""
@@ -182,6 +193,21 @@ class Banked:
         for number in range(len(self.sites)):
             yield self.read(drawn, rows, positions.ravel(), np.full(len(rows), number))
 
+    @property
+    def places(self) -> int:
+        """See ``PairSource.places``."""
+        return len(self.positions)
+
+    @property
+    def population(self) -> int | None:
+        """See ``PairSource.population``."""
+        return len(self._train)
+
+    def candidates(self, balls: Sequence[Ball], count: int, seed: Sequence[int], asked: npt.NDArray[np.bool_]) -> Candidates:
+        """See ``PairSource.candidates``: of a bank that holds no more than so many, all."""
+        picked = np.random.default_rng(list(seed)).permutation(len(self._train))[:count]
+        return banked_candidates(self.bank, self.sites, balls, self._train[picked], asked)
+
     @cached_property
     def _bos(self) -> Tensor:
         """The activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same.
@@ -248,34 +274,3 @@ def pick_pairs(
     positions[rng.random(positions.shape) < bos_share] = nothing
     positions[~allowed.any((1, 2))] = nothing
     return positions, drawn
-
-
-def pool_of_batches(
-    source: PairSource, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
-    """Yield this process' slices of the batches of pool ``number``; the pool depends on nothing but the arguments.
-
-    ``weights`` say how likely a pair is drawn, ``[site, place]``; ``rank`` is this process' number among ``world``.
-    """
-    per_input = config.pairs_per_input
-    rng = np.random.default_rng((config.seed, 1, number))
-    drawn = source.draw(config.pool * config.batch // per_input, (config.seed, 2, number))
-    places = source.inputs.places(drawn.tokens)
-    picked = pick_pairs(places, drawn.allowed, rng, per_input, config.bos_share, weights, nothing(source.inputs))
-    positions, sites = (x.ravel() for x in picked)
-    rows = np.repeat(np.arange(len(drawn.tokens)), per_input)
-    lengths = source.inputs.lengths(drawn.tokens)[rows]
-    order = rng.permutation(len(rows))
-    order = order[np.argsort(lengths[order], kind="stable")]  # by length, random within
-    size = config.batch // config.groups
-    parts = order[: config.pool * config.batch].reshape(-1, size)
-    batches = parts[rng.permutation(len(parts))].reshape(config.pool, config.groups, size)
-    mine = batches[:, :, rank::world]
-    z = source.read(drawn, rows[mine.ravel()], positions[mine.ravel()], sites[mine.ravel()]).unflatten(0, mine.shape)
-    for whole, share, values in zip(batches, mine, z, strict=True):
-        parted = [
-            Group(torch.from_numpy(drawn.tokens[rows[pairs], :length]), v, torch.from_numpy(sites[pairs]))
-            for pairs, v, length in zip(share, values, lengths[whole].max(1), strict=True)
-        ]
-        given = int(source.inputs.bos is not None)  # BOS is not predicted
-        yield Batch(parted, int((lengths[whole] - given).sum()))

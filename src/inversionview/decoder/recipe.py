@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast, get_args
 
 from inversionview.core.errors import SettingError
 from inversionview.core.ranges import YEAR, check_seed, finite, positive, whole
 from inversionview.core.scope import Distance, check_distance, check_epsilon
+
+Target = Literal["ball", "own"]
+
+
+def check_target(name: str) -> Target:
+    """Return ``name`` if it is what a decoder can learn.
+
+    Raises:
+        SettingError: it is not.
+    """
+    for known in get_args(Target):
+        if name == known:
+            return cast(Target, known)
+    raise SettingError(f"There is no target {name!r}: a decoder learns a ball or the input of its own, so give ball or own.")
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,11 @@ class TrainConfig:
     stalls: the gradient of one length is a poor guide to all)."""
     pairs_per_input: int = 4
     """Pairs of each input: they share its forward pass."""
+    target: Target = "ball"
+    """What is learned of an activation z_q: ``"ball"``, every input with D(z_q, x) ≤ ε, as likely as in the preimage;
+    ``"own"``, the input that has just this activation (Huang et al. 2024, section 2.3)."""
+    members: int | None = None
+    """Inputs of each ball that are trained on; by default 8, where members are found by walking 32."""
     pool: int = 64
     """Batches in a pool."""
     muon_lr: float = 0.006
@@ -42,7 +63,9 @@ class TrainConfig:
     queries: int = 200
     """Held-out queries per site for that, one sample each."""
     epsilon: float = 0.1
-    """Threshold of the good ratio that is measured for that, the study's."""
+    """Threshold of balls, and of the good ratio that is measured for that; the study's."""
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds of balls by the short names of sites, where these are others."""
     distance: Distance = "euclidean"
     """Its distance, the study's."""
     seed: int = 0
@@ -56,13 +79,17 @@ class TrainConfig:
             whole(self.steps, "The length of the training in steps")
         for name in ("batch", "groups", "pairs_per_input", "pool", "queries"):
             whole(getattr(self, name), f"In a training {name}")
+        if self.members is not None:
+            whole(self.members, "In a training members", most=32)
         for name in ("muon_lr", "adam_lr", "lm_lr", "weight_decay", "rebalance"):
             finite(getattr(self, name), f"In a training {name}")
         for name in ("decay", "bos_share"):
             finite(getattr(self, name), f"In a training {name}", most=1)
         whole(self.evaluations, "In a training evaluations", 0)
-        check_epsilon(self.epsilon)
+        for epsilon in (self.epsilon, *self.epsilons.values()):
+            check_epsilon(epsilon)
         check_distance(self.distance)
         check_seed(self.seed)
+        check_target(self.target)
         if self.batch % self.groups or self.batch * self.pool % self.pairs_per_input:
             raise SettingError(f"A batch of {self.batch} pairs does not divide into {self.groups} groups: choose a multiple.")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.core import optim
@@ -28,11 +29,14 @@ from inversionview.core.memory import check_memory
 from inversionview.core.scope import Scope
 from inversionview.core.storage import replacing
 from inversionview.corpora.inputs import Inputs
+from inversionview.decoder.balls.balls import Balls
+from inversionview.decoder.batches import Batch, Group, Pools
 from inversionview.decoder.beginning import begin_from, new_decoder
 from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.evaluation import by_place, good_shares, rebalanced
-from inversionview.decoder.pairs import Banked, Batch, FreshInputs, Group, PairSource, pool_of_batches
+from inversionview.decoder.evaluation import agreements, ball_shares, by_place, good_shares, rebalanced
+from inversionview.decoder.loss import SMALL
+from inversionview.decoder.pairs import Banked, FreshInputs, PairSource
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
@@ -49,8 +53,25 @@ def loss_of(wrapped: torch.nn.Module, decoder: Decoder, batch: Group) -> Tensor:
     tokens = decoder.begun(batch.tokens)
     ids = decoder.own(tokens)
     target = ids.masked_fill(tokens == decoder.config.pad, -1)[:, 1:]
+    if batch.others is not None and decoder.config.size <= SMALL:
+        others = decoder.own(decoder.begun(batch.others.flatten(0, 1))).unflatten(0, batch.others.shape[:2])
+        target = next_among(others, ids, target, decoder.config.size)
     loss: Tensor = wrapped(ids[:, :-1].clamp(min=0), batch.z, batch.site, target)
     return loss
+
+
+def next_among(
+    members: Int[Tensor, "row member pos"], ids: Int[Tensor, "row pos"], target: Int[Tensor, "row pos-1"], size: int
+) -> Float[Tensor, "row pos-1 vocabulary"]:
+    """Return how often each token comes next among the members of a ball that agree with an input up to there.
+
+    Its expectation over members is that of the input's own next token, which is one of these, but it varies far less. Zeros
+    where the ``target`` is negative.
+    """
+    agree = (members == ids[:, None]).long().cumprod(2)[:, :, :-1].mT.float()  # (row, pos − 1, member)
+    counts = torch.zeros(*target.shape, size, device=ids.device)
+    counts.scatter_add_(2, members[:, :, 1:].mT.clamp(min=0, max=size - 1), agree)
+    return (counts / agree.sum(2, keepdim=True)).masked_fill(target[:, :, None] < 0, 0.0)
 
 
 class Clock:
@@ -120,10 +141,13 @@ def train_decoder(
     accelerator = accelerator or make_accelerator(str(model.device))
     run = _begun(decoder, model, source, config, out, accelerator)
     done = run.clock.tick()
-    while done < 1:
-        done = run.pool(done)
-        if report is not None:
-            report(done, run.row)
+    try:
+        while done < 1:
+            done = run.pool(done)
+            if report is not None:
+                report(done, run.row)
+    finally:
+        run.pools.close()
     return decoder
 
 
@@ -147,7 +171,8 @@ def _begun(
         if accelerator.is_main_process:
             row = cut_metrics(out / "metrics.jsonl", standing.step)
     clock = Clock(config, standing, accelerator)
-    return _Training(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row)
+    pools = Pools(source, config, Balls(source, model, config) if config.target == "ball" else None)
+    return _Training(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row, pools)
 
 
 @dataclass
@@ -169,6 +194,7 @@ class _Training:
     clock: Clock
     row: dict[str, Any]
     """The last metrics."""
+    pools: Pools
 
     def pool(self, done: float) -> float:
         """Train on the next pool and keep what became of it; return the share of the run that is done then."""
@@ -187,7 +213,8 @@ class _Training:
             "pairs_per_second": round(speed, 1),
         }
         if int(min(done, 1.0) * config.evaluations) > standing.evaluated:
-            self.row |= _rebalance(self.decoder, self.model, self.source, config, standing, done)
+            self.pools.wait()
+            self.row |= _rebalance(self, done)
             done = self.clock.tick()
         if self.out is not None and accelerator.is_main_process:
             append_metrics(self.out / "metrics.jsonl", self.row)
@@ -199,7 +226,9 @@ class _Training:
         """Make the steps of a pool; return the mean loss of a token in nats, over all processes, and the share of the run."""
         accelerator, loss, predicted = self.accelerator, 0.0, 0
         weights, rank = np.array(self.standing.weights), accelerator.process_index
-        for batch in pool_of_batches(self.source, self.config, self.standing.pool, weights, rank, accelerator.num_processes):
+        pool = self.pools.take(self.standing.pool, weights)
+        self.row["alone"] = round(pool.alone, 4)
+        for batch in pool.batches(rank, accelerator.num_processes):
             optim.set_rates(self.optimizers, self.base, optim.schedule(done, decay=self.config.decay))
             loss += step(self.wrapped, batch, self.optimizers, accelerator, self.decoder)
             predicted += batch.predicted
@@ -223,27 +252,31 @@ def _check_finite(decoder: Decoder, loss: float, since: int, kept: bool) -> None
     )
 
 
-def _rebalance(
-    decoder: Decoder,
-    model: ProbedModel,
-    source: PairSource,
-    config: TrainConfig,
-    standing: Standing,
-    done: float,
-) -> dict[str, Any]:
-    """Measure the good ratio, re-weight sites and places by it, and return it as metrics.
+def _rebalance(run: _Training, done: float) -> dict[str, Any]:
+    """Measure the good ratio, re-weight sites and places by it and by how well balls are drawn from; return it as metrics.
 
     The new weights are averaged with the old, as a place is seen by few queries.
     """
+    decoder, source, config, standing = run.decoder, run.source, run.config, run.standing
     standing.evaluated = int(min(done, 1.0) * config.evaluations)
-    seed = config.seed + standing.evaluated
+    seed, count = config.seed + standing.evaluated, source.inputs.place_count
     scope = Scope[Any](config.epsilon, config.distance)
     shares, places = good_shares(
-        decoder, model, source.inputs, source.sites, scope=scope, queries=config.queries, samples=1, seed=seed
+        decoder, run.model, source.inputs, source.sites, scope=scope, queries=config.queries, samples=1, seed=seed
     )
-    weights = rebalanced(by_place(shares, places, source.inputs.place_count), config.rebalance)
-    standing.weights = ((weights + np.array(standing.weights)) / 2).tolist()
-    return {"good_ratio": shares.mean(), "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True))}
+    metrics = {
+        "good_ratio": shares.mean(),
+        "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True)),
+    }
+    ratios = by_place(shares, places, count)
+    if run.pools.balls is not None:
+        shares, apart, places = ball_shares(
+            decoder, run.model, source, run.pools.balls, config=config, pool=standing.pool, seed=seed
+        )
+        ratios = agreements(shares, apart, places, count)
+        metrics["apart"] = dict(zip(decoder.config.sites, np.nanmean(apart, axis=1).tolist(), strict=True))
+    standing.weights = ((rebalanced(ratios, config.rebalance) + np.array(standing.weights)) / 2).tolist()
+    return metrics
 
 
 def step(
@@ -256,14 +289,10 @@ def step(
     """Make one optimiser step on this process' slice of a batch; return the slice's summed loss in nats."""
     device, total = accelerator.device, 0.0
     size = decoder.rows_trained
-    parts = [
-        Group(*(t[start : start + size] for t in group))
-        for group in batch.groups
-        for start in range(0, max(1, len(group.z)), size)
-    ]
+    parts = [group.part(slice(start, start + size)) for group in batch.groups for start in range(0, max(1, len(group.z)), size)]
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
-        here = Group(*(t.to(device, non_blocking=True) for t in part))
+        here = part.to(device)
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with accelerator.autocast():
                 loss = loss_of(wrapped, decoder, here)

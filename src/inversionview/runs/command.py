@@ -103,6 +103,13 @@ class HarvestOptions:
 class DecoderOptions:
     """The decoder: from scratch, from another's weights, or around a causal LM."""
 
+    target: Annotated[
+        str,
+        typer.Option(
+            help="What is learned of an activation: `ball`, all inputs within ε of it, each as often as in the preimage; "
+            "`own`, the input that it is of, as the paper does."
+        ),
+    ] = "ball"
     start: Annotated[str | None, typer.Option(help="Begin from this decoder's weights: same sites and sizes.")] = None
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs in a batch.")] = None
     width: Annotated[int | None, typer.Option("--width", "--decoder-width", min=8, help="Width of the decoder.")] = None
@@ -173,10 +180,11 @@ def train(
         if name is not None:
             check_model_name(name)
     check_sites_of(study if is_study(study) else None, model, [harvest.sites])
-    from inversionview.decoder.training import TrainConfig, make_accelerator
+    from inversionview.decoder.recipe import TrainConfig, check_target
+    from inversionview.decoder.training import make_accelerator
     from inversionview.runs.train import Reading, train_study, train_texts
 
-    config = TrainConfig(**length.settings(), seed=seed, **given(batch=decoder.batch))
+    config = TrainConfig(**length.settings(), target=check_target(decoder.target), seed=seed, **given(batch=decoder.batch))
     where, precision = device_named(device), precision_named(dtype)
     reading = Reading(
         sites=harvest.sites,

@@ -282,6 +282,10 @@ def _train(
     if study.definition.own_epsilons and not spec.epsilons and watch.rank[0] == 0:
         study.spec = spec.model_copy(update={"epsilons": _epsilons(study, bank)})
         write_spec(out, study.spec)
+    watch.together()
+    spec = read_spec(out)  # with what the first process has measured
+    own = {site.short: spec.epsilons[site.family] for site in study.sites if site.family in spec.epsilons}
+    config = replace(config, epsilons=own)
     if options.get("base"):
         config = replace(config, pool=min(config.pool, _LM_POOL))
     options = {"width": spec.width, **options}

@@ -1,0 +1,1 @@
+"""Inputs drawn from the ε-balls of activations, for a decoder to learn: found by search, or by walking."""
