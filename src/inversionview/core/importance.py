@@ -60,14 +60,18 @@ def kish(weights: Weights) -> float:
 def k_hat(weights: Weights) -> float | None:
     """Return the shape k̂ of the Pareto distribution that fits the largest weights (Vehtari et al. 2024).
 
-    Over ``MOST_K`` few draws make the sum. ``None`` of fewer than 25 weights above 0, or equal ones, which have no tail.
+    Over ``MOST_K`` few draws make the sum. ``None`` of fewer than 25 weights above 0, and where the largest are all equal.
     """
     from arviz_stats.base import array_stats
 
     weights = weights[weights > 0]
-    if len(weights) < 25 or np.ptp(weights) <= 1e-9 * weights.max():
+    if len(weights) < 25:
         return None
-    found = float(array_stats.psislw(np.log(weights))[1])
+    try:
+        with np.errstate(all="ignore"):
+            found = float(array_stats.psislw(-np.log(weights))[1])  # made for likelihoods, whose inverses are the weights
+    except ValueError:
+        return None
     return found if np.isfinite(found) else None
 
 
