@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import log2
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 
 from inversionview.core.errors import SettingError

@@ -78,7 +78,9 @@ class Information(Model):
     method: Literal["corpus", "splitting", "importance"]
     occurrences: int | None = Field(default=None, description="Of natural text: how many lie inside ε.")
     windows: int | None = Field(default=None, description="Of natural text: how many windows these lie in.")
-    effective: float | None = Field(default=None, description="By importance: draws of equal weight that those inside are worth.")
+    effective: float | None = Field(
+        default=None, description="By importance: draws of equal weight that those inside are worth."
+    )
     k_hat: float | None = Field(default=None, description="By importance: the tail of their weights; unreliable above 0.7.")
 
 
