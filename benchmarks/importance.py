@@ -1,8 +1,8 @@
 """Bits by importance against exact bits of addition: ``python benchmarks/importance.py`` (``--run RUN`` for another decoder).
 
-Some queries of the test split at each of the bank's positions and 13 sites. Exact is −log₂ of the share of all 810,000 additions
-inside ε, the query left out, by the same D as a reading of the decoder has. That takes most of the time, and ``--keep FILE`` keeps
-it: it depends on the probed model alone. The same draws without weights, ``plain``, stand beside it.
+Some queries of the test split at each of the bank's positions and 13 sites. Exact is −log₂ of the share of all 810,000
+additions inside ε, the query left out, by the same D as a reading of the decoder has. That takes most of the time, and
+``--keep FILE`` keeps it: it depends on the probed model alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,9 +55,7 @@ def exact_bits(study: iv.Study, asked: list[Query], keep: Path | None) -> np.nda
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--run", default="addition", help="a run of addition, whose decoder is asked; by default the shipped one"
-    )
+    parser.add_argument("--run", default="addition", help="a run of addition, for its decoder; by default the shipped one")
     parser.add_argument("--queries", type=int, default=5, help="at each position, read at all sites")
     parser.add_argument("--draws", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=11)
@@ -72,16 +69,8 @@ def main() -> None:
         site = study.decoder.config.sites.index(query.site.short)
         found = weighed(study.decoder, study.model, study.inputs, query, site, scope, told.draws, told.seed)
         assert found is not None
-        ends = found.bits.low, math.inf if found.bits.high is None else found.bits.high
-        rows.append(
-            (
-                abs(found.bits.value - bits),
-                ends[0] <= bits <= ends[1],
-                bool(found.doubts),
-                found.bits.effective,
-                ends[1] - ends[0],
-            )
-        )
+        low, high = found.bits.low, math.inf if found.bits.high is None else found.bits.high
+        rows.append((abs(found.bits.value - bits), low <= bits <= high, bool(found.doubts), found.bits.effective))
     seconds = (time.process_time() - start) / len(asked)
     show(study, asked, exact, np.array(rows, dtype=float), seconds, told)
 
@@ -90,19 +79,31 @@ def show(
     study: iv.Study, asked: list[Query], exact: np.ndarray, rows: np.ndarray, seconds: float, told: argparse.Namespace
 ) -> None:
     """One line for each site, and one for all; queries that nothing else lies near are counted, but not compared."""
-    title = f"{told.run}: {told.queries} queries at each of {', '.join(PLACES)}, {told.draws:,} draws, {torch.get_num_threads()} threads"
-    table = Table("site", "queries", "bits", "median error", "mean", "90 %", "in the interval", "told to doubt", "of the others: median error",
-                  "effective", title=title)  # fmt: skip
+    title = f"{told.run}: {told.queries} queries at each of {', '.join(PLACES)}, {told.draws:,} draws"
+    names = (
+        "site",
+        "queries",
+        "bits",
+        "median error",
+        "mean",
+        "90 %",
+        "in the interval",
+        "doubted",
+        "median of the rest",
+        "worth",
+    )
+    table = Table(*names, title=title)
     known = np.isfinite(exact)
     for site in [*(site.short for site in study.sites), "all"]:
         mine = known & np.array([site in (q.site.short, "all") for q in asked])
-        error, held, doubt, effective, _ = rows[mine].T
+        error, held, doubt, effective = rows[mine].T
         firm = error[doubt == 0]
+        rest = f"{np.median(firm):.3f}" if len(firm) else "–"
+        errors = [f"{x:.3f}" for x in (np.median(error), error.mean(), np.quantile(error, 0.9))]
+        shares = [f"{held.mean():.0%}", f"{doubt.mean():.0%}"]
         table.add_row(
-            site, str(mine.sum()), f"{np.median(exact[mine]):.1f}", f"{np.median(error):.3f}", f"{error.mean():.3f}",
-            f"{np.quantile(error, 0.9):.3f}", f"{held.mean():.0%}", f"{doubt.mean():.0%}", f"{np.median(firm):.3f}" if len(firm) else "–",
-            f"{np.median(effective):.0f}",
-        )  # fmt: skip
+            site, str(mine.sum()), f"{np.median(exact[mine]):.1f}", *errors, *shares, rest, f"{np.median(effective):.0f}"
+        )
     Console(width=150).print(table)
     print(f"{seconds:.2f} s of a core for each reading's bits; {int((~known).sum())} queries have nothing else inside ε.")
 

@@ -1,8 +1,8 @@
 """Importance sampling: the share of a distribution that lies in a set, told by draws of others whose densities are known.
 
 Draws of several proposals count as draws of their mixture (the balance heuristic of Veach and Guibas 1995, the deterministic
-mixture of Owen and Zhou 2000): with n_k of N draws from q_k, x has the weight w(x) = π(x) / Σ_k (n_k / N) q_k(x), whichever drew
-it. With π itself among the proposals no weight exceeds N / n_π, however badly the others cover the set. Pure functions.
+mixture of Owen and Zhou 2000): with n_k of N draws from q_k, x has the weight w(x) = π(x) / Σ_k (n_k / N) q_k(x), whichever
+drew it. With π itself among the proposals no weight exceeds N / n_π, however badly the others cover the set. Pure functions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the inputs inside ε have in common: for every feature the share that has the query's value, and its bits.
 
 Told from all that was found inside ε, never from the rows that are shown, with a 95 % interval. A corpus' inputs are draws from
-the preimage, a mixed walk's as well. A decoder's are samples near z. Where the study knows how likely its inputs are, draws of it
-are weighed, so that their shares are the preimage's; else shares are given only where ``truth`` has measured how far the samples
-are from it, and with that beside them.
+the preimage, a mixed walk's as well. A decoder's are samples near z. Where the study knows how likely its inputs are, draws of
+it are weighed, so that their shares are the preimage's; else shares are given only where ``truth`` has measured how far the
+samples are from it, and with that beside them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a decoder's reading is worth in bits: draws without noise whose density is known, verified, and weighed against π.
 
 A pool of settings mixes noise into z, so the density of its candidates has no closed form. These are draws of their own: of
-p_θ(x ∣ z_q) at a few temperatures, which one pass scores all, and a share of π itself, by which no weight is larger than one over
-that share, however badly the decoder covers the preimage (Owen and Zhou 2000; Hesterberg 1995). See ``core.importance``.
+p_θ(x ∣ z_q) at a few temperatures, which one pass scores all, and a share of π itself, by which no weight is larger than one
+over that share, however badly the decoder covers the preimage (Owen and Zhou 2000; Hesterberg 1995). See ``core.importance``.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _doubts(told: Bits) -> tuple[str, ...]:
         )
     if told.effective < LEAST_EFFECTIVE:
         return (
-            f"Bits and shares rest on few draws inside ε, {told.hits:,} worth {told.effective:.0f}: they are uncertain. Search the "
-            "corpus, or walk.",
+            f"Bits and shares rest on few draws inside ε, {told.hits:,} worth {told.effective:.0f}: they are uncertain. "
+            "Search the corpus, or walk.",
         )
     return ()
