@@ -20,6 +20,7 @@ import inversionview as iv
 from inversionview.core.scope import Scope
 from inversionview.model.measure import nearest
 from inversionview.preimage.preimage import Query
+from inversionview.sources.decoder import WEIGHED
 from inversionview.sources.weighed import weighed
 
 PLACES = ("=", "A1", "A2", "A3")
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="addition", help="a run of addition, for its decoder; by default the shipped one")
     parser.add_argument("--queries", type=int, default=5, help="at each position, read at all sites")
-    parser.add_argument("--draws", type=int, default=4096)
+    parser.add_argument("--draws", type=int, default=WEIGHED)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--keep", type=Path, help="where exact counts are kept")
     told = parser.parse_args()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.studies.study import Study
 
-WEIGHED = 4096
+WEIGHED = 2048
 """Draws that bits and shares are told by."""
 
 

@@ -26,10 +26,9 @@ from inversionview.model.measure import Finder, distance_to
 from inversionview.model.probed import ProbedModel
 from inversionview.preimage.preimage import Query, Weighed
 
-TEMPERATURES = (1.0, 2.0)
-"""The decoder's draws are shared out among these: the second reaches what the first would hardly write."""
-FROM_PRIOR = 0.25
-"""Share of the draws that are from π."""
+TEMPERATURES = {1.0: 0.5, 1.5: 0.125, 3.0: 0.125}
+"""Temperatures with the share of the draws that each makes: the higher ones reach what the first would hardly write. The rest
+are from π."""
 _SCORED = 256
 """Draws scored at once: what stays in the cache of a CPU runs fastest."""
 
@@ -80,10 +79,10 @@ def weighed(
 
 
 def _drawn(decoder: Decoder, inputs: Inputs, query: Query, site: int, count: int, seed: int) -> _Draws:
-    prior = max(1, round(FROM_PRIOR * count))
-    each = max(1, (count - prior) // len(TEMPERATURES))
-    counts, device = [*[each] * len(TEMPERATURES), prior], decoder.device
-    heat = torch.tensor(TEMPERATURES, device=device).repeat_interleave(each)
+    counts, device = [max(1, round(share * count)) for share in TEMPERATURES.values()], decoder.device
+    prior = max(1, count - sum(counts))
+    heat = torch.tensor([*TEMPERATURES], device=device).repeat_interleave(torch.tensor(counts, device=device))
+    counts.append(prior)
     where = torch.full((len(heat),), site, device=device)
     z = query.z.to(device, torch.float32).expand(len(heat), -1)
     generator = torch.Generator(device).manual_seed(seed)
@@ -133,7 +132,7 @@ def _scored(decoder: Decoder, tokens: Int[Tensor, "draw pos"], query: Query, sit
     where = torch.full((len(distinct),), site, device=device)
     z = query.z.to(device, torch.float32).expand(len(distinct), -1)
     parts = [
-        log_probs_at(decoder, distinct[rows, :width].to(device), z[rows], where[rows], TEMPERATURES, as_drawn=True)
+        log_probs_at(decoder, distinct[rows, :width].to(device), z[rows], where[rows], [*TEMPERATURES], as_drawn=True)
         for rows in torch.arange(len(distinct)).split(_SCORED)
     ]
     each = torch.cat([part.double().sum(-1).cpu() for part in parts], dim=1)
