@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import inversionview as iv
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
-from inversionview.core.importance import balance, importance_bits, k_hat, kish, share
+from inversionview.core.importance import balance, importance_bits, k_hat, kish, most_k, share
 from inversionview.core.information import bits
 from inversionview.core.scope import Scope
 from inversionview.corpora.inputs import Inputs
@@ -169,6 +169,7 @@ def test_the_tail_of_weights() -> None:
     for shape in (0.3, 0.9):
         heavy = rng.uniform(size=20_000) ** -shape
         assert k_hat(heavy) == pytest.approx(shape, abs=0.15)
+    assert [most_k(count) for count in (100, 1000, 10**6)] == pytest.approx([0.5, 2 / 3, 0.7])
     assert k_hat(np.ones(100)) is None
     assert k_hat(rng.uniform(size=20)) is None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import log2, log10
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from inversionview.core.information import Bits, effective_interval
 
 Weights = Float[np.ndarray, " draw"]
 MOST_K = 0.7
-"""Above this k̂ a mean of weights has not settled (Vehtari et al. 2024, section 3)."""
+"""Above this k̂ a mean of weights does not settle, however many there are."""
 LEAST_EFFECTIVE = 50
 """Fewer effective draws tell too little: ± 0.4 bits and more."""
 
@@ -72,6 +72,15 @@ def k_hat(weights: Weights) -> float | None:
     except ValueError:
         return None
     return found if np.isfinite(found) else None
+
+
+def most_k(count: int) -> float:
+    """Return the k̂ above which a mean of so many weights has not settled, min(1 − 1 / log₁₀ n, 0.7) (Vehtari et al. 2024).
+
+    >>> round(most_k(100), 3), most_k(10_000)
+    (0.5, 0.7)
+    """
+    return min(1 - 1 / log10(max(count, 11)), MOST_K)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
-from inversionview.core.importance import LEAST_EFFECTIVE, MOST_K, Weights, balance, importance_bits
+from inversionview.core.importance import LEAST_EFFECTIVE, Weights, balance, importance_bits, most_k
 from inversionview.core.information import Bits
 from inversionview.core.memory import check_memory
 from inversionview.core.scope import Scope
@@ -145,9 +145,9 @@ def _doubts(told: Bits) -> tuple[str, ...]:
     if not told.hits:
         return ("None of the draws for the bits lies inside ε, so only a bound is known: walk there, or search the corpus.",)
     assert told.effective is not None
-    if told.k_hat is not None and told.k_hat > MOST_K:
+    if told.k_hat is not None and told.k_hat > most_k(told.hits):
         return (
-            f"The decoder misses part of the preimage (Pareto k̂ {told.k_hat:.2f}, above {MOST_K}): its bits may be far off. "
+            f"The decoder misses part of the preimage (Pareto k̂ {told.k_hat:.2f}, above {most_k(told.hits):.2f}): its bits may be far off. "
             "Search the corpus, or walk.",
         )
     if told.effective < LEAST_EFFECTIVE:
