@@ -147,8 +147,8 @@ def _doubts(told: Bits) -> tuple[str, ...]:
     assert told.effective is not None
     if told.k_hat is not None and told.k_hat > most_k(told.hits):
         return (
-            f"The decoder misses part of the preimage (Pareto k̂ {told.k_hat:.2f}, above {most_k(told.hits):.2f}): its bits may be far "
-            "off. Search the corpus, or walk.",
+            f"The decoder misses part of the preimage (Pareto k̂ {told.k_hat:.2f}, above {most_k(told.hits):.2f}): its "
+            "bits may be far off. Search the corpus, or walk.",
         )
     if told.effective < LEAST_EFFECTIVE:
         return (
