@@ -201,6 +201,8 @@ def test_a_contrast_changes_the_answer_and_nothing_else(inputs: FactsInputs, cha
 def test_moves_stay_among_statements_and_are_as_likely_as_their_way_back(inputs: FactsInputs) -> None:
     rng = np.random.default_rng(0)
     tokens = inputs.fresh(64, rng)
+    every = inputs.tokens(np.arange(len(inputs)))
+    assert np.exp(inputs.log_total) == pytest.approx(len(np.unique(every, axis=0)))
     for move in inputs.moves:
         new, ratio = move.propose(tokens, rng)
         assert (ratio == 0).all()

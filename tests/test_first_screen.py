@@ -134,7 +134,7 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
         assert study.truth is not None
         for site in study.sites:
             at = study.spec.at
-            preimage = iv.read(study, study.query(TEXTS[study.name], at=at, site=site), each=2, source="decoder")
+            preimage = iv.read(study, study.query(TEXTS[study.name], at=at, site=site), each=2, weighed=0, source="decoder")
             told, measured = iv.common(preimage), study.truth.of(site.short)
             assert told is not None
             assert "draws near z, not from the preimage" in told.note
@@ -148,11 +148,15 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
                 assert (one.bits, one.divergence, one.chance) == (None, apart, chance)
                 assert one.trusted == (apart - chance <= BIASED)
     wider = iv.common(
-        iv.read(counting, counting.query(TEXTS["counting"], at=":", site="a1.0"), each=2, epsilon=0.2, source="decoder"),
+        iv.read(
+            counting, counting.query(TEXTS["counting"], at=":", site="a1.0"), each=2, epsilon=0.2, weighed=0, source="decoder"
+        ),
     )
     assert wider is not None
     assert (wider.features, "at ε = 0.1" in wider.note) == ((), True)
-    unnamed = iv.common(iv.read(counting, counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2, source="decoder"))
+    unnamed = iv.common(
+        iv.read(counting, counting.query(TEXTS["counting"], at=3, site="a1.0"), each=2, weighed=0, source="decoder")
+    )
     assert unnamed is not None
     assert (unnamed.features, "query, :" in unnamed.note) == ((), True)
 

@@ -111,6 +111,8 @@ def test_prompts_of_other_templates_have_names_and_positions_but_are_no_inputs(i
     assert (values["IO"], values["S"], values["order"], values["template"]) == ("John", "Mary", "ABBA", -1)
     assert inputs.log_prior(row)[0] == -np.inf
     assert inputs.log_prior(np.array([inputs.tokenizer.encode(EXAMPLE)]))[0] == 0
+    names, words = len(inputs.names), len(inputs.places_named) * len(inputs.objects)
+    assert np.exp(inputs.log_total) == pytest.approx(len(ioi.TEMPLATES) * 2 * names * (names - 1) * words)  # two names in order
 
 
 def test_what_is_no_such_prompt_has_no_positions(inputs: IOIInputs) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cache
 from math import log2, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from inversionview.core.errors import SettingError
 
+Method = Literal["corpus", "splitting", "importance"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""Ways to tell bits, the most exact first."""
 Values = npt.NDArray[np.float64]
 _BLOCKS = 2000
 _NORMAL = 1.959964
@@ -27,7 +30,7 @@ class Bits:
     """I_ε(q) = −log₂ P(D(z_q, x) ≤ ε) without the query itself, with its 95 % interval.
 
     Over a corpus: hits among inputs, the interval of Clopper and Pearson. By splitting: a product of shares on a ladder of ε,
-    the interval from what independent chains disagree by.
+    the interval from what independent chains disagree by. By importance: weighted draws of a decoder; see ``core.importance``.
     """
 
     value: float
@@ -38,12 +41,16 @@ class Bits:
     hits: int
     """Inputs inside ε."""
     inputs: int
-    """Inputs searched, the query itself left out; by splitting, those measured."""
-    method: Literal["corpus", "splitting"] = "corpus"
+    """Inputs searched, the query itself left out; by splitting, those measured; by importance, all draws."""
+    method: Method = "corpus"
     occurrences: int | None = None
     """Of natural text: occurrences inside ε, which are its ``hits``; see ``clustered_bits``."""
     windows: int | None = None
     """Of natural text: windows that these lie in."""
+    effective: float | None = None
+    """By importance: draws of equal weight that those inside are worth (Kish)."""
+    k_hat: float | None = None
+    """By importance: the tail of their weights (Vehtari et al. 2024); ``None`` where too few tell it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all that is known, as plain JSON values."""
@@ -117,6 +124,14 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
     if not 0 <= hits <= trials or trials < 1:
         raise SettingError(f"{hits} hits of {trials} inputs make no share: there must be inputs, and no more hits than these.")
     return _clopper_pearson(hits, trials, confidence)
+
+
+def effective_interval(share: float, trials: float) -> tuple[float, float]:
+    """Return the 95 % interval of Clopper and Pearson of a share that is known as well as by so many plain trials.
+
+    The number need not be whole.
+    """
+    return _clopper_pearson(share * trials, trials, 0.95)
 
 
 def _clopper_pearson(hits: float, trials: float, confidence: float) -> tuple[float, float]:

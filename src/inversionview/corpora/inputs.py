@@ -198,6 +198,11 @@ class Inputs(ABC):
         """
         raise InputError("These inputs have no distribution of their own: walk under the model's, prior='model'.")
 
+    @cached_property
+    def log_total(self) -> float | None:
+        """log Σ exp(``log_prior``) over all inputs, by which that becomes a probability; ``None`` where it is not known."""
+        return None
+
     def fresh(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw inputs from that distribution, independent of one another, ``[count, max_length]``.
 

@@ -82,9 +82,7 @@ def _written(
         if less is not None:
             logits = logits - less[live]
         logits = logits / heat
-        logits[:, config.banned] = -torch.inf
-        if config.unread and place == 1:  # an input is never empty
-            logits[:, config.place(config.eos)] = -torch.inf
+        _ban(decoder, logits, first=place == 1)
         noise = torch.empty_like(logits).exponential_(generator=generator)
         drawn = (logits.softmax(-1) / noise).argmax(-1)  # the exponential race draws from the softmax
         own, out[live, place] = torch.cat([own, drawn[:, None]], dim=1), decoder.own.back(drawn)
@@ -95,6 +93,13 @@ def _written(
             live, heat, own = live[going], heat[going], own[going]
             steps.keep(going)
     return out
+
+
+def _ban(decoder: Decoder, logits: Float[Tensor, "*batch vocabulary"], first: bool = False) -> None:
+    """Make impossible what is never drawn: padding, BOS and, where inputs have none, an empty one."""
+    logits[..., decoder.config.banned] = -torch.inf
+    if first and decoder.config.unread:
+        logits[..., decoder.config.place(decoder.config.eos)] = -torch.inf
 
 
 def check_numbers(sound: Bool[Tensor, "*shape"]) -> None:
@@ -127,8 +132,13 @@ def log_probs_at(
     z: Float[Tensor, "batch d_model"],
     site: Int[Tensor, " batch"],
     temperatures: Sequence[float],
+    *,
+    as_drawn: bool = False,
 ) -> Float[Tensor, "temperature batch pos"]:
-    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided."""
+    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided.
+
+    ``as_drawn`` takes what ``sample`` never draws for impossible: then these are the densities that its draws have, exactly.
+    """
     tokens = decoder.begun(tokens)
     own = decoder.own(tokens)
     weight, bias = decoder.head()
@@ -137,6 +147,9 @@ def log_probs_at(
     for part in torch.arange(len(tokens), device=tokens.device).split(rows):
         hidden = decoder.hidden(own[part, :-1].clamp(min=0), z[part], site[part])
         logits = F.linear(hidden, weight, bias).float()
+        if as_drawn:
+            _ban(decoder, logits[:, :1], first=True)
+            _ban(decoder, logits[:, 1:])
         for number, heat in enumerate(temperatures):
             log_p = (logits / heat).log_softmax(-1)
             scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]

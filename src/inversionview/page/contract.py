@@ -84,6 +84,7 @@ class Inside(Model):
     features: list[FeatureInside] = Field(description="By name, in order; empty where the source cannot tell.")
     note: str = Field(description="What a reader must know of them.")
     recall: float | None = Field(description="Of a decoder, as measured at this site.")
+    weighed: bool = Field(default=False, description="Of a decoder: its draws are weighed, so these are the preimage's shares.")
 
 
 class Features(Model):

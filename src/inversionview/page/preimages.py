@@ -62,6 +62,7 @@ class Sample(Model):
     nats: float | None = Field(
         default=None, description="What its activation changes in the query's place, where that was asked."
     )
+    log_p: float | None = Field(default=None, description="Of a decoder's: log p(x ∣ z_q) in nats, at temperature 1.")
 
 
 class Information(Model):
@@ -74,9 +75,13 @@ class Information(Model):
     high: float | None = Field(description="null where it is not known.")
     hits: int
     inputs: int
-    method: Literal["corpus", "splitting"]
+    method: Literal["corpus", "splitting", "importance"]
     occurrences: int | None = Field(default=None, description="Of natural text: how many lie inside ε.")
     windows: int | None = Field(default=None, description="Of natural text: how many windows these lie in.")
+    effective: float | None = Field(
+        default=None, description="By importance: draws of equal weight that those inside are worth."
+    )
+    k_hat: float | None = Field(default=None, description="By importance: the tail of their weights; unreliable above 0.7.")
 
 
 class Extent(Model):

@@ -1,8 +1,9 @@
 """What the inputs inside ε have in common: for every feature the share that has the query's value, and its bits.
 
 Told from all that was found inside ε, never from the rows that are shown, with a 95 % interval. A corpus' inputs are draws from
-the preimage, a mixed walk's as well. A decoder's are samples near z: their shares are given only where ``truth`` has measured
-how far they are from the preimage's, and with that beside them.
+the preimage, a mixed walk's as well. A decoder's are samples near z. Where the study knows how likely its inputs are, draws of
+it are weighed, so that their shares are the preimage's; else shares are given only where ``truth`` has measured how far the
+samples are from it, and with that beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from inversionview.core.arrays import Ids
 from inversionview.core.information import entropy, wilson
@@ -23,7 +24,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.places import row_marks
 from inversionview.decoder.bias import SiteTruth, Truth
 from inversionview.markov.report import WalkReport
-from inversionview.preimage.preimage import Preimage
+from inversionview.preimage.preimage import Preimage, Weighed
 
 BACKGROUND = 20_000
 """Inputs of a study, or occurrences in natural text, among which a value is called common or rare."""
@@ -83,6 +84,8 @@ class Told:
     """What a reader must know of them, in sentences; may be empty."""
     recall: float | None = None
     """Of a decoder, as measured at this site; see ``SiteTruth``."""
+    weighed: bool = False
+    """Of a decoder: the draws are weighed, so that these are shares of the preimage."""
 
     @property
     def telling(self) -> list[Common]:
@@ -126,9 +129,10 @@ def told(inputs: Inputs, preimage: Preimage, truth: Truth | None = None, names: 
         truth: of the study's decoder, where it was measured.
         names: of the query's position; a decoder's bias is known at named positions only.
     """
-    draws = preimage.draws
-    if draws is None or preimage.inside_count is None:
+    if preimage.draws is None or preimage.inside_count is None:
         return None
+    if preimage.weighed is not None and preimage.weighed.bits.hits and not preimage.weighed.doubts:
+        return _weighed(inputs, preimage, preimage.weighed)
     drawn = _Drawn.of(preimage)
     bare = Told(preimage.source, preimage.epsilon, preimage.inside_count, preimage.candidates, len(drawn), (), "")
     if preimage.source == "decoder":
@@ -154,6 +158,8 @@ class _Drawn:
     """Where each was found; of whole inputs, where the query is read."""
     apart: int
     """How many of them are independent: of occurrences in natural text, the windows, in which they hang together."""
+    weights: Float[np.ndarray, " n"] | None = None
+    """What each counts, of weighed draws."""
 
     @classmethod
     def of(cls, preimage: Preimage) -> _Drawn:
@@ -173,6 +179,14 @@ class _Drawn:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def counted(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Return the distinct values and how many of the draws have each; of weighed draws as many as their share makes."""
+        if self.weights is None:
+            return np.unique(values, return_counts=True)
+        each, which = np.unique(values, return_inverse=True)
+        shares = np.bincount(which, self.weights, len(each)) / self.weights.sum()
+        return each, np.rint(shares * len(self)).astype(np.int64)
+
 
 def _names(inputs: Inputs) -> list[str]:
     return list(background(inputs).columns)
@@ -189,10 +203,10 @@ def _counted(
     found = []
     for name, column in inputs.features_at(rows, np.array([preimage.query.position, *drawn.positions])).items():
         own, values = column[0], column[1:]
-        each, counts = np.unique(values, return_counts=True)
+        each, counts = drawn.counted(values)
         order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
-        agreeing = int((values == own).sum())
-        share = agreeing / len(drawn)
+        agreeing = int(counts[each == own].sum())
+        share = float(np.average(values == own, weights=drawn.weights))
         low, high = (share, share) if worth[name] == float("inf") else wilson(share * worth[name], worth[name])
         prior = int((known.columns[name] == own).sum())
         told_bits = _bits(agreeing, len(drawn), (low, high), prior, known, _ceiling(preimage)) if bits else (None, None, None)
@@ -232,6 +246,16 @@ def _walked(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, walk:
     if walk.prior != "study":
         notes.append(f"Shares are those under the walk's prior ({walk.prior}), not among the study's inputs.")
     return replace(bare, features=tuple(replace(f, trusted=walk.mixed) for f in counted), note=" ".join(notes))
+
+
+def _weighed(inputs: Inputs, preimage: Preimage, found: Weighed) -> Told:
+    """What a decoder's weighed draws say: shares of the preimage, as if of so many draws as they are worth."""
+    told, at = found.bits, preimage.query.position
+    places = np.full(len(found.tokens), min(at, found.tokens.shape[1] - 1))
+    drawn = _Drawn(found.tokens, places, len(found.tokens), found.weights)
+    worth = dict.fromkeys(_names(inputs), max(1.0, told.effective or 0.0))
+    features = _counted(inputs, preimage, drawn, worth)
+    return Told(preimage.source, preimage.epsilon, told.hits, told.inputs, len(drawn), features, "", weighed=True)
 
 
 def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, truth: Truth | None, names: Sequence[str]) -> Told:

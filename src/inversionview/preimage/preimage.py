@@ -84,10 +84,25 @@ class Sample:
     """Token ids of ``tokens``."""
     nats: float | None = None
     """By how much its activation, put in the query's place, changes what the model says next; ``None`` where nobody asked."""
+    log_p: float | None = None
+    """log p_θ(x ∣ z_q, s), in nats at temperature 1, of a decoder's sample; ``None`` of what no decoder made."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all as plain JSON values."""
-        return {name: value for name, value in vars(self).items() if name != "nats" or value is not None}
+        return {name: value for name, value in vars(self).items() if name not in ("nats", "log_p") or value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Draws inside ε of known density, the query left out, weighed so that they stand for all of the preimage."""
+
+    tokens: Ids
+    """``[draw, pos]``, repeats included."""
+    weights: Float[np.ndarray, " draw"]
+    """π(x) over the density of what drew them: shares by these are shares of π inside ε."""
+    bits: Bits
+    doubts: tuple[str, ...] = ()
+    """Why neither should be believed yet, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,7 @@ class Preimage(Result):
     source: str = "decoder"
     """What made it: ``decoder``, ``corpus`` or ``walk``."""
     bits: Bits | None = None
-    """How much the activation tells, where a corpus was searched or a ladder of ε walked."""
+    """How much the activation tells, where a corpus was searched, a ladder of ε walked, or a decoder's draws weighed."""
     recall: float | None = None
     """Share of what lies inside ε that an approximate search finds, as measured on random queries; ``None``: all of it."""
     inside_count: int | None = None
@@ -163,6 +178,8 @@ class Preimage(Result):
     """Token ids of all that was drawn or found inside ε, ``[n, pos]``, repeats of draws included; not in the JSON."""
     places: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
     """Where in each of the ``draws`` it was found, where that is an occurrence in natural text; not in the JSON."""
+    weighed: Weighed | None = field(default=None, repr=False)
+    """Of a decoder whose inputs have a known distribution: draws that shares may be told by; not in the JSON."""
     compared: Literal["all"] | list[str] | None = None
     """The positions of inputs that were compared, by their names; ``"all"``: every token."""
     corpus: Extent | None = None

@@ -86,8 +86,10 @@ def table(preimage: Preimage) -> Group:
         )
     if preimage.walk is not None:
         legend = _walk_note(preimage, preimage.walk, preimage.bits)
+    elif preimage.bits is not None and preimage.bits.method == "corpus":
+        legend = _corpus_note(preimage, preimage.bits)
     else:
-        legend = _corpus_note(preimage, preimage.bits) if preimage.bits else _decoder_note(preimage)
+        legend = _decoder_note(preimage)
     return Group(query_line(preimage.query), Text(), _grid(shown), Text(), *notes, legend, *told, Text(), _shown_note(shown))
 
 
@@ -165,10 +167,20 @@ def rows_shown(preimage: Preimage) -> str:
 
 def _decoder_note(preimage: Preimage) -> Text:
     if preimage.inside_count is None:
-        return Text(f"{preimage.candidates:,} candidates were measured.", style="dim")
+        line = Text(f"{preimage.candidates:,} candidates were measured.", style="dim")
+        return line if preimage.bits is None else line.append(f"\n{_weighed_bits(preimage.bits)}", style="not dim")
     line = _share(preimage.inside_count, preimage.candidates, "candidates of the decoder")
     repeats = "" if preimage.distinct == preimage.inside_count else f"; {preimage.distinct:,} of these are distinct"
-    return line.append(f"{repeats}.", style="not bold")
+    line.append(f"{repeats}.", style="not bold")
+    return line if preimage.bits is None else line.append(f"\n{_weighed_bits(preimage.bits)}", style="not bold")
+
+
+def _weighed_bits(bits: Bits) -> str:
+    """Return bits with their interval and what they rest on."""
+    if bits.method != "importance":
+        return f"{_told_bits(bits)}."
+    worth = "" if bits.effective is None or bits.bounded else f" (worth {bits.effective:,.0f})"
+    return f"{_told_bits(bits)} by importance: {bits.hits:,}{worth} of {bits.inputs:,} weighed draws lie inside ε."
 
 
 def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
@@ -196,7 +208,9 @@ def _common_block(told: Told) -> list[Text | Table]:
         every = "the one" if told.inside == 1 else f"all {told.counted:,}"
         counted = every if told.counted == told.inside else f"{told.counted:,} of them"
         head = {
-            "decoder": f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
+            "decoder": f"Common inside ε ({told.counted:,} weighed draws):"
+            if told.weighed
+            else f"Common to these {told.counted:,} samples, which are no draws from the preimage:",
             "walk": f"Common inside ε ({told.counted:,} draws):",
         }
         parts.append(Text(head.get(told.source, f"Common inside ε ({counted}):")))

@@ -229,7 +229,7 @@ def _start(study: Study, query: Query, name: str, epsilon: Epsilon | None, dista
     others = {source.name: source for source in every() if source is not WALK}
     if name not in others:
         raise SettingError(f"There is no start {name!r}: choose {one_of(list(others))}.")
-    return made(study, query, [others[name]], quiet=True, epsilon=epsilon, distance=distance, count=1000)
+    return made(study, query, [others[name]], quiet=True, epsilon=epsilon, distance=distance, count=1000, weighed=0)
 
 
 def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from inversionview.core.errors import MismatchError, SettingError, WeightsError
+from inversionview.core.ranges import whole
 from inversionview.sources.settings import Setting
 from inversionview.sources.source import SHOWN, Source, Watch, keywords
 from inversionview.studies.scope import resolved
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from inversionview.core.scope import Distance, Epsilon, Scope
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.studies.study import Study
+
+WEIGHED = 2048
+"""Draws that bits and shares are told by."""
 
 
 def sample(
@@ -27,12 +31,15 @@ def sample(
     count: int = SHOWN,
     settings: Sequence[Setting] | Literal["auto"] = "auto",
     each: int = 64,
+    weighed: int = WEIGHED,
     fixed: str | int | None = None,
     seed: int = 0,
     report: Progress | None = None,
     found: Watch | None = None,
 ) -> Preimage:
     """Sample the query's preimage with the decoder; every sample is verified in the probed model.
+
+    Where the study knows how likely its inputs are, ``weighed`` more draws tell the bits and what is common, by importance.
 
     Args:
         query: from ``query``.
@@ -41,6 +48,7 @@ def sample(
         count: how many distinct samples to show at most.
         settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
         each: candidates of each setting.
+        weighed: draws that bits and shares are told by; 0: neither is.
         fixed: compare this position only, in place of the minimum over positions.
         seed: the same seed gives the same preimage.
         report: called with the share of the work that is done, and a note.
@@ -55,14 +63,17 @@ def sample(
     from inversionview.sources.noted import noted
     from inversionview.sources.sampled import sampled_preimage
 
+    if weighed:
+        whole(weighed, "The number of draws that bits are told by")
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
     if fixed is not None and str(fixed) not in study.position_names:
         study.locate(query.ids, fixed)
+    within = replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed))
     made = sampled_preimage(
         study.decoder,
         study.model,
         query,
-        replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed)),
+        within,
         count=count,
         settings=study.definition.pool if settings == "auto" else settings,
         each=each,
@@ -70,7 +81,19 @@ def sample(
         report=report,
         found=found,
     )
-    return noted(study, made, fixed)
+    return noted(study, _told(study, made, within, weighed, seed), fixed)
+
+
+def _told(study: Study, made: Preimage, scope: Scope[Any], count: int, seed: int) -> Preimage:
+    """Return a preimage with its bits, and the draws that tell them, where the study knows how likely its inputs are."""
+    from inversionview.sources.sampled import trained_site
+    from inversionview.sources.weighed import weighed
+
+    if not count or study.inputs.log_total is None:
+        return made
+    number = trained_site(study.decoder, made.query.site)
+    found = weighed(study.decoder, study.model, study.inputs, made.query, number, scope, count=count, seed=seed)
+    return made if found is None else replace(made, weighed=found, bits=found.bits, notes=(*made.notes, *found.doubts))
 
 
 class DecoderSource(Source):
@@ -78,7 +101,7 @@ class DecoderSource(Source):
 
     name = "decoder"
     used = "the decoder is sampled"
-    options = ("temperature", "noise", "candidates", "settings", "each")
+    options = ("temperature", "noise", "candidates", "settings", "each", "weighed")
     asked_by = ("temperature", "noise", "candidates")
 
     def available(self, study: Study) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from inversionview.bank.store import ActivationBank
+from inversionview.core.information import METHODS
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Scope
 from inversionview.preimage.preimage import Preimage, Query
@@ -71,19 +72,28 @@ def _part(report: Progress, source: str, number: int, of: int, share: float, not
 def merged(preimages: Sequence[Preimage], count: int) -> Preimage:
     """Return the preimages of several sources as one: every input once, as the first source has it, by distance.
 
-    The bits are those of the first source that tells them, the corpus before the walk.
+    The bits are those of the most exact source that knows both ends of their interval: the corpus, the walk, the decoder.
     """
+    told = min(preimages, key=_unsure)
+    notes = (note for p in preimages for note in p.notes if p is told or p.weighed is None or note not in p.weighed.doubts)
     samples = {sample.ids: sample for preimage in reversed(preimages) for sample in preimage.samples}
     every = replace(
         preimages[0],
         samples=tuple(sorted(samples.values(), key=lambda sample: sample.distance)),
         candidates=sum(p.candidates for p in preimages),
         source=ALL,
-        bits=next((p.bits for p in preimages if p.bits is not None), None),
+        bits=told.bits,
+        weighed=None,
         walk=next((p.walk for p in preimages if p.walk is not None), None),
-        notes=tuple(dict.fromkeys(note for p in preimages for note in p.notes)),
+        notes=tuple(dict.fromkeys(notes)),
         draws=None,
         inside_count=None,
         distinct=None,
     )
     return every if len(every) <= count else every.choice(count)
+
+
+def _unsure(preimage: Preimage) -> tuple[bool, bool, int]:
+    """Return how far down a source's bits stand among those of others."""
+    bits = preimage.bits
+    return (True, True, 0) if bits is None else (False, bits.high is None, METHODS.index(bits.method))

@@ -18,12 +18,13 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
     notes, share, among = list(made.notes), None, ""
     if not study.bare:
         notes = [*notes, *outside_study(study.inputs, made.query, study.name)]
+    if made.source == "decoder":
+        notes = [*notes, *untrained_place(study.decoder, study.inputs, made.query)]
     if made.bits is not None and made.bits.hits:
         told = made.bits
         what = "inputs" if made.corpus is None else "occurrences"
-        share, among = 2.0**-told.value, "the inputs" if made.source == "walk" else f"the {told.inputs:,} {what} searched"
+        share, among = 2.0**-told.value, f"the {told.inputs:,} {what} searched" if told.method == "corpus" else "the inputs"
     elif made.source == "decoder":
-        notes = [*notes, *untrained_place(study.decoder, study.inputs, made.query)]
         located = None if fixed is None else study.positions.finder(made.query.ids, fixed)
         scope = Scope(made.epsilon, made.distance, located)
         share, among = random_share(study.model, study.inputs, made.query, scope)

@@ -245,12 +245,12 @@ class _Measured:
     position: Int[Tensor, " candidate"]
 
     def samples(self, shown: Int[Tensor, " shown"]) -> tuple[Sample, ...]:
-        """Return some of the candidates as samples, with what the activation caused in them."""
+        """Return some of the candidates as samples, with what the activation caused in them, and how likely they are."""
         read, tokens = self.read, self.tokens[shown]
+        effect, log_p = effects(read.decoder, read.model, tokens, read.query, read.number)
         return samples_of(
             read.model, tokens, self.nearest[shown], self.position[shown], self.per_token[shown],
-            epsilon=read.scope.epsilon, source="decoder", times=self.times[shown],
-            effect=effects(read.decoder, read.model, tokens, read.query, read.number),
+            epsilon=read.scope.epsilon, source="decoder", times=self.times[shown], effect=effect, log_p=log_p,
         )  # fmt: skip
 
 
@@ -270,8 +270,9 @@ def trained_site(decoder: Decoder, site: Site) -> int:
 
 def effects(
     decoder: Decoder, model: ProbedModel, tokens: Int[Tensor, "shown pos"], query: Query, site: int
-) -> Float[Tensor, "shown pos"]:
-    """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3); 0 at BOS.
+) -> tuple[Float[Tensor, "shown pos"], Float[Tensor, " shown"]]:
+    """Return p(token ∣ prefix, z_q) − p(token ∣ prefix, z_BOS), in [−1, 1] (Huang et al. 2024, section 2.3), 0 at BOS; and
+    log p(x ∣ z_q) of each input.
 
     Where inputs have no BOS, 0 takes the part of z_BOS, as it did in training.
     """
@@ -283,7 +284,7 @@ def effects(
     device = decoder.device
     where = torch.full((len(tokens),), site, device=device)
     with_z, without = (
-        token_log_probs(decoder, tokens.to(device), z.to(device, torch.float32).expand(len(tokens), -1), where).exp()
+        token_log_probs(decoder, tokens.to(device), z.to(device, torch.float32).expand(len(tokens), -1), where).cpu()
         for z in (query.z[None], z_bos)
     )
-    return (with_z - without).cpu()
+    return with_z.exp() - without.exp(), with_z.sum(1)

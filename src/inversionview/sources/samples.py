@@ -37,6 +37,7 @@ def samples_of(
     source: str,
     effect: Float[Tensor, "sample pos"] | None = None,
     times: Int[Tensor, " sample"] | None = None,
+    log_p: Float[Tensor, " sample"] | None = None,
 ) -> tuple[Sample, ...]:
     """Return the samples of a preimage.
 
@@ -50,15 +51,16 @@ def samples_of(
         source: what made them.
         effect: how much the activation caused each token, where a decoder can say.
         times: how often each was drawn.
+        log_p: log p_θ(x ∣ z_q) of each, where a decoder made them.
     """
     vocabulary, samples = model.vocabulary, []
     lengths = (tokens != vocabulary.pad).sum(1).tolist()
     rows = zip(
         tokens.tolist(), lengths, nearest.tolist(), position.tolist(), per_token.tolist(), (nearest <= epsilon).tolist(),
         [None] * len(tokens) if effect is None else effect.tolist(), [1] * len(tokens) if times is None else times.tolist(),
-        strict=True,
+        [None] * len(tokens) if log_p is None else log_p.tolist(), strict=True,
     )  # fmt: skip
-    for ids, length, near, place, each, inside, caused, count in rows:
+    for ids, length, near, place, each, inside, caused, count, log in rows:
         real = ids[:length]
         samples.append(
             Sample(
@@ -72,6 +74,7 @@ def samples_of(
                 source=source,
                 count=count,
                 ids=tuple(real),
+                log_p=log,
             )
         )
     return tuple(samples)

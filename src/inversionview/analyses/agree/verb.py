@@ -67,7 +67,7 @@ def agree(
     if unknown or (ALL in sources and study.inputs.corpus_size is None):
         said = f"There is no source {unknown[0]!r}" if unknown else f"The inputs of {study.name} have no end"
         raise SettingError(f"{said}: choose among {one_of(known, 'and')} and, where inputs can be listed, all.")
-    options = {"seconds": seconds, "until_mixed": True, "bank": bank, "settings": [Setting()], "each": 2000}
+    options = {"seconds": seconds, "until_mixed": True, "bank": bank, "settings": [Setting()], "each": 2000, "weighed": 0}
     at = replace(scope, at=name)
     made = {source: _read(study, query, at, named(source), options, seed, report) for source in sources if source != ALL}
     found = {source: preimage.draws for source, preimage in made.items() if preimage.draws is not None}

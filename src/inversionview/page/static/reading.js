@@ -277,7 +277,7 @@ export class Panel {
     say(this.told, `${bitsText(bits)} bits${said} at ε = ${threshold(epsilon)} (${distance})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
-    const what = bits.occurrences === undefined ? "inputs" : "occurrences";
+    const what = bits.method === "importance" ? "weighed draws" : bits.occurrences === undefined ? "inputs" : "occurrences";
     this.told.title = `${number(bits.hits)} of ${number(bits.inputs)} ${what} inside${interval}${found}`;
   }
 

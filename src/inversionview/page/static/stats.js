@@ -57,7 +57,8 @@ export function common({ preimage, features }, rows, tally, k, epsilon) {
   const outside = all ? insideCount(rows, all.epsilon) : 0;
   if (all && epsilon === all.epsilon) return { entries: inOrder(features, (f) => ofAll(all, f)), sentence: basis(all) };
   if (all?.source === "decoder" || (!all && preimage.source !== "corpus")) {
-    const sentence = all ? `Samples near z, not draws; shares are told at ε = ${all.epsilon} only.` : "";
+    const near = all?.weighed ? "Shares" : "Samples near z, not draws; shares";
+    const sentence = all ? `${near} are told at ε = ${all.epsilon} only.` : "";
     return { entries: inOrder(features, () => null), sentence };
   }
   if (!all || epsilon < all.epsilon) {
@@ -80,7 +81,8 @@ export function common({ preimage, features }, rows, tally, k, epsilon) {
   return { entries: inOrder(features, entry), sentence: `As in the query, of all ${plainNumber(all.inside + beyond)} inside this ε:` };
 }
 
-function basis({ source, inside, counted, features }) {
+function basis({ source, inside, counted, features, weighed }) {
+  if (weighed) return `As in the query, of ${plainNumber(counted)} weighed draws inside ε:`;
   if (source === "decoder") return features.length ? "Samples near z, not draws; KL says how far off:" : "Samples near z, not draws: no shares are told.";
   if (!features.length) return "Nothing inside to tell of.";
   const [n, all] = [counted, inside].map(plainNumber);
@@ -120,7 +122,7 @@ export function inBits(bits) {
 export const metricOf = ({ distance }) => distance.name ?? distance;
 
 /** Whether all that is known of bits is their lower end: nothing was found, or one input, the least that a corpus can show. */
-export const bounded = ({ hits, method }) => hits < (method === "splitting" ? 1 : 2);
+export const bounded = ({ hits, method }) => hits < (["splitting", "importance"].includes(method) ? 1 : 2);
 
 /** Bits of a reading as text; where all that is known is a bound, that, rounded down so that it stays one. */
 export function bitsText(bits, digits = 1) {

@@ -5,9 +5,10 @@ All 900 × 900 = 810,000 inputs; row ``r`` adds ``100 + r // 900`` and ``100 + r
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class AdditionInputs(Inputs):
         rows = np.where(real, (first - 100) * 900 + second - 100, 0)
         same = (self.tokens(rows)[:, : tokens.shape[1]] == tokens[:, :14]).all(1)
         return np.where(real & same, 0.0, -np.inf)
+
+    @cached_property
+    def log_total(self) -> float:
+        """All additions are equally likely."""
+        return math.log(len(self))
 
     def fresh(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw additions, all equally likely."""

@@ -7,6 +7,7 @@ all three query letters: C(26, 3) × 200 × 3 = 1,560,000 inputs.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -84,6 +85,11 @@ class CountingInputs(Inputs):
         same = (written(letters, length, np.where(real, asked, 0))[:, : tokens.shape[1]] == tokens).all(1)
         orders = gammaln(length + 1) - gammaln(counts + 1).sum(1)
         return np.where(real & same, -orders, -np.inf)
+
+    @cached_property
+    def log_total(self) -> float:
+        """Each of C(26, 3) triples with 9³ count configurations and three query letters has orders that sum to 1."""
+        return math.log(len(self._triples) * 9**3 * 3)
 
     def fresh(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw inputs from that distribution."""

@@ -7,6 +7,7 @@ Two positions count: SUBJ, the last token of the subject, where what is known of
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
@@ -310,6 +311,11 @@ class FactsInputs(Inputs):
     def log_prior(self, tokens: Ids) -> npt.NDArray[np.float64]:
         """Return log p(x): 0 for a statement of the corpus, all being equally likely, and −∞ for anything else."""
         return np.where(self.rows_of(tokens) >= 0, 0.0, -np.inf)
+
+    @cached_property
+    def log_total(self) -> float:
+        """All statements are equally likely."""
+        return math.log(len(self))
 
     def fresh(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw statements, all equally likely."""

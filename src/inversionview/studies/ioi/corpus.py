@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -247,6 +247,11 @@ class IOIInputs(Inputs):
     def log_prior(self, tokens: Ids) -> npt.NDArray[np.float64]:
         """Return log p(x): 0 for a prompt of the study, all being equally likely, and −∞ for anything else."""
         return np.where(self.fields(tokens)[:, 0] >= 0, 0.0, -np.inf)
+
+    @cached_property
+    def log_total(self) -> float:
+        """All prompts are equally likely: any template, order, two names, place and object."""
+        return float(np.log(self._sizes).sum())
 
     def fresh(self, count: int, rng: np.random.Generator) -> Ids:
         """Draw prompts, all equally likely."""
