@@ -127,8 +127,12 @@ def log_probs_at(
     z: Float[Tensor, "batch d_model"],
     site: Int[Tensor, " batch"],
     temperatures: Sequence[float],
+    drawn: bool = False,
 ) -> Float[Tensor, "temperature batch pos"]:
-    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided."""
+    """Return what ``token_log_probs`` does at several temperatures, by which the logits are divided.
+
+    With ``drawn`` of what ``sample`` draws, which never writes BOS or padding.
+    """
     tokens = decoder.begun(tokens)
     own = decoder.own(tokens)
     weight, bias = decoder.head()
@@ -137,6 +141,8 @@ def log_probs_at(
     for part in torch.arange(len(tokens), device=tokens.device).split(rows):
         hidden = decoder.hidden(own[part, :-1].clamp(min=0), z[part], site[part])
         logits = F.linear(hidden, weight, bias).float()
+        if drawn:
+            logits[..., decoder.config.banned] = -torch.inf
         for number, heat in enumerate(temperatures):
             log_p = (logits / heat).log_softmax(-1)
             scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]

@@ -91,6 +91,8 @@ class Kernel(Protocol):
     """The move that draws from the prior whatever the state, where there is one."""
     costs: tuple[float, ...] | None
     """What a step of each move costs, where all chains make the same move in one step; ``None`` where each has its own."""
+    local: int
+    """So many of the moves, the first, are made at every ε; what is left, one at most, at the wanted ε alone, by all chains at once."""
     aside: Trial | None
     """What the last step measured beside what the chains tried, where it did."""
 
@@ -122,6 +124,7 @@ class StudyKernel:
         self._moves = inputs.moves
         self.moves = tuple(move.name for move in self._moves)
         self.costs: tuple[float, ...] | None = None
+        self.local = len(self.moves)
         self.aside: Trial | None = None
         self.redraw = self.moves.index("all") if "all" in self.moves else None
         self._known: dict[int, tuple[float, int]] = {}

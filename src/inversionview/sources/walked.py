@@ -23,6 +23,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.markov.chains import KEPT_STEPS
 from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.markov.ended import EndedKernel
+from inversionview.markov.independent import IndependentKernel, Writer
 from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
@@ -72,16 +73,22 @@ class Ground:
 
 
 def study_ground(
-    model: ProbedModel, inputs: Inputs, target: Target, ids: Sequence[int], starts: Sequence[Sequence[int]] = ()
+    model: ProbedModel,
+    inputs: Inputs,
+    target: Target,
+    ids: Sequence[int],
+    starts: Sequence[Sequence[int]] = (),
+    writer: Writer | None = None,
 ) -> Ground:
-    """Return the inputs of a study, under its own distribution and with its moves."""
+    """Return the inputs of a study, under its own distribution and with its moves, to which a ``writer`` adds one."""
 
     def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
         z = target.z.expand(len(ids), -1)
         _, nearest, position = distance_to(model, torch.from_numpy(ids), z, target.site, target.kind, target.fixed)
         return nearest.double().numpy(), position.numpy()
 
-    return Ground(StudyKernel(inputs, measure), tuple(ids), inputs.features, inputs.max_length, {}, starts=starts)
+    kernel = StudyKernel(inputs, measure) if writer is None else IndependentKernel(inputs, measure, writer)
+    return Ground(kernel, tuple(ids), inputs.features, inputs.max_length, {}, starts=starts)
 
 
 def language_ground(
