@@ -154,6 +154,8 @@ class Walk:
         else:
             epsilons, rungs = self.ladder.epsilons, list(self.ladder.states)
             replicas = min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
+            if self.kernel.local < len(self.kernel.moves):  # nothing has to come down the ladder for each of them
+                replicas = min(replicas, max(1, self.settings.chains // _FEWEST_COLUMNS))
             columns = max(_FEWEST_COLUMNS, self.settings.chains // replicas)
             if self.settings.bits_within:  # all rungs count alike
                 replicas, columns = 1, max(2 * _FEWEST_COLUMNS, self.settings.chains // 8)

@@ -40,6 +40,8 @@ _ROUNDING = 1e-4
 _MOST_STARTS = 1000
 _MUCH_LONGER = 6
 """Starts may be longer or shorter by so many tokens more than a text may grow or shrink."""
+_FEW = {"chains": 32, "population": 256}
+"""Settings where a decoder writes: chains that need not find their way are soon mixed if they are few, as each has steps to make."""
 _GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 
@@ -88,7 +90,8 @@ def study_ground(
         return nearest.double().numpy(), position.numpy()
 
     kernel = StudyKernel(inputs, measure) if writer is None else IndependentKernel(inputs, measure, writer)
-    return Ground(kernel, tuple(ids), inputs.features, inputs.max_length, {}, starts=starts)
+    settings = {} if writer is None else _FEW
+    return Ground(kernel, tuple(ids), inputs.features, inputs.max_length, settings, starts=starts)
 
 
 def language_ground(
