@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
-from inversionview.markov.kernel import Measure, States, StudyKernel, Trial, keys_of
+from inversionview.markov.kernel import Measure, States, StudyKernel, Trial, joined, keys_of
 
 MOVE = "decoder"
 """What the move is called."""
@@ -69,11 +69,12 @@ class IndependentKernel(StudyKernel):
             self._offer(states, chains, epsilon, trial, rng)
         return trial
 
-    def members(self, count: int, epsilon: float, rng: np.random.Generator) -> States:
-        """Return up to ``count`` inputs within ε, roughly as likely as under π: those written, resampled by π / q."""
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """See ``Kernel.elsewhere``: of what was written, resampled by π / q."""
+        self.aside = None
         found = self._within(count, epsilon, rng)
         if not len(found.distance):
-            return found
+            return None
         weight = found.log_prior - self._log_q(found.tokens)
         weight = np.exp(weight - weight.max())
         return found.part(rng.choice(len(weight), size=count, p=weight / weight.sum()))
@@ -87,7 +88,7 @@ class IndependentKernel(StudyKernel):
             some = len(offered.distance) // _OFFERED
             mine.append(here[:some])
             offers.append(offered.part(slice(some * _OFFERED)))
-        chain, offer = np.concatenate(mine), _joined(offers)
+        chain, offer = np.concatenate(mine), joined(offers)
         if not len(chain):
             return
         log_q = self._log_q(np.concatenate([states.tokens[chain], offer.tokens]))
@@ -112,7 +113,7 @@ class IndependentKernel(StudyKernel):
             end = int(inside[-1]) + 1 if len(inside) == count else min(max(left, 0), len(ahead.distance))
             found.append(ahead.part(inside))
             self._ahead, left, count = ahead.part(slice(end, None)), left - end, count - len(inside)
-        return _joined(found)
+        return joined(found)
 
     def _write(self, wanted: int, rng: np.random.Generator) -> int:
         """Write more ahead; return how much of it is no input, and left out."""
@@ -134,12 +135,6 @@ class IndependentKernel(StudyKernel):
             scores = self._writer.score(tokens[list(new.values())])
             self._scores.update(zip(new, scores.tolist(), strict=True))
         return np.array([self._scores[key] for key in keys])
-
-
-def _joined(parts: list[States]) -> States:
-    """Return states of several one after another."""
-    names = ("tokens", "distance", "position", "log_prior")
-    return States(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _another(

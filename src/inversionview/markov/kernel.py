@@ -6,7 +6,7 @@ each chain brings an ε of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -64,6 +64,12 @@ class States:
         return States(*(np.copy(getattr(self, name)[chains]) for name in ("tokens", "distance", "position", "log_prior")))
 
 
+def joined(parts: Sequence[States]) -> States:
+    """Return states of several one after another."""
+    names = ("tokens", "distance", "position", "log_prior")
+    return States(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 class Trial(NamedTuple):
     """What one step proposed."""
 
@@ -104,6 +110,10 @@ class Kernel(Protocol):
         """Return independent draws from the prior, measured."""
         ...
 
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """Return members that were not come upon by moves, up to ``count``, at which chains may begin; ``None`` without any."""
+        ...
+
     def step(
         self, states: States, epsilon: Float[np.ndarray, " chain"], which: Int[np.ndarray, " chain"], rng: np.random.Generator
     ) -> Trial:
@@ -136,6 +146,10 @@ class StudyKernel:
     def fresh(self, count: int, rng: np.random.Generator) -> States:
         """See ``Kernel.fresh``."""
         return self.begin(self.inputs.fresh(count, rng))
+
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """See ``Kernel.elsewhere``: moves are all there is."""
+        return None
 
     def measure(self, tokens: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
         """Return D of each row and where it is reached; inputs that are known are looked up."""

@@ -149,6 +149,10 @@ class LanguageKernel:
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """See ``Kernel.elsewhere``: moves are all there is."""
+        return None
+
     def step(
         self, states: States, epsilon: Float[np.ndarray, " chain"], which: Int[np.ndarray, " chain"], rng: np.random.Generator
     ) -> Trial:

@@ -366,7 +366,7 @@ def _notes(
             "There was no time to make a ladder of ε, from whose outer steps chains come down to pieces of the preimage far "
             f"from the query: such pieces may be missing, and the bits are not known. Give it {_longer(run, 4)}."
         )
-    if run.chains is not None and run.ladder is None and run.starts is None and query.position:
+    if run.chains is not None and run.alone and query.position:
         notes.append("All chains began at the query; a piece of the preimage that small steps do not reach would not be seen.")
     return notes
 
