@@ -79,7 +79,9 @@ class IndependentKernel(StudyKernel):
         weight = np.exp(weight - weight.max())
         return found.part(rng.choice(len(weight), size=count, p=weight / weight.sum()))
 
-    def _offer(self, states: States, chains: Ids, epsilon: npt.NDArray[np.float64], trial: Trial, rng: np.random.Generator) -> None:
+    def _offer(
+        self, states: States, chains: Ids, epsilon: npt.NDArray[np.float64], trial: Trial, rng: np.random.Generator
+    ) -> None:
         """Offer inputs to some chains and let them go there; both are told in ``states`` and ``trial``."""
         mine, offers = [], []
         for limit in np.unique(epsilon[chains]):

@@ -29,9 +29,7 @@ class Mix:
         joint: the last is made by all chains at once, or by none.
     """
 
-    def __init__(
-        self, moves: int, only: int | None = None, costs: Sequence[float] | None = None, joint: bool = False
-    ) -> None:
+    def __init__(self, moves: int, only: int | None = None, costs: Sequence[float] | None = None, joint: bool = False) -> None:
         self.weights: npt.NDArray[np.float64] = np.full(moves, 1 / moves)
         if only is not None:
             self.weights = np.eye(moves)[only]

@@ -55,7 +55,8 @@ class NearOptions(MeantScopeOptions):
 DecoderOpt = Annotated[
     bool | None,
     typer.Option(
-        "--decoder/--no-decoder", help="A walk may go to what the decoder writes, too; the rule where it was trained on the site."
+        "--decoder/--no-decoder",
+        help="A walk may go to what the decoder writes, too; the rule where it was trained on the site.",
     ),
 ]
 

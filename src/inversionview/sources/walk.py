@@ -188,7 +188,9 @@ def _ground(
     from inversionview.sources.walked import language_ground, study_ground
 
     if decoder and prior != "study":
-        raise SettingError(f"A decoder writes inputs of a study's own prior, but here the prior is {prior!r}: leave the decoder out.")
+        raise SettingError(
+            f"A decoder writes inputs of a study's own prior, but here the prior is {prior!r}: leave the decoder out."
+        )
     if prior == "study":
         if keep or guided:
             raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
