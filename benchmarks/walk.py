@@ -230,7 +230,7 @@ def by_processor_time() -> None:
 
 
 def proposals(seconds: float, run: str, positions: str, texts: Sequence[str], sites: Sequence[str]) -> None:
-    """Counting with and without the decoder's proposals: processor seconds, steps and measured inputs until every feature is mixed."""
+    """Counting with the decoder's proposals and without: what it takes until every feature is mixed."""
     study = iv.load(run)
     by_processor_time()
     print(f"{torch.get_num_threads()} threads, decoder of {study.name}; processor seconds\n")

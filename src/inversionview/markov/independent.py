@@ -1,9 +1,10 @@
-"""The kernel of a study with one move more: to an input that something else wrote, a decoder, whose log q of any input is known.
+"""The kernel of a study with one move more: to an input that something else, a decoder, wrote, whose log q of any is known.
 
-What is written ahead is measured, and of it a chain is offered only what lies within its own ε: draws from q(x) · 1[D ≤ ε], whose
-constant cancels. Of the chain's state and the inputs that it is offered, each has the weight π / q; the chain goes to another of
-them by the Metropolised Gibbs sampler (Liu 1996), which with one offer is Metropolis and Hastings' independence sampler (Tierney
-1994). Any q leaves π as it is. A poor one is seldom accepted, and what it hardly writes is left by the other moves.
+What is written ahead is measured, and of it a chain is offered only what lies within its own ε: draws from q(x) · 1[D ≤ ε],
+whose constant cancels. Of the chain's state and the inputs that it is offered, each has the weight π / q; the chain goes to
+another of them by the Metropolised Gibbs sampler (Liu 1996), which with one offer is Metropolis and Hastings' independence
+sampler (Tierney 1994). Any q leaves π as it is. A poor one is seldom followed, and what it hardly writes only the other moves
+leave.
 """
 
 from __future__ import annotations

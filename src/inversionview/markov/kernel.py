@@ -98,7 +98,7 @@ class Kernel(Protocol):
     costs: tuple[float, ...] | None
     """What a step of each move costs, where all chains make the same move in one step; ``None`` where each has its own."""
     local: int
-    """So many of the moves, the first, are made at every ε; what is left, one at most, at the wanted ε alone, by all chains at once."""
+    """So many of the moves, the first, are made at every ε; one that is left at the wanted ε alone, by all chains at once."""
     aside: Trial | None
     """What the last step measured beside what the chains tried, where it did."""
 

@@ -41,7 +41,7 @@ _MOST_STARTS = 1000
 _MUCH_LONGER = 6
 """Starts may be longer or shorter by so many tokens more than a text may grow or shrink."""
 _FEW = {"chains": 32, "population": 256}
-"""Settings where a decoder writes: chains that need not find their way are soon mixed if they are few, as each has steps to make."""
+"""Settings where a decoder writes: each chain has to make some steps before all can agree, so few agree sooner."""
 _GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 
