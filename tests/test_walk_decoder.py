@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 import inversionview as iv
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import SettingError
+from inversionview.core.errors import SettingError, UnknownSiteError
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.moves import Move, Proposal, symmetric
 from inversionview.decoder.decoder import Decoder
@@ -258,6 +258,13 @@ def test_what_cannot_be_asked(addition: iv.Study) -> None:
     query = addition.query(ADD, at="=", site="a0.0")
     with pytest.raises(SettingError, match=r"^[^\n]+ here the prior is 'uniform'[^\n]+\.$"):
         iv.walk(addition, query, decoder=True, prior="uniform", **SHORT)
+    unread = addition.query(ADD, at="=", site="m0")
+    assert "m0" not in addition.decoder.config.sites
+    with pytest.raises(UnknownSiteError, match=r"^The decoder was not trained on m0, [^\n]+\.$"):
+        iv.walk(addition, unread, decoder=True, **SHORT)
+    walk = iv.walk(addition, unread, **SHORT).walk
+    assert walk is not None
+    assert "decoder" not in walk.acceptance
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
