@@ -84,7 +84,8 @@ class IndependentKernel(StudyKernel):
         self, states: States, chains: Ids, epsilon: npt.NDArray[np.float64], trial: Trial, rng: np.random.Generator
     ) -> None:
         """Offer inputs to some chains and let them go there; both are told in ``states`` and ``trial``."""
-        mine, offers = [], []
+        mine: list[Ids] = []
+        offers: list[States] = []
         for limit in np.unique(epsilon[chains]):
             here = chains[epsilon[chains] == limit]
             offered = self._within(len(here) * _OFFERED, limit, rng)

@@ -59,7 +59,7 @@ class States:
         for name in ("tokens", "distance", "position", "log_prior"):
             getattr(self, name)[here] = getattr(other, name)[there]
 
-    def part(self, chains: npt.ArrayLike) -> States:
+    def part(self, chains: npt.ArrayLike | slice) -> States:
         """Return a copy of some chains."""
         return States(*(np.copy(getattr(self, name)[chains]) for name in ("tokens", "distance", "position", "log_prior")))
 

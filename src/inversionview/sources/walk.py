@@ -185,7 +185,8 @@ def _ground(
     decoder: bool | None = None,
 ) -> Ground:
     """Return what is walked over; see ``WalkOptions``."""
-    from inversionview.sources.walked import language_ground, study_ground
+    from inversionview.sources.study_ground import study_ground
+    from inversionview.sources.walked import language_ground
 
     if decoder and prior != "study":
         raise SettingError(

@@ -19,12 +19,10 @@ from inversionview.core.memory import check_memory
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.core.scope import check_epsilon
-from inversionview.corpora.inputs import Inputs
 from inversionview.markov.chains import KEPT_STEPS
 from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.markov.ended import EndedKernel
-from inversionview.markov.independent import IndependentKernel, Writer
-from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
+from inversionview.markov.kernel import Kernel, States, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.report import Prior, WalkReport
@@ -40,8 +38,6 @@ _ROUNDING = 1e-4
 _MOST_STARTS = 1000
 _MUCH_LONGER = 6
 """Starts may be longer or shorter by so many tokens more than a text may grow or shrink."""
-_FEW = {"chains": 32, "population": 256}
-"""Settings where a decoder writes: each chain has to make some steps before all can agree, so few agree sooner."""
 _GIVEN = "Texts are run without a BOS, so nothing predicts their first token: it stays that of the query."
 
 
@@ -72,26 +68,6 @@ class Ground:
         for i, ids in enumerate(fitting):
             out[i, : len(ids)] = ids
         return out
-
-
-def study_ground(
-    model: ProbedModel,
-    inputs: Inputs,
-    target: Target,
-    ids: Sequence[int],
-    starts: Sequence[Sequence[int]] = (),
-    writer: Writer | None = None,
-) -> Ground:
-    """Return the inputs of a study, under its own distribution and with its moves, to which a ``writer`` adds one."""
-
-    def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
-        z = target.z.expand(len(ids), -1)
-        _, nearest, position = distance_to(model, torch.from_numpy(ids), z, target.site, target.kind, target.fixed)
-        return nearest.double().numpy(), position.numpy()
-
-    kernel = StudyKernel(inputs, measure) if writer is None else IndependentKernel(inputs, measure, writer)
-    settings = {} if writer is None else _FEW
-    return Ground(kernel, tuple(ids), inputs.features, inputs.max_length, settings, starts=starts)
 
 
 def language_ground(
