@@ -1,4 +1,4 @@
-"""The figures of the walk: ``python benchmarks/walk.py rates|first|language|mixing|bits|truth|agreement``.
+"""The figures of the walk: ``python benchmarks/walk.py rates|first|language|mixing|bits|truth|agreement|proposals``.
 
 ``truth`` holds walks on addition against all 810,000 inputs (half an hour with --jobs 2); ``agreement`` compares walk,
 corpus and decoder on both studies. Each prints a Markdown table.
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 import inversionview as iv
 from inversionview.analyses.agree.measure import total_variation
 from inversionview.core.errors import InversionViewError
+from inversionview.markov import run as walking
 from inversionview.model.measure import nearest
 
 COUNTING, ADDITIONS = "vvzccvczvvvzvcvc|v:8", ("615+861=1476", "403+288=691")
@@ -211,6 +213,44 @@ def truth(seconds: float, jobs: int, positions: str, texts: Sequence[str]) -> No
             row(text, at, site, members, "yes" if mixed else "no", *cells)
 
 
+TEXTS = (COUNTING, "kkkxxkxmkk|k:6", "zzyyxyxzyyzx|z:4")
+"""Counting queries of ``proposals``."""
+
+
+def by_processor_time() -> None:
+    """Let walks count the time of this process alone in place of the wall's, for a machine that others use, too."""
+    go = walking.Walk.go
+
+    def begun(walk: walking.Walk) -> None:
+        walk.began = time.process_time()
+        go(walk)
+
+    walking.Walk.go = begun  # type: ignore[method-assign]
+    walking.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+
+
+def proposals(seconds: float, run: str, positions: str, texts: Sequence[str], sites: Sequence[str]) -> None:
+    """Counting with the decoder's proposals and without: what it takes until every feature is mixed."""
+    study = iv.load(run)
+    by_processor_time()
+    print(f"{torch.get_num_threads()} threads, decoder of {study.name}; processor seconds\n")
+    head("query", "at", "site", "decoder", "mixed", "s", "steps", "measured", "worst R̂", "least ESS", "accepted", "bits")
+    for text in texts:
+        for at in positions.split(","):
+            for site in sites or [s.short for s in study.sites]:
+                query = study.query(text, at=at, site=site)
+                for decoder in (True, False):
+                    began = time.process_time()
+                    made = iv.walk(study, query, seconds=seconds, until_mixed=True, count=1, decoder=decoder)
+                    took, walk, told = time.process_time() - began, made.walk, made.bits
+                    assert walk is not None
+                    accepted = walk.acceptance.get("decoder")
+                    known = "–" if told is None else f"{told.value:.1f} [{told.low:.1f}, {told.high or math.inf:.1f}]"
+                    rates = "–" if walk.r_hat is None else f"{walk.r_hat:.3f}", walk.ess, "–" if accepted is None else accepted
+                    mixed = "yes" if walk.mixed else "no"
+                    row(text, at, site, "yes" if decoder else "no", mixed, took, walk.steps, walk.measured, *rates, known)
+
+
 def asked_of(study: iv.Study) -> Iterator[tuple[str, str]]:
     """Yield the places of the agreement table: every site, at two positions."""
     for at in ("query", ":") if study.name == "counting" else ("=", "A1"):
@@ -250,16 +290,21 @@ def agreement(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["rates", "first", "language", "mixing", "bits", "truth", "agreement"])
+    parser.add_argument("part", choices=["rates", "first", "language", "mixing", "bits", "truth", "agreement", "proposals"])
     parser.add_argument("--seconds", type=float, default=None, help="of each walk, at most")
     parser.add_argument("--jobs", type=int, default=1, help="walks at a time (truth)")
-    parser.add_argument("--positions", default="=,A1", help="of the queries (truth)")
-    parser.add_argument("--query", action="append", help="an addition (truth; repeatable)")
+    parser.add_argument("--positions", help="of the queries (truth: =,A1; proposals: :,query)")
+    parser.add_argument("--query", action="append", help="an addition (truth) or a counting input (proposals); repeatable")
+    parser.add_argument("--site", action="append", help="a site (proposals; repeatable); by default all")
+    parser.add_argument("--run", default="counting", help="whose decoder proposes (proposals); by default the shipped one")
     args = parser.parse_args()
     usual = {"rates": 10.0, "first": 5.0, "language": 30.0, "mixing": 60.0, "bits": 120.0, "truth": 120.0, "agreement": 30.0}
+    usual["proposals"] = 60.0
     seconds = args.seconds or usual[args.part]
     if args.part == "truth":
-        truth(seconds, args.jobs, args.positions, args.query or ADDITIONS)
+        truth(seconds, args.jobs, args.positions or "=,A1", args.query or ADDITIONS)
+    elif args.part == "proposals":
+        proposals(seconds, args.run, args.positions or ":,query", args.query or TEXTS, args.site or ())
     else:
         parts = {"rates": rates, "first": first, "language": language, "mixing": mixing, "bits": bits, "agreement": agreement}
         parts[args.part](seconds)

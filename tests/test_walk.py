@@ -103,7 +103,9 @@ def test_every_member_of_a_preimage_in_pieces_is_found(addition: iv.Study, truth
     def take(tokens: np.ndarray, distance: np.ndarray, position: np.ndarray) -> None:
         found.extend(addition.model.vocabulary.decode([i for i in row if i != addition.inputs.pad]) for row in tokens.tolist())
 
-    preimage = iv.walk(addition, truth.query, epsilon=truth.epsilon, seconds=None, steps=600, count=200, found=take)
+    preimage = iv.walk(
+        addition, truth.query, epsilon=truth.epsilon, seconds=None, steps=600, count=200, found=take, decoder=False
+    )
     assert preimage.walk is not None
     assert preimage.bits is not None
     assert sorted(found) == sorted(truth.texts)
@@ -423,7 +425,7 @@ def test_walk_json(capsys: Captured) -> None:
     assert walk["ladder"][:-1] == sorted(walk["ladder"][:-1])
     assert len(walk["exchanged"]) == len(walk["ladder"]) - 1
     assert set(walk["mix"]) == set(walk["acceptance"]) == {
-        "swap", "replace", "shuffle", "resize", "rename", "exchange", "ask", "all",
+        "swap", "replace", "shuffle", "resize", "rename", "exchange", "ask", "all", "decoder",
     }  # fmt: skip
     assert sum(walk["mix"].values()) == pytest.approx(1)
     assert all(rate is None or 0 <= rate <= 1 for rate in [*walk["acceptance"].values(), *walk["exchanged"]])

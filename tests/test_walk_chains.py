@@ -171,6 +171,7 @@ class Still:
     """A kernel that moves nothing: what changes place does so by exchange alone."""
 
     moves: tuple[str, ...] = ("none",)
+    local = 1
     redraw = None
     costs = None
 

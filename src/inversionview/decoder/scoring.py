@@ -76,6 +76,7 @@ def log_probs(
     *,
     temperatures: Sequence[float] = (1.0,),
     floors: Sequence[float] | None = None,
+    as_drawn: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "temperature input"]:
     """Return log p_θ(x ∣ z) of every input of the tree, in the order in which they were given.
@@ -90,13 +91,14 @@ def log_probs(
             followed further, and its inputs get the prefix's value: an upper bound of theirs, since every further token can
             only lower it. So a value at or above its floor is exact, and whatever is below the floor has a value below the
             floor. What compares inputs with a threshold at or above the floor, a rank or a quantile, is therefore exact.
+        as_drawn: log p as ``sampling.sample`` draws, which never writes BOS or padding.
         report: called with the number of inputs scored so far.
     """
     decoder.eval()
     z = z.to(decoder.device, torch.float32)
     if not isinstance(decoder, ScratchDecoder):
-        return _one_by_one(decoder, tree, z, site, temperatures, report)
-    scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures))
+        return _one_by_one(decoder, tree, z, site, temperatures, as_drawn, report)
+    scorer = _Scorer(decoder, z, site, temperatures, floors or [-torch.inf] * len(temperatures), as_drawn)
     out = torch.empty(len(temperatures), len(tree))
     for start in range(0, len(tree), scorer.leaves):
         rows = slice(start, start + scorer.leaves)
@@ -117,6 +119,7 @@ def _one_by_one(
     z: Float[Tensor, "draw d_model"],
     site: int,
     temperatures: Sequence[float],
+    as_drawn: bool,
     report: Callable[[int], None] | None,
 ) -> Float[Tensor, "temperature input"]:
     """Do what ``log_probs`` says for a decoder around a causal LM, whose attention does not branch: input by input."""
@@ -125,7 +128,10 @@ def _one_by_one(
         tokens = tree.tokens[start : start + _LEAVES // 64].to(decoder.device)
         where = torch.full((len(tokens),), site, device=decoder.device)
         each = torch.stack(
-            [log_probs_at(decoder, tokens, one.expand(len(tokens), -1), where, temperatures).sum(-1) for one in z]
+            [
+                log_probs_at(decoder, tokens, one.expand(len(tokens), -1), where, temperatures, as_drawn=as_drawn).sum(-1)
+                for one in z
+            ]
         )
         scored = (each.logsumexp(0) - math.log(len(z))).cpu()
         out[:, torch.from_numpy(tree.order[start : start + len(tokens)])] = scored
@@ -144,9 +150,11 @@ class _Scorer:
         site: int,
         temperatures: Sequence[float],
         floors: Sequence[float],
+        as_drawn: bool,
     ) -> None:
         self.decoder, self.temperatures, self.draws, self.device = decoder, temperatures, len(z), z.device
         self.floors = torch.tensor(floors)[:, None]
+        self.banned = decoder.config.banned if as_drawn else []
         self.layers = [_Branches(cast(Layer, layer)) for layer in decoder.layers]
         u = decoder.pathway(z, torch.full((len(z),), site, device=z.device))
         self.entrance = decoder.enter(u, decoder.config.max_length)[:, None]  # (draw, 1, pos, width)
@@ -214,6 +222,7 @@ class _Scorer:
     def _log_softmax(self, x: Float[Tensor, "token width"]) -> Float[Tensor, "temperature vocabulary token"]:
         """Return log p of each token, tokens of the vocabulary first: small sums run fastest over the outer dimension."""
         logits = self.decoder.lm_head.weight @ self.decoder.norm(x).T
+        logits[self.banned] = -torch.inf
         return torch.stack([(logits / t).log_softmax(0) for t in self.temperatures])
 
     def _flat(self, parent: Int[Tensor, " node"], caches: list[list[Tensor]]) -> Int[Tensor, " draw*node"]:

@@ -101,7 +101,10 @@ class Chains:
         self.state = np.arange(len(self.rung))
         """State at each place."""
         top = len(epsilons) - 1 if np.isinf(epsilons[-1]) else None
-        self.mixes = [Mix(len(kernel.moves), kernel.redraw if k == top else None, kernel.costs) for k in range(len(epsilons))]
+        every, local = len(kernel.moves), kernel.local
+        first = Mix(every, kernel.redraw if top == 0 else None, kernel.costs, joint=local < every)
+        outer = [Mix(local, kernel.redraw if k == top else None, kernel.costs) for k in range(1, len(epsilons))]
+        self.mixes = [first, *outer]
         self.learning = True
         self.moved, self.exchanged = Tally.of(len(kernel.moves)), Tally.of(max(0, len(epsilons) - 1))
         self.steps = 0

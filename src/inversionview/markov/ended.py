@@ -88,7 +88,7 @@ class EndedKernel(LanguageKernel):
     def __init__(self, *args: Any, ahead: Sequence[Bigrams] = (), **options: Any) -> None:
         super().__init__(*args, **options)
         self._ahead = ahead
-        self.moves = tuple(_MOVES)
+        self.moves, self.local = tuple(_MOVES), len(_MOVES)
         self.costs = _COSTS
         self._scores: Tensor
         """Of every token at every position of the chains' texts, given those before it, ``[chain, pos, vocabulary]``."""

@@ -6,7 +6,7 @@ each chain brings an ε of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -59,9 +59,15 @@ class States:
         for name in ("tokens", "distance", "position", "log_prior"):
             getattr(self, name)[here] = getattr(other, name)[there]
 
-    def part(self, chains: npt.ArrayLike) -> States:
+    def part(self, chains: npt.ArrayLike | slice) -> States:
         """Return a copy of some chains."""
         return States(*(np.copy(getattr(self, name)[chains]) for name in ("tokens", "distance", "position", "log_prior")))
+
+
+def joined(parts: Sequence[States]) -> States:
+    """Return states of several one after another."""
+    names = ("tokens", "distance", "position", "log_prior")
+    return States(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class Trial(NamedTuple):
@@ -91,6 +97,8 @@ class Kernel(Protocol):
     """The move that draws from the prior whatever the state, where there is one."""
     costs: tuple[float, ...] | None
     """What a step of each move costs, where all chains make the same move in one step; ``None`` where each has its own."""
+    local: int
+    """So many of the moves, the first, are made at every ε; one that is left at the wanted ε alone, by all chains at once."""
     aside: Trial | None
     """What the last step measured beside what the chains tried, where it did."""
 
@@ -100,6 +108,10 @@ class Kernel(Protocol):
 
     def fresh(self, count: int, rng: np.random.Generator) -> States:
         """Return independent draws from the prior, measured."""
+        ...
+
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """Return members that were not come upon by moves, up to ``count``, at which chains may begin; ``None`` without any."""
         ...
 
     def step(
@@ -122,6 +134,7 @@ class StudyKernel:
         self._moves = inputs.moves
         self.moves = tuple(move.name for move in self._moves)
         self.costs: tuple[float, ...] | None = None
+        self.local = len(self.moves)
         self.aside: Trial | None = None
         self.redraw = self.moves.index("all") if "all" in self.moves else None
         self._known: dict[int, tuple[float, int]] = {}
@@ -133,6 +146,10 @@ class StudyKernel:
     def fresh(self, count: int, rng: np.random.Generator) -> States:
         """See ``Kernel.fresh``."""
         return self.begin(self.inputs.fresh(count, rng))
+
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """See ``Kernel.elsewhere``: moves are all there is."""
+        return None
 
     def measure(self, tokens: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
         """Return D of each row and where it is reached; inputs that are known are looked up."""

@@ -63,7 +63,7 @@ def build(
     """
     states = kernel.fresh(population, rng)
     seen(as_trial(states))
-    mix = Mix(len(kernel.moves), costs=kernel.costs)
+    mix = Mix(kernel.local, costs=kernel.costs)
     epsilons, kept = [np.inf], [states]
     while epsilons[-1] > epsilon and len(epsilons) < _MOST:
         if stop():
@@ -79,7 +79,7 @@ def build(
             return Ladder(np.array([epsilon, *epsilons[::-1]]), (states, *kept[::-1]), False)
         inside = np.flatnonzero(states.distance <= level)
         states = states.part(inside[rng.permutation(np.arange(population) % len(inside))])
-        mix = Mix(len(kernel.moves), costs=kernel.costs)
+        mix = Mix(kernel.local, costs=kernel.costs)
         _evolve(kernel, states, level, mix, rng, seen)
         epsilons.append(level)
         kept.append(states)

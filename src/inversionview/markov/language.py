@@ -79,6 +79,7 @@ class LanguageKernel:
         """Of the positions: each gets as much time, and what comes before it costs none."""
         self._moves = Proposals(model, target, self.texts).moves(beta, guided)
         self.moves = tuple(self._moves)
+        self.local = len(self.moves)
         self.costs: tuple[float, ...] | None = tuple(_COSTS.get(name, 1.0) for name in self.moves)
         self._depth = (target.site.layer + 1) / len(model.shape.heads) if beta else 1.0
         """Share of the layers that D takes."""
@@ -147,6 +148,10 @@ class LanguageKernel:
             self._cache, self._of = out.cache.rows(torch.from_numpy(which)), states
 
     # -- a step -------------------------------------------------------------------------------------------------------
+
+    def elsewhere(self, count: int, epsilon: float, rng: np.random.Generator) -> States | None:
+        """See ``Kernel.elsewhere``: moves are all there is."""
+        return None
 
     def step(
         self, states: States, epsilon: Float[np.ndarray, " chain"], which: Int[np.ndarray, " chain"], rng: np.random.Generator

@@ -18,7 +18,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seconds, check_seed, positive, whole
 from inversionview.markov.chains import Chains, started
 from inversionview.markov.diagnostics import Mixing, mixing, splitting_bits
-from inversionview.markov.kernel import Kernel, States, Trial, as_trial
+from inversionview.markov.kernel import Kernel, States, Trial, as_trial, joined
 from inversionview.markov.ladder import Ladder, build
 from inversionview.markov.pool import Pool
 
@@ -27,6 +27,8 @@ Found = Callable[[Ids, npt.NDArray[np.float64], Ids], None]
 """Called with new members as they are found: tokens, D and the position where it is reached."""
 _MOST_REPLICAS = 16
 _FEWEST_COLUMNS = 8
+_WRITTEN = 128
+"""Members from elsewhere among which chains begin, at most."""
 _ALONE = 500
 """Steps after which a walk that waits for its features to mix gives up where it has found nothing but the query."""
 _DROPPED = 0.2
@@ -107,6 +109,9 @@ class Walk:
     chains: Chains | None = None
     interrupted: bool = False
     starts: States | None = None
+    """Members from elsewhere, where chains begin in place of what comes down the ladder."""
+    written: States | None = None
+    """Members that the kernel knows from elsewhere, where chains begin beside that."""
     _look: int = 0
 
     @property
@@ -119,13 +124,14 @@ class Walk:
         try:
             if self.starts is not None:
                 self._take(as_trial(self.starts))
+            self.written = self.kernel.elsewhere(_WRITTEN, self.pool.epsilon, self.rng)
+            self._take_aside()
             if self.settings.exchange:
                 self._climb()
             self.chains = self._chains()
             while not self._over():
                 self._take(self.chains.step())
-                if self.kernel.aside is not None:
-                    self._take(self.kernel.aside)
+                self._take_aside()
                 self.chains.learning = self.chains.steps < self.settings.warm_up
                 self._tell(self._share())
         except KeyboardInterrupt:
@@ -149,17 +155,22 @@ class Walk:
         epsilon = self.pool.epsilon
         if self.ladder is None:
             epsilons, columns, replicas = np.array([epsilon]), self.settings.chains, 1
-            rungs = [self.query if self.starts is None else self.starts]
-            others = 0 if self.starts is None else columns // 2
+            rungs = [next((s for s in (self.starts, self.written) if s is not None), self.query)]
+            others = columns - self._from_query(columns)
         else:
             epsilons, rungs = self.ladder.epsilons, list(self.ladder.states)
             replicas = min(max(1, len(epsilons) - 1), _MOST_REPLICAS)
+            few = self.kernel.local < len(self.kernel.moves)
+            if few:  # nothing has to come down the ladder for each of them
+                replicas = min(replicas, max(1, self.settings.chains // _FEWEST_COLUMNS))
             columns = max(_FEWEST_COLUMNS, self.settings.chains // replicas)
             if self.settings.bits_within:  # all rungs count alike
-                replicas, columns = 1, max(2 * _FEWEST_COLUMNS, self.settings.chains // 8)
+                replicas, columns = 1, max((4 if few else 2) * _FEWEST_COLUMNS, self.settings.chains // 8)
             others = columns // 2
             if not self.ladder.reached:
-                rungs[0] = self.query
+                rungs[0] = self.query if self.written is None else self.written
+            elif self.written is not None:
+                rungs[0] = joined([rungs[0], self.written])
             if self.starts is not None:
                 rungs[0] = self.starts
         start = started(columns, replicas, rungs, self.query, self.rng, others)
@@ -169,6 +180,10 @@ class Walk:
         members = self.pool.add(trial)
         if self.found is not None and len(members[0]):
             self.found(*members)
+
+    def _take_aside(self) -> None:
+        if self.kernel.aside is not None:
+            self._take(self.kernel.aside)
 
     def _share(self) -> float:
         shares = [0.0]
@@ -228,13 +243,17 @@ class Walk:
         flat = draws.reshape(-1, draws.shape[-1])
         values = {name: v.reshape(draws.shape[:2]) for name, v in self.features(flat).items()}
         query = {name: v[0] for name, v in self.features(self.query.tokens).items()}
-        began = self.chains.column[: draws.shape[1]] < self._from_query()
+        began = self.chains.column[: draws.shape[1]] < self._from_query(self.chains.columns)
         return mixing(values, query, steps, warm, began, self.chains.replicas)
 
-    def _from_query(self) -> int:
-        """Return how many columns began at the query."""
-        columns = self.chains.columns if self.chains is not None else 0
-        return columns - columns // 2 if self.ladder is not None or self.starts is not None else columns
+    def _from_query(self, columns: int) -> int:
+        """Return how many of the columns begin at the query."""
+        return columns if self.alone else columns - columns // 2
+
+    @property
+    def alone(self) -> bool:
+        """All chains begin at the query."""
+        return self.ladder is None and self.starts is None and self.written is None
 
     def bits(self) -> Bits | None:
         """Return the bits, where there is a ladder on which enough was seen."""

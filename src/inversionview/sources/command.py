@@ -52,6 +52,15 @@ class NearOptions(MeantScopeOptions):
     ] = False
 
 
+DecoderOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--decoder/--no-decoder",
+        help="A walk may go to what the decoder writes, too; the rule where it was trained on the site.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class OwnOptions:
     """What sources are told that the others do not know: how the decoder draws candidates, how long a walk goes."""
@@ -63,6 +72,7 @@ class OwnOptions:
     noise: Annotated[float | None, typer.Option(help="With --temperature: noise on the activation, in units of std(z).")] = None
     candidates: Annotated[int | None, typer.Option(help="The decoder's candidates of each setting: 64.")] = None
     seconds: WalkedSecondsOpt = None
+    decoder: DecoderOpt = None
     nearest: Annotated[
         bool | None,
         typer.Option("--nearest", help="A model's texts: compare the nearest of all positions of others, not their last."),
@@ -166,6 +176,7 @@ class ChainOptions:
     guided: Annotated[
         bool, typer.Option("--guided", help="Add a move that follows the gradient of D: more is taken, at twice the cost.")
     ] = False
+    decoder: DecoderOpt = None
     start: Annotated[
         str | None, typer.Option(help="Let half of the chains begin at what decoder or corpus finds (or both, by commas).")
     ] = None
@@ -198,7 +209,7 @@ def walk(
     on: ModelOptions,
     as_json: JsonOpt = False,
 ) -> None:
-    """Walk through the ε-preimage from the query: no decoder, no corpus; every member is run through the model."""
+    """Walk through the ε-preimage from the query: needs no decoder, no corpus; every member is run through the model."""
     distance = scope.check()
     if chains.prior in ("study", "uniform"):
         unused(context, f"the prior is {chains.prior}", "beta")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inversionview.markov.run import Found
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.sources.walked import Ground
+    from inversionview.sources.written import DecoderWriter
     from inversionview.studies.study import Study
 
 
@@ -57,13 +58,16 @@ class WalkOptions(TypedDict, total=False):
     """With replicas on a ladder of ε; also gives the bits."""
     population: int
     """Chains on each level while the ladder is made."""
+    decoder: bool | None
+    """Chains may move to what the decoder writes, too; by default where one was trained on the site and the prior is the
+    study's."""
     warm: int
     """Steps in which the mix of moves is learnt."""
 
 
 _COUNTED = 3_000_000
 """Occurrences of a corpus that are counted, at most."""
-_OF_THE_GROUND = ("beta", "keep", "longer", "guided")
+_OF_THE_GROUND = ("beta", "keep", "longer", "guided", "decoder")
 
 
 def walk(
@@ -178,10 +182,16 @@ def _ground(
     keep: Sequence[str | int] = (),
     longer: int = 2,
     guided: bool = False,
+    decoder: bool | None = None,
 ) -> Ground:
     """Return what is walked over; see ``WalkOptions``."""
-    from inversionview.sources.walked import language_ground, study_ground
+    from inversionview.sources.study_ground import study_ground
+    from inversionview.sources.walked import language_ground
 
+    if decoder and prior != "study":
+        raise SettingError(
+            f"A decoder writes inputs of a study's own prior, but here the prior is {prior!r}: leave the decoder out."
+        )
     if prior == "study":
         if keep or guided:
             raise SettingError("Kept tokens and guided moves belong to the priors 'model' and 'uniform': name one.")
@@ -190,11 +200,30 @@ def _ground(
                 f"{query.text!r} is no input of {study.name}: {why}. So it has probability 0 under the prior (study): mend "
                 "it, or name another prior (model or uniform)."
             )
-        return study_ground(study.model, study.inputs, target, query.ids, starts)
+        writer = None if decoder is False else _writer(study, query, bool(decoder))
+        return study_ground(study.model, study.inputs, target, query.ids, starts, writer)
     ids = (*query.ids[: query.position + 1], query.ids[-1]) if target.ended else query.ids
     told = {"beta": beta if prior == "model" else 0.0, "keep": [study.locate(query.ids, at) for at in keep], "guided": guided}
     told["ahead"] = _ahead(study)
     return language_ground(study.model, target, ids, longer, starts, **told)
+
+
+def _writer(study: Study, query: Query, asked: bool) -> DecoderWriter | None:
+    """Return what the study's decoder writes for a query; ``None`` where none was trained on its site, unless one is asked for.
+
+    Raises:
+        WeightsError: one is asked for where there is none.
+        MismatchError: likewise, it belongs to another probed model.
+        UnknownSiteError: likewise, it was not trained on the site.
+    """
+    from inversionview.sources.decoder import DECODER
+    from inversionview.sources.sampled import trained_site
+    from inversionview.sources.written import DecoderWriter
+
+    if not asked and not (DECODER.available(study) and DECODER.reads(study, query)):
+        return None
+    number = trained_site(study.decoder, query.site)
+    return DecoderWriter(study.decoder, query.z, number, study.inputs.max_length, study.inputs.pad)
 
 
 def _ahead(study: Study) -> tuple[Bigrams, ...]:

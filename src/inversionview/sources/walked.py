@@ -19,11 +19,10 @@ from inversionview.core.memory import check_memory
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.core.scope import check_epsilon
-from inversionview.corpora.inputs import Inputs
 from inversionview.markov.chains import KEPT_STEPS
 from inversionview.markov.diagnostics import LEAST_ESS, MOST_R_HAT, Mixing
 from inversionview.markov.ended import EndedKernel
-from inversionview.markov.kernel import Kernel, States, StudyKernel, Target, keys_of
+from inversionview.markov.kernel import Kernel, States, Target, keys_of
 from inversionview.markov.language import LanguageKernel
 from inversionview.markov.pool import Pool
 from inversionview.markov.report import Prior, WalkReport
@@ -69,19 +68,6 @@ class Ground:
         for i, ids in enumerate(fitting):
             out[i, : len(ids)] = ids
         return out
-
-
-def study_ground(
-    model: ProbedModel, inputs: Inputs, target: Target, ids: Sequence[int], starts: Sequence[Sequence[int]] = ()
-) -> Ground:
-    """Return the inputs of a study, under its own distribution and with its moves."""
-
-    def measure(ids: Ids) -> tuple[npt.NDArray[np.float64], Ids]:
-        z = target.z.expand(len(ids), -1)
-        _, nearest, position = distance_to(model, torch.from_numpy(ids), z, target.site, target.kind, target.fixed)
-        return nearest.double().numpy(), position.numpy()
-
-    return Ground(StudyKernel(inputs, measure), tuple(ids), inputs.features, inputs.max_length, {}, starts=starts)
 
 
 def language_ground(
@@ -356,7 +342,7 @@ def _notes(
             "There was no time to make a ladder of ε, from whose outer steps chains come down to pieces of the preimage far "
             f"from the query: such pieces may be missing, and the bits are not known. Give it {_longer(run, 4)}."
         )
-    if run.chains is not None and run.ladder is None and run.starts is None and query.position:
+    if run.chains is not None and run.alone and query.position:
         notes.append("All chains began at the query; a piece of the preimage that small steps do not reach would not be seen.")
     return notes
 
