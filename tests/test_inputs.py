@@ -20,7 +20,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.texts import TextInputs
 from inversionview.model.tokens import character_tokenizer
 from inversionview.studies.addition.corpus import AdditionInputs
-from inversionview.studies.counting.corpus import CountingInputs
+from inversionview.studies.counting.corpus import BAR, CountingInputs
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -364,3 +364,23 @@ def test_a_text_with_an_unknown_character_is_refused() -> None:
 def test_a_length_that_leaves_no_room_for_a_token_is_refused(limit: int) -> None:
     with pytest.raises(InversionViewError):
         TextInputs.tokenize(some_texts(60), TEXT_TOKENIZER, max_length=limit)
+
+
+def test_the_corpus_of_counting_holds_its_configurations_in_any_order_and_no_others() -> None:
+    """Against the list of each triple's configurations: rows of the corpus in any order, and draws from all configurations."""
+    inputs, rng = CountingInputs(), np.random.default_rng(5)
+    rows = rng.integers(len(inputs), size=300)
+    assert inputs.in_corpus(inputs.tokens(rows, salt=9)).all()
+    fresh = inputs.fresh(3000, rng)
+    listed: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+
+    def of(row: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        counts = Counter(row[1 : row.index(BAR)])
+        return tuple(sorted(counts)), tuple(counts[letter] for letter in sorted(counts))
+
+    for row in inputs.tokens(np.arange(0, len(inputs), 3)).tolist():
+        letters, counts = of(row)
+        listed.setdefault(letters, set()).add(counts)
+    expected = [counts in listed[letters] for letters, counts in map(of, fresh.tolist())]
+    assert inputs.in_corpus(fresh).tolist() == expected
+    assert 0.2 < np.mean(expected) < 0.35  # 200 of 729

@@ -110,6 +110,10 @@ class Inputs(ABC):
             mask[:, 0] = False
         return mask
 
+    def in_corpus(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which inputs of the study are in the corpus, whatever their free part, ``[rows]``: by default all of them."""
+        return np.ones(len(tokens), dtype=bool)
+
     def why_not(self, ids: Sequence[int]) -> str | None:
         """Return why a text's ids, BOS and EOS included, are none of the inputs, as a clause; ``None`` where they are.
 

@@ -113,6 +113,7 @@ class _Site:
             if len(members) < ENOUGH_HITS:
                 continue
             recalls.append(self._recall(z_q, members, hits))
+            drawn = drawn[self.bank.inputs.in_corpus(drawn)]  # of what the bank never could hold, nothing is to be compared
             if len(drawn):
                 apart.append(self._divergence(self.codes.encode(self.bank.inputs.features(drawn)), members))
                 again = members[self.rng.integers(len(members), size=len(drawn))]

@@ -68,6 +68,24 @@ class CountingInputs(Inputs):
         letters = np.take_along_axis(letters, np.argsort(keys, axis=1), axis=1)
         return written(letters, length, self._triples[triple, asked])
 
+    def in_corpus(self, tokens: Ids) -> npt.NDArray[np.bool_]:
+        """Return which inputs have one of the 200 count configurations that the corpus has of their letters."""
+        letters, length, _ = read(tokens)
+        counts = letter_counts(letters, length)
+        real = ((counts > 0).sum(1) == 3) & (counts.max(1) <= 9)
+        three = np.sort(np.argsort(counts == 0, axis=1, kind="stable")[:, :3], axis=1)
+        number = ((np.take_along_axis(counts, three, axis=1) - 1).clip(min=0) * np.array([81, 9, 1])).sum(1)
+        triple = self._number_of[three[:, 0], three[:, 1], three[:, 2]]
+        known: npt.NDArray[np.bool_] = real & (self._configurations[triple] == number[:, None]).any(1)
+        return known
+
+    @cached_property
+    def _number_of(self) -> npt.NDArray[np.int64]:
+        """The number of each triple by its letters, ``[26, 26, 26]``."""
+        out = np.zeros((26, 26, 26), dtype=np.int64)
+        out[tuple(self._triples.T)] = np.arange(len(self._triples))
+        return out
+
     # -- the walk -----------------------------------------------------------------------------------------------------
 
     def log_prior(self, tokens: Ids) -> npt.NDArray[np.float64]:
