@@ -145,11 +145,25 @@ def test_json_has_the_agreed_fields(addition: iv.Study) -> None:
         "inside",
         "distinct",
         "places",
+        "bits",
     }
+    assert value["bits"]["method"] == "importance"
     assert set(value["query"]) == {"text", "tokens", "ids", "position", "site", "model", "attention"}
     assert value["query"]["tokens"] == [*"B615+861=1476E"]
     assert value["query"]["position"] == 8
-    fields = {"tokens", "text", "distance", "position", "inside", "token_distances", "effect", "source", "count", "ids"}
+    fields = {
+        "tokens",
+        "text",
+        "distance",
+        "position",
+        "inside",
+        "token_distances",
+        "effect",
+        "source",
+        "count",
+        "ids",
+        "log_p",
+    }
     for s in value["samples"]:
         assert set(s) == fields
         assert len(s["tokens"]) == len(s["token_distances"]) == len(s["effect"])

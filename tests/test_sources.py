@@ -136,7 +136,7 @@ def test_pages_know_the_names() -> None:
 def test_options_of_a_walk_are_its_settings() -> None:
     own = {field.name for field in fields(WalkSettings) if field.init}
     assert own - {"seed"} < set(WalkOptions.__annotations__)
-    assert set(WalkOptions.__annotations__) - own == {"prior", "beta", "keep", "longer", "nearest", "guided"}
+    assert set(WalkOptions.__annotations__) - own == {"prior", "beta", "keep", "longer", "nearest", "guided", "decoder"}
 
 
 def test_options_of_one_draw_are_given_once(counting: iv.Study, query: iv.Query) -> None:

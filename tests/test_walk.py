@@ -245,7 +245,7 @@ def test_the_seed_fixes_all_but_the_time(counting: iv.Study, exchange: bool) -> 
 def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, truths: dict[str, Truth]) -> None:
     """Without exchange, from pieces that the query's own steps do not reach so soon; what is no member is passed over."""
     truth = truths["fragmented"]
-    alone = iv.walk(addition, truth.query, exchange=False, **{**SMALL, "steps": 1})
+    alone = iv.walk(addition, truth.query, exchange=False, decoder=False, **{**SMALL, "steps": 1})
     assert alone.walk is not None
     wrong = ("403+288=692", "999+999=1998")  # no input, though at A1 nothing tells it from the query; outside
     texts = [*sorted(truth.texts), *wrong, truth.query.text]
@@ -260,7 +260,7 @@ def test_half_of_the_chains_begin_at_members_from_elsewhere(addition: iv.Study, 
     def take(tokens: np.ndarray, distance: np.ndarray, position: np.ndarray) -> None:
         found.extend(addition.model.vocabulary.decode([i for i in row if i != addition.inputs.pad]) for row in tokens.tolist())
 
-    options: dict[str, Any] = {**SMALL, "steps": 4, "exchange": False, "chains": 64}
+    options: dict[str, Any] = {**SMALL, "steps": 4, "exchange": False, "decoder": False, "chains": 64}
     helped = iv.walk(addition, truth.query, starts=[elsewhere], found=take, count=1000, **options)
     assert helped.walk is not None
     assert alone.walk.members < helped.walk.members == 33
@@ -449,7 +449,8 @@ def test_options_reach_the_walk(capsys: Captured) -> None:
 
 
 def test_a_walk_as_a_table(capsys: Captured) -> None:
-    code, out, _ = run(capsys, "walk", "addition", ADD, *AT, "--steps", "3", "--no-exchange", "--chains", "8")
+    short = ["--steps", "3", "--no-exchange", "--chains", "8"]
+    code, out, _ = run(capsys, "walk", "addition", ADD, *AT, *short, "--no-decoder")
     assert code == 0
     assert "B615+861(=)1476E" in out
     assert "distinct members in" in out

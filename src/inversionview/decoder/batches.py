@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class PairPool:
     """Pairs that are drawn together, in the order in which they are trained on."""
 
     tokens: Ids
@@ -89,7 +89,7 @@ class Pool:
 
 def make_pool(
     source: PairSource, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], balls: Balls | None = None
-) -> Pool:
+) -> PairPool:
     """Return pool ``number``; it depends on nothing but the arguments.
 
     ``weights`` say how likely a pair is drawn, ``[site, place]``. With ``balls`` the inputs are members of the activations'
@@ -113,7 +113,7 @@ def make_pool(
     order = order[np.argsort(lengths[order], kind="stable")]  # by length, random within
     parts = order[: config.pool * config.batch].reshape(-1, config.batch // config.groups)
     order = parts[rng.permutation(len(parts))].reshape(config.pool, config.groups, -1)
-    return Pool(tokens, z, sites, query, lengths, order, int(source.inputs.bos is not None), others, alone)
+    return PairPool(tokens, z, sites, query, lengths, order, int(source.inputs.bos is not None), others, alone)
 
 
 class Pools:
@@ -128,9 +128,9 @@ class Pools:
     def __init__(self, source: PairSource, config: TrainConfig, balls: Balls | None) -> None:
         self.source, self.config, self.balls = source, config, balls
         self._thread = ThreadPoolExecutor(1, "pools")
-        self._ahead: tuple[int, npt.NDArray[np.float64], Future[Pool]] | None = None
+        self._ahead: tuple[int, npt.NDArray[np.float64], Future[PairPool]] | None = None
 
-    def take(self, number: int, weights: npt.NDArray[np.float64]) -> Pool:
+    def take(self, number: int, weights: npt.NDArray[np.float64]) -> PairPool:
         """Return pool ``number``, and begin to make the one after it as if the weights stayed."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == number and np.array_equal(ahead[1], weights):
@@ -152,9 +152,9 @@ class Pools:
             self.balls.stop.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, number: int, weights: npt.NDArray[np.float64]) -> Future[Pool]:
+    def _begin(self, number: int, weights: npt.NDArray[np.float64]) -> Future[PairPool]:
         return self._thread.submit(make_pool, self.source, self.config, number, weights, self.balls)
 
-    def _drop(self, ahead: tuple[int, npt.NDArray[np.float64], Future[Pool]] | None) -> None:
+    def _drop(self, ahead: tuple[int, npt.NDArray[np.float64], Future[PairPool]] | None) -> None:
         if ahead is not None and not ahead[2].cancel():
             ahead[2].exception()

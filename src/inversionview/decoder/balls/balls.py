@@ -46,7 +46,7 @@ _FORGET, _APART = 48, 6
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
+class BallMembers:
     """Inputs from the balls of some activations."""
 
     tokens: Int[np.ndarray, "query member pos"]
@@ -115,7 +115,7 @@ class Balls:
 
     def members(
         self, pool: int, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids, z: Float[Tensor, "query d_model"], salt: int = 0
-    ) -> Members:
+    ) -> BallMembers:
         """Return members for the activations of some pairs that were read for a pool; with another ``salt`` others."""
         rng = np.random.default_rng((self.config.seed, 5, 3, pool, salt))
         own, alone = drawn.tokens[rows], np.zeros(len(rows), dtype=bool)
@@ -130,7 +130,7 @@ class Balls:
         if len(some := np.flatnonzero(~look & ~void)):
             out[some] = self._walked(own[some], sites[some], z[torch.from_numpy(some)], rng)
             alone[some] = (out[some] == own[some][:, None]).all((1, 2))
-        return Members(out, alone)
+        return BallMembers(out, alone)
 
     def _found(
         self, candidates: Candidates, sites: Ids, z: Float[Tensor, "query d_model"], rng: np.random.Generator, own: Ids

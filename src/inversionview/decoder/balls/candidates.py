@@ -112,15 +112,21 @@ def drawn_candidates(
     seed: Sequence[int],
     asked: npt.NDArray[np.bool_],
 ) -> Candidates:
-    """Draw inputs of the train split and run them through the model: their places are all positions where D may be reached."""
-    tokens = inputs.draw(rows, split="train", seed=seed, fresh=True)
+    """Draw inputs of the train split and run them through the model: their places are all positions where D may be reached.
+
+    Of inputs that have an end none is drawn twice: where there are no more than ``rows``, these are all.
+    """
+    if inputs.redrawn:
+        tokens = inputs.draw(rows, split="train", seed=seed, fresh=True)
+    else:
+        tokens = inputs.tokens(np.random.default_rng(list(seed)).permutation(inputs.split("train"))[:rows])
     there = model.candidates(torch.from_numpy(tokens))
     every = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     found: list[Tensor | None] = [None] * len(sites)
     numbers = [number for number, wanted in enumerate(asked) if wanted]
     for some in (numbers[i : i + _SITES] for i in range(0, len(numbers), _SITES)):
         parts: dict[int, list[Tensor]] = {number: [] for number in some}
-        for start in range(0, rows, _ROWS):
+        for start in range(0, len(tokens), _ROWS):
             part = slice(start, start + _ROWS)
             z = model.harvest_compact(tokens[part], [sites[number] for number in some], np.ascontiguousarray(every[part]))
             for number, one in zip(some, z, strict=True):
