@@ -81,7 +81,7 @@ def harvest_baseline(study: iv.Study) -> float:
 
 
 def training(study: iv.Study, target: Target) -> float:
-    """Pairs/s of decoder training, all included: the harvest, or members of balls, of which a thread of its own makes the next."""
+    """Pairs/s of decoder training, all included; pools are made by a thread of their own."""
     inputs, config = study.inputs, iv.TrainConfig(minutes=None, steps=1, target=target)
     source = FreshInputs(study.model, inputs, study.sites)
     decoder = new_decoder(study.model, source)

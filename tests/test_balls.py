@@ -143,19 +143,19 @@ def test_targets_are_shares_of_the_members_that_agree_so_far() -> None:
 
 
 def test_a_decoder_trained_on_balls_draws_from_them(addition: iv.Study) -> None:
-    """On a listed space, trained to convergence: the samples inside ε are uniform over the ball, by χ², at several queries."""
+    """On a listed space: the samples inside ε are uniform over the ball, by χ², and few lie outside; at several queries."""
     inputs, site = FewAdditions(), expand("a0.2", addition.model.sites)[0]
-    inputs.each, inputs.default_positions = 16, ("=",)
-    config = iv.TrainConfig(minutes=None, steps=600, batch=192, groups=1, pool=32, evaluations=1, queries=8)
-    decoder = iv.train(addition.model, inputs, [site], config, width=48, layers=2, blocks=1, hidden=128)
-    every, where = inputs.tokens(inputs.split("train")), torch.zeros(400, dtype=torch.long)
-    for row in (23, 100, 150):
+    inputs.each, inputs.default_positions = 12, ("=",)
+    length: dict[str, Any] = {"minutes": None, "steps": 800, "batch": 128, "groups": 1, "pool": 32}
+    config = iv.TrainConfig(**length, evaluations=1, queries=8, muon_lr=0.02, adam_lr=5e-3)
+    decoder = iv.train(addition.model, inputs, [site], config, width=48, layers=2, blocks=2, hidden=128)
+    every, where = inputs.tokens(inputs.split("train")), torch.zeros(200, dtype=torch.long)
+    for row in (3, 30, 60, 90):
         z = addition.model.harvest(every[[row]], [site], np.array([[8]]))[0, :, 0]
         inside = listed_ball(addition, site, z, every)
-        drawn = sample(decoder, z.expand(400, -1), where, generator=torch.Generator().manual_seed(row)).numpy()
+        drawn = sample(decoder, z.expand(200, -1), where, generator=torch.Generator().manual_seed(row)).numpy()
         count = (drawn[:, None] == inside[None]).all(2)
-        print(len(inside), count.any(1).mean(), chisquare(count.sum(0)).pvalue, count.sum(0))
-        assert count.any(1).mean() > 0.5
+        assert count.any(1).mean() > 0.85
         assert chisquare(count.sum(0)).pvalue > 1e-4
 
 

@@ -211,7 +211,7 @@ def test_training_changes_what_it_should_and_goes_on_exactly(own_model: Path, tm
     """A run of two pools, and one that is cut after its first and goes on: the same losses and weights."""
     model = iv.ProbedModel.from_pretrained(own_model)
     inputs = iv.TextInputs.tokenize(sentences(), model.tokenizer)
-    config = iv.TrainConfig(minutes=None, steps=8, batch=16, groups=2, pool=4, queries=2, evaluations=1)
+    config = iv.TrainConfig(minutes=None, steps=8, batch=16, groups=2, pool=4, queries=2, evaluations=1, target="own")
     sizes = {"base": str(own_model), "tuning": tuning, "lora": 2, "pathway": 16, "cells": 2, "hidden": 16}
     decoder = iv.train(model, inputs, "x0.post", config, tmp_path / "whole", **sizes)
 
