@@ -109,9 +109,9 @@ def make_pool(
         others, alone = found.tokens, float(found.alone.mean())
         tokens = others[:, :each].reshape(len(query), -1)
     lengths = source.inputs.lengths(tokens)
-    order = rng.permutation(len(query))
+    order = rng.permutation(len(query))[: config.pool * config.batch]
     order = order[np.argsort(lengths[order], kind="stable")]  # by length, random within
-    parts = order[: config.pool * config.batch].reshape(-1, config.batch // config.groups)
+    parts = order.reshape(-1, config.batch // config.groups)
     order = parts[rng.permutation(len(parts))].reshape(config.pool, config.groups, -1)
     return PairPool(tokens, z, sites, query, lengths, order, int(source.inputs.bos is not None), others, alone)
 

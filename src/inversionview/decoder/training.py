@@ -274,7 +274,8 @@ def _rebalance(run: _Training, done: float) -> dict[str, Any]:
             decoder, run.model, source, run.pools.balls, config=config, pool=standing.pool, seed=seed
         )
         ratios = agreements(shares, apart, places, count)
-        metrics["apart"] = dict(zip(decoder.config.sites, np.nanmean(apart, axis=1).tolist(), strict=True))
+        known = {name: row[np.isfinite(row)] for name, row in zip(decoder.config.sites, apart, strict=True)}
+        metrics["apart"] = {name: float(row.mean()) for name, row in known.items() if len(row)}
     standing.weights = ((rebalanced(ratios, config.rebalance) + np.array(standing.weights)) / 2).tolist()
     return metrics
 
