@@ -533,9 +533,10 @@ def test_ctrl_c_prints_what_was_found() -> None:
     read = process.stdout.readline()
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    assert process.stderr is not None
+    out, err = process.stdout.read(), process.stderr.read()  # communicate() would pass over what readline() has read ahead
     lines = [json.loads(line) for line in (read + out).splitlines()]
-    assert process.returncode == 130
+    assert process.wait(timeout=60) == 130
     assert "Traceback" not in err
     assert err.strip() == "Interrupted: what was found until then is shown."
     assert lines[-1]["walk"]["interrupted"]
