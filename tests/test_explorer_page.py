@@ -139,7 +139,7 @@ def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: in
         assert all(share == "–" or share.startswith("≠") or said.startswith("KL") for _, share, said in told)
         assert all(said == "–" or said.startswith("KL") for _, _, said in told)
         expect(panel_of(page, panel).locator(".basis")).to_contain_text("Samples near z, not draws")
-        expect(panel_of(page, panel).locator(".notes")).to_contain_text("draws near z, not from the preimage")
+        expect(panel_of(page, panel).locator(".notes")).to_contain_text("are not draws from the preimage")
         return
     wanted = common(reading, epsilon)
     bits = [wanted[name][1] for name, _, _ in told]

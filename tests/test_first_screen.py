@@ -137,7 +137,7 @@ def test_decoders_tell_no_more_than_was_measured(counting: iv.Study, addition: i
             preimage = iv.read(study, study.query(TEXTS[study.name], at=at, site=site), each=2, weighed=0, source="decoder")
             told, measured = iv.common(preimage), study.truth.of(site.short)
             assert told is not None
-            assert "draws near z, not from the preimage" in told.note
+            assert "are not draws from the preimage" in told.note
             if measured is None:
                 assert told.features == ()
                 assert "too few inputs inside ε" in told.note
@@ -217,7 +217,7 @@ def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFi
     )
     drawn = said(capsys, "--temperature", "1", "--candidates", "50")
     assert re.search(r"\d+ of 50 candidates of the decoder lie inside ε", drawn)
-    assert "draws near z, not from the preimage" in drawn
+    assert "are not draws from the preimage" in drawn
     assert re.search(r" bits \[[\d.]+, [\d.]+\]", drawn)  # by importance
     value = json.loads(said(capsys, "--json"))
     assert (value["source"], value["inside"], value["candidates"]) == ("corpus", found.inside_count, ROWS)

@@ -262,7 +262,7 @@ def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, trut
     """What a decoder's samples say, with how far from the preimage they were measured to be; nothing where that is unknown."""
     site = preimage.query.site.short
     measured, why = _bias(truth, preimage, site, names)
-    near = "The decoder draws near z, not from the preimage: "
+    near = "Samples of a decoder are not draws from the preimage: "
     if measured is None:
         return replace(bare, note=f"{near}{why}, so no shares are told. Read the corpus or a walk for these.")
     recall = "" if measured.recall is None else f"recall {measured.recall:.2f}, "
