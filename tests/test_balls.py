@@ -155,8 +155,8 @@ def test_a_decoder_trained_on_balls_draws_from_them(addition: iv.Study) -> None:
         inside = listed_ball(addition, site, z, every)
         drawn = sample(decoder, z.expand(200, -1), where, generator=torch.Generator().manual_seed(row)).numpy()
         count = (drawn[:, None] == inside[None]).all(2)
-        assert count.any(1).mean() > 0.8
-        assert chisquare(count.sum(0)).pvalue > 1e-6  # of own pairs, which draw one input, 1e-213
+        assert count.any(1).mean() > 0.85
+        assert chisquare(count.sum(0)).pvalue > 1e-4  # of own pairs, which draw one input, 1e-213
 
 
 def test_bad_targets_are_refused_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -121,6 +121,35 @@ class Kernel(Protocol):
         ...
 
 
+class Attempt(NamedTuple):
+    """What moves made of some inputs, before the model is run."""
+
+    tokens: Int[np.ndarray, "chain pos"]
+    real: Bool[np.ndarray, " chain"]
+    """They differ from the inputs."""
+    passed: Bool[np.ndarray, " chain"]
+    """The prior and the ratio of the moves do not refuse them: what lies inside ε is taken."""
+    log_prior: Float[np.ndarray, " chain"]
+    """−∞ where nothing was proposed."""
+
+
+def proposed(inputs: Inputs, tokens: Ids, log_prior: npt.NDArray[np.float64], which: Ids, rng: np.random.Generator) -> Attempt:
+    """Make move ``which[i]`` of input i by Metropolis and Hastings' rule, but for what the model has to say."""
+    new, ratio = tokens.copy(), np.zeros(len(which))
+    for number, move in enumerate(inputs.moves):
+        chains = np.flatnonzero(which == number)
+        if len(chains):
+            new[chains], ratio[chains] = move.propose(tokens[chains], rng)
+    possible = np.isfinite(ratio)
+    new[~possible] = tokens[~possible]
+    real = (new != tokens).any(1)
+    own = np.full(len(which), -np.inf)
+    own[real] = inputs.log_prior(new[real])
+    with np.errstate(divide="ignore"):
+        passed = real & (np.log(rng.random(len(which))) < own - log_prior + ratio)
+    return Attempt(new, real, passed, own)
+
+
 class StudyKernel:
     """The kernel of a study that declares its moves and its prior.
 
@@ -131,8 +160,7 @@ class StudyKernel:
 
     def __init__(self, inputs: Inputs, measure: Measure, remember: int = 1_000_000) -> None:
         self.inputs, self._measure, self._remember = inputs, measure, remember
-        self._moves = inputs.moves
-        self.moves = tuple(move.name for move in self._moves)
+        self.moves = tuple(move.name for move in inputs.moves)
         self.costs: tuple[float, ...] | None = None
         self.local = len(self.moves)
         self.aside: Trial | None = None
@@ -167,18 +195,8 @@ class StudyKernel:
         self, states: States, epsilon: Float[np.ndarray, " chain"], which: Int[np.ndarray, " chain"], rng: np.random.Generator
     ) -> Trial:
         """See ``Kernel.step``. What the prior refuses is not run through the model."""
-        new, ratio = states.tokens.copy(), np.zeros(len(which))
-        for number, move in enumerate(self._moves):
-            chains = np.flatnonzero(which == number)
-            if len(chains):
-                new[chains], ratio[chains] = move.propose(states.tokens[chains], rng)
-        possible = np.isfinite(ratio)
-        new[~possible] = states.tokens[~possible]
-        real = (new != states.tokens).any(1)
-        log_prior = np.full(len(which), -np.inf)
-        log_prior[real] = self.inputs.log_prior(new[real])
-        with np.errstate(divide="ignore"):
-            passed = np.flatnonzero(real & (np.log(rng.random(len(which))) < log_prior - states.log_prior + ratio))
+        new, real, passes, log_prior = proposed(self.inputs, states.tokens, states.log_prior, which, rng)
+        passed = np.flatnonzero(passes)
         trial = Trial(new, np.full(len(which), np.nan), np.zeros(len(which), dtype=np.int64), real, np.zeros_like(real))
         trial.distance[passed], trial.position[passed] = self.measure(new[passed])
         trial.accepted[passed] = trial.distance[passed] <= epsilon[passed]

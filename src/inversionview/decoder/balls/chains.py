@@ -1,6 +1,6 @@
 """One Markov chain for each of many activations: it starts at the input that the activation is of and never leaves its ball.
 
-The chains are those of a walk, ``markov/kernel.py``, but each has an activation of its own. What they visit are draws from
+They step as those of a walk do, ``markov/kernel.py``, but each has an activation of its own. What they visit are draws from
 p(x) · 1[D(z_q, x) ≤ ε], with p the distribution of the inputs.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from inversionview.core.arrays import Ids
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
+from inversionview.markov.kernel import proposed
 from inversionview.model.measure import distance_to
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
@@ -53,23 +54,13 @@ class BallChains:
         self.tokens, self.z, self.site = tokens.copy(), z, site
         self.limit = np.asarray(epsilons)[site]
         self.log_prior = inputs.log_prior(tokens)
-        self.moves = inputs.moves
 
     def step(self) -> None:
         """Make a step of every chain: propose, and take what the prior does not refuse and the model has inside."""
-        new, ratio = self.tokens.copy(), np.zeros(len(self.tokens))
-        which = self.rng.integers(len(self.moves), size=len(new))
-        for number, move in enumerate(self.moves):
-            if len(chains := np.flatnonzero(which == number)):
-                new[chains], ratio[chains] = move.propose(self.tokens[chains], self.rng)
-        possible = np.isfinite(ratio) & (new != self.tokens).any(1)
-        log_prior = np.full(len(new), -np.inf)
-        log_prior[possible] = self.inputs.log_prior(new[possible])
-        with np.errstate(divide="ignore"):
-            odds = np.log(self.rng.random(len(new)))
-            passed = possible & (odds < log_prior - self.log_prior + np.where(possible, ratio, 0.0))
-        taken = self._inside(new, passed)
-        self.tokens[taken], self.log_prior[taken] = new[taken], log_prior[taken]
+        which = self.rng.integers(len(self.inputs.moves), size=len(self.tokens))
+        made = proposed(self.inputs, self.tokens, self.log_prior, which, self.rng)
+        taken = self._inside(made.tokens, made.passed)
+        self.tokens[taken], self.log_prior[taken] = made.tokens[taken], made.log_prior[taken]
 
     def _inside(self, new: Ids, passed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Return which of the proposals that ``passed`` lie inside the balls of their chains."""
