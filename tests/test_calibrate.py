@@ -25,6 +25,7 @@ from inversionview.corpora.natural import TextSource
 from inversionview.explorer.answers import maps
 from inversionview.intervene.stand_in import PatchedToken
 from inversionview.model.distances.metric import Metric
+from inversionview.model.sites.kind import Counts
 from inversionview.model.sites.site import Site, all_sites
 from inversionview.studies import calibrated
 from inversionview.studies.statistics import learn
@@ -318,7 +319,7 @@ def test_views(study: iv.Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("layers", "least", "most"), [(1, 4, 8), (2, 8, 16), (30, 20, 20)])
 def test_about_twenty_sites_are_looked_at_unless_some_are_named(layers: int, least: int, most: int) -> None:
-    chosen = verb.usual(all_sites([9] * layers))
+    chosen = verb.usual(all_sites(Counts((9,) * layers)))
     assert {site.layer for site in chosen} >= {0, layers - 1}
     assert {site.kind for site in chosen} == {"post", "mid", "mlp", "head"}
     assert least <= len(chosen) <= most

@@ -20,6 +20,7 @@ from inversionview.model.backend import Patch
 from inversionview.model.gpt2 import GPT2Backend
 from inversionview.model.measure import distance_to
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.kind import Counts
 from inversionview.model.sites.site import Site, all_sites
 from inversionview.model.tokens import character_tokenizer
 
@@ -28,7 +29,7 @@ torch.set_num_threads(1)
 TOKENS = [*"abcdefgh", "B", "E", "P"]
 BOS, EOS, PAD = 8, 9, 10
 LAYERS, HEADS, WIDTH = 3, 2, 16
-SITES = all_sites([HEADS] * LAYERS)
+SITES = all_sites(Counts((HEADS,) * LAYERS))
 TOLERANCE = 1e-4
 LENGTHS = (9, 4, 6, 9, 3)
 

@@ -17,6 +17,7 @@ from inversionview.cli import main
 from inversionview.core.errors import UnknownSiteError
 from inversionview.model.header import sites_of
 from inversionview.model.naming import is_hub_name
+from inversionview.model.sites.kind import Counts
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site, all_sites
 from inversionview.studies.shipped import default_model
@@ -136,7 +137,7 @@ def test_the_way_out(capsys: pytest.CaptureFixture[str], arguments: tuple[str, .
     assert says in said(capsys, *arguments)
 
 
-DEEP = all_sites([9] * 30)
+DEEP = all_sites(Counts((9,) * 30))
 
 
 @pytest.mark.parametrize(
@@ -165,11 +166,11 @@ def test_sites_of_a_few() -> None:
 
 
 def test_the_header_of_a_gguf_file_tells_its_sites() -> None:
-    assert sites_of(default_model()) == all_sites([9] * 30)  # SmolLM2-135M
+    assert sites_of(default_model()) == all_sites(Counts((9,) * 30))  # SmolLM2-135M
 
 
 def test_a_configuration_tells_the_sites(own_model: Path, tmp_path: Path) -> None:
-    assert sites_of(own_model) == all_sites([4])
+    assert sites_of(own_model) == all_sites(Counts((4,)))
     assert sites_of(tmp_path) is None
     for text in ("[]", "{", '{"n_layer": "x", "n_head": 2}', '{"n_layer": 100000000, "n_head": 2}', '{"n_layer": 2}'):
         (tmp_path / "config.json").write_text(text)

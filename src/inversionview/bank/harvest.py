@@ -18,7 +18,7 @@ import torch
 
 from inversionview.bank import index
 from inversionview.bank.blocks import sums_of
-from inversionview.bank.manifest import VECTORS, Manifest, Precision, check_positions, check_rows, read_manifest
+from inversionview.bank.manifest import Manifest, Precision, check_positions, check_rows, read_manifest
 from inversionview.bank.shards import Shard, write_checksums
 from inversionview.bank.store import ActivationBank, Harvested
 from inversionview.core.errors import BankError, MismatchError, SettingError
@@ -90,7 +90,8 @@ def harvest_bank(
         sites=[site.short for site in chosen],
         positions=names,
         d_model=model.shape.d_model,
-        d_head=model.width(Site(0, "head", 0)),
+        d_head=model.shape.widths.d_head,
+        d_mlp=model.shape.d_mlp if any(site.family == "neurons" for site in chosen) else 0,
         precision=precision,
         distance=distance,
         statistics=_marks(model, distance, chosen),
@@ -163,7 +164,7 @@ def _write_shard(shard: Shard, bank: ActivationBank) -> Iterator[int]:
         offsets = {name: each.offset for name, each in maps.items()}
         del maps  # written by offset, not through the map: what is mapped counts as memory
         with ExitStack() as stack:
-            files = {name: stack.enter_context(open(folder / f"{name}.npy", "r+b")) for name in VECTORS if name in layout}
+            files = {name: stack.enter_context(open(folder / f"{name}.npy", "r+b")) for name in manifest.vectors}
             for start, made in _passes(bank, shard.rows):
                 stop = start + len(made.at)
                 arrays["places"][:, start:stop] = made.at.T
@@ -237,8 +238,8 @@ def _write_index(
             "sums": (number, sums_of(stored)),
             "edges": (number, made.edges),
             "order": (number, made.order),
-            f"{VECTORS[name]}codes": (own, made.codes),
-            f"{VECTORS[name]}basis": (own, made.basis),
+            f"{manifest.vectors[name]}codes": (own, made.codes),
+            f"{manifest.vectors[name]}basis": (own, made.basis),
         }
         for each, (at, values) in parts.items():
             with open(folder / f"{each}.npy", "r+b") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,10 @@ from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.kind import Widths
 from inversionview.model.sites.site import Site
 
 Precision = Literal["float16", "float32"]
-VECTORS = {"activations": "", "heads": "head_"}
-"""Arrays of vectors, of d_model numbers and of d_head, and how the names of their indices begin."""
 SHARD_BYTES = 2**29
 """Activations in a shard, at most; with at most ``SHARD_ROWS`` rows."""
 SHARD_ROWS = 2**18
@@ -47,7 +47,9 @@ class Manifest(BaseModel):
     positions: list[str]
     d_model: int = Field(ge=1)
     d_head: int = Field(ge=1)
-    """Numbers of a head's output, kept in the coordinates of ``ProbedModel.frame``; d_model where heads are kept whole."""
+    """Numbers of a head's query, key, value or output, the last in the coordinates of ``ProbedModel.frame``."""
+    d_mlp: int = Field(default=0, ge=0)
+    """Neurons of an MLP, where the bank holds some."""
     precision: Precision = "float16"
     distance: Distance = "euclidean"
     """Which distance the index serves; others are searched without it."""
@@ -71,7 +73,7 @@ class Manifest(BaseModel):
 
     def width(self, site: str) -> int:
         """Return how many numbers an activation of a site has."""
-        return Site.parse(site).width(self.d_model, self.d_head)
+        return Site.parse(site).width(Widths(self.d_model, self.d_head, self.d_mlp))
 
     @cached_property
     def widths(self) -> list[int]:
@@ -81,13 +83,22 @@ class Manifest(BaseModel):
     @cached_property
     def slots(self) -> list[tuple[str, int]]:
         """In which array each site lies, and where in it."""
-        counts = {"activations": 0, "heads": 0}
+        counts: Counter[str] = Counter()
         found = []
-        for site in self.sites:
-            name = "activations" if self.width(site) == self.d_model else "heads"
+        for width in self.widths:
+            name = self._array(width)
             found.append((name, counts[name]))
             counts[name] += 1
         return found
+
+    @cached_property
+    def vectors(self) -> dict[str, str]:
+        """Arrays of vectors, one for each width, and how the names of their indices begin."""
+        begins = {"activations": "", "heads": "head_"}
+        return {name: begins.get(name, f"{name}_") for name, _ in self.slots}
+
+    def _array(self, width: int) -> str:
+        return "activations" if width == self.d_model else "heads" if width == self.d_head else f"of_{width}"
 
     @property
     def shards(self) -> list[range]:
@@ -98,19 +109,19 @@ class Manifest(BaseModel):
     @cached_property
     def mark(self) -> str:
         """What tells this bank's shards from another's."""
-        unsaid = {"model"} if self.statistics else {"model", "statistics"}
+        unsaid = {"model"} | {name for name in ("statistics", "d_mlp") if not getattr(self, name)}
         return str(sealed(self.model_dump(exclude=unsaid))[KEY])
 
     def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and type of every array of a shard."""
         slices, blocks = (len(self.sites), len(self.positions)), blocks_of(rows)
         found: dict[str, tuple[tuple[int, ...], str]] = {}
-        for name, width in {"activations": self.d_model, "heads": self.d_head}.items():
-            if count := sum(slot == name for slot, _ in self.slots):
-                planes, prefix, of_kind = planes_of(width), VECTORS[name], (count, slices[1])
-                found[name] = (*of_kind, rows, width), self.precision
-                found[f"{prefix}codes"] = (*of_kind, blocks * (planes.near + planes.far), PLANE), "uint8"
-                found[f"{prefix}basis"] = (*of_kind, 1 + planes.levels[-1], width), "float32"
+        widths = {self._array(width): width for width in self.widths}
+        for name, prefix in self.vectors.items():
+            planes, of_kind = planes_of(widths[name]), (sum(slot == name for slot, _ in self.slots), slices[1])
+            found[name] = (*of_kind, rows, widths[name]), self.precision
+            found[f"{prefix}codes"] = (*of_kind, blocks * (planes.near + planes.far), PLANE), "uint8"
+            found[f"{prefix}basis"] = (*of_kind, 1 + planes.levels[-1], widths[name]), "float32"
         return {
             **found,
             "sums": ((*slices, rows), "uint32"),
@@ -135,13 +146,13 @@ class Manifest(BaseModel):
             )
         if self.corpus != inputs.fingerprint:
             raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
-        known = {site.short for site in model.sites}
-        names = inputs.position_names
+        known, widths, names = model.sites, model.shape.widths, inputs.position_names
         wrong = {
-            "sites": not known.issuperset(self.sites),
+            "sites": not all(Site.parse(site) in known for site in self.sites),
             "positions": self.positions != [ALL] and not set(names).issuperset(self.positions),
-            "d_model": self.d_model != model.shape.d_model,
-            "d_head": self.d_head != model.width(Site(0, "head", 0)),
+            "d_model": self.d_model != widths.d_model,
+            "d_head": self.d_head != widths.d_head,
+            "d_mlp": self.d_mlp not in (0, widths.d_mlp),
             "inputs": self.inputs > (inputs.placed(self.positions).size or MOST),
         }
         if any(wrong.values()):

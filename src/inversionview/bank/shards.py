@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from inversionview.bank.blocks import BLOCK, Blocks, checksums, sums_of
 from inversionview.bank.index import Index, planes_of
-from inversionview.bank.manifest import VECTORS, Manifest
+from inversionview.bank.manifest import Manifest
 from inversionview.core.errors import BankError
 from inversionview.core.integrity import read_sealed, sealed
 from inversionview.core.storage import write_json
@@ -78,11 +78,11 @@ class Shard:
         scale, present = self._part("scales", (site, position))
         edges = self._part("edges", (site, position))
         where = {
-            "codes": (VECTORS[name] + "codes", (number, position)),
+            "codes": (self.manifest.vectors[name] + "codes", (number, position)),
             "order": ("order", (site, position)),
         }
         codes, order = (self._file(each)[1][at] for each, at in where.values())
-        basis = self._part(VECTORS[name] + "basis", (number, position))
+        basis = self._part(self.manifest.vectors[name] + "basis", (number, position))
 
         def check(part: str, start: int, stop: int) -> None:
             self._part(*where[part], slice(start, stop))

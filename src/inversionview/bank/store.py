@@ -2,7 +2,9 @@
 
 bank/manifest.json, statistics.safetensors where the distance needs some
 bank/shard-00000/activations.npy  [site, position, row, d_model] fp16 or fp32; zeros where a row lacks the position
-                 heads.npy        [head, position, row, d_head] the same of heads, in the coordinates of their frames
+                 heads.npy        [head, position, row, d_head] the same of heads, in the coordinates of their frames; and of
+                                  all other sites of so many numbers
+                 of_N.npy         [site, position, row, N] the same of sites of another number of numbers
                  sums.npy         [site, position, row] a checksum of each of these vectors
                  places.npy       [position, row] index of the named position in the row's tokens, −1 where it lacks it
                  hashes.npy       [row] of the tokens
@@ -25,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.bank.blocks import BLOCK
-from inversionview.bank.manifest import VECTORS, Manifest, read_manifest
+from inversionview.bank.manifest import Manifest, read_manifest
 from inversionview.bank.shards import Shard
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, UnknownPositionError, did_you_mean
@@ -235,7 +237,7 @@ class ActivationBank:
         with self._visits:
             self._mapped += bytes_read
             if self._mapped > _MAPPED_BYTES:
-                self._mapped = sum(each.release(VECTORS) for each in self.shards)
+                self._mapped = sum(each.release(self.manifest.vectors) for each in self.shards)
                 if self._mapped > _MAPPED_BYTES * 3 // 4:
                     self._mapped = sum(each.release() for each in self.shards)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import SettingError, UnknownPositionError
+from inversionview.core.errors import SettingError, UnknownPositionError, UnknownSiteError
 from inversionview.corpora.contrasts import Pairs
 from inversionview.corpora.positions import Positions, as_number
 from inversionview.model.sites.patterns import expand
@@ -45,14 +46,21 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site], example: str 
         at, colon, site = text.rpartition(":")
         if not colon or not at or not site:
             raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as {example!r}.")
-        there = known if "*" in site else [*EMBEDDINGS, *known]  # a pattern means sites, of which embeddings are none
-        found += [Activation(each, None if at == "*" else at) for each in expand(site, there)]
+        found += [Activation(each, None if at == "*" else at) for each in _meant(site.strip(), known)]
     if not found:
         raise SettingError(f"No activation is named: write for instance --at {example!r}.")
     if len(set(found)) < len(found):
         twice = next(a for a in found if found.count(a) > 1)
         raise SettingError(f"{twice} is named twice: name every activation once.")
     return found
+
+
+def _meant(text: str, known: Sequence[Site]) -> list[Site]:
+    """Return the sites that a pattern means, or one of the two embeddings."""
+    with suppress(UnknownSiteError):
+        if (site := Site.parse(text)) in EMBEDDINGS:
+            return [site]
+    return expand(text, known)
 
 
 # -- running ----------------------------------------------------------------------------------------------------------

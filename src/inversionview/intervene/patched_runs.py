@@ -151,7 +151,8 @@ class _Batch:
         parts = {at: self._where(at) for at in self.runs.places}
         z = self.model.activations(self.theirs, wanted, torch.cat([theirs for _, theirs in parts.values()], dim=1))
         split = dict(zip(parts, z.split([theirs.size(1) for _, theirs in parts.values()], dim=2), strict=True))
-        return {Activation(site, at): part[i] for at, part in split.items() for i, site in enumerate(wanted)}
+        numbers = [site.numbers(self.model.shape.widths) for site in wanted]
+        return {Activation(site, at): part[i, ..., : numbers[i]] for at, part in split.items() for i, site in enumerate(wanted)}
 
     def _first_stream(self, members: Sequence[Activation]) -> Float[Tensor, "row pos d_model"]:
         """Return ``x0.pre`` with some token and position embeddings of the contrasts; what is replaced as ``x0.pre`` wins."""

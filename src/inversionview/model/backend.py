@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.model.cache import Extended, KeysValues
-from inversionview.model.sites.kind import Kind, Tap
+from inversionview.model.sites.kind import Kind, Tap, Widths
 from inversionview.model.sites.site import REGISTRY, Site, Sites, all_sites
 
 Norm = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
@@ -43,11 +43,28 @@ class Shape:
     """Kinds of sites that are not what they should be in this model and so are not offered, and why; see ``soundness``."""
     steady: int | None = None
     """In longer texts than so many tokens, activations depend on how long the whole text is; ``None``: in none."""
+    head_size: int = 0
+    """Numbers of a head's query, key or value; 0 where heads divide d_model between them."""
+    shared: int = 0
+    """Heads of keys and values in a layer, where these are fewer than of queries; 0 where they are as many."""
+    d_mlp: int = 0
+    """Neurons of an MLP, the input of its last matrix; 0 where layers have none that is one matrix, as with experts."""
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values in a layer."""
+        return self.shared or self.heads[0]
+
+    @property
+    def widths(self) -> Widths:
+        """How many numbers its vectors have."""
+        return Widths(self.d_model, self.head_size or self.d_model // self.heads[0], self.d_mlp)
 
     @property
     def sites(self) -> Sites:
-        """Every site, in the order of computation."""
-        return Sites(all_sites(self.heads, parallel=self.parallel), self.withheld)
+        """Every site of the usual kinds, in the order of computation; it knows of the others, too."""
+        usual = all_sites(self, parallel=self.parallel)
+        return Sites(usual, self.withheld, self, parallel=self.parallel)
 
     @property
     def withheld(self) -> dict[Kind, str]:
@@ -91,7 +108,12 @@ def layers_run(shape: Shape, site: Site | None, logits: bool) -> int:
     """Return how many layers ``Backend.extend`` runs: up to the site, but at least one, so that a cache has a length."""
     if logits or site is None:
         return len(shape.heads)
-    return max(1, site.tap.blocks)
+    return min(max(1, site.tap.blocks), len(shape.heads))
+
+
+def widest(shape: Shape, sites: Sequence[Site]) -> int:
+    """Return how many numbers the longest vector of some sites has."""
+    return max((site.numbers(shape.widths) for site in sites), default=shape.d_model)
 
 
 def pulled(
@@ -125,8 +147,9 @@ class Backend(Protocol):
     ) -> Float[Tensor, "site batch k d_model"]:
         """Return the activations of all ``sites`` at ``positions``, from one forward pass.
 
-        The pass stops after the last needed layer, and positions are selected before anything large is kept: a head's
-        output is its slice of the input of W_O at those positions times its slice of W_O. ``mask=None``: no padding.
+        Vectors of fewer numbers than the longest are followed by zeros. The pass stops after the last needed layer, and
+        positions are selected before anything large is kept: a head's output is its slice of the input of W_O at those
+        positions times its slice of W_O. ``mask=None``: no padding.
         """
         ...
 
@@ -140,6 +163,11 @@ class Backend(Protocol):
         maps: Mapping[Site, Float[Tensor, "d_head width"]],
     ) -> None:
         """Do what ``activations`` does, into ``out``, a tensor for each site; ``maps`` stand for some heads' slices of W_O."""
+        ...
+
+    @property
+    def widths(self) -> Widths:
+        """How many numbers its vectors have."""
         ...
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:

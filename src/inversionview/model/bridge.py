@@ -7,6 +7,7 @@ where in each architecture the sites lie; ``bridge_hooks.py`` reads and writes t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from inversionview.model.architectures import opened, steady_length
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, Shape, pulled
 from inversionview.model.bridge_extension import continues, from_keys_and_values, from_tokens
 from inversionview.model.bridge_hooks import HookedBridge, stop
+from inversionview.model.bridge_parts import parts_of
 from inversionview.model.bridge_variants import beside_up_to, side_by_side
 from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.loading import first_line, load_causal_lm, quiet
@@ -53,10 +55,11 @@ class BridgeBackend(HookedBridge):
             self.bridge.eval()
             heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
             parallel = not hasattr(self.bridge.blocks[0], "hook_resid_mid")
-            self.shape = Shape(
-                (heads,) * len(self.bridge.blocks), self.w_o(0).size(-1), vocabulary, length, parallel, steady=steady
-            )
+            size, d_model = self.w_o(0).shape[1:]
+            layers = (heads,) * len(self.bridge.blocks)
+            self.shape = Shape(layers, d_model, vocabulary, length, parallel, steady=steady, head_size=size)
             self._try_out()
+            self.shape = replace(self.shape, **parts_of(self))
             off = float((self.logits(tried, None) - own).norm() / own.norm())
             if bool(torch.isfinite(own).all()) and not off <= torch.finfo(own.dtype).eps ** 0.5:  # else that is told later
                 raise LookupError(f"its logits differ from the model's own by {off:.0%}")

@@ -15,8 +15,8 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from inversionview.model.backend import Patch, Shape
-from inversionview.model.sites.kind import Tap
+from inversionview.model.backend import Patch, Shape, widest
+from inversionview.model.sites.kind import Tap, Widths
 from inversionview.model.sites.site import Site
 
 Hook = tuple[Any, Callable[..., Tensor | None]]
@@ -24,13 +24,19 @@ Hook = tuple[Any, Callable[..., Tensor | None]]
 Hooks = list[Hook]
 _POINTS = {
     "resid_pre": attrgetter("hook_resid_pre"),
+    "attn_q": attrgetter("attn.q.hook_out"),
+    "attn_k": attrgetter("attn.k.hook_out"),
+    "attn_v": attrgetter("attn.v.hook_out"),
     "attn_z": attrgetter("attn.o.hook_in"),
     "attn_out": attrgetter("attn.o.hook_out"),
     "resid_mid": attrgetter("hook_resid_mid"),
+    "mlp_post": attrgetter("mlp.out.hook_in"),
     "mlp_out": attrgetter("hook_mlp_out"),
     "resid_post": attrgetter("hook_resid_post"),
 }
 """Where a block of the bridge has its taps."""
+_OUTER = {"embed": attrgetter("embed.hook_out"), "ln_final": attrgetter("ln_final.hook_out")}
+"""Where the bridge itself has some."""
 
 
 class HookedBridge:
@@ -54,6 +60,11 @@ class HookedBridge:
         """Where the weights lie."""
         return self._weights[0][1].device
 
+    @property
+    def widths(self) -> Widths:
+        """See ``Backend.widths``."""
+        return self.shape.widths
+
     def activations(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -62,8 +73,9 @@ class HookedBridge:
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "site batch k d_model"]:
         """See ``Backend.activations``."""
-        out = self._weights[0][1].new_empty(len(sites), *positions.shape, self.shape.d_model)
-        self.read_into(out, tokens, mask, sites, positions, {})
+        out, widths = self._weights[0][1].new_zeros(len(sites), *positions.shape, widest(self.shape, sites)), self.widths
+        parts = [out[i, ..., : site.numbers(widths)] for i, site in enumerate(sites)]
+        self.read_into(parts, tokens, mask, sites, positions, {})
         return out
 
     def read_into(
@@ -84,7 +96,7 @@ class HookedBridge:
         def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
             here = value[rows, positions]
             for i in waiting.pop(hook):
-                out[i][:] = sites[i].read(here, maps[sites[i]] if sites[i] in maps else sites[i].matrix(self))
+                out[i][:] = sites[i].read(here, self, maps.get(sites[i]))
             if not waiting:
                 raise StopAtLayerException(value)  # the bridge's forward catches it
 
@@ -159,13 +171,15 @@ class HookedBridge:
         """Return a hook that puts the activations of ``site`` at all positions into ``found``."""
 
         def read(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            z = site.read(value, site.matrix(self))
+            z = site.read(value, self)
             found.append(value.clone() if z is value else z)
 
         return self.point(site.tap), read
 
     def point(self, tap: Tap) -> Any:
         """Return the hook point of a tap."""
+        if tap.name in _OUTER:
+            return _OUTER[tap.name](self.bridge)
         return _POINTS[tap.name](self.bridge.blocks[tap.layer])
 
     @cached_property
@@ -202,23 +216,24 @@ class HookedBridge:
         x.mid is written as what the attention adds to x.pre: the bridge's ``hook_resid_mid`` is the input of the MLP's
         norm, which the residual stream passes by.
         """
-        at, matrix = patch.index, site.matrix(self)
-        kept: list[Float[Tensor, "batch k d_model"]] = []
+        at = patch.index
+        kept: list[Float[Tensor, "row k width"]] = []
 
         def keep(value: Float[Tensor, "batch pos *width"], hook: Any) -> None:
-            kept.append(site.read(value[at], matrix))
+            kept.append(site.read(value[at], self))
 
         def keep_all(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
             kept.append(value[at])
 
-        def write(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+        def write(value: Float[Tensor, "batch pos *width"], hook: Any) -> Float[Tensor, "batch pos *width"]:
             x, new = value[at], patch.values.to(value)
-            return value.index_put(at, site.write(x, new, kept.pop() if kept else site.read(x, matrix)))
+            made = site.write(x.flatten(2), new, kept.pop() if kept else site.read(x, self))
+            return value.index_put(at, made.view_as(x))
 
         def write_added(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
             before, new = kept.pop(), patch.values.to(value)
             x = before + value[at]
-            return value.index_put(at, site.write(x, new, site.read(x, matrix)) - before)
+            return value.index_put(at, site.write(x, new, site.read(x, self)) - before)
 
         if site.written.name == "resid_mid":
             block = self.bridge.blocks[site.layer]

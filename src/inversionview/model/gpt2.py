@@ -78,7 +78,7 @@ class GPT2Backend(GPT2Network):
 
     def attended(self, layer: int, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "head batch d_model"]:
         """See ``Backend.attended``."""
-        _, _, v = self._qkv(self.blocks[layer], x[:, None])
+        _, _, v = self._projected(self.blocks[layer], x[:, None])
         return torch.einsum("bhi,hid->hbd", v[:, :, 0], self._w_o(self.blocks[layer]))
 
     def reading(self, layer: int, tap: Literal["resid_pre", "resid_mid"]) -> Norm:

@@ -13,6 +13,7 @@ from torch import Tensor
 from inversionview.core.errors import WeightsError
 from inversionview.model.backend import Shape
 from inversionview.model.gpt2_files import ACTIVATIONS, stated
+from inversionview.model.plain_reading import Heads
 from inversionview.model.plain_run import PlainRun, later
 
 
@@ -57,7 +58,13 @@ class GPT2Network(PlainRun):
             raise WeightsError(f"Its config.json states a layer_norm_epsilon of {self.eps!r}: it is damaged.")
         self.activation = ACTIVATIONS[config.get("activation_function", "gelu_new")]
         d_model, length = self.wte.size(1), self.wpe.size(0)
-        self.shape = Shape((self.n_heads,) * layers, d_model, self.wte.size(0), length)
+        self.shape = Shape(
+            (self.n_heads,) * layers,
+            d_model,
+            self.wte.size(0),
+            length,
+            d_mlp=self.blocks[0].up[0].size(-1) if self.blocks else 0,
+        )
         used = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"} | (set() if tied else {"lm_head.weight"})
         used |= {f"h.{i}.{n}.{part}" for i in range(layers) for n in _NAMES for part in ("weight", "bias")}
         self._tensors = {name: tensor for name, tensor in sorted(tensors.items()) if name in used}
@@ -103,8 +110,8 @@ class GPT2Network(PlainRun):
         x: Float[Tensor, "batch pos d_model"],
         allowed: Bool[Tensor, "batch 1 query key"] | None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        x = x + self._gives(block, self._attend(block, x, allowed, None))
-        return x + self._mlp(block, x)
+        x = x + self._gives(block, self._gather(self._projected(block, x), allowed, None))
+        return x + self._down(block, self._neurons(block, x))
 
     def _pattern(
         self,
@@ -112,7 +119,7 @@ class GPT2Network(PlainRun):
         x: Float[Tensor, "batch pos d_model"],
         allowed: Bool[Tensor, "batch 1 query key"] | None,
     ) -> Float[Tensor, "batch head query key"]:
-        q, k, _ = self._qkv(block, x)
+        q, k, _ = self._projected(block, x)
         scores = q @ k.mT / q.size(-1) ** 0.5
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=self.device).tril()
         return scores.masked_fill(~(causal if allowed is None else allowed), -torch.inf).softmax(-1).nan_to_num()
@@ -142,26 +149,23 @@ class GPT2Network(PlainRun):
     def _allowed(self, seen: Bool[Tensor, "*batch_1 query key"] | None) -> Bool[Tensor, "*batch_1 query key"] | None:
         return seen
 
-    def _qkv(
-        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: Any = None
-    ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
+    def _projected(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Heads:
         joint = linear(self._norm(x, block.ln_1), block.qkv)
-        return tuple(part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+        return q, k, v
 
-    def _attend(
-        self,
-        block: _Block,
-        x: Float[Tensor, "batch pos d_model"],
-        seen: Bool[Tensor, "batch 1 query key"] | None,
-        positions: Int[Tensor, "batch k"] | None,
+    def _placed(self, heads: Heads, seen: Any) -> Heads:
+        return heads
+
+    def _gather(
+        self, heads: Heads, seen: Bool[Tensor, "batch 1 query key"] | None, positions: Int[Tensor, "batch k"] | None
     ) -> Float[Tensor, "batch query d_model"]:
-        """Return the input of W_O, at all positions or at ``positions`` only."""
-        q, k, v = self._qkv(block, x)
+        q, k, v = heads
         if positions is None:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         else:
-            rows = torch.arange(len(x), device=self.device)[:, None]
-            keys = torch.arange(x.size(1), device=self.device)
+            rows = torch.arange(len(q), device=self.device)[:, None]
+            keys = torch.arange(q.size(2), device=self.device)
             seen = (keys <= positions[:, :, None])[:, None] if seen is None else seen[rows, 0, positions][:, None]
             z = F.scaled_dot_product_attention(q.transpose(1, 2)[rows, positions].transpose(1, 2), k, v, attn_mask=seen)
         return z.transpose(1, 2).flatten(2)
@@ -169,8 +173,11 @@ class GPT2Network(PlainRun):
     def _gives(self, block: _Block, z: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_model"]:
         return linear(z, block.out)
 
-    def _mlp(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def _neurons(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_mlp"]:
         hidden: Tensor = self.activation(linear(self._norm(x, block.ln_2), block.up))
+        return hidden
+
+    def _down(self, block: _Block, hidden: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
         return linear(hidden, block.down)
 
     def _norm(self, x: Tensor, gain_bias: tuple[Tensor, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
+from inversionview.model.backend import widest
 from inversionview.model.runner import Runner
 from inversionview.model.sites.site import Site
 
@@ -40,10 +41,11 @@ def harvest(
         pick: which site (index into ``sites``) is wanted at each position, ``[rows, k]``; without it, all are.
 
     Returns:
-        ``[site, rows, k, d_model]``, or ``[rows, k, d_model]`` with ``pick``.
+        ``[site, rows, k, d_model]``, or ``[rows, k, d_model]`` with ``pick``; where vectors of the sites have unlike
+        numbers, zeros follow the shorter ones up to the longest.
     """
     n, k = positions.shape
-    width = model.shape.d_model
+    width = widest(model.shape, sites)
     out = torch.empty((n, k, width) if pick is not None else (len(sites), n, k, width))
     for rows, cut, at in _passes(model, tokens, positions, len(sites) * width):
         z = model.backend.activations(cut, None, sites, at)
@@ -74,9 +76,9 @@ def harvest_compact(
         maps: what stands for the ``matrix`` of some sites, so that they are read in fewer numbers.
 
     Returns:
-        for each site ``[rows, k, width]`` in float32, on the CPU; its map's width, or d_model.
+        for each site ``[rows, k, width]`` in float32, on the CPU; its map's width, or all its numbers.
     """
-    widths = [maps[site].size(1) if site in maps else model.shape.d_model for site in sites]
+    widths = [maps[site].size(1) if site in maps else site.numbers(model.shape.widths) for site in sites]
     out = [torch.empty(*positions.shape, width) for width in widths]
     for rows, cut, at in _passes(model, tokens, positions, sum(widths)):
         made = [model.backend.w_o(0).new_empty(*at.shape, width) for width in widths]

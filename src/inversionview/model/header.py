@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from inversionview.core.errors import UnknownSiteError
+from inversionview.model.sites.kind import Counts
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import EMBEDDINGS, Site, all_sites
 
@@ -36,15 +38,23 @@ def sites_of(model: str | Path) -> list[Site] | None:
     if found is None or not all(isinstance(number, int) and 0 < number <= _MOST for number in found):
         return None
     layers, heads = found
-    return all_sites([heads] * layers)
+    return all_sites(Counts((heads,) * layers))
 
 
 def check_sites(model: str | Path, patterns: Sequence[str]) -> None:
     """Raise ``UnknownSiteError`` where a pattern over sites can be none of the model's, as far as its files tell."""
-    named = [pattern for pattern in patterns if pattern not in _EMBEDDINGS]
+    named = [pattern for pattern in patterns if pattern not in _EMBEDDINGS and _usual(pattern)]
     known = sites_of(model) if named else None
     for pattern in named if known else ():
         expand(pattern, known or ())
+
+
+def _usual(pattern: str) -> bool:
+    """Return whether a pattern may mean sites of a usual kind, of which these numbers tell how many there are."""
+    try:
+        return Site.parse(pattern.replace("*", "0")).readout.usual
+    except UnknownSiteError:
+        return True
 
 
 def _of_config(path: Path) -> tuple[Any, Any] | None:

@@ -7,6 +7,7 @@ no import that takes seconds. What else a backend does is asked of the bridge, w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview.model.backend import Norm, Shape
+from inversionview.model.plain_reading import Heads
 from inversionview.model.plain_run import PlainRun, attended, later
 
 
@@ -63,10 +65,12 @@ class LlamaNetwork(PlainRun):
             scaling: of what is rotated.
             eps: of its norms.
         """
-        self.shape, self.frequencies, self.scaling, self.eps = shape, frequencies, scaling, eps
+        self.frequencies, self.scaling, self.eps = frequencies, scaling, eps
         self._weights = dict(sorted(weights.items()))
         layers = range(len(shape.heads))
         self.blocks = [_Block(*(weights[f"model.layers.{i}.{name}.weight"] for name in _NAMES)) for i in layers]
+        d_head, first = 2 * len(frequencies), self.blocks[0]
+        self.shape = replace(shape, head_size=d_head, shared=len(first.k) // d_head, d_mlp=len(first.gate))
 
     @property
     def embedding(self) -> Float[Tensor, "vocabulary d_model"]:
@@ -125,21 +129,23 @@ class LlamaNetwork(PlainRun):
     def _allowed(self, seen: _Seen) -> Bool[Tensor, "*batch_1 query key"] | None:
         return seen.allowed
 
-    def _qkv(
-        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: _Seen
-    ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
+    def _projected(self, block: _Block, x: Float[Tensor, "batch pos d_model"]) -> Heads:
         x, d_head = self._norm(x, block.norm_1), 2 * len(self.frequencies)
         q, k, v = (F.linear(x, each).unflatten(-1, (-1, d_head)).transpose(1, 2) for each in (block.q, block.k, block.v))
+        return q, k, v
+
+    def _placed(self, heads: Heads, seen: _Seen) -> Heads:
+        q, k, v = heads
         return _turned(q, seen), _turned(k, seen), v
 
-    def _attend(
-        self, block: _Block, x: Float[Tensor, "batch pos d_model"], seen: _Seen, positions: Int[Tensor, "batch k"] | None
+    def _gather(
+        self, heads: Heads, seen: _Seen, positions: Int[Tensor, "batch k"] | None
     ) -> Float[Tensor, "batch query width"]:
-        q, k, v = self._qkv(block, x, seen)
+        q, k, v = heads
         allowed = seen.allowed
         if positions is not None:
-            rows = torch.arange(len(x), device=self.device)[:, None]
-            keys = torch.arange(x.size(1), device=self.device)
+            rows = torch.arange(len(q), device=self.device)[:, None]
+            keys = torch.arange(q.size(2), device=self.device)
             allowed = (keys <= positions[:, :, None])[:, None] if allowed is None else allowed[rows, 0, positions][:, None]
             q = q.transpose(1, 2)[rows, positions].transpose(1, 2)
         return attended(q, k, v, allowed).flatten(2)
@@ -147,9 +153,12 @@ class LlamaNetwork(PlainRun):
     def _gives(self, block: _Block, z: Float[Tensor, "batch query width"]) -> Float[Tensor, "batch query d_model"]:
         return F.linear(z, block.o)
 
-    def _mlp(self, block: _Block, x: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_model"]:
+    def _neurons(self, block: _Block, x: Float[Tensor, "batch query d_model"]) -> Float[Tensor, "batch query d_mlp"]:
         x = self._norm(x, block.norm_2)
-        return F.linear(F.silu(F.linear(x, block.gate)) * F.linear(x, block.up), block.down)
+        return F.silu(F.linear(x, block.gate)) * F.linear(x, block.up)
+
+    def _down(self, block: _Block, hidden: Float[Tensor, "batch query d_mlp"]) -> Float[Tensor, "batch query d_model"]:
+        return F.linear(hidden, block.down)
 
     def _norm(
         self, x: Float[Tensor, "batch pos d_model"], gain: Float[Tensor, " d_model"]

@@ -71,7 +71,7 @@ def nearest(
     for rows, last in _passes(model, mask):
         z_here = model.activations(every[rows, :last], sites).float().cpu()
         for number, (z, site) in enumerate(queries):
-            per_token = model.metric(kind, site).between(z, z_here[sites.index(site)])
+            per_token = model.metric(kind, site).between(z, z_here[sites.index(site), ..., : z.size(-1)])
             out[number, rows] = nearest_position(per_token, mask[rows, :last])[0]
         done += len(rows)
         if report is not None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, layers_run, pulled
 from inversionview.model.cache import Extended, KeysValues
-from inversionview.model.plain_reading import READ, PlainReading
-from inversionview.model.sites.kind import Tap, Weights
+from inversionview.model.plain_reading import Heads, PlainReading
+from inversionview.model.sites.kind import AFTER, Tap
 from inversionview.model.sites.site import Site
 
 Noted = dict[Tap, Float[Tensor, "batch pos d_model"]]
@@ -26,10 +26,6 @@ Noted = dict[Tap, Float[Tensor, "batch pos d_model"]]
 
 class PlainRun(PlainReading):
     """Such a network, run to its end."""
-
-    @abstractmethod
-    def final_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """See ``Backend.final_norm``."""
 
     @abstractmethod
     def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
@@ -51,12 +47,6 @@ class PlainRun(PlainReading):
     def _allowed(self, seen: Any) -> Bool[Tensor, "*batch_1 query key"] | None:
         """Return which keys a query sees; ``None``: the causal ones."""
 
-    @abstractmethod
-    def _qkv(
-        self, block: Any, x: Float[Tensor, "batch pos d_model"], seen: Any
-    ) -> tuple[Float[Tensor, "batch head pos d_head"], ...]:
-        """Return queries, keys and values; there may be fewer heads of the last two."""
-
     def _embed(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Any]:
@@ -70,8 +60,7 @@ class PlainRun(PlainReading):
     ) -> Float[Tensor, "batch pos vocabulary"]:
         """See ``Backend.logits``."""
         x, seen = self._embed(tokens, mask)
-        _, last, _ = self._run(x, seen, None, None, logits=True, patches=patches)
-        return self.unembed(self.final_norm(last))
+        return self._unembedded(self._run(x, seen, None, None, logits=True, patches=patches)[1], patches)
 
     def gradients(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, taps: Sequence[Tap], loss: LogitLoss
@@ -98,7 +87,11 @@ class PlainRun(PlainReading):
         x, seen = self._begun(embedded, None) if past is None else self._continued(embedded, start)
         moved = {where: patch.after(start) for where, patch in (patches or {}).items()}
         z, last, kept = self._run(x, seen, past, site, logits, moved)
-        return Extended(z, self.unembed(self.final_norm(last)) if logits else None, kept)
+        if site is not None and site.tap.name == "embed":
+            z = embedded
+        elif site is not None and site.layer == AFTER:
+            z = self.final_norm(last)
+        return Extended(z, self._unembedded(last, moved) if logits else None, kept)
 
     def variants(
         self, token: Int[Tensor, ""], cache: KeysValues | None, rows: int, patches: Mapping[Site, Patch]
@@ -107,8 +100,7 @@ class PlainRun(PlainReading):
         start = 0 if cache is None else cache.length
         x, seen = self._continued(self.embedding[token].expand(1, rows, -1), start, beside=True)
         put = {where: patch.beside() for where, patch in patches.items()}
-        _, last, _ = self._run(x, seen, cache, None, logits=True, patches=put)
-        return self.unembed(self.final_norm(last[0]))
+        return self._unembedded(self._run(x, seen, cache, None, logits=True, patches=put)[1], put)[0]
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss
@@ -117,7 +109,11 @@ class PlainRun(PlainReading):
         with torch.enable_grad():
             embedded = self.embedding[tokens].detach().requires_grad_()
             x, seen = self._begun(embedded, mask)
-            z, _, _ = self._run(x, seen, None, site, logits=False)
+            z, last, _ = self._run(x, seen, None, site, logits=False)
+            if site.layer == AFTER:
+                z = self.final_norm(last)
+            elif site.tap.name == "embed":
+                z = embedded
             assert z is not None
             return pulled(embedded, z, loss)
 
@@ -161,20 +157,27 @@ class PlainRun(PlainReading):
         layers, allowed = layers_run(self.shape, site, logits), self._allowed(seen)
         for layer, block in enumerate(self.blocks[:layers]):
             x = way.passed(Tap(layer, "resid_pre"), x)
-            q, k, v = self._qkv(block, x, seen)
+            q, k, v = self._placed(way.projected(layer, self._projected(block, x)), seen)
             if past is not None:
                 k, v = torch.cat([past.keys[layer], k], dim=2), torch.cat([past.values[layer], v], dim=2)
             kept.keys.append(k)
             kept.values.append(v)
-            z = attended(q, k, v, allowed)
-            given = way.attended(layer, z, self._gives(block, z.flatten(2)))
+            z = way.passed(Tap(layer, "attn_z"), attended(q, k, v, allowed).flatten(2))
+            given = way.passed(Tap(layer, "attn_out"), way.with_heads(layer, z, self._gives(block, z)))
             middle = way.passed(Tap(layer, "resid_mid"), x + given)
             if way.found is not None and not logits:
                 break
-            mlp = way.passed(Tap(layer, "mlp_out"), self._mlp(block, middle))
+            hidden = way.passed(Tap(layer, "mlp_post"), self._neurons(block, middle))
+            mlp = way.passed(Tap(layer, "mlp_out"), self._down(block, hidden))
             x = way.passed(Tap(layer, "resid_post"), middle + mlp)
         way.look(Tap(layers, "resid_pre"), x)
         return way.found, x, kept
+
+    def _unembedded(
+        self, last: Float[Tensor, "batch new d_model"], patches: Mapping[Site, Patch] | None
+    ) -> Float[Tensor, "batch new vocabulary"]:
+        """Return the logits of the last residual stream, its norm patched."""
+        return self.unembed(_Way(self, None, patches or {}).passed(Tap(AFTER, "ln_final"), self.final_norm(last)))
 
 
 def later(new: int, start: int, beside: bool, device: torch.device) -> Bool[Tensor, "new key"]:
@@ -202,45 +205,52 @@ class _Way:
 
     def __init__(
         self,
-        weights: Weights,
+        network: PlainRun,
         site: Site | None,
         patches: Mapping[Site, Patch],
         noted: Noted | None = None,
     ) -> None:
-        self.weights, self.site, self.patches, self.noted = weights, site, patches, noted
-        self.found: Float[Tensor, "batch new d_model"] | None = None
+        self.network, self.site, self.patches, self.noted = network, site, patches, noted
+        self.found: Float[Tensor, "batch new width"] | None = None
         """The activations of ``site``, once the run is there."""
         self.patched: dict[Tap, list[Site]] = {}
         for each in sorted(patches):
-            if each.tap.name not in (*READ, "embed", "pos_embed") or (each.tap.name == "attn_z" and not each.is_head):
-                raise NotImplementedError(f"This backend does not write {each} at the tap {each.tap.name}.")
             self.patched.setdefault(each.tap, []).append(each)
 
     def look(self, tap: Tap, x: Float[Tensor, "batch new *width"]) -> None:
         """Read ``site`` if this is its tap."""
         if self.site is not None and self.site.tap == tap:
-            self.found = self.site.read(x, self.site.matrix(self.weights))
+            self.found = self.site.read(x, self.network)
 
-    def passed(self, tap: Tap, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
+    def passed(self, tap: Tap, x: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new width"]:
         """Return what the value of a tap becomes; it is read after that."""
         for site in self.patched.get(tap, ()):
-            at, new = self.patches[site].index, self.patches[site].values
-            x = x.index_put(at, site.write(x[at], new, site.read(x[at], site.matrix(self.weights))))
+            if site.written == tap:
+                at, new = self.patches[site].index, self.patches[site].values
+                x = x.index_put(at, site.write(x[at], new, site.read(x[at], self.network)))
         self.look(tap, x)
         if self.noted is not None:
             self.noted[tap] = x
         return x
 
-    def attended(
-        self, layer: int, z: Float[Tensor, "batch new head d_head"], given: Float[Tensor, "batch new d_model"]
+    def projected(self, layer: int, heads: Heads) -> Heads:
+        """Return what queries, keys and values become."""
+        taps = [Tap(layer, name) for name in ("attn_q", "attn_k", "attn_v")]
+        if self.site is None and not any(tap in self.patched for tap in taps):
+            return heads
+        flat = (x.transpose(1, 2).flatten(2) for x in heads)
+        d_head = self.network.widths.d_head
+        passed = (self.passed(tap, x) for tap, x in zip(taps, flat, strict=True))
+        q, k, v = (x.unflatten(2, (-1, d_head)).transpose(1, 2) for x in passed)
+        return q, k, v
+
+    def with_heads(
+        self, layer: int, z: Float[Tensor, "batch new width"], given: Float[Tensor, "batch new d_model"]
     ) -> Float[Tensor, "batch new d_model"]:
-        """Return what becomes of what the attention has given; its heads are read from the input ``z`` of W_O as it was."""
-        tap = Tap(layer, "attn_z")
-        for site in self.patched.get(tap, ()):
-            old = site.read(z, site.matrix(self.weights))
-            new = old.index_put(self.patches[site].index, self.patches[site].values)
-            given = site.write(given, new - old)  # elsewhere exactly nothing
-        self.look(tap, z)
-        if self.noted is not None:
-            self.noted[Tap(layer, "attn_out")] = given
+        """Return what the attention has given with other outputs of its heads, which are read from the input of W_O."""
+        for site in self.patched.get(Tap(layer, "attn_z"), ()):
+            if site.is_head:
+                old = site.read(z, self.network)
+                new = old.index_put(self.patches[site].index, self.patches[site].values)
+                given = site.write(given, new - old)  # elsewhere exactly nothing
         return given

@@ -170,7 +170,7 @@ class ProbedModel(Runner):
             WeightsError: nothing can be read of it; see ``soundness``.
         """
         self.sound = soundness_of(self.backend, self.name, files_of(self.name))
-        self.backend.shape = replace(self.shape, lacking=self.sound.lacking)
+        self.backend.shape = replace(self.shape, lacking={**self.shape.lacking, **self.sound.lacking})
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -222,8 +222,7 @@ class ProbedModel(Runner):
 
         Heads are in the coordinates of their ``frame``: as near and as long, in far fewer numbers.
         """
-        narrow = [site for site in sites if self.width(site) < self.shape.d_model]
-        maps = {site: self._frames[site.layer][0][site.head] for site in narrow}
+        maps = {site: self._frames[site.layer][0][site.head] for site in sites if self._framed(site)}
         return harvest_compact(self, tokens, sites, positions, maps)
 
     @cached_property
@@ -238,16 +237,15 @@ class ProbedModel(Runner):
 
     def width(self, site: Site) -> int:
         """Return how many numbers hold an activation of ``site``: a head's output lies in a space of d_head dimensions."""
-        width = site.width(self.shape.d_model, self.backend.w_o(site.layer).size(1))
-        if width != self.shape.d_model and not site.is_head:
-            raise NotImplementedError(f"Of sites in a smaller space only heads are kept: {site} has {width} numbers.")
-        return width
+        return site.width(self.shape.widths)
+
+    def _framed(self, site: Site) -> bool:
+        """Return whether activations of a site are kept in fewer numbers than they are read in."""
+        return self.width(site) < site.numbers(self.shape.widths)
 
     def frame(self, site: Site) -> Float[Tensor, "width d_model"] | None:
-        """Return orthonormal vectors that span a head's outputs, in float32; ``None`` where its width is d_model."""
-        if self.width(site) == self.shape.d_model:
-            return None
-        return self._frames[site.layer][1][site.head or 0].float().cpu()
+        """Return orthonormal vectors that span a head's outputs, in float32; ``None`` where they are kept as they are."""
+        return self._frames[site.layer][1][site.head or 0].float().cpu() if self._framed(site) else None
 
     def metric(self, distance: Distance, site: Site) -> Metric:
         """Return a distance at a site; it is formed once.

@@ -110,11 +110,14 @@ def norms_after(backend: Backend, site: Site) -> list[Norm]:
     """Return the norms that a site's vector goes through until it is read.
 
     x.pre is read under its layer's first norm, x.mid under its second, x.post under the next layer's first or, at the end, the
-    last one; what a head writes is read as x.mid, where there is one, what an MLP writes as x.post. On its way a head passes
-    what becomes of the attention's output, see ``Backend.entering``.
+    last one; what attention writes is read as x.mid, where there is one, what an MLP writes as x.post. On its way attention's
+    output becomes what ``Backend.entering`` says. What does not enter the stream as it is goes through no norm.
     """
-    stream = "mid" if site.is_head and not backend.shape.parallel else "post" if site.is_head else site.kind
-    entering = backend.entering(site.layer) if site.is_head else None
+    kind = site.readout
+    stream = "post" if kind.stream == "mid" and backend.shape.parallel else kind.stream
+    entering = backend.entering(site.layer) if kind.stream == "mid" and kind.tap != "resid_mid" else None
+    if not stream:
+        return []
     if stream == "pre":
         reading = backend.reading(site.layer, "resid_pre")
     elif stream == "mid":

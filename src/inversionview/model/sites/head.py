@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inversionview.model.sites.kind import SiteKind, Weights
+from inversionview.model.sites.kind import SiteKind, Sizes, Weights, Widths
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,33 +25,38 @@ class HeadKind(SiteKind):
         """What the attention gives, of which a head is a term: its input of W_O may give no such vector."""
         return "attn_out"
 
-    def heads(self, count: int) -> Sequence[int]:
+    def heads(self, layer: int, sizes: Sizes) -> Sequence[int]:
         """Return the heads of a layer: each is a site."""
-        return range(count)
+        return range(sizes.heads[layer])
 
-    def width(self, d_model: int, d_head: int) -> int:
+    def width(self, widths: Widths) -> int:
         """Return how many numbers hold a head's output, in the coordinates of ``ProbedModel.frame``."""
-        return min(d_head, d_model)
+        return min(widths.d_head, widths.d_model)
 
-    def matrix(self, weights: Weights, layer: int, head: int | None) -> Float[Tensor, "d_head d_model"]:
-        """Return the head's slice of W_O."""
-        assert head is not None
-        return weights.w_o(layer)[head]
+    def numbers(self, widths: Widths) -> int:
+        """Return d_model: a head's output lies in the residual stream."""
+        return widths.d_model
 
     def read(
-        self, x: Float[Tensor, "batch pos *width"], head: int | None, matrix: Float[Tensor, "d_head d_out"] | None
+        self,
+        x: Float[Tensor, "batch pos *width"],
+        layer: int,
+        head: int | None,
+        weights: Weights,
+        matrix: Float[Tensor, "d_in d_out"] | None = None,
     ) -> Float[Tensor, "batch pos d_out"]:
         """Return the head's output from the input of W_O, be that split into heads or not.
 
         ``matrix`` is its slice of W_O, or that in other coordinates.
         """
-        assert matrix is not None
+        matrix = weights.w_o(layer)[head] if matrix is None else matrix
         return x.reshape(*x.shape[:2], -1, len(matrix))[:, :, head] @ matrix
 
     def write(
         self,
         x: Float[Tensor, "*batch d_model"],
         z: Float[Tensor, "*batch d_model"],
+        head: int | None = None,
         old: Float[Tensor, "*batch d_model"] | None = None,
     ) -> Float[Tensor, "*batch d_model"]:
         """Return what the attention gives with ``z`` as a term in place of ``old``; without ``old``, ``z`` is added."""
@@ -73,4 +78,5 @@ HEAD = HeadKind(
     pattern="a*.*",
     example="a0.3 (layer.head)",
     plural="heads",
+    stream="mid",
 )

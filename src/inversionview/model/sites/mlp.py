@@ -15,4 +15,5 @@ MLP = SiteKind(
     pattern="m*",
     example="m0",
     plural="MLPs (m0, …)",
+    stream="post",
 )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from inversionview.core.errors import SettingError, UnknownSiteError, did_you_mean
+from inversionview.model.sites.neurons import NEURON
 from inversionview.model.sites.site import FAMILIES, Site, Sites
 
 
@@ -44,13 +45,13 @@ def _check_offered(name: str, known: Sequence[Site]) -> None:
 
 def _instead(site: Site, known: Sequence[Site], listing: str) -> str:
     """Return which layers or heads there are in place of a site's."""
-    same = [s for s in known if s.kind == site.kind]
+    same = known.of_kind(site.kind) if isinstance(known, Sites) else [s for s in known if s.kind == site.kind]
     if not same:
         return f"none of this kind is there, there are {listing}."
     layers = {s.layer for s in same}
     if site.layer not in layers:
         return f"{site.readout.plural} are in {_ranges('layer', layers)}."
-    return f"layer {site.layer} has {_ranges('head', {s.head or 0 for s in same if s.layer == site.layer})}."
+    return f"layer {site.layer} has {_ranges(site.readout.each, {s.head or 0 for s in same if s.layer == site.layer})}."
 
 
 def _ranges(what: str, numbers: Collection[int]) -> str:
@@ -81,11 +82,24 @@ def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[
         if text in names:
             matches = [names[text]]
         else:
-            matches = [s for name, s in names.items() if isinstance(text, str) and fnmatch.fnmatchcase(name, text)]
+            matches = _matching(text, known) if isinstance(text, str) and any(c in text for c in "*?[") else []
         chosen.update(matches or [find_site(text, known)])
     if not chosen:
         raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")
-    return [s for s in known if s in chosen]
+    usual = [s for s in known if s in chosen]
+    return usual if len(usual) == len(chosen) else sorted(chosen)
+
+
+def _matching(pattern: str, known: Sequence[Site]) -> list[Site]:
+    """Return the sites whose names follow a pattern; those of unusual kinds only where none of the others do."""
+
+    def among(sites: Sequence[Site]) -> list[Site]:
+        return [site for site in sites if fnmatch.fnmatchcase(site.short, pattern)]
+
+    found = among(known)
+    if found or not isinstance(known, Sites):
+        return found
+    return among(known.others) or (among(known.of_kind(NEURON.name)) if pattern.startswith("n") else [])
 
 
 def select(sites: Sequence[Site], layers: str | None = None, heads: str | None = None) -> list[Site]:

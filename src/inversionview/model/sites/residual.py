@@ -31,6 +31,7 @@ def _stream(place: str, serial: str = "") -> SiteKind:
         pattern=f"x*.{place}",
         example=f"x0.{place}",
         plural=f"x*.{place}",
+        stream=place,
         serial=serial,
     )
 

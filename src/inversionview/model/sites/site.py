@@ -8,15 +8,17 @@ Huang et al. 2024, section 2 and appendix A.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inversionview.core.errors import UnknownSiteError
-from inversionview.model.sites.embedding import EMBED, POS_EMBED
+from inversionview.model.sites.attention import ATTN, K, Q, V, Z
+from inversionview.model.sites.ends import EMBED, LN_FINAL, POS_EMBED
 from inversionview.model.sites.head import HEAD
-from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Tap, Weights
+from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Sizes, Tap, Weights, Widths
 from inversionview.model.sites.mlp import MLP
+from inversionview.model.sites.neurons import NEURON, NEURONS
 from inversionview.model.sites.residual import MID, POST, PRE
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-REGISTRY: tuple[SiteKind, ...] = (EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP)
+REGISTRY: tuple[SiteKind, ...] = (
+    EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP, Q, K, V, Z, ATTN, NEURONS, NEURON, LN_FINAL,
+)  # fmt: skip
 """All kinds of sites."""
 FAMILIES: dict[Kind, str] = {kind.name: kind.family for kind in REGISTRY if kind.family}
 """What a kind of site belongs to; sites of one family have a default ε in common."""
@@ -37,11 +41,12 @@ _RANK = {kind.name: rank for rank, kind in enumerate(_ORDERED)}
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a transformer where an activation vector of width d_model is read."""
+    """A place in a transformer where an activation vector is read."""
 
     layer: int
     kind: Kind
     head: int | None = None
+    """Its number among the sites of its kind in the layer: of a head, or of a neuron."""
 
     @property
     def readout(self) -> SiteKind:
@@ -87,31 +92,34 @@ class Site:
         """Where a backend writes it."""
         return Tap(self.layer, self.readout.written)
 
-    def width(self, d_model: int, d_head: int) -> int:
-        """Return how many numbers hold an activation: a head's output lies in a space of d_head dimensions."""
-        return self.readout.width(d_model, d_head)
+    def width(self, widths: Widths) -> int:
+        """Return how many numbers hold an activation in a bank: a head's output lies in a space of d_head dimensions."""
+        return self.readout.width(widths)
 
-    def matrix(self, weights: Weights) -> Float[Tensor, "d_in d_model"] | None:
-        """Return what ``read`` multiplies with, of a model's weights; ``None``: nothing."""
-        return self.readout.matrix(weights, self.layer, self.head)
+    def numbers(self, widths: Widths) -> int:
+        """Return how many numbers an activation has when it is read."""
+        return self.readout.numbers(widths)
 
     def read(
-        self, x: Float[Tensor, "batch pos *width"], matrix: Float[Tensor, "d_in d_out"] | None
+        self, x: Float[Tensor, "batch pos *width"], weights: Weights, matrix: Float[Tensor, "d_in d_out"] | None = None
     ) -> Float[Tensor, "batch pos d_out"]:
-        """Return the site's activations from ``x``, the value of its ``tap``; ``x`` itself where they are all of it."""
-        return self.readout.read(x, self.head, matrix)
+        """Return the site's activations from ``x``, the value of its ``tap``; ``x`` itself where they are all of it.
+
+        ``matrix`` stands for a head's slice of W_O, so that its output comes in other coordinates.
+        """
+        return self.readout.read(x, self.layer, self.head, weights, matrix)
 
     def write(
         self,
-        x: Float[Tensor, "*batch d_model"],
-        z: Float[Tensor, "*batch d_model"],
-        old: Float[Tensor, "*batch d_model"] | None = None,
-    ) -> Float[Tensor, "*batch d_model"]:
+        x: Float[Tensor, "*batch width"],
+        z: Float[Tensor, "*batch d_out"],
+        old: Float[Tensor, "*batch d_out"] | None = None,
+    ) -> Float[Tensor, "*batch width"]:
         """Return what ``x``, the value of the tap ``written``, becomes with the activations ``z`` in place of ``old``.
 
         Of a site that is a term of ``x``, without ``old`` ``z`` is added.
         """
-        return self.readout.write(x, z, old)
+        return self.readout.write(x, z, self.head, old)
 
     def __str__(self) -> str:
         return self.short
@@ -145,25 +153,68 @@ EMBEDDINGS = (Site(0, EMBED.name), Site(0, POS_EMBED.name))
 """The two parts of ``x0.pre``: no sites to read, they hold the token and its place, but to intervene on."""
 
 
-def all_sites(heads: Sequence[int], *, parallel: bool = False) -> list[Site]:
-    """Return every site of a model in the order of computation.
+def all_sites(sizes: Sizes, *, parallel: bool = False, usual: bool = True) -> list[Site]:
+    """Return the sites of a model in the order of computation.
 
     Args:
-        heads: number of attention heads of each layer.
+        sizes: how many there are.
         parallel: attention and MLP read the same residual stream (GPT-NeoX, GPT-J), so there is no ``x.mid``.
+        usual: those that are taken where none are named: the stream, heads and MLPs; else all others but single neurons.
     """
-    kinds = [kind for kind in _ORDERED if kind.pattern and not (parallel and kind.serial)]
-    return [Site(layer, kind.name, head) for layer, count in enumerate(heads) for kind in kinds for head in kind.heads(count)]
+    kinds = [k for k in _ORDERED if k.pattern and k.usual == usual and k is not NEURON and not (parallel and k.serial)]
+    layers = {layer for kind in kinds for layer in kind.layers(len(sizes.heads))}
+    return [site for layer in sorted(layers) for kind in kinds for site in _of_layer(kind, layer, sizes)]
+
+
+def _of_layer(kind: SiteKind, layer: int, sizes: Sizes) -> list[Site]:
+    """Return the sites of a kind in a layer."""
+    if layer not in kind.layers(len(sizes.heads)):
+        return []
+    return [Site(layer, kind.name, head) for head in kind.heads(layer, sizes)]
+
+
+def exists(site: Site, sizes: Sizes, *, parallel: bool = False) -> bool:
+    """Return whether a model of these sizes has a site that can be read."""
+    kind = site.readout
+    if not kind.pattern or (parallel and kind.serial) or site.layer not in kind.layers(len(sizes.heads)):
+        return False
+    return site.head in kind.heads(site.layer, sizes)
 
 
 class Sites(list[Site]):
-    """A model's sites.
+    """A model's sites: those of the usual kinds, which is what they are without names; ``in`` finds the others, too.
 
     Args:
         sites: to choose from.
         withheld: kinds of sites that are not offered, and why, as the end of a sentence.
+        sizes: of the model; without, there are no others.
+        parallel: see ``all_sites``.
     """
 
-    def __init__(self, sites: Iterable[Site], withheld: Mapping[Kind, str]) -> None:
+    def __init__(
+        self, sites: Iterable[Site], withheld: Mapping[Kind, str], sizes: Sizes | None = None, *, parallel: bool = False
+    ) -> None:
         super().__init__(site for site in sites if site.kind not in withheld)
-        self.withheld = withheld
+        self.withheld, self.sizes, self.parallel = withheld, sizes, parallel
+
+    def __contains__(self, site: object) -> bool:
+        if super().__contains__(site):
+            return True
+        if not isinstance(site, Site) or self.sizes is None or site.readout.usual or site.kind in self.withheld:
+            return False
+        return exists(site, self.sizes, parallel=self.parallel)
+
+    @property
+    def others(self) -> list[Site]:
+        """The sites of all other kinds but single neurons."""
+        if self.sizes is None:
+            return []
+        found = all_sites(self.sizes, parallel=self.parallel, usual=False)
+        return [site for site in found if site.kind not in self.withheld]
+
+    def of_kind(self, kind: Kind) -> list[Site]:
+        """Return all sites of a kind."""
+        if self.sizes is None or kind in self.withheld or (self.parallel and _BY_NAME[kind].serial):
+            return [site for site in self if site.kind == kind]
+        made = _BY_NAME[kind]
+        return [site for layer in made.layers(len(self.sizes.heads)) for site in _of_layer(made, layer, self.sizes)]
