@@ -33,12 +33,20 @@ def from_keys_and_values(
     hooks = model.patched({where: patch.after(start) for where, patch in (patches or {}).items()})
     hooks += [] if site is None else [model.reader(site, found)]
     if not logits:
-        last = site.tap if site and site != Site(0, "pre") else Tap(layers - 1, "resid_post")
-        hooks.append((model.point(last), stop))
+        hooks.append((model.point(_last(site, layers)), stop))
     out = model.run(tokens, None, hooks, past)
     run = past.layers[:layers]
     kept = KeysValues([layer.keys for layer in run], [layer.values for layer in run])
     return Extended(found[0] if found else None, out if logits else None, kept)
+
+
+def _last(site: Site | None, layers: int) -> Tap:
+    """Return where a run that shall read a site may stop: not before the last of its layers has put keys and values by."""
+    if site is None or site.tap.blocks == 0:
+        return Tap(layers - 1, "resid_post")
+    if site.tap.name in ("attn_q", "attn_k", "attn_v"):
+        return Tap(site.layer, "attn_z")
+    return site.tap
 
 
 def from_tokens(

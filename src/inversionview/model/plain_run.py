@@ -215,6 +215,8 @@ class _Way:
         """The activations of ``site``, once the run is there."""
         self.patched: dict[Tap, list[Site]] = {}
         for each in sorted(patches):
+            if each.tap.name in ("embed", "pos_embed"):
+                raise NotImplementedError(f"{each} is not replaced by itself, but as a part of x0.pre.")
             self.patched.setdefault(each.tap, []).append(each)
 
     def look(self, tap: Tap, x: Float[Tensor, "batch new *width"]) -> None:
