@@ -538,7 +538,7 @@ def test_bank_into_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (("bank", "counting", "--dtype", "int8"), "fp16 or fp32"),
         (("bank", "addition", "--inputs", "900000"), "810,000 inputs"),
         (("bank", "addition", "--positions", "A9"), "A1"),
-        (("bank", "addition", "--sites", "q*"), "There is no site"),
+        (("bank", "addition", "--sites", "y*"), "There is no site"),
         (("bank", "counting", "--world", "0"), "greater than or equal to 1"),
         (("bank", "counting", "--rank", "2", "--world", "2"), "rank 2"),
         (("search", "counting", COUNT, "--bank", "nowhere"), "no bank"),

@@ -75,7 +75,7 @@ def places(
         rows, at = draw_queries(bank, name, queries, seed, allowed)
         z = bank.model.harvest(bank.tokens(rows), chosen, at[:, None])[:, :, 0]
         for i, site in enumerate(chosen):
-            yield Place(bank, site, name, rows, z[i], allowed)
+            yield Place(bank, site, name, rows, bank.model.own(z[i], site), allowed)
             if report is not None:
                 done, total = number * len(chosen) + i + 1, len(names) * len(chosen)
                 report(done / total, f"{done} of {total} cells")

@@ -74,14 +74,15 @@ def find(
     model: ProbedModel,
     inputs: Inputs,
     folders: Sequence[Path] = (),
-    site: Site | None = None,
+    sites: Sequence[Site] = (),
+    usual: Sequence[Site] = (),
     least: int = 0,
     distance: Distance | None = None,
 ) -> ActivationBank | None:
     """Return the first finished bank of ``folders``, else the largest of this model and corpus in the user's cache.
 
-    Where ``site`` is named, only one that holds it; where ``least`` is, only one of so many rows; where ``distance`` is, one
-    whose index serves it comes before larger ones.
+    Where ``sites`` are named, only one that holds them; in the cache, else one that holds the ``usual`` ones. Where ``least``
+    is, only one of so many rows; where ``distance`` is, one whose index serves it comes before larger ones.
 
     Raises:
         BankError, MismatchError: one of ``folders`` holds a bank that is damaged, unfinished or another model's.
@@ -89,15 +90,15 @@ def find(
     for folder in folders:
         if begun(folder):
             own = ActivationBank.open(folder, model, inputs)
-            if site is None or site in own.sites:
+            if not set(sites) - set(own.sites):
                 return own
-    others = None
+    others, wanted = None, set(sites or usual)
     for path in kept(model, inputs):
         try:
             bank = ActivationBank.open(path, model, inputs)
         except BankError:  # being built by another process, or interrupted
             continue
-        if (site is None or site in bank.sites) and len(bank) >= least:
+        if not wanted - set(bank.sites) and len(bank) >= least:
             if distance in (None, bank.manifest.distance):
                 return bank
             others = others or bank

@@ -29,7 +29,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.core.storage import replacing, sweep, write_json
 from inversionview.corpora.inputs import Inputs
-from inversionview.model.distances.registry import REGISTRY
+from inversionview.model.distances.registry import moments_needed
 from inversionview.model.distances.statistics import FILE as STATISTICS
 from inversionview.model.distances.statistics import Statistics
 from inversionview.model.probed import ProbedModel
@@ -106,8 +106,8 @@ def _marks(model: ProbedModel, distance: Distance, sites: Sequence[Site]) -> dic
     """Return what tells the statistics of a distance apart at each site; raises where they are lacking."""
     for site in sites:
         model.metric(distance, site)
-    known = model.statistics
-    return {site.short: known.mark(site.short) for site in sites} if known is not None and REGISTRY[distance].needs else {}
+    known, needing = model.statistics, [site for site in sites if moments_needed([distance], site)]
+    return {} if known is None else {site.short: known.mark(site.short) for site in needing}
 
 
 def _claim(folder: Path, manifest: Manifest, statistics: Statistics | None) -> None:

@@ -30,7 +30,7 @@ class Ruler:
 
     def __init__(self, metric: Metric, queries: Float[Tensor, "query width"]) -> None:
         self.metric, self.mapped = metric, metric.mapped(queries)
-        self.lengths = self.mapped.norm(dim=-1)
+        self.lengths = metric.lengths(self.mapped)
         self.points = torch.nn.functional.normalize(self.mapped, dim=-1, eps=1e-30) if metric.cosine else self.mapped
 
     def of_one(self, query: int, x: npt.NDArray[np.floating]) -> Float[Tensor, " row"]:

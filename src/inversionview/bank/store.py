@@ -36,7 +36,7 @@ from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.model.distances.metric import Metric
-from inversionview.model.distances.registry import REGISTRY
+from inversionview.model.distances.registry import moments_needed
 from inversionview.model.distances.statistics import FILE as STATISTICS
 from inversionview.model.distances.statistics import Statistics
 from inversionview.model.probed import ProbedModel
@@ -84,9 +84,9 @@ class ActivationBank:
 
     def serves(self, distance: Distance, site: int) -> bool:
         """Return whether the index serves a distance at a site, by its number: one of the same name and the same statistics."""
-        known, name = self.model.statistics, self.manifest.sites[site]
-        own = known.mark(name) if known is not None and REGISTRY[distance].needs else ""
-        return distance == self.manifest.distance and own == self.manifest.statistics.get(name, "")
+        known, where = self.model.statistics, self.sites[site]
+        own = known.mark(where.short) if known is not None and moments_needed([distance], where) else ""
+        return (where.single or distance == self.manifest.distance) and own == self.manifest.statistics.get(where.short, "")
 
     def __len__(self) -> int:
         return self.manifest.inputs

@@ -16,6 +16,7 @@ from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import PairSource, nothing, pick_pairs, written_tokens
 from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.whitening import fit_site
+from inversionview.model.backend import widest
 from inversionview.model.probed import ProbedModel
 
 _LARGE = 1024
@@ -63,8 +64,9 @@ def new_decoder(
     size = max(model.shape.vocabulary, vocabulary.size, vocabulary.eos + 1)
     torch.manual_seed(seed)
     made: dict[str, Any] = {
-        "sites": tuple(site.short for site in source.sites), "positions": source.positions, "d_model": model.shape.d_model,
-        "vocabulary": size, "max_length": inputs.max_length + int(unread), "bos": vocabulary.eos if unread else vocabulary.bos,
+        "sites": tuple(site.short for site in source.sites), "positions": source.positions,
+        "d_model": widest(model.shape, source.sites), "vocabulary": size, "max_length": inputs.max_length + int(unread),
+        "bos": vocabulary.eos if unread else vocabulary.bos,
         "eos": vocabulary.eos, "pad": vocabulary.pad, "unread": unread, "fingerprint": model.fingerprint, "model": model.name,
     }  # fmt: skip
     if size > _LARGE and "tokens" not in sizes:

@@ -32,7 +32,7 @@ class DecoderConfig:
     sites: tuple[str, ...]
     """Short names of the sites it decodes; one decoder serves all of them."""
     d_model: int
-    """Width of the probed model, hence of z."""
+    """Numbers of z: the probed model's width, or as many as the longest vector of its sites has."""
     vocabulary: int
     """Token ids run below this (the probed model's, and one more where padding has no id of its own)."""
     max_length: int

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
@@ -21,6 +22,7 @@ from inversionview.core.errors import InputError
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.texts import TextInputs
 from inversionview.decoder.balls.candidates import Ball, Candidates, banked_candidates, drawn_candidates
+from inversionview.model.backend import widest
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
@@ -56,7 +58,10 @@ class PairSource(Protocol):
         ...
 
     def read(self, drawn: Drawn, rows: Ids, positions: Ids, sites: Ids) -> Tensor:
-        """Return the activations of some pairs, ``[pair, d_model]``; ``rows`` count within ``drawn``; see ``nothing``."""
+        """Return the activations of some pairs, ``[pair, d_model]``; ``rows`` count within ``drawn``; see ``nothing``.
+
+        Where sites have unlike numbers, zeros follow the shorter vectors, here and below.
+        """
         ...
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
@@ -127,7 +132,7 @@ class FreshInputs:
         for first in range(0, len(self.sites), 8):
             z = self.model.harvest(drawn.tokens, self.sites[first : first + 8], positions.clip(min=0))
             z[:, torch.from_numpy(positions < 0)] = 0.0
-            yield from z.flatten(1, 2).cpu()
+            yield from F.pad(z.flatten(1, 2).cpu(), (0, widest(self.model.shape, self.sites) - z.size(-1)))
 
 
 class Banked:
@@ -175,7 +180,7 @@ class Banked:
         at = np.stack([named[name] for name in self.positions], axis=1)[rows]
         place = (at == positions[:, None]).argmax(1)
         place[positions == nothing(self.inputs)] = len(self.positions)
-        out = torch.empty(len(rows), self.bank.manifest.d_model)
+        out = torch.zeros(len(rows), widest(self.bank.model.shape, self.sites))
         order = np.lexsort((rows, place, sites))
         key = (sites * (len(self.positions) + 1) + place)[order]
         for part in np.split(order, np.flatnonzero(np.diff(key)) + 1) if len(order) else []:
@@ -184,7 +189,7 @@ class Banked:
                 out[torch.from_numpy(part)] = self._bos[s]
             else:
                 z = self.bank.activations(self.sites[s], self.positions[p], drawn.rows[rows[part]])
-                out[torch.from_numpy(part)] = z
+                out[torch.from_numpy(part), : z.size(1)] = z
         return out
 
     def of_sites(self, drawn: Drawn, positions: Ids) -> Iterator[Tensor]:
@@ -215,7 +220,7 @@ class Banked:
         Where inputs have no BOS it is 0.
         """
         if self.inputs.bos is None:
-            return torch.zeros(len(self.sites), self.bank.manifest.d_model)
+            return torch.zeros(len(self.sites), widest(self.bank.model.shape, self.sites))
         bos = torch.tensor([[self.inputs.bos]])
         return self.bank.model.activations(bos, self.sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0].float().cpu()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ def polar(z: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model+1"]:
 
 
 class Pathway(nn.Module):
-    """z and its site → one vector u: ``[batch, pathway]``.
+    """z and its site → one vector u: ``[batch, pathway]``; zeros stand for the numbers that a site's vectors lack.
 
     A site's activations differ far more between kinds of position than within one. So each site has *cells*, clusters of
     its activations, and z is whitened by the statistics of its own: fully among the site's principal directions, and as one
@@ -68,7 +69,7 @@ class Pathway(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch d_model"], site: Int[Tensor, " batch"]) -> Float[Tensor, "batch pathway"]:
         """Whiten z and send it through the blocks."""
-        z = z.to(self.mean.dtype)
+        z = F.pad(z, (0, self.mean.size(1) - z.size(-1))).to(self.mean.dtype)
         mine = site, (polar(z)[:, None] - self.cells_at[site]).square().sum(-1).argmin(-1)
         z, directions = z - self.mean[site], self.directions[site]  # (batch, rank, d_model)
         along = torch.einsum("bd,brd->br", z, directions)

@@ -38,6 +38,7 @@ from inversionview.decoder.evaluation import agreements, ball_shares, by_place, 
 from inversionview.decoder.loss import SMALL
 from inversionview.decoder.pairs import Banked, FreshInputs, PairSource
 from inversionview.decoder.recipe import TrainConfig
+from inversionview.model.backend import widest
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
@@ -367,7 +368,7 @@ def train(
         raise SettingError("Which activations tell something is said of a bank's: give the bank, too.")
     if bank is not None:
         bank.check(model, inputs)
-    check_memory(config.batch, "pairs in a batch", config.pool * (8 * model.shape.d_model + 32 * inputs.max_length))
+    check_memory(config.batch, "pairs in a batch", config.pool * (8 * widest(model.shape, chosen) + 32 * inputs.max_length))
     source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)

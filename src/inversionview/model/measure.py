@@ -45,7 +45,7 @@ def distance_to(
         the distance at every position (infinite where D may not be reached), D (infinite where an input lacks the fixed
         position), and the position where it is reached.
     """
-    candidates, metric = model.candidates(tokens), model.metric(kind, site)
+    candidates, metric, z = model.candidates(tokens), model.metric(kind, site), model.own(z, site)
     per_token = torch.full(tokens.shape, torch.inf)
     for rows, last in _passes(model, candidates):
         z_here = model.activations(tokens[rows, :last], [site])[0].float().cpu()
@@ -71,7 +71,8 @@ def nearest(
     for rows, last in _passes(model, mask):
         z_here = model.activations(every[rows, :last], sites).float().cpu()
         for number, (z, site) in enumerate(queries):
-            per_token = model.metric(kind, site).between(z, z_here[sites.index(site), ..., : z.size(-1)])
+            here = model.own(z_here[sites.index(site)], site)
+            per_token = model.metric(kind, site).between(model.own(z, site), here)
             out[number, rows] = nearest_position(per_token, mask[rows, :last])[0]
         done += len(rows)
         if report is not None:

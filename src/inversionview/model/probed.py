@@ -239,6 +239,10 @@ class ProbedModel(Runner):
         """Return how many numbers hold an activation of ``site``: a head's output lies in a space of d_head dimensions."""
         return site.width(self.shape.widths)
 
+    def own(self, z: Float[Tensor, "*batch widest"], site: Site) -> Float[Tensor, "*batch numbers"]:
+        """Return a site's activations without the zeros that follow them where they came together with longer ones."""
+        return z[..., : site.numbers(self.shape.widths)]
+
     def _framed(self, site: Site) -> bool:
         """Return whether activations of a site are kept in fewer numbers than they are read in."""
         return self.width(site) < site.numbers(self.shape.widths)

@@ -37,6 +37,7 @@ from inversionview.studies.banks import build_bank
 from inversionview.studies.load import load
 from inversionview.studies.naming import is_study
 from inversionview.studies.spec import StudySpec, check_model, model_files, read_spec, write_spec
+from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ def _train(
             told = ", ".join(changed)
             raise MismatchError(f"{out} holds a run with another {told}: go on with that, or choose another --out.")
     study = Study(str(out), spec, model, out)
+    learn(study, [spec.distance], [site for site in study.sites if site.single])
     bank = None if reading.stream or reading.bank is None else study.bank(reading.bank)
     if watch.rank[0] == 0:
         write_spec(out, spec)

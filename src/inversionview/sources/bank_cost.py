@@ -38,8 +38,8 @@ def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
     """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
     if study.inputs.every_token:
         return fixed is None and query.position >= int(query.bos)
-    bank = study.known_bank()
-    sites = study.sites if bank is None else bank.sites
+    bank = study.known_bank(query.site)
+    sites = [query.site] if bank is None and query.site in study.model.sites else study.sites if bank is None else bank.sites
     if bank is not None and bank.manifest.positions == [ALL]:
         return query.site in sites and fixed is None
     names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions

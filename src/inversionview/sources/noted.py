@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import Meaning, Scope, epsilon_text
-from inversionview.model.distances.registry import REGISTRY
+from inversionview.model.distances.registry import moments_needed
 from inversionview.preimage.notes import MOST_ADMITTED, outside_study, random_share, too_wide, untrained_place
 from inversionview.preimage.preimage import Preimage
 from inversionview.studies.meaning import epsilon_meant
@@ -29,7 +29,7 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
         scope = Scope(made.epsilon, made.distance, located)
         share, among = random_share(study.model, study.inputs, made.query, scope)
     known = study.model.statistics
-    statistics = known.to_json() if known is not None and REGISTRY[made.distance].needs else None
+    statistics = known.to_json() if known is not None and moments_needed([made.distance], made.query.site) else None
     compared = made.compared or ("all" if fixed is None else [str(fixed)])
     wide = too_wide(made, share, among)
     if made.corpus is not None and share is not None and share > MOST_ADMITTED:

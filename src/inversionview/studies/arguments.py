@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.corpora.naming import ALL
+from inversionview.model.sites.site import Site
 from inversionview.studies.naming import check_model_name, check_study, is_study
 from inversionview.terminal.app import bar, device_named, err, given
 from inversionview.terminal.options import InputOptions, ModelOptions, TextsOptions
@@ -17,7 +18,6 @@ from inversionview.terminal.options import InputOptions, ModelOptions, TextsOpti
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.corpora.natural import TextSource
-    from inversionview.model.sites.site import Site
     from inversionview.studies.study import Study
 
 
@@ -89,14 +89,18 @@ def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | N
         check_sites(path, [name.strip() for name in named])
 
 
-def bank_to_search(study: Study, folder: Path | None, site: Site | None = None) -> ActivationBank:
+def bank_to_search(study: Study, folder: Path | None, site: Site | Sequence[Site] | str | None = None) -> ActivationBank:
     """Return the bank to search; where there is none yet, build one with a progress bar, and say so.
 
     Args:
         study: whose.
         folder: where it lies, if that is named.
-        site: which a bank of natural text must hold: others may not be in it.
+        site: which it must hold, one or several, or patterns over sites.
     """
+    if isinstance(site, str):
+        from inversionview.model.sites.patterns import expand
+
+        site = expand(site, study.model.sites)
     with resumable(), bar("harvesting", 1000) as advance:
 
         def begin(path: Path, rows: int) -> None:
@@ -105,12 +109,13 @@ def bank_to_search(study: Study, folder: Path | None, site: Site | None = None) 
         return study.bank(folder, report=lambda share, note: advance(int(1000 * share), note), begin=begin, site=site)
 
 
-def _extent(study: Study, rows: int, site: Site | None) -> str:
+def _extent(study: Study, rows: int, site: Site | Sequence[Site] | None) -> str:
     """Return how large a bank will be, and which command builds a larger one of natural text."""
     if not study.inputs.every_token:
         return f"{rows:,} inputs"
     every = study.inputs.placed([ALL]).size
+    named = site if site is None or isinstance(site, Site) else ",".join(each.short for each in site)
     source = study.spec.options
     texts = f" --texts {source['texts']}" if "texts" in source else ""
-    more = f"inversionview bank --model {study.spec.model}{texts} --sites {site} --tokens {every}"
-    return f"{rows:,} of {every:,} tokens at {site} (for more of them: {more})"
+    more = f"inversionview bank --model {study.spec.model}{texts} --sites {named} --tokens {every}"
+    return f"{rows:,} of {every:,} tokens at {named} (for more of them: {more})"

@@ -42,17 +42,18 @@ class Read(Protocol):
         ...
 
 
-def first_bank(study: Read, site: Site | None) -> tuple[int, Sequence[Site]]:
+def first_bank(study: Read, wanted: Sequence[Site]) -> tuple[int, Sequence[Site]]:
     """Return how many rows a bank of a study has that nobody has described, and which sites.
 
-    Of a study its own. Of natural text ``site`` alone, and as many tokens as are wanted, or take about 40 seconds.
+    Of a study its own, if none are ``wanted``. Of natural text the wanted ones alone, by default the last, and as many tokens
+    as are asked for, or take about 40 seconds.
     """
     inputs, spec = study.inputs, study.spec
     if not inputs.every_token:
-        return min(spec.rows, inputs.corpus_size or spec.rows), study.sites
-    chosen = study.sites[-1] if site is None else site
+        return min(spec.rows, inputs.corpus_size or spec.rows), wanted or study.sites
+    chosen = wanted or study.sites[-1:]
     every = inputs.placed([ALL]).size or 1
-    return wanted_tokens(study) or min(every, affordable(study.model, inputs, chosen)), [chosen]
+    return wanted_tokens(study) or min(every, affordable(study.model, inputs, max(chosen))), chosen
 
 
 def served(study: Read, sites: Sequence[Site]) -> Distance:

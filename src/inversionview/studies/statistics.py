@@ -42,8 +42,17 @@ def learn(
     Raises:
         SettingError: there is no such distance.
     """
-    needed = moments_needed(distances)
-    if not needed or study.bare:
+    if study.bare:
+        return
+    for single in (False, True):
+        some = [site for site in sites if site.single == single]
+        if some:
+            _learn_alike(study, moments_needed(distances, some[0]), some, report, tokens)
+
+
+def _learn_alike(study: Study, needed: Sequence[Moment], sites: Sequence[Site], report: Progress | None, tokens: int) -> None:
+    """Do what ``learn`` does at sites that need the same."""
+    if not needed:
         return
     for path in (*_of_run(study), cached(study)):
         if path.exists() and _lacking(study, needed, sites):

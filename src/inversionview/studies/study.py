@@ -31,6 +31,7 @@ from inversionview.studies.definition import Definition
 from inversionview.studies.first_bank import first_bank, served, wanted_tokens
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec
+from inversionview.studies.statistics import learn
 
 BeginBank = Callable[[Path, int], None]
 
@@ -152,7 +153,7 @@ class Study:
         *,
         report: Progress | None = None,
         begin: BeginBank | None = None,
-        site: Site | None = None,
+        site: Site | Sequence[Site] | None = None,
     ) -> ActivationBank:
         """Return the bank to search: in ``folder``, in the run's folder, the largest in the user's cache, or a new one.
 
@@ -160,7 +161,8 @@ class Study:
             folder: a bank, its folder, or a run's folder that holds one.
             report: called with the share of the inputs that is done, and a note, where a bank must be built first.
             begin: called before that, with its folder and size.
-            site: of natural text, which it must hold: a new one holds that site alone, of as many tokens as take 40 seconds.
+            site: which it must hold, one or several. A new one of natural text holds these alone, of as many tokens as take 40
+                seconds; so does one of a study where they are not all its own.
 
         Raises:
             BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
@@ -168,25 +170,30 @@ class Study:
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:
-            rows, sites = first_bank(self, site)
-            distance = served(self, sites)
-            path = folders.cached(self.model, self.inputs, rows, sites if self.inputs.every_token else (), distance)
+            rows, sites = first_bank(self, self._wanted(site))
+            learn(self, [self.spec.distance], [each for each in sites if each.single], report)
+            distance, some = served(self, sites), self.inputs.every_token or sites != self.sites
+            path = folders.cached(self.model, self.inputs, rows, sites if some else (), distance)
             if begin is not None:
                 begin(path, rows)
             self._bank = harvest_bank(path, self.model, self.inputs, rows=rows, sites=sites, distance=distance, report=report)
         assert self._bank is not None
         return self._bank
 
-    def known_bank(self, site: Site | None = None) -> ActivationBank | None:
-        """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds ``site``.
+    def known_bank(self, site: Site | Sequence[Site] | None = None) -> ActivationBank | None:
+        """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds the sites.
 
         Raises:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
-        wanted = site if self.inputs.every_token else None
-        if self._bank is None or (wanted is not None and wanted not in self._bank.sites):
+        wanted = self._wanted(site)
+        if self._bank is None or set(wanted) - set(self._bank.sites):
             own = [self.folder / "bank"] if self.folder else []
-            self._bank = folders.find(
-                self.model, self.inputs, own, wanted, least=wanted_tokens(self), distance=self.spec.distance
-            )
+            usual, least = [] if self.inputs.every_token else self.sites, wanted_tokens(self)
+            self._bank = folders.find(self.model, self.inputs, own, wanted, usual, least, self.spec.distance)
         return self._bank
+
+    def _wanted(self, site: Site | Sequence[Site] | None) -> list[Site]:
+        """Return which sites a bank must hold: of a study those that are asked for, unless all are its own."""
+        asked = [] if site is None else [site] if isinstance(site, Site) else list(site)
+        return asked if self.inputs.every_token or set(asked) - set(self.sites) else []

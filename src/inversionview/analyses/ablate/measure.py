@@ -200,7 +200,7 @@ class _Runs:
 
     def _values(self, rows: npt.NDArray[np.int64], a: Activation, at: Int[Tensor, "row k"]) -> Float[Tensor, "row k d_model"]:
         if self.by == "zero":
-            return torch.zeros(*at.shape, self.model.shape.d_model, device=self.model.device)
+            return torch.zeros(*at.shape, a.site.numbers(self.model.shape.widths), device=self.model.device)
         if self.by == "mean":
             mean = self.means[a]
             return mean[at] if a.at is None else mean.expand(*at.shape, -1)
@@ -211,8 +211,8 @@ class _Runs:
 
     def _means(self) -> dict[Activation, Float[Tensor, "place d_model"]]:
         """Return each activation's mean over the inputs, one row; of every position, a row for each."""
-        width = self.model.shape.d_model
-        sums = {a: torch.zeros(self.at[a.at].shape[1], width, dtype=torch.float64) for a in self.activations}
+        widths = self.model.shape.widths
+        sums = {a: torch.zeros(self.at[a.at].shape[1], a.site.numbers(widths), dtype=torch.float64) for a in self.activations}
         counts = {at: np.zeros(places.shape[1]) for at, places in self.at.items()}
         for _, rows in self.batches():
             for at, places in self.at.items():
@@ -221,7 +221,8 @@ class _Runs:
                 z = self.model.harvest(self.tokens[rows], self.sites, places[rows]).double()
                 for i, site in enumerate(self.sites):
                     if Activation(site, at) in sums:
-                        sums[Activation(site, at)] += (z[i] * torch.from_numpy(there)[..., None]).sum(0)
+                        own = self.model.own(z[i], site)
+                        sums[Activation(site, at)] += (own * torch.from_numpy(there)[..., None]).sum(0)
         means = {a: (total / torch.from_numpy(counts[a.at])[:, None]).float() for a, total in sums.items()}
         return {a: z.to(self.model.device) for a, z in means.items()}
 

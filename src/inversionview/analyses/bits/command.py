@@ -46,7 +46,7 @@ def bits(
     ladder = numbers(epsilons)
     kind = check(ladder, distance)
     loaded = loaded_study(study, ModelOptions(model), [places.sites])
-    searched = bank_to_search(loaded, bank)
+    searched = bank_to_search(loaded, bank, places.sites)
     with bar("measuring", 1000, quiet=as_json) as advance:
         curves = iv.bits(
             loaded,

@@ -10,7 +10,9 @@ from inversionview.analyses.bits.measure import bits_curve
 from inversionview.analyses.bits.result import Curves
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Distance
+from inversionview.model.sites.patterns import expand
 from inversionview.studies.scope import resolved
+from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
@@ -34,6 +36,7 @@ def bits(
     Raises:
         SettingError: there is no ε, or one is not positive.
     """
-    return Curves(
-        tuple(bits_curve(study.bank(bank), epsilons, distance=resolved(study, distance=distance).distance, **options))
-    )
+    wanted = expand(options["sites"], study.model.sites) if options.get("sites") else None
+    chosen = resolved(study, distance=distance).distance
+    learn(study, [chosen], wanted or ())
+    return Curves(tuple(bits_curve(study.bank(bank, site=wanted), epsilons, distance=chosen, **options)))

@@ -51,7 +51,10 @@ class HitCounts:
         self.metrics = metrics
         self.z = [self._mapped(site, each) for site, each in enumerate(z)]
         half = [each.square().sum(1) / 2 for each in self.z]
-        self.bars = [h - epsilon if metric.cosine else h * (1 - epsilon**2) for h, metric in zip(half, metrics, strict=True)]
+        self.bars = [
+            h - epsilon if metric.cosine else h - (epsilon * metric.lengths(x)).square() / 2
+            for h, metric, x in zip(half, metrics, self.z, strict=True)
+        ]
         self.marks, self.codes = marks, codes
         features, queries = codes.shape
         self.inside = np.zeros((len(z) + features, queries), dtype=np.int64)

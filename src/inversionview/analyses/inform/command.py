@@ -103,7 +103,7 @@ def inform(
         loaded = loaded_study(study, on, [places.sites])
         if told.where:
             parse_filters(told.where, [*feature_names(loaded.inputs), *extra])
-        bank = bank_to_search(loaded, searched.bank)
+        bank = bank_to_search(loaded, searched.bank, places.sites)
         names = [name for text in told.features or [] for name in by_commas(text)]
         with bar("informing", 1000, quiet=as_json) as advance:
             result = iv.inform(

@@ -13,7 +13,9 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.corpora.windows import WindowInputs
+from inversionview.model.sites.patterns import expand
 from inversionview.studies.scope import resolved
+from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
@@ -51,4 +53,6 @@ def inform(
         within = resolved(study, epsilon=epsilon, distance=distance)
         return census(study.model, study.inputs, study=study.name, scope=within, **options)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
-    return feature_information(study.bank(bank), study=study.name, scope=scope, **options)
+    wanted = expand(options["sites"], study.model.sites) if options.get("sites") else None
+    learn(study, [scope.distance], wanted or ())
+    return feature_information(study.bank(bank, site=wanted), study=study.name, scope=scope, **options)

@@ -164,7 +164,7 @@ def read_cells(
         near = sides(
             bank,
             site,
-            query,
+            bank.model.own(query, site),
             rows,
             epsilon=scope.epsilon,
             distance=scope.distance,

@@ -157,7 +157,7 @@ def _measured(bank: ActivationBank, site: str | Site, z: Tensor, distance: Dista
                 if metric.cosine:
                     d = 1 - unit @ torch.nn.functional.normalize(x, dim=-1).T
                 else:
-                    d = torch.cdist(query, x) / query.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+                    d = torch.cdist(query, x) / metric.lengths(query)[:, None].clamp(min=1e-30)
                 there = torch.from_numpy(place[rows] >= 0)
                 found[:, start:stop] = torch.minimum(found[:, start:stop], d.masked_fill(~there, torch.inf))
             bank.visit(len(positions) * x.numel() * vectors[0].itemsize)

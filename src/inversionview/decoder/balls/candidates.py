@@ -94,13 +94,15 @@ class Ball:
         z = z.float()
         if self.frame is not None and z.size(-1) == self.frame.size(1) != self.frame.size(0):
             z = z @ self.frame.T
-        z = self.metric.mapped(z)
+        z = self.metric.mapped(z[..., : self.size])
         return torch.nn.functional.normalize(z, dim=-1, eps=1e-30) if self.metric.cosine else z
 
     def limits(self, points: Float[Tensor, "query out"]) -> Float[Tensor, " query"]:
         """Return the bound for each query."""
-        within = 2 * self.epsilon if self.metric.cosine else self.epsilon**2
-        return (1 - within) * points.square().sum(1) / 2
+        half = points.square().sum(1) / 2
+        if self.metric.cosine:
+            return half - self.epsilon
+        return half - (self.epsilon * self.metric.lengths(points)).square() / 2
 
 
 def drawn_candidates(

@@ -63,8 +63,8 @@ def bits_map(
     for number, site in enumerate(held):
         if report is not None:
             report(number / len(held), site.short)
-        each, verify = banks[site], len(held) <= _VERIFIED
-        hits = next(search(each, site, z[number], epsilon=scope.epsilon, distance=scope.distance, verify=verify))
+        each, verify, query = banks[site], len(held) <= _VERIFIED, study.model.own(z[number], site)
+        hits = next(search(each, site, query, epsilon=scope.epsilon, distance=scope.distance, verify=verify))
         told[site] = _bits(each, hits.part(~np.isin(hits.rows, own[each])), own[each])
     cells = [_cell(site.short, told.get(site)) for site in study.sites]
     return contract.Map(kind="bits", position=here.position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inversionview.core.arrays import Ids
 from inversionview.core.progress import Progress
-from inversionview.model.distances.statistics import Moment, Statistics, moments_of
+from inversionview.model.distances.statistics import Moment, Statistics, moments_of, spread_of
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
@@ -42,7 +42,7 @@ def measured(
         tokens: of the corpus, padded on the right; a random sample of it.
         counted: which of them count.
         sites: where.
-        moments: what is measured; see ``Statistics``.
+        moments: what is measured, ``spread`` alone; see ``Statistics``.
         corpus: what the corpus is called.
         fingerprint: of the corpus.
         seed: of the tokens that gradients are taken of.
@@ -56,6 +56,13 @@ def measured(
         if report is not None:
             report(share, "statistics of the corpus")
 
+    if list(moments) == ["spread"]:
+        batches = list(_activations(model, tokens, counted, sites, told, 1.0))
+        spreads = [
+            spread_of(torch.cat(parts).flatten(), s.short) for s, parts in zip(sites, zip(*batches, strict=True), strict=True)
+        ]
+        own = {site.short: {"spread": spread} for site, spread in zip(sites, spreads, strict=True)}
+        return Statistics(model.fingerprint, corpus, fingerprint, int(counted.sum()), own)
     plain: list[Moment] = [m for m in moments if m != "gradients"]
     part = 1.0 if "gradients" not in moments else 0.3 if plain else 0.0
     found: list[dict[Moment, Tensor]] = [{} for _ in sites]

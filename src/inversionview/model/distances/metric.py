@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,11 +36,16 @@ class Metric:
     centres: bool = False
     """Each vector's own mean over its numbers is taken off first, as LayerNorm does."""
     frame: Float[Tensor, "width d_model"] | None = None
+    absolute: bool = False
+    """Of one number: the difference itself, A being 1 / its spread over a corpus, and not relative to the query's length.
+
+    A number may be 0 at the query, so that no other would be near it, and it has no direction.
+    """
 
     @property
     def cosine(self) -> bool:
         """The geometry is the cosine, not the Euclidean one."""
-        return self.distance.startswith("cosine")
+        return self.distance.startswith("cosine") and not self.absolute
 
     @property
     def plain(self) -> bool:
@@ -49,7 +55,7 @@ class Metric:
     @property
     def elementwise(self) -> bool:
         """Each number of a vector is mapped by itself, onto a multiple: what moves it in proportion does so after it, too."""
-        return self.shift is None and self.matrix is None and not self.centres
+        return self.shift is None and self.matrix is None and not self.centres and not self.absolute
 
     def mapped(self, z: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch out"]:
         """Return A(z − μ)."""
@@ -86,4 +92,10 @@ class Metric:
 
     def of_mapped(self, query: Float[Tensor, "*#batch out"], z: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch"]:
         """Return the same of vectors that are mapped."""
+        if self.absolute:
+            return (z - query).norm(dim=-1)
         return between("cosine" if self.cosine else "euclidean", query, z)
+
+    def lengths(self, points: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch"]:
+        """Return what a difference from each of some mapped queries is divided by, where the geometry is not the cosine."""
+        return torch.ones_like(points[..., 0]) if self.absolute else points.norm(dim=-1)

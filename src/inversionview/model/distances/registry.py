@@ -59,9 +59,11 @@ REGISTRY: dict[Distance, DistanceKind] = {
 }
 
 
-def moments_needed(distances: Sequence[Distance]) -> tuple[Moment, ...]:
-    """Return which moments of a corpus some distances must know."""
+def moments_needed(distances: Sequence[Distance], site: Site) -> tuple[Moment, ...]:
+    """Return which moments of a corpus some distances must know at a site: of one number its spread."""
     needed = {moment for each in distances for moment in REGISTRY[check_distance(each)].needs}
+    if site.single:
+        return ("spread",)
     return tuple(moment for moment in MOMENTS if moment in needed)
 
 
@@ -85,8 +87,14 @@ def metric_at(
         SettingError: there is no such distance; it needs statistics that are not there; a norm does more than it may.
     """
     made = REGISTRY[check_distance(distance)]
+    if site.single:
+        return _of_one_number(site, distance, statistics)
     if made == DistanceKind(made.says):
         return Metric(distance)
+    if made.sensitive and not site.readout.stream:
+        raise SettingError(
+            f"{distance} is known where a vector enters the residual stream, which {site} does not: choose cosine or euclidean."
+        )
     if made.needs and statistics is None:
         raise SettingError(
             f"{distance} needs statistics of a corpus, and there is none: give texts (`read` and `search` take --texts), or "
@@ -104,6 +112,16 @@ def metric_at(
         own = Metric(distance, None, gain, matrix, centres).mapped(torch.eye(width))
         gain, matrix, centres = None, known.sensitivity(site.short, own), False
     return Metric(distance, shift, gain, matrix, centres, frame)
+
+
+def _of_one_number(site: Site, distance: Distance, statistics: Statistics | None) -> Metric:
+    """Return the distance of single numbers, in units of their spread; whatever it is called, there is but this one."""
+    if statistics is None:
+        raise SettingError(
+            f"{site} is one number, and how far numbers are apart is told by their spread over a corpus, of which there is "
+            "none: give texts (`read` and `search` take --texts)."
+        )
+    return Metric(distance, gain=1 / statistics.spread(site.short), absolute=True)
 
 
 def norms_after(backend: Backend, site: Site) -> list[Norm]:

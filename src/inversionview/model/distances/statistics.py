@@ -23,8 +23,8 @@ from inversionview.core.integrity import digest
 from inversionview.core.storage import replacing
 
 FILE = "statistics.safetensors"
-Moment = Literal["mean", "covariance", "gradients"]
-MOMENTS: tuple[Moment, ...] = ("mean", "covariance", "gradients")
+Moment = Literal["mean", "covariance", "gradients", "spread"]
+MOMENTS: tuple[Moment, ...] = ("mean", "covariance", "gradients", "spread")
 _SHRUNK = 0.1
 """Share of the identity, scaled to the mean variance, that a covariance is mixed with (Ledoit and Wolf 2004)."""
 _OTHERS = 0.3
@@ -44,7 +44,8 @@ class Statistics:
     tokens: int
     """How many tokens were looked at."""
     moments: Mapping[str, Mapping[Moment, Tensor]]
-    """By site: ``mean`` [width], ``covariance`` [width, width], and ``gradients`` [width, width], their mean outer product."""
+    """By site: ``mean`` [width], ``covariance`` [width, width], ``gradients`` [width, width], their mean outer product, and
+    ``spread`` [1] of a single number."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what they are of."""
@@ -80,6 +81,15 @@ class Statistics:
         if not bool((variance > 0).any()):
             raise SettingError(_constant(site))
         return variance.clamp(min=float(variance[variance > 0].min())).sqrt()
+
+    def spread(self, site: str) -> Float[Tensor, " 1"]:
+        """Return the interquartile range of a single number; where that is 0, as of a latent that seldom fires, of those that
+        are not the commonest value.
+
+        Raises:
+            SettingError: it never changes.
+        """
+        return self._moment(site, "spread")
 
     def whitening(self, site: str) -> Float[Tensor, "width width"]:
         """Return (0.9 Σ + 0.1 σ² I)^(−½), σ² being the mean of Σ's diagonal: Σ itself has directions of next to no variance."""
@@ -162,6 +172,22 @@ class Statistics:
 
 def _constant(site: str) -> str:
     return f"All activations of the corpus are the same at {site}: nothing can be told apart there, read another site."
+
+
+def spread_of(numbers: Float[Tensor, " token"], site: str) -> Float[Tensor, " 1"]:
+    """Return the interquartile range of numbers, see ``Statistics.spread``.
+
+    Raises:
+        SettingError: all are the same.
+    """
+    for some in (numbers, numbers[numbers != numbers.mode().values]):
+        if len(some):
+            low, high = torch.quantile(some.double(), torch.tensor([0.25, 0.75], dtype=torch.float64))
+            if high > low:
+                return (high - low).float()[None]
+    if numbers.max() > numbers.min():
+        return (numbers.max() - numbers.min()).float()[None]
+    raise SettingError(_constant(site))
 
 
 class Moments:

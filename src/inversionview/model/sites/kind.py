@@ -128,6 +128,8 @@ class SiteKind:
     """A name, for the message on what is none."""
     plural: str = ""
     """What its sites are called in messages."""
+    single: bool = False
+    """Its vectors are one number, so that distances are of another kind: see ``model.distances.metric``."""
     each: str = "head"
     """What is counted where a layer has several."""
     serial: str = ""

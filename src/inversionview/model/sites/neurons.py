@@ -95,5 +95,6 @@ NEURON = NeuronKind(
     pattern="n*.*",
     plural="neurons (n0.0, …)",
     each="neuron",
+    single=True,
     usual=False,
 )

@@ -83,6 +83,11 @@ class Site:
         return self.kind == HEAD.name
 
     @property
+    def single(self) -> bool:
+        """Whether its activations are one number."""
+        return self.readout.single
+
+    @property
     def tap(self) -> Tap:
         """Where a backend reads it."""
         return Tap(self.layer, self.readout.tap)
