@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -68,16 +68,16 @@ def read_npz(path: Path, key: str | None, row: int | None) -> Found:
             members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
             key, member = chosen(path, "array", members, key)
             check_bytes(2 * member.file_size, f"{path}:{key}, of {member.file_size:,} bytes,")
-            with archive.open(member) as file:
-                _check_header(file, member.file_size)
-        with np.load(path, allow_pickle=False) as arrays:
-            values = taken(arrays[key], row, f"{path}:{key}")
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            content = BytesIO(archive.read(member))
+        _check_header(content, member.file_size)
+        content.seek(0)
+        values = taken(np.load(content, allow_pickle=False), row, f"{path}:{key}")
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _explained(path, error, "NumPy's .npz") from error
     return Found(np.array(values), key)
 
 
-def _check_header(file: IO[bytes], size: int) -> None:
+def _check_header(file: BytesIO, size: int) -> None:
     """Refuse an array that is stated to be larger than what is there, before memory is taken for it."""
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
