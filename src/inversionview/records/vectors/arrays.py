@@ -7,8 +7,10 @@ import zipfile
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from inversionview.core.errors import InputError
 from inversionview.core.memory import check_bytes
@@ -68,17 +70,27 @@ def read_npz(path: Path, key: str | None, row: int | None) -> Found:
             members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
             key, member = chosen(path, "array", members, key)
             check_bytes(2 * member.file_size, f"{path}:{key}, of {member.file_size:,} bytes,")
-            content = BytesIO(archive.read(member))
-        _check_header(content, member.file_size)
-        content.seek(0)
-        values = taken(np.load(content, allow_pickle=False), row, f"{path}:{key}")
+            values = taken(array_in(archive, member), row, f"{path}:{key}")
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _explained(path, error, "NumPy's .npz") from error
     return Found(np.array(values), key)
 
 
+def array_in(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Return an array of an open ``.npz`` file; one that is stated to be larger than what is there takes no memory.
+
+    Raises:
+        ValueError: it is, or is no array, or holds pickled objects.
+        OSError, EOFError, zipfile.BadZipFile, zlib.error: it is damaged.
+    """
+    content = BytesIO(archive.read(member))
+    _check_header(content, member.file_size)
+    content.seek(0)
+    values: npt.NDArray[Any] = np.load(content, allow_pickle=False)
+    return values
+
+
 def _check_header(file: BytesIO, size: int) -> None:
-    """Refuse an array that is stated to be larger than what is there, before memory is taken for it."""
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
     if version not in read:
