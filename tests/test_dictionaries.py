@@ -569,6 +569,7 @@ def test_places_without_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "There is no dictionary at" in said("./a/b")
     assert "holds no dictionary" in said(tmp_path)
     sparsify(tmp_path / "layers.3")
+    assert load_dictionary(tmp_path).hook == "blocks.3.hook_resid_post"
     sparsify(tmp_path / "layers.1")
     assert f"several dictionaries (layers.1, layers.3): name one, as in {tmp_path}/layers.1" in said(tmp_path)
     saelens(tmp_path / "layers.1", weights())

@@ -6,7 +6,6 @@ import json
 import math
 import pickle
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from inversionview.core.errors import WeightsError
+from inversionview.core.errors import InversionViewError, WeightsError
 from inversionview.core.memory import check_bytes
 from inversionview.records.vectors.arrays import array_in
 
@@ -151,7 +150,9 @@ def read_npz(path: Path) -> Tensors:
             largest = max((each.file_size for each in members), default=0)
             check_bytes(sum(each.file_size for each in members) + largest, str(path))
             held = {each.filename.removesuffix(".npy"): torch.from_numpy(_native(array_in(archive, each))) for each in members}
-    except (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except InversionViewError:
+        raise
+    except Exception as error:  # what damaged headers and archives make NumPy raise shares no base
         if "pickle" in str(error) or "Object arrays" in str(error):
             raise WeightsError(f"{path} holds pickled Python objects, which could run code: give plain arrays.") from error
         raise _unreadable(path, error) from error
@@ -176,7 +177,7 @@ def read_pt(path: Path) -> Tensors:
         raise WeightsError(
             f"{path} is truncated, or would need code to be run: save the dictionary's state_dict() alone, by torch.save."
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # what PyTorch raises of damaged files shares no base
         raise _unreadable(path, error) from error
     if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
         raise WeightsError(f"{path} holds no tensors by their names: save the dictionary's state_dict() alone, by torch.save.")

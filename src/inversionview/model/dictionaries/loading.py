@@ -28,7 +28,8 @@ def load_dictionary(name_or_path: str | Path) -> Dictionary:
 
     Args:
         name_or_path: a path, or ``OWNER/REPOSITORY[/FOLDER]`` of the hub, such as
-            ``google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71``.
+            ``google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71``. In a folder may lie the folder of one
+            dictionary; of several one must be named.
 
     Raises:
         WeightsError: there is none; its files are missing, truncated, foreign, would run code, do not fit one another or hold
@@ -72,6 +73,8 @@ def _of_folder(folder: Path, name: str) -> Dictionary:
     if there:
         raise WeightsError(f"{name} holds the weights of two libraries, {' and '.join(there)}: name one file.")
     inner = sorted({each.parent for weights in _READERS for each in folder.glob(f"**/{weights}")})
+    if len(inner) == 1:
+        return _of_folder(inner[0], str(inner[0]))
     if inner:
         some = ", ".join(str(each.relative_to(folder)) for each in inner[:_SHOWN]) + (", …" if len(inner) > _SHOWN else "")
         raise WeightsError(

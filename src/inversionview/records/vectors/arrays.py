@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.core.errors import InputError
+from inversionview.core.errors import InputError, InversionViewError
 from inversionview.core.memory import check_bytes
 from inversionview.records.vectors.found import Found, chosen, damaged, named_hook, named_model, taken
 
@@ -52,7 +51,9 @@ def read_npy(path: Path, key: str | None, row: int | None) -> Found:
         with path.open("rb") as file:
             np.lib.format.read_magic(file)  # NumPy takes whatever begins otherwise for a pickle
         values = taken(np.load(path, mmap_mode="r", allow_pickle=False), row, str(path))
-    except (OSError, ValueError, EOFError) as error:
+    except InversionViewError:
+        raise
+    except Exception as error:  # what damaged headers make NumPy raise shares no base
         raise _explained(path, error, "NumPy's .npy") from error
     check_bytes(values.nbytes, f"{path}, of {values.size:,} numbers,")
     return Found(np.array(values))
@@ -71,7 +72,9 @@ def read_npz(path: Path, key: str | None, row: int | None) -> Found:
             key, member = chosen(path, "array", members, key)
             check_bytes(2 * member.file_size, f"{path}:{key}, of {member.file_size:,} bytes,")
             values = taken(array_in(archive, member), row, f"{path}:{key}")
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except InversionViewError:
+        raise
+    except Exception as error:  # as above, and of the archive
         raise _explained(path, error, "NumPy's .npz") from error
     return Found(np.array(values), key)
 
@@ -80,8 +83,8 @@ def array_in(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[A
     """Return an array of an open ``.npz`` file; one that is stated to be larger than what is there takes no memory.
 
     Raises:
-        ValueError: it is, or is no array, or holds pickled objects.
-        OSError, EOFError, zipfile.BadZipFile, zlib.error: it is damaged.
+        ValueError: it is, or holds pickled objects.
+        Exception: it is damaged; NumPy's errors and the archive's share no base.
     """
     content = BytesIO(archive.read(member))
     _check_header(content, member.file_size)
