@@ -1,0 +1,1 @@
+"""Sparse dictionaries (SAEs and transcoders) of four libraries, as one kind of object"""
