@@ -91,6 +91,7 @@ def harvest_bank(
         positions=names,
         d_model=model.shape.d_model,
         d_head=model.shape.widths.d_head,
+        through={site.short: part.fingerprint for site in chosen if (part := site.part) is not None},
         d_mlp=model.shape.d_mlp if any(site.family == "neurons" for site in chosen) else 0,
         precision=precision,
         distance=distance,
@@ -107,7 +108,7 @@ def _marks(model: ProbedModel, distance: Distance, sites: Sequence[Site]) -> dic
     for site in sites:
         model.metric(distance, site)
     known, needing = model.statistics, [site for site in sites if moments_needed([distance], site)]
-    return {} if known is None else {site.short: known.mark(site.short) for site in needing}
+    return {} if known is None else {site.short: known.mark(site.key) for site in needing}
 
 
 def _claim(folder: Path, manifest: Manifest, statistics: Statistics | None) -> None:
@@ -117,7 +118,7 @@ def _claim(folder: Path, manifest: Manifest, statistics: Statistics | None) -> N
     if not (folder / "manifest.json").exists():
         check_disk(manifest.inputs, manifest.unit, manifest.row_bytes, folder)
         if statistics is not None:
-            statistics.part(manifest.sites).save(folder / STATISTICS)
+            statistics.part([Site.parse(name).key for name in manifest.sites]).save(folder / STATISTICS)
         write_json(folder / "manifest.json", sealed(manifest.model_dump()))
         return
     was, wanted = read_manifest(folder).model_dump(), manifest.model_dump()

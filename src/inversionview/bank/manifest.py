@@ -48,6 +48,8 @@ class Manifest(BaseModel):
     d_model: int = Field(ge=1)
     d_head: int = Field(ge=1)
     """Numbers of a head's query, key, value or output, the last in the coordinates of ``ProbedModel.frame``."""
+    through: dict[str, str] = {}
+    """What tells the files apart that some sites are read through, by the sites' names."""
     d_mlp: int = Field(default=0, ge=0)
     """Neurons of an MLP, where the bank holds some."""
     precision: Precision = "float16"
@@ -109,7 +111,7 @@ class Manifest(BaseModel):
     @cached_property
     def mark(self) -> str:
         """What tells this bank's shards from another's."""
-        unsaid = {"model"} | {name for name in ("statistics", "d_mlp") if not getattr(self, name)}
+        unsaid = {"model"} | {name for name in ("statistics", "d_mlp", "through") if not getattr(self, name)}
         return str(sealed(self.model_dump(exclude=unsaid))[KEY])
 
     def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -147,6 +149,10 @@ class Manifest(BaseModel):
         if self.corpus != inputs.fingerprint:
             raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
         known, widths, names = model.sites, model.shape.widths, inputs.position_names
+        for name, mark in self.through.items():
+            part = Site.parse(name).part
+            if part is None or part.fingerprint != mark:
+                raise MismatchError(f"What {name} is read through has changed since the bank {folder} was made: build it anew.")
         wrong = {
             "sites": not all(Site.parse(site) in known for site in self.sites),
             "positions": self.positions != [ALL] and not set(names).issuperset(self.positions),

@@ -85,7 +85,7 @@ class ActivationBank:
     def serves(self, distance: Distance, site: int) -> bool:
         """Return whether the index serves a distance at a site, by its number: one of the same name and the same statistics."""
         known, where = self.model.statistics, self.sites[site]
-        own = known.mark(where.short) if known is not None and moments_needed([distance], where) else ""
+        own = known.mark(where.key) if known is not None and moments_needed([distance], where) else ""
         return (where.single or distance == self.manifest.distance) and own == self.manifest.statistics.get(where.short, "")
 
     def __len__(self) -> int:

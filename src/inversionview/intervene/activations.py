@@ -14,6 +14,7 @@ from inversionview.corpora.contrasts import Pairs
 from inversionview.corpora.positions import Positions, as_number
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import EMBEDDINGS, Site
+from inversionview.model.sites.through import split
 
 EMBED, POS_EMBED = EMBEDDINGS
 PRE = Site(0, "pre")
@@ -43,10 +44,11 @@ def parse_activations(texts: Sequence[str], known: Sequence[Site], example: str 
     """
     found: list[Activation] = []
     for text in texts:
-        at, colon, site = text.rpartition(":")
+        named, through = split(text)
+        at, colon, site = named.rpartition(":")
         if not colon or not at or not site:
             raise SettingError(f"{text!r} names no activation: write POSITION:SITE, such as {example!r}.")
-        found += [Activation(each, None if at == "*" else at) for each in _meant(site.strip(), known)]
+        found += [Activation(each, None if at == "*" else at) for each in _meant(site.strip() + through, known)]
     if not found:
         raise SettingError(f"No activation is named: write for instance --at {example!r}.")
     if len(set(found)) < len(found):

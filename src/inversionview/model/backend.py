@@ -64,7 +64,7 @@ class Shape:
     def sites(self) -> Sites:
         """Every site of the usual kinds, in the order of computation; it knows of the others, too."""
         usual = all_sites(self, parallel=self.parallel)
-        return Sites(usual, self.withheld, self, parallel=self.parallel)
+        return Sites(usual, self.withheld, self, self.widths, parallel=self.parallel)
 
     @property
     def withheld(self) -> dict[Kind, str]:

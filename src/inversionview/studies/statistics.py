@@ -113,7 +113,7 @@ def _lacking(study: Study, needed: Sequence[Moment], sites: Sequence[Site]) -> l
     known = study.model.statistics
     if known is None or known.fingerprint != study.inputs.fingerprint:
         return list(sites)
-    return [site for site in sites if not set(needed) <= set(known.moments.get(site.short, {}))]
+    return [site for site in sites if not set(needed) <= set(known.moments.get(site.key, {}))]
 
 
 def _keep(study: Study, made: Statistics) -> None:

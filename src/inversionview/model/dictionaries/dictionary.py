@@ -140,12 +140,10 @@ class Dictionary:
                 digest.update(rows.float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         """Return the codes of activations, in fp32; a latent that does not fire has 0."""
         return self._codes(self._taken(x), self._encoder, slice(None))
 
-    @torch.no_grad()
     def encode_some(self, x: Float[Tensor, "*batch d_in"], latents: Sequence[int]) -> Float[Tensor, "*batch some"]:
         """Return the codes of some latents; where these compete with all others (``topk`` and its kin), all are computed.
 

@@ -58,10 +58,8 @@ def measured(
 
     if list(moments) == ["spread"]:
         batches = list(_activations(model, tokens, counted, sites, told, 1.0))
-        spreads = [
-            spread_of(torch.cat(parts).flatten(), s.short) for s, parts in zip(sites, zip(*batches, strict=True), strict=True)
-        ]
-        own = {site.short: {"spread": spread} for site, spread in zip(sites, spreads, strict=True)}
+        spreads = [_spread(torch.cat(parts).flatten(), s) for s, parts in zip(sites, zip(*batches, strict=True), strict=True)]
+        own = {site.key: {"spread": spread} for site, spread in zip(sites, spreads, strict=True)}
         return Statistics(model.fingerprint, corpus, fingerprint, int(counted.sum()), own)
     plain: list[Moment] = [m for m in moments if m != "gradients"]
     part = 1.0 if "gradients" not in moments else 0.3 if plain else 0.0
@@ -74,6 +72,10 @@ def measured(
             own["gradients"] = second
     by_site = {site.short: own for site, own in zip(sites, found, strict=True)}
     return Statistics(model.fingerprint, corpus, fingerprint, int(counted.sum()), by_site)
+
+
+def _spread(numbers: Float[Tensor, " token"], site: Site) -> Float[Tensor, " 1"]:
+    return spread_of(numbers, site.short, site.part is not None and site.part.rectified)
 
 
 def _activations(

@@ -36,6 +36,8 @@ class Metric:
     centres: bool = False
     """Each vector's own mean over its numbers is taken off first, as LayerNorm does."""
     frame: Float[Tensor, "width d_model"] | None = None
+    jump: float = 0.0
+    """Added to A z, with its sign, unless z is 0: of numbers of which 0 is a value of its own, far from all others."""
     absolute: bool = False
     """Of one number: the difference itself, A being 1 / its spread over a corpus, and not relative to the query's length.
 
@@ -69,6 +71,8 @@ class Metric:
             z = z - z.mean(-1, keepdim=True)
         if self.gain is not None:
             z = z * self.gain.to(z)
+        if self.jump:
+            z = z + self.jump * z.sign()
         return z if self.matrix is None else z @ self.matrix.to(z)
 
     def moved(self, z: Float[Tensor, "*batch width"], share: float) -> Float[Tensor, "*batch"]:

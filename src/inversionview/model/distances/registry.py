@@ -45,6 +45,8 @@ class DistanceKind:
         return (*mean, "covariance") if self.scored or self.whitened else mean
 
 
+_APART = 64.0
+"""Spreads between 0 and the least other code of a latent: off is not nearly on, whatever ε is."""
 REGISTRY: dict[Distance, DistanceKind] = {
     "euclidean": DistanceKind("the length of the difference, relative to the query's"),
     "cosine": DistanceKind("1 − the cosine of the angle"),
@@ -91,7 +93,7 @@ def metric_at(
         return _of_one_number(site, distance, statistics)
     if made == DistanceKind(made.says):
         return Metric(distance)
-    if made.sensitive and not site.readout.stream:
+    if made.sensitive and (site.through or not site.readout.stream):
         raise SettingError(
             f"{distance} is known where a vector enters the residual stream, which {site} does not: choose cosine or euclidean."
         )
@@ -121,7 +123,9 @@ def _of_one_number(site: Site, distance: Distance, statistics: Statistics | None
             f"{site} is one number, and how far numbers are apart is told by their spread over a corpus, of which there is "
             "none: give texts (`read` and `search` take --texts)."
         )
-    return Metric(distance, gain=1 / statistics.spread(site.short), absolute=True)
+    part = site.part
+    apart = _APART if part is not None and part.rectified else 0.0
+    return Metric(distance, gain=1 / statistics.spread(site.key), jump=apart, absolute=True)
 
 
 def norms_after(backend: Backend, site: Site) -> list[Norm]:
@@ -134,7 +138,7 @@ def norms_after(backend: Backend, site: Site) -> list[Norm]:
     kind = site.readout
     stream = "post" if kind.stream == "mid" and backend.shape.parallel else kind.stream
     entering = backend.entering(site.layer) if kind.stream == "mid" and kind.tap != "resid_mid" else None
-    if not stream:
+    if not stream or site.through:
         return []
     if stream == "pre":
         reading = backend.reading(site.layer, "resid_pre")

@@ -160,7 +160,7 @@ class Statistics:
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
                 for key in file.keys():  # noqa: SIM118
-                    site, _, name = key.partition("|")
+                    site, _, name = key.rpartition("|")
                     moments.setdefault(site, {})[next(m for m in MOMENTS if m == name)] = file.get_tensor(key)
             found = cls(told["model"], told["corpus"], told["fingerprint"], int(told["tokens"]), moments)
             if found.digest != told["digest"]:
@@ -174,13 +174,18 @@ def _constant(site: str) -> str:
     return f"All activations of the corpus are the same at {site}: nothing can be told apart there, read another site."
 
 
-def spread_of(numbers: Float[Tensor, " token"], site: str) -> Float[Tensor, " 1"]:
-    """Return the interquartile range of numbers, see ``Statistics.spread``.
+def spread_of(numbers: Float[Tensor, " token"], site: str, rectified: bool = False) -> Float[Tensor, " 1"]:
+    """Return the interquartile range of numbers, see ``Statistics.spread``; of ``rectified`` ones, of those that are not 0.
 
     Raises:
         SettingError: all are the same.
     """
-    for some in (numbers, numbers[numbers != numbers.mode().values]):
+    fired = numbers[numbers != 0]
+    if rectified and not len(fired):
+        raise SettingError(f"{site} never fires in {len(numbers):,} tokens of the corpus: nothing can be told of it.")
+    if rectified and fired.max() == fired.min():
+        return fired[:1].abs().float()
+    for some in (fired,) if rectified else (numbers, numbers[numbers != numbers.mode().values]):
         if len(some):
             low, high = torch.quantile(some.double(), torch.tensor([0.25, 0.75], dtype=torch.float64))
             if high > low:

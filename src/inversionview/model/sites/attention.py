@@ -50,6 +50,14 @@ class PartKind(SiteKind):
         """Return one part, be the value split into parts or not."""
         return x.flatten(2).unflatten(2, (-1, weights.widths.d_head))[:, :, head]
 
+    def added(
+        self, x: Float[Tensor, "*batch width"], change: Float[Tensor, "*batch d_head"], head: int | None = None
+    ) -> Float[Tensor, "*batch width"]:
+        """Return the value with one part changed by so much."""
+        assert head is not None
+        start = head * change.size(-1)
+        return put(x, x[..., start : start + change.size(-1)] + change, start)
+
     def write(
         self,
         x: Float[Tensor, "*batch width"],

@@ -178,6 +178,12 @@ class SiteKind:
         """
         return x
 
+    def added(
+        self, x: Float[Tensor, "*batch width"], change: Float[Tensor, "*batch d_out"], head: int | None = None
+    ) -> Float[Tensor, "*batch width"]:
+        """Return what the value ``x`` of the tap ``written`` becomes where the site's vectors change by so much."""
+        return x + change
+
     def write(
         self,
         x: Float[Tensor, "*batch width"],

@@ -56,6 +56,13 @@ class NeuronKind(SiteKind):
         assert head is not None
         return x[..., head : head + 1]
 
+    def added(
+        self, x: Float[Tensor, "*batch width"], change: Float[Tensor, "*batch 1"], head: int | None = None
+    ) -> Float[Tensor, "*batch width"]:
+        """Return the value with one neuron changed by so much."""
+        assert head is not None
+        return put(x, x[..., head : head + 1] + change, head)
+
     def write(
         self,
         x: Float[Tensor, "*batch width"],

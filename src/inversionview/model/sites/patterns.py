@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from inversionview.core.errors import SettingError, UnknownSiteError, did_you_mean
 from inversionview.model.sites.neurons import NEURON
 from inversionview.model.sites.site import FAMILIES, Site, Sites
+from inversionview.model.sites.through import split
 
 
 def find_site(name: str | Site, known: Sequence[Site]) -> Site:
@@ -28,6 +29,8 @@ def find_site(name: str | Site, known: Sequence[Site]) -> Site:
         listing = ", ".join(names) if len(names) <= 24 else ", ".join(names[:12]) + f", … ({len(names)} sites)"
         said = f"there are {listing}.{did_you_mean(short, names)}" if site is None else _instead(site, known, listing)
         raise UnknownSiteError(f"There is no site {short!r}; {said}")
+    if isinstance(known, Sites) and known.widths is not None:
+        site.check(known.widths)
     return site
 
 
@@ -82,7 +85,8 @@ def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[
         if text in names:
             matches = [names[text]]
         else:
-            matches = _matching(text, known) if isinstance(text, str) and any(c in text for c in "*?[") else []
+            wild = isinstance(text, str) and any(c in text for c in "*?[") and not split(text)[1]
+            matches = _matching(text, known) if wild else []
         chosen.update(matches or [find_site(text, known)])
     if not chosen:
         raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")

@@ -9,10 +9,10 @@ Huang et al. 2024, section 2 and appendix A.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from inversionview.core.errors import UnknownSiteError
+from inversionview.core.errors import SettingError, UnknownSiteError
 from inversionview.model.sites.attention import ATTN, K, Q, V, Z
 from inversionview.model.sites.ends import EMBED, LN_FINAL, POS_EMBED
 from inversionview.model.sites.head import HEAD
@@ -20,6 +20,7 @@ from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Sizes, Tap, Wei
 from inversionview.model.sites.mlp import MLP
 from inversionview.model.sites.neurons import NEURON, NEURONS
 from inversionview.model.sites.residual import MID, POST, PRE
+from inversionview.model.sites.through import Part, foreign, opened, split
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,6 +48,8 @@ class Site:
     kind: Kind
     head: int | None = None
     """Its number among the sites of its kind in the layer: of a head, or of a neuron."""
+    through: str = ""
+    """What is read of the vector that lies there, in place of all its numbers; see ``through.py``."""
 
     @property
     def readout(self) -> SiteKind:
@@ -60,17 +63,39 @@ class Site:
     @property
     def short(self) -> str:
         """The short name: ``x0.pre``, ``a0.3``, ``m1``."""
-        return self.readout.short.format(layer=self.layer, head=self.head)
+        return self.readout.short.format(layer=self.layer, head=self.head) + self.through
 
     @property
     def hook(self) -> str:
         """The TransformerLens name; a head's carries its index in brackets."""
-        return self.readout.hook.format(layer=self.layer, head=self.head)
+        return self.readout.hook.format(layer=self.layer, head=self.head) + self.through
 
     @property
     def latex(self) -> str:
         """The paper's notation."""
-        return self.readout.latex.format(layer=self.layer, head=self.head)
+        return self.readout.latex.format(layer=self.layer, head=self.head) + self.through
+
+    @property
+    def key(self) -> str:
+        """Its short name, with what the files hold that it is read through in place of what they are called."""
+        part = self.part
+        if part is None:
+            return self.short
+        return f"{self.base.short}|{part.fingerprint}#{self.through.rpartition('#')[2] if '#' in self.through else ''}"
+
+    @property
+    def base(self) -> Site:
+        """The site whose vector it is read of: itself, where that is read as it is."""
+        return replace(self, through="") if self.through else self
+
+    @property
+    def part(self) -> Part | None:
+        """What its vector is read through, from files; ``None``: it is read as it is.
+
+        Raises:
+            InputError, WeightsError, SettingError: a file is missing or damaged, or does not hold what is named.
+        """
+        return opened(self.through) if self.through else None
 
     @property
     def family(self) -> str:
@@ -85,7 +110,8 @@ class Site:
     @property
     def single(self) -> bool:
         """Whether its activations are one number."""
-        return self.readout.single
+        part = self.part
+        return self.readout.single if part is None else part.numbers == 1
 
     @property
     def tap(self) -> Tap:
@@ -99,11 +125,13 @@ class Site:
 
     def width(self, widths: Widths) -> int:
         """Return how many numbers hold an activation in a bank: a head's output lies in a space of d_head dimensions."""
-        return self.readout.width(widths)
+        part = self.part
+        return self.readout.width(widths) if part is None else part.numbers
 
     def numbers(self, widths: Widths) -> int:
         """Return how many numbers an activation has when it is read."""
-        return self.readout.numbers(widths)
+        part = self.part
+        return self.readout.numbers(widths) if part is None else part.numbers
 
     def read(
         self, x: Float[Tensor, "batch pos *width"], weights: Weights, matrix: Float[Tensor, "d_in d_out"] | None = None
@@ -112,7 +140,10 @@ class Site:
 
         ``matrix`` stands for a head's slice of W_O, so that its output comes in other coordinates.
         """
-        return self.readout.read(x, self.layer, self.head, weights, matrix)
+        part = self.part
+        if part is None:
+            return self.readout.read(x, self.layer, self.head, weights, matrix)
+        return part.read(self.readout.read(x, self.layer, self.head, weights))
 
     def write(
         self,
@@ -124,7 +155,40 @@ class Site:
 
         Of a site that is a term of ``x``, without ``old`` ``z`` is added.
         """
-        return self.readout.write(x, z, self.head, old)
+        part = self.part
+        if part is None:
+            return self.readout.write(x, z, self.head, old)
+        return self.readout.added(x, (z if old is None else z - old) @ part.rows(z).to(x), self.head)
+
+    def check(self, widths: Widths) -> None:
+        """Raise ``SettingError`` where what it is read through does not go with the vectors of its place."""
+        part = self.part
+        if part is None:
+            return
+        there = self.readout.numbers(widths)
+        if part.taken != there:
+            raise SettingError(
+                f"{self.through.lstrip('@|')} is for vectors of {part.taken} numbers, but {self.base.short} has {there}: it "
+                "belongs to another site or model."
+            )
+        if part.hook is not None and not foreign(self.through) and not self._is_at(part.hook):
+            raise SettingError(
+                f"{self.through.lstrip('@|')} belongs at {part.hook}, as its files say, not at {self.base.hook}: name that "
+                "site, or write |sae!: to read it here all the same."
+            )
+
+    def _is_at(self, hook: str) -> bool:
+        """Return whether a hook point is its own; the stream after a layer is the one before the next."""
+        try:
+            named = Site.parse(hook)
+        except UnknownSiteError:
+            return True  # of a place that has no name here
+        same = {self.base}
+        if self.kind == POST.name:
+            same.add(Site(self.layer + 1, PRE.name))
+        if self.kind == PRE.name and self.layer:
+            same.add(Site(self.layer - 1, POST.name))
+        return named in same
 
     def __str__(self) -> str:
         return self.short
@@ -133,8 +197,8 @@ class Site:
         return self._key < other._key
 
     @property
-    def _key(self) -> tuple[int, int, int]:
-        return (self.layer, _RANK[self.kind], self.head or 0)
+    def _key(self) -> tuple[int, int, int, str]:
+        return (self.layer, _RANK[self.kind], self.head or 0, self.through)
 
     @classmethod
     def parse(cls, name: str | Site) -> Site:
@@ -145,9 +209,10 @@ class Site:
         """
         if isinstance(name, Site):
             return name
+        bare, through = split(name.strip())
         for kind in REGISTRY:
-            if found := kind.parse(name.strip()):
-                return cls(found[0], kind.name, found[1])
+            if found := kind.parse(bare):
+                return cls(found[0], kind.name, found[1], through)
         *examples, last = (kind.example for kind in REGISTRY if kind.example)
         raise UnknownSiteError(
             f"{name!r} is not the name of a site: write {', '.join(examples)} or {last}, or the TransformerLens or LaTeX name."
@@ -193,18 +258,27 @@ class Sites(list[Site]):
         sites: to choose from.
         withheld: kinds of sites that are not offered, and why, as the end of a sentence.
         sizes: of the model; without, there are no others.
+        widths: of its vectors, against which files that they are read through are held.
         parallel: see ``all_sites``.
     """
 
     def __init__(
-        self, sites: Iterable[Site], withheld: Mapping[Kind, str], sizes: Sizes | None = None, *, parallel: bool = False
+        self,
+        sites: Iterable[Site],
+        withheld: Mapping[Kind, str],
+        sizes: Sizes | None = None,
+        widths: Widths | None = None,
+        *,
+        parallel: bool = False,
     ) -> None:
         super().__init__(site for site in sites if site.kind not in withheld)
-        self.withheld, self.sizes, self.parallel = withheld, sizes, parallel
+        self.withheld, self.sizes, self.widths, self.parallel = withheld, sizes, widths, parallel
 
     def __contains__(self, site: object) -> bool:
         if super().__contains__(site):
             return True
+        if isinstance(site, Site) and site.through:
+            return site.base in self
         if not isinstance(site, Site) or self.sizes is None or site.readout.usual or site.kind in self.withheld:
             return False
         return exists(site, self.sizes, parallel=self.parallel)

@@ -1,0 +1,183 @@
+"""What is read of a site's vector in place of all its numbers: coordinates along directions, or latents of a sparse dictionary.
+
+=======================================  =============================================  ====================================
+written behind a site's name             what is read                                   what is written
+=======================================  =============================================  ====================================
+``@probe.safetensors:w[3]``              the coordinate along one direction of a file   its component; the rest stays
+``@probe.npy``                           coordinates along all its rows, orthonormal    theirs; the rest stays
+``|sae:DIR#1234``                        the code of one latent                         its change, along the decoder's row
+``|sae:DIR``                             the codes of all latents                       theirs, along the decoder's rows
+=======================================  =============================================  ====================================
+
+``|sae!:DIR`` reads a dictionary where its files say that it does not belong. Files are read when they are first needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inversionview.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from inversionview.model.dictionaries.dictionary import Dictionary
+
+
+_MARK = re.compile(r"@|\|sae!?:")
+_LATENT = re.compile(r"(?P<path>.+)#(?P<latent>\d{1,9})", re.DOTALL)
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return the name of a site, and what is read through, with its mark; empty where all of it is read."""
+    found = _MARK.search(name)
+    return (name, "") if found is None else (name[: found.start()].strip(), name[found.start() :].strip())
+
+
+class Part(ABC):
+    """What is read through.
+
+    Attributes:
+        numbers: how many numbers are read.
+        taken: how many numbers a vector must have.
+        fingerprint: what tells the file's content apart.
+        hook: where the file says that it belongs, in TransformerLens' notation.
+        rectified: 0 is a value of its own: it is off.
+    """
+
+    numbers: int
+    taken: int
+    fingerprint: str
+    hook: str | None
+    rectified = False
+
+    @abstractmethod
+    def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
+        """Return what is read of vectors."""
+
+    @abstractmethod
+    def rows(self, like: Float[Tensor, "*batch d"]) -> Float[Tensor, "numbers d_in"]:
+        """Return what each number adds to a vector, per unit."""
+
+
+class Directions(Part):
+    """Orthonormal directions."""
+
+    def __init__(self, basis: Float[Tensor, "numbers d_in"], fingerprint: str, hook: str | None) -> None:
+        self.basis, self.fingerprint, self.hook = basis, fingerprint, hook
+        self.numbers, self.taken = basis.shape
+
+    def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
+        """Return coordinates."""
+        return x @ self.basis.to(x).T
+
+    def rows(self, like: Float[Tensor, "*batch d"]) -> Float[Tensor, "numbers d_in"]:
+        """Return the directions."""
+        return self.basis.to(like)
+
+
+class Latents(Part):
+    """The codes of a dictionary, of one latent or of all."""
+
+    rectified = True
+
+    def __init__(self, dictionary: Dictionary, latent: int | None) -> None:
+        self.dictionary, self.latent = dictionary, latent
+        self.fingerprint, self.hook = dictionary.fingerprint, dictionary.hook
+        self.numbers, self.taken = dictionary.d_latents if latent is None else 1, dictionary.d_in
+
+    def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
+        """Return codes."""
+        some = x.float()
+        codes = self.dictionary.encode(some) if self.latent is None else self.dictionary.encode_some(some, [self.latent])
+        return codes.to(x)
+
+    def rows(self, like: Float[Tensor, "*batch d"]) -> Float[Tensor, "numbers d_in"]:
+        """Return the decoder's rows.
+
+        Raises:
+            SettingError: what the dictionary decodes is not what it encodes.
+        """
+        if self.dictionary.transcoder:
+            raise SettingError(
+                f"{self.dictionary.source} is a transcoder: what its latents write stands at {self.dictionary.hook_out}, not "
+                "where they are read, so they cannot be replaced there."
+            )
+        import torch
+
+        chosen = range(self.dictionary.d_latents) if self.latent is None else [self.latent]
+        return torch.stack([self.dictionary.direction(latent) for latent in chosen]).to(like) / self.dictionary.factor
+
+
+def opened(through: str) -> Part:
+    """Return what stands behind a site's name; see ``split``.
+
+    Raises:
+        InputError, WeightsError, SettingError: the file is missing or damaged, or holds no such vector or latent.
+    """
+    return _opened(through, _stamp(_path(through)))
+
+
+def foreign(through: str) -> bool:
+    """Return whether it shall be read wherever the files say that it belongs."""
+    return through.startswith("|sae!:")
+
+
+def _path(through: str) -> Path:
+    if through.startswith("@"):
+        from inversionview.records.vectors.vectors import parsed
+
+        return parsed(through[1:]).path
+    return Path(_named(through)[0]).expanduser()
+
+
+def _named(through: str) -> tuple[str, int | None]:
+    """Return the dictionary that is named, and its latent."""
+    name = through.partition(":")[2]
+    found = _LATENT.fullmatch(name)
+    if not name or (found is None and "#" in name):
+        raise SettingError(f"{through!r} names no latent: write |sae:FOLDER#NUMBER, or |sae:FOLDER for all latents.")
+    return (name, None) if found is None else (found["path"], int(found["latent"]))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file, or one in a folder, is written."""
+    try:
+        every = [path, *path.iterdir()] if path.is_dir() else [path]
+        stats = [os.stat(each) for each in every]
+    except OSError:
+        return ()  # reading it tells what is wrong, or it lies on the hub
+    return (max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats), len(stats))
+
+
+@lru_cache(maxsize=256)
+def _opened(through: str, stamp: tuple[int, ...]) -> Part:
+    if through.startswith("@"):
+        return _directions(through[1:])
+    name, latent = _named(through)
+    dictionary = _dictionary(name, stamp)
+    return Latents(dictionary, None if latent is None else dictionary.checked(latent))
+
+
+@lru_cache(maxsize=4)
+def _dictionary(name: str, stamp: tuple[int, ...]) -> Dictionary:
+    from inversionview.model.dictionaries.loading import load_dictionary
+
+    return load_dictionary(name)
+
+
+def _directions(spec: str) -> Directions:
+    import torch
+
+    from inversionview.core.integrity import digest
+    from inversionview.records.vectors.vectors import orthonormal, read_vectors
+
+    found = read_vectors(spec)
+    basis = orthonormal(found.values)
+    return Directions(torch.from_numpy(basis), digest(basis.tobytes())[:16], found.hook)
