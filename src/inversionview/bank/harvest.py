@@ -89,10 +89,7 @@ def harvest_bank(
         inputs=check_rows(rows, inputs.placed(names).size),
         sites=[site.short for site in chosen],
         positions=names,
-        d_model=model.shape.d_model,
-        d_head=model.shape.widths.d_head,
-        through={site.short: part.fingerprint for site in chosen if (part := site.part) is not None},
-        d_mlp=model.shape.d_mlp if any(site.family == "neurons" for site in chosen) else 0,
+        **_sizes(model, chosen),
         precision=precision,
         distance=distance,
         statistics=_marks(model, distance, chosen),
@@ -101,6 +98,14 @@ def harvest_bank(
     bank = ActivationBank(folder, manifest, model, inputs)
     _write(bank, bank.shards[rank::world], report)
     return bank
+
+
+def _sizes(model: ProbedModel, sites: Sequence[Site]) -> dict[str, Any]:
+    """Return how many numbers the vectors of a bank have, and what tells the files apart that some are read through."""
+    d_model, d_head, d_mlp = model.shape.widths
+    through = {site.short: part.fingerprint for site in sites if (part := site.part) is not None}
+    neurons = any(site.family == "neurons" for site in sites)
+    return {"d_model": d_model, "d_head": d_head, "d_mlp": d_mlp if neurons else 0, "through": through}
 
 
 def _marks(model: ProbedModel, distance: Distance, sites: Sequence[Site]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inversionview.model.bridge_hooks import HookedBridge
+from inversionview.model.bridge_hooks import HookedBridge, Hooks
 from inversionview.model.sites.kind import AFTER, Kind, Tap
 
 _PARTS: dict[str, tuple[Kind, ...]] = {
@@ -31,24 +31,23 @@ _WHY = {
 
 def parts_of(model: HookedBridge) -> dict[str, Any]:
     """Return the fields of ``Shape`` that tell of a model's inner parts, from a run of one token."""
-    found = _numbers(model)
-    heads = model.shape.heads[0]
-    size, lacking = model.shape.widths.d_head, dict[Kind, str]()
-    for tap, kinds in _PARTS.items():
-        numbers = found.get(tap)
-        fits = numbers is not None and (tap != "attn_q" or numbers == heads * size)
-        fits = fits and (tap not in ("attn_k", "attn_v") or (numbers % size == 0 and numbers == found.get("attn_k")))
-        if not fits:
-            lacking |= dict.fromkeys(kinds, _WHY.get(tap, _WHY["attn_q"]))
-    keys = found.get("attn_k")
-    shared = keys // size if keys and "k" not in lacking else 0
-    return {"shared": shared, "d_mlp": found.get("mlp_post") or 0, "lacking": {**model.shape.lacking, **lacking}}
+    found, size = _numbers(model), model.shape.widths.d_head
+    keys = found.get("attn_k", 0)
+    fits = {
+        **{tap: tap in found for tap in _PARTS},
+        "attn_q": found.get("attn_q") == model.shape.heads[0] * size,
+        **{tap: keys > 0 and keys % size == 0 and found.get(tap) == keys for tap in ("attn_k", "attn_v")},
+    }
+    lacking = {kind: _WHY.get(tap, _WHY["attn_q"]) for tap, kinds in _PARTS.items() if not fits[tap] for kind in kinds}
+    shared = keys // size if fits["attn_k"] else 0
+    return {"shared": shared, "d_mlp": found.get("mlp_post", 0), "lacking": {**model.shape.lacking, **lacking}}
 
 
 def _numbers(model: HookedBridge) -> dict[str, int]:
     """Return how many numbers pass each such tap, where they are as many in every layer."""
     seen: dict[str, list[int]] = defaultdict(list)
-    hooks, layers = [], range(len(model.shape.heads))
+    hooks: Hooks = []
+    layers = range(len(model.shape.heads))
     for name in _PARTS:
         for layer in layers if name not in ("embed", "ln_final") else [0 if name == "embed" else AFTER]:
             try:

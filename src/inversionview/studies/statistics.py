@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,18 +15,35 @@ from inversionview.core.arrays import Ids
 from inversionview.core.errors import BankError, MismatchError, StorageError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
+from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.windows import WindowInputs
 from inversionview.model.distances.measuring import TOKENS, measured
 from inversionview.model.distances.registry import moments_needed
 from inversionview.model.distances.statistics import FILE, Moment, Statistics
+from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
-if TYPE_CHECKING:
-    from inversionview.studies.study import Study
+
+class Measured(Protocol):
+    """What has a corpus; see ``Study``."""
+
+    name: str
+    model: ProbedModel
+    folder: Path | None
+
+    @property
+    def bare(self) -> bool:
+        """It is a model alone."""
+        ...
+
+    @property
+    def inputs(self) -> Inputs:
+        """Its inputs."""
+        ...
 
 
 def learn(
-    study: Study, distances: Sequence[Distance], sites: Sequence[Site], report: Progress | None = None, tokens: int = TOKENS
+    study: Measured, distances: Sequence[Distance], sites: Sequence[Site], report: Progress | None = None, tokens: int = TOKENS
 ) -> None:
     """See to it that the study's model knows what some distances need at some sites, of the study's corpus.
 
@@ -50,7 +67,9 @@ def learn(
             _learn_alike(study, moments_needed(distances, some[0]), some, report, tokens)
 
 
-def _learn_alike(study: Study, needed: Sequence[Moment], sites: Sequence[Site], report: Progress | None, tokens: int) -> None:
+def _learn_alike(
+    study: Measured, needed: Sequence[Moment], sites: Sequence[Site], report: Progress | None, tokens: int
+) -> None:
     """Do what ``learn`` does at sites that need the same."""
     if not needed:
         return
@@ -78,7 +97,7 @@ def _learn_alike(study: Study, needed: Sequence[Moment], sites: Sequence[Site], 
     _keep(study, made)
 
 
-def sampled(study: Study, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, "row pos"], Ids]:
+def sampled(study: Measured, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, "row pos"], Ids]:
     """Return a random sample of a study's inputs of about so many tokens: their numbers, which tokens count, and all tokens.
 
     Those count at which D may be reached, of natural text its occurrences.
@@ -90,12 +109,12 @@ def sampled(study: Study, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np
     return numbers, inputs.occurring(rows), rows
 
 
-def corpus_name(study: Study) -> str:
+def corpus_name(study: Measured) -> str:
     """Return what a study's corpus is called: natural text as its source was named."""
     return study.inputs.about.source if isinstance(study.inputs, WindowInputs) else study.name
 
 
-def cached(study: Study) -> Path:
+def cached(study: Measured) -> Path:
     """Return where statistics of a study's model and corpus lie in the user's cache."""
     from platformdirs import user_cache_path
 
@@ -103,12 +122,12 @@ def cached(study: Study) -> Path:
     return user_cache_path("inversionview") / "statistics" / "format-1" / name / FILE
 
 
-def _of_run(study: Study) -> list[Path]:
+def _of_run(study: Measured) -> list[Path]:
     """Return where statistics of a run may lie: in its folder, and with its bank."""
     return [] if study.folder is None else [study.folder / FILE, study.folder / "bank" / FILE]
 
 
-def _lacking(study: Study, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
+def _lacking(study: Measured, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
     """Return the sites of which the model does not know all that is needed, of this corpus."""
     known = study.model.statistics
     if known is None or known.fingerprint != study.inputs.fingerprint:
@@ -116,7 +135,7 @@ def _lacking(study: Study, needed: Sequence[Moment], sites: Sequence[Site]) -> l
     return [site for site in sites if not set(needed) <= set(known.moments.get(site.key, {}))]
 
 
-def _keep(study: Study, made: Statistics) -> None:
+def _keep(study: Measured, made: Statistics) -> None:
     """Write what was measured to the user's cache, with what lies there of as many tokens."""
     path = cached(study)
     with suppress(BankError, OSError):

@@ -59,8 +59,8 @@ def measured(
     if list(moments) == ["spread"]:
         batches = list(_activations(model, tokens, counted, sites, told, 1.0))
         spreads = [_spread(torch.cat(parts).flatten(), s) for s, parts in zip(sites, zip(*batches, strict=True), strict=True)]
-        own = {site.key: {"spread": spread} for site, spread in zip(sites, spreads, strict=True)}
-        return Statistics(model.fingerprint, corpus, fingerprint, int(counted.sum()), own)
+        told_of: dict[str, dict[Moment, Tensor]] = {s.key: {"spread": each} for s, each in zip(sites, spreads, strict=True)}
+        return Statistics(model.fingerprint, corpus, fingerprint, int(counted.sum()), told_of)
     plain: list[Moment] = [m for m in moments if m != "gradients"]
     part = 1.0 if "gradients" not in moments else 0.3 if plain else 0.0
     found: list[dict[Moment, Tensor]] = [{} for _ in sites]

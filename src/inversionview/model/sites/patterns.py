@@ -82,11 +82,11 @@ def expand(patterns: str | Sequence[str | Site], known: Sequence[Site]) -> list[
     names = {s.short: s for s in known}
     for pattern in listed:
         text = pattern.strip() if isinstance(pattern, str) else pattern
+        matches: list[Site] = []
         if text in names:
             matches = [names[text]]
-        else:
-            wild = isinstance(text, str) and any(c in text for c in "*?[") and not split(text)[1]
-            matches = _matching(text, known) if wild else []
+        elif isinstance(text, str):
+            matches = _matching(text, known)
         chosen.update(matches or [find_site(text, known)])
     if not chosen:
         raise UnknownSiteError("No site is asked for: write for instance --sites 'a*.*,x*.post'.")
@@ -100,6 +100,8 @@ def _matching(pattern: str, known: Sequence[Site]) -> list[Site]:
     def among(sites: Sequence[Site]) -> list[Site]:
         return [site for site in sites if fnmatch.fnmatchcase(site.short, pattern)]
 
+    if not any(each in pattern for each in "*?[") or split(pattern)[1]:
+        return []
     found = among(known)
     if found or not isinstance(known, Sites):
         return found

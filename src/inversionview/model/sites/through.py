@@ -121,6 +121,8 @@ def opened(through: str) -> Part:
     Raises:
         InputError, WeightsError, SettingError: the file is missing or damaged, or holds no such vector or latent.
     """
+    if through == "@":
+        raise SettingError("'@' names no file: write for instance x0.post@probe.safetensors.")
     return _opened(through, _stamp(_path(through)))
 
 
