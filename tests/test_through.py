@@ -248,7 +248,7 @@ def test_a_latent_is_a_site_of_every_command(
     assert json.loads(out)["query"]["site"] == site
     code, out, _ = command(capsys, "patch", "addition", "--at", f"=:{site}", "--limit", "50", "--json")
     assert code == 0
-    assert json.loads(out)["effects"][0]["activation"] == f"=:{site}"
+    assert json.loads(out)["activations"] == [f"=:{site}"]
 
 
 @pytest.mark.parametrize(

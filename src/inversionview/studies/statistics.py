@@ -24,7 +24,7 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 
 
-class Measured(Protocol):
+class Sampled(Protocol):
     """What has a corpus; see ``Study``."""
 
     name: str
@@ -43,7 +43,7 @@ class Measured(Protocol):
 
 
 def learn(
-    study: Measured, distances: Sequence[Distance], sites: Sequence[Site], report: Progress | None = None, tokens: int = TOKENS
+    study: Sampled, distances: Sequence[Distance], sites: Sequence[Site], report: Progress | None = None, tokens: int = TOKENS
 ) -> None:
     """See to it that the study's model knows what some distances need at some sites, of the study's corpus.
 
@@ -67,9 +67,7 @@ def learn(
             _learn_alike(study, moments_needed(distances, some[0]), some, report, tokens)
 
 
-def _learn_alike(
-    study: Measured, needed: Sequence[Moment], sites: Sequence[Site], report: Progress | None, tokens: int
-) -> None:
+def _learn_alike(study: Sampled, needed: Sequence[Moment], sites: Sequence[Site], report: Progress | None, tokens: int) -> None:
     """Do what ``learn`` does at sites that need the same."""
     if not needed:
         return
@@ -97,7 +95,7 @@ def _learn_alike(
     _keep(study, made)
 
 
-def sampled(study: Measured, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, "row pos"], Ids]:
+def sampled(study: Sampled, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, "row pos"], Ids]:
     """Return a random sample of a study's inputs of about so many tokens: their numbers, which tokens count, and all tokens.
 
     Those count at which D may be reached, of natural text its occurrences.
@@ -109,12 +107,12 @@ def sampled(study: Measured, tokens: int) -> tuple[Int[np.ndarray, " row"], Bool
     return numbers, inputs.occurring(rows), rows
 
 
-def corpus_name(study: Measured) -> str:
+def corpus_name(study: Sampled) -> str:
     """Return what a study's corpus is called: natural text as its source was named."""
     return study.inputs.about.source if isinstance(study.inputs, WindowInputs) else study.name
 
 
-def cached(study: Measured) -> Path:
+def cached(study: Sampled) -> Path:
     """Return where statistics of a study's model and corpus lie in the user's cache."""
     from platformdirs import user_cache_path
 
@@ -122,12 +120,12 @@ def cached(study: Measured) -> Path:
     return user_cache_path("inversionview") / "statistics" / "format-1" / name / FILE
 
 
-def _of_run(study: Measured) -> list[Path]:
+def _of_run(study: Sampled) -> list[Path]:
     """Return where statistics of a run may lie: in its folder, and with its bank."""
     return [] if study.folder is None else [study.folder / FILE, study.folder / "bank" / FILE]
 
 
-def _lacking(study: Measured, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
+def _lacking(study: Sampled, needed: Sequence[Moment], sites: Sequence[Site]) -> list[Site]:
     """Return the sites of which the model does not know all that is needed, of this corpus."""
     known = study.model.statistics
     if known is None or known.fingerprint != study.inputs.fingerprint:
@@ -135,7 +133,7 @@ def _lacking(study: Measured, needed: Sequence[Moment], sites: Sequence[Site]) -
     return [site for site in sites if not set(needed) <= set(known.moments.get(site.key, {}))]
 
 
-def _keep(study: Measured, made: Statistics) -> None:
+def _keep(study: Sampled, made: Statistics) -> None:
     """Write what was measured to the user's cache, with what lies there of as many tokens."""
     path = cached(study)
     with suppress(BankError, OSError):

@@ -20,7 +20,7 @@ from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Sizes, Tap, Wei
 from inversionview.model.sites.mlp import MLP
 from inversionview.model.sites.neurons import NEURON, NEURONS
 from inversionview.model.sites.residual import MID, POST, PRE
-from inversionview.model.sites.through import Part, foreign, opened, split
+from inversionview.model.sites.through import Through, foreign, opened, split
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -89,7 +89,7 @@ class Site:
         return replace(self, through="") if self.through else self
 
     @property
-    def part(self) -> Part | None:
+    def part(self) -> Through | None:
         """What its vector is read through, from files; ``None``: it is read as it is.
 
         Raises:

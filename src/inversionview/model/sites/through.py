@@ -40,7 +40,7 @@ def split(name: str) -> tuple[str, str]:
     return (name, "") if found is None else (name[: found.start()].strip(), name[found.start() :].strip())
 
 
-class Part(ABC):
+class Through(ABC):
     """What is read through.
 
     Attributes:
@@ -66,7 +66,7 @@ class Part(ABC):
         """Return what each number adds to a vector, per unit."""
 
 
-class Directions(Part):
+class Directions(Through):
     """Orthonormal directions."""
 
     def __init__(self, basis: Float[Tensor, "numbers d_in"], fingerprint: str, hook: str | None) -> None:
@@ -82,7 +82,7 @@ class Directions(Part):
         return self.basis.to(like)
 
 
-class Latents(Part):
+class Latents(Through):
     """The codes of a dictionary, of one latent or of all."""
 
     rectified = True
@@ -115,7 +115,7 @@ class Latents(Part):
         return torch.stack([self.dictionary.direction(latent) for latent in chosen]).to(like) / self.dictionary.factor
 
 
-def opened(through: str) -> Part:
+def opened(through: str) -> Through:
     """Return what stands behind a site's name; see ``split``.
 
     Raises:
@@ -159,7 +159,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=256)
-def _opened(through: str, stamp: tuple[int, ...]) -> Part:
+def _opened(through: str, stamp: tuple[int, ...]) -> Through:
     if through.startswith("@"):
         return _directions(through[1:])
     name, latent = _named(through)
