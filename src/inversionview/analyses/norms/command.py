@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,7 +11,7 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import epsilon_text
 from inversionview.corpora.naming import SPEECHES
-from inversionview.model.sites.site import KINDS
+from inversionview.model.sites.site import KINDS, REGISTRY
 from inversionview.studies.arguments import loaded_study, source_named
 from inversionview.terminal.app import app, bar, given, out, print_json
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOpt, ModelOptions, TextsOptions
@@ -46,12 +46,20 @@ def sites(
     loaded = loaded_study(study, ModelOptions(model), (), source)
     told = _norms(loaded, texts.tokens, as_json) if norms else None
     if as_json:
-        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex} for s in loaded.sites]
+        widths = loaded.model.shape.widths
+        listing = [{"short": s.short, "hook": s.hook, "latex": s.latex, "numbers": s.numbers(widths)} for s in loaded.sites]
         within = {"distance": loaded.spec.distance, "epsilon": loaded.spec.epsilon, "epsilons": loaded.spec.epsilons}
         withheld = loaded.model.shape.withheld
         run_as = {} if (said := loaded.model.vocabulary.run_as) is None else {"note": said}
         print_json(
-            {"sites": listing, "withheld": withheld, "positions": loaded.position_names, **within, **run_as}
+            {
+                "sites": listing,
+                "others": _others(loaded),
+                "withheld": withheld,
+                "positions": loaded.position_names,
+                **within,
+                **run_as,
+            }
             | ({} if told is None else {"norms": told.to_json()})
         )
         return
@@ -61,15 +69,53 @@ def sites(
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("site", "TransformerLens", "LaTeX"):
         table.add_column(title, no_wrap=True)
+    table.add_column("numbers", justify="right")
     for s in loaded.sites:
-        table.add_row(s.short, s.hook, s.latex)
+        table.add_row(s.short, s.hook, s.latex, str(s.numbers(loaded.model.shape.widths)))
     out.print(table)
+    out.print()
+    out.print(_others_table(loaded))
+    out.print(
+        "\nBehind any of these: @probe.safetensors:key[row] for coordinates along directions, |sae:FOLDER#latent for a latent of "
+        "a sparse dictionary, |sae:FOLDER for all of them."
+    )
     for kind, why in loaded.model.shape.withheld.items():
         out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
     out.print(f"\npositions: {', '.join(loaded.position_names)}, any token that occurs once, or an index as '#8'")
     out.print(_thresholds(loaded))
     if (said := loaded.model.vocabulary.run_as) is not None:
         out.print(said)
+
+
+def _others(study: Study) -> list[dict[str, Any]]:
+    """Return each kind of sites that is not among those taken where none are named: pattern, an example, how many."""
+    known, widths, found = study.model.sites, study.model.shape.widths, []
+    for kind in (each for each in REGISTRY if each.pattern and not each.usual and each.name not in known.withheld):
+        sites = known.of_kind(kind.name)
+        example = sites[-1]
+        found.append(
+            {
+                "pattern": kind.pattern,
+                "what": kind.plural,
+                "count": len(sites),
+                "numbers": example.numbers(widths),
+                "example": example.short,
+                "hook": example.hook,
+            }
+        )
+    return found
+
+
+def _others_table(study: Study) -> Table:
+    """Return the same as a table."""
+    table = Table(box=None, pad_edge=False, header_style="dim", title="also", title_justify="left", title_style="dim")
+    for title in ("sites", "the last of them", "TransformerLens"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("numbers", justify="right")
+    table.add_column("how many", justify="right")
+    for each in _others(study):
+        table.add_row(each["pattern"], each["example"], each["hook"], f"{each['numbers']:,}", f"{each['count']:,}")
+    return table
 
 
 def _thresholds(study: Study) -> str:
