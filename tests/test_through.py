@@ -297,3 +297,60 @@ def test_patterns_leave_what_stands_in_a_files_name_alone(addition: iv.Study, tm
     saved(tmp_path / "p[1].safetensors", 32, 2)
     site = f"x0.post@{tmp_path / 'p[1].safetensors'}:w[0]"
     assert [s.short for s in expand([site, "x0.post"], addition.model.sites)] == ["x0.post", site]
+
+
+def test_a_vector_from_outside_has_the_preimage_of_the_input_that_it_is_of(
+    addition: iv.Study, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """But the input counts, too, which nothing says it is of."""
+    bank = iv.build_bank(addition, tmp_path / "bank", rows=20_000, sites=["x0.post"], positions=["="])
+    inside = bank.tokens(np.arange(1))[0]
+    text = addition.model.vocabulary.decode([t for t in inside.tolist() if t != addition.inputs.pad])
+    query = addition.query(text, at="=", site="x0.post")
+    np.save(tmp_path / "z.npy", query.z.numpy()[None])
+    for vector in (query.z, query.z.numpy(), str(tmp_path / "z.npy"), f"{tmp_path / 'z.npy'}[0]"):
+        found = addition.query(vector=vector, site="x0.post")
+        assert found.textless
+        assert torch.equal(found.z, query.z)
+    known, unknown = (iv.search(addition, each, bank=bank) for each in (query, found))
+    inside_of = [{s.ids for s in made.samples if s.inside} for made in (known, unknown)]
+    assert inside_of[1] == inside_of[0] | {tuple(query.ids)}
+    assert unknown.bits is not None
+    assert unknown.bits.inputs == 20_000
+    walked = iv.walk(addition, found, starts=[unknown], steps=30)
+    assert walked.inside
+    assert all(sample.distance <= 0.1 for sample in walked.inside)
+    for asked in (("search",), ("read", "--seconds", "0.5")):
+        code, out, err = command(
+            capsys, asked[0], "addition", "--vector", str(tmp_path / "z.npy"), "--site", "x0.post", *asked[1:], "--json"
+        )
+        assert (code, err) == (0, "")
+        told = json.loads(out)["query"]
+        assert (told["vector"], told["tokens"], told["position"]) == (str(tmp_path / "z.npy"), [], -1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("read", "addition", "615+861=1476", "--vector", "{files}/one.safetensors", "--site", "x0.post"), "without a text"),
+        (("read", "addition", "--vector", "{files}/one.safetensors", "--site", "n0"), "has the shape (32,)"),
+        (("read", "addition", "--vector", "{files}/two.safetensors", "--site", "x0.post"), "holds 2 vectors: name one"),
+        (("read", "addition", "--vector", "{files}/none.npy", "--site", "x0.post"), "is not there"),
+        (("read", "--vector", "{files}/one.safetensors", "--site", "x0.post"), "a study, or --model"),
+        (
+            ("read", "addition", "--vector", "{files}/one.safetensors", "--site", "x0.post", "--source", "walk"),
+            "no input there is known",
+        ),
+        (
+            ("read", "addition", "--vector", "{files}/one.safetensors", "--site", "x0.post", "--epsilon", "0.1nat"),
+            "a vector alone has none",
+        ),
+        (("search", "addition", "--vector", "{files}/one.safetensors", "--site", "x0.post", "--fixed", "#3"), "no text"),
+    ],
+)
+def test_vectors_that_cannot_be_read(
+    files: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+) -> None:
+    code, out, err = command(capsys, *(each.format(files=files) for each in arguments))
+    assert (code, out) == (2, "")
+    assert says in " ".join(err.split())

@@ -210,7 +210,12 @@ class ActivationBank:
         return z.float().cpu() if frame is None else z.float().cpu() @ frame.T
 
     def rows_of(self, ids: Sequence[int], position: int) -> npt.NDArray[np.int64]:
-        """Return the rows of the bank that are an input read at a position, or the same as that: they never count."""
+        """Return the rows of the bank that are an input read at a position, or the same as that: they never count.
+
+        Of no input there are none.
+        """
+        if not len(ids):
+            return np.empty(0, dtype=np.int64)
         padded = np.full((1, max(self.inputs.max_length, len(ids))), self.inputs.pad)
         padded[0, : len(ids)] = ids
         wanted = self.places.mark(padded, position)

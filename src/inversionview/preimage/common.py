@@ -170,7 +170,7 @@ class _Drawn:
             places = np.minimum(places, draws.shape[-1] - 1)
         length = len(ids) if preimage.places is None else at + 1  # of an occurrence its prefix is all
         own = np.zeros(len(draws), dtype=bool)
-        if preimage.source != "decoder" and draws.shape[-1] >= length:
+        if length and not preimage.query.textless and preimage.source != "decoder" and draws.shape[-1] >= length:
             own = (draws[:, :length] == ids[:length]).all(1) & (places == min(at, draws.shape[-1] - 1))
         kept = draws[~own]
         apart = len(kept) if preimage.places is None else len(np.unique(row_marks(kept)))
@@ -198,13 +198,15 @@ def _counted(
     """Count the values of every feature; ``worth`` is the effective number of draws, infinite where all inputs are counted."""
     ids, width = preimage.query.ids, drawn.tokens.shape[1]
     rows = np.full((len(drawn) + 1, max(width, len(ids), inputs.max_length)), inputs.pad, dtype=np.int64)
-    rows[0, : len(ids)], rows[1:, :width] = ids, drawn.tokens
+    rows[1:, :width] = drawn.tokens
+    rows[0] = rows[1] if preimage.query.textless else [*ids, *rows[0, len(ids) :]]
     known = background(inputs)
     found = []
     for name, column in inputs.features_at(rows, np.array([preimage.query.position, *drawn.positions])).items():
         own, values = column[0], column[1:]
         each, counts = drawn.counted(values)
         order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+        own = each[order[0]] if preimage.query.textless else own  # of no input that is known: what is commonest
         agreeing = int(counts[each == own].sum())
         share = float(np.average(values == own, weights=drawn.weights))
         low, high = (share, share) if worth[name] == float("inf") else wilson(share * worth[name], worth[name])
@@ -308,5 +310,6 @@ def common(preimage: Preimage) -> Told | None:
     study, query = preimage.study, preimage.query
     if study is None or study.bare:
         return None
-    names = [name for name, at in study.positions.names(query.ids).items() if at == query.position]
+    there = {} if query.textless else study.positions.names(query.ids)
+    names = [name for name, at in there.items() if at == query.position]
     return told(study.inputs, preimage, study.truth if preimage.source == "decoder" else None, names)

@@ -42,7 +42,8 @@ class Contexts:
         preimage, query = self.preimage, self.preimage.query
         before, after = self._room(width)
         yield self._begun("D", "dim", nats="nats").append("occurrence" if before < 24 else "occurrence, in its context", "dim")
-        yield self._begun("query", "dim").append(context_line(query.tokens, query.position, before, after, query.ends))
+        if not query.textless:
+            yield self._begun("query", "dim").append(context_line(query.tokens, query.position, before, after, query.ends))
         for sample in preimage.inside:
             yield self._row(sample, before, after)
         told = f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}"
@@ -53,7 +54,8 @@ class Contexts:
     def _room(self, width: int) -> tuple[int, int]:
         """Return the cells before tokens and from there on, as many as are there; what one side does not need the other has."""
         query = self.preimage.query
-        every = [(query.tokens, query.position), *((sample.tokens, sample.position) for sample in self.preimage)]
+        own = [] if query.textless else [(query.tokens, query.position)]
+        every = [*own, *((sample.tokens, sample.position) for sample in self.preimage)]
         wanted = [context_room(tokens, position, query.ends) for tokens, position in every]
         room = max(2 * _LEAST, width - len(self._begun("").plain))
         most, longest = max(before for before, _ in wanted), max(after for _, after in wanted)

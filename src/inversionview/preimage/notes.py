@@ -32,7 +32,7 @@ _LIGHT, _RANDOM, _FEW = 10**7, 256, 32
 
 def outside_study(inputs: Inputs, query: Query, study: str) -> list[str]:
     """Return a note where the query is none of the study's inputs."""
-    why = inputs.why_not(query.ids)
+    why = None if query.textless else inputs.why_not(query.ids)
     if why is None:
         return []
     return [
@@ -43,8 +43,7 @@ def outside_study(inputs: Inputs, query: Query, study: str) -> list[str]:
 
 def untrained_place(decoder: Decoder, inputs: Inputs, query: Query) -> list[str]:
     """Return a note where the decoder was trained at other positions than the query's."""
-    allowed = allowed_positions(inputs, np.array([query.ids]), decoder.config.positions)
-    if allowed[0, query.position]:
+    if query.textless or allowed_positions(inputs, np.array([query.ids]), decoder.config.positions)[0, query.position]:
         return []
     names = decoder.config.positions or inputs.default_positions
     where = f": it was at {listed(names)}" if names else ""
@@ -87,7 +86,7 @@ def compared(bank: ActivationBank, query: Query, at: str | Sequence[str] | None)
         if bank.inputs.every_token and query.bos and query.position == 0:
             raise UnknownPositionError(BOS_TELLS_NOTHING)
         return []
-    if at is None and query.position not in _places(bank.inputs, query.ids, names):
+    if at is None and not query.textless and query.position not in _places(bank.inputs, query.ids, names):
         raise UnknownPositionError(_elsewhere(bank, query, names))
     row = bank.tokens(np.arange(1))[0]
     one = row[row != bank.inputs.pad].tolist()

@@ -46,15 +46,25 @@ class Query:
     """How much the site's head attends from ``position`` to each token; 0 behind it. ``None`` where the site is no head."""
     bos: bool = True
     """The first token is BOS, which every input has, and not the first of the text."""
+    vector: str = ""
+    """Where the activation came from, if it is of no input that is known: then there are no tokens, and the position is −1."""
+
+    @property
+    def textless(self) -> bool:
+        """Whether the input is not known: the activation came from outside."""
+        return not self.ids
 
     @property
     def ends(self) -> tuple[str, str]:
         """The labels of BOS, empty where there is none, and of EOS."""
+        if self.textless:
+            return "", ""
         return self.tokens[0] if self.bos else "", self.tokens[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Return where the activation was read, as plain JSON values."""
         where = {"text": self.text, "tokens": list(self.tokens), "ids": list(self.ids), "position": self.position}
+        where = {**where, "vector": self.vector} if self.textless else where
         attention = {} if self.attention is None else {"attention": list(self.attention)}
         return {**where, "site": self.site.short, "model": self.model, **attention, **({} if self.bos else {"bos": False})}
 

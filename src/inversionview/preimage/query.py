@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from inversionview.core.errors import SettingError
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
+
+
+def outside(vector: str | Path | Tensor | npt.NDArray[Any] | None) -> tuple[Float[Tensor, " numbers"], str, str | None]:
+    """Return a vector from outside, what it is called, and where its file says that it belongs.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not hold what is named.
+        SettingError: several vectors are named.
+    """
+    if not isinstance(vector, str | Path):
+        return torch.as_tensor(vector), "given", None
+    from inversionview.records.vectors.vectors import read_vectors
+
+    found = read_vectors(vector)
+    if len(found) != 1:
+        raise SettingError(f"{vector} holds {len(found):,} vectors: name one, as in {vector}[0].")
+    return torch.from_numpy(found.values[0]), str(vector), found.hook
+
+
+def from_outside(model: ProbedModel, z: Float[Tensor, " numbers"], site: Site, source: str) -> Query:
+    """Return the query of a vector whose input is not known.
+
+    Raises:
+        SettingError: it has another number of numbers than activations of the site, or is zero or not finite.
+    """
+    z, wanted = z.detach().float().cpu(), site.numbers(model.shape.widths)
+    if z.ndim != 1 or len(z) != wanted:
+        raise SettingError(f"{source} has the shape {tuple(z.shape)}, but an activation at {site} is one of {wanted} numbers.")
+    if not bool(z.isfinite().all()):
+        raise SettingError(f"{source} holds NaN or infinity, so nothing can be near it.")
+    if not site.single and not bool(z.any()):
+        raise SettingError(f"{source} is zero: it has neither a direction nor a length to compare with.")
+    return Query("", (), (), -1, site, model.name, z, None, model.vocabulary.bos is not None, source)
 
 
 def queried(model: ProbedModel, ids: Sequence[int], position: int, site: Site) -> Query:

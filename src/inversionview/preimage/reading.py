@@ -34,7 +34,7 @@ def reading(
     """
     exact = min(parts or [preimage], key=lambda part: _EXACT.get(part.source, len(_EXACT)))
     query = preimage.query
-    names = {} if study is None else study.positions.names(query.ids)
+    names = {} if study is None or query.textless else study.positions.names(query.ids)
     tokens, ids = list(query.tokens), list(query.ids)
     place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos)
     return contract.Reading(
@@ -55,7 +55,7 @@ def features(study: Reader, query: Query, samples: Sequence[Sample], told: Told 
 
     ``prior`` and ``entropy`` are over 20,000 random inputs of the study, of natural text over so many occurrences.
     """
-    if study.bare:
+    if study.bare or query.textless:  # which has no features of its own
         return None
     inputs = study.inputs
     tokens = padded([query.ids, *(sample.ids for sample in samples)], inputs)

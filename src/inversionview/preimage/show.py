@@ -30,8 +30,11 @@ def effect_legend() -> Text:
 
 def query_line(query: Query) -> Table:
     """Return what names the query: its text with the position marked, and the site; a head's attention below."""
-    line = marked(query.tokens, query.position, ends=query.ends)
-    line.append(f"   site {query.site.short}, position {query.position}", style="dim")
+    if query.textless:
+        line = Text(f"the vector {query.vector}").append(f"   site {query.site.short}", style="dim")
+    else:
+        line = marked(query.tokens, query.position, ends=query.ends)
+        line.append(f"   site {query.site.short}, position {query.position}", style="dim")
     table = Table.grid(padding=(0, 1))  # what does not fit goes on below the text, not below the word "query"
     table.add_row(Text("query", style="dim"), line)
     if query.attention is not None:
@@ -127,6 +130,8 @@ def _grid(shown: Preimage) -> Table:
 
 def _place_lines(query: Query) -> list[Text]:
     """Return where the query, which stands above its contexts, is read; a head's attention below."""
+    if query.textless:
+        return [Text(f"the vector {query.vector} at site {query.site.short}", style="dim")]
     where = Text(f"site {query.site.short}, position {query.position}", style="dim")
     if query.attention is None:
         return [where]
@@ -185,7 +190,8 @@ def _weighed_bits(bits: Bits) -> str:
 
 def _corpus_note(preimage: Preimage, bits: Bits) -> Text:
     line = _share(bits.hits, bits.inputs, "inputs of the corpus")
-    line.append(f": {_told_bits(bits)}; {'the query itself is left out' if bits.hits else 'the nearest are shown'}.")
+    own = "" if preimage.query.textless else "; the query itself is left out"
+    line.append(f": {_told_bits(bits)}{own if bits.hits else '; the nearest are shown'}.")
     if preimage.recall is not None:
         line.append(f"\nApproximate: finds {preimage.recall:.1%} of what lies inside, measured on random queries.")
     return line
@@ -253,7 +259,8 @@ def _walk_note(preimage: Preimage, walk: WalkReport, bits: Bits | None) -> Text:
     line = Text(f"{walk.members:,} distinct members", style="bold")
     line.append(f" in {walk.seconds:.1f} s ({walk.members_per_second:,.0f}/s), of {walk.measured:,} inputs measured")
     if bits is not None and bits.high is not None:
-        line.append(f"; {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] by splitting")
+        way = {"corpus": "by the corpus", "importance": "by the decoder's weighed draws"}.get(bits.method, "by splitting")
+        line.append(f"; {bits.value:.2f} bits [{bits.low:.2f}, {bits.high:.2f}] {way}")
     elif bits is not None and bits.hits:
         line.append(f"; about {bits.value:.1f} bits, not known how exactly")
     elif bits is not None:

@@ -37,12 +37,14 @@ def lacking(study: Study) -> str | None:
 def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
     """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
     if study.inputs.every_token:
-        return fixed is None and query.position >= int(query.bos)
+        return fixed is None and (query.textless or query.position >= int(query.bos))
     bank = study.known_bank(query.site)
     sites = [query.site] if bank is None and query.site in study.model.sites else study.sites if bank is None else bank.sites
     if bank is not None and bank.manifest.positions == [ALL]:
         return query.site in sites and fixed is None
     names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions
+    if query.textless:
+        return query.site in sites and (fixed is None or fixed in names)
     places = study.positions.names(query.ids)
     here = {name for name in names if places.get(name) == query.position}
     return query.site in sites and bool(here) and (fixed is None or fixed in names)

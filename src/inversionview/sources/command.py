@@ -18,7 +18,7 @@ from inversionview.sources.arguments import SourceOpt, check_source, made, not_o
 from inversionview.sources.registry import every, first_source, named, one_after_another, one_of
 from inversionview.sources.stand_in import with_nats
 from inversionview.sources.walk import WALK
-from inversionview.studies.arguments import bank_to_search, source_named, study_and_text
+from inversionview.studies.arguments import bank_to_search, source_named, study_and_query, study_and_text
 from inversionview.terminal.app import app, err, given, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (
@@ -31,6 +31,7 @@ from inversionview.terminal.options import (
     ModelOptions,
     SeedOpt,
     TextsOptions,
+    VectorOptions,
     WalkedSecondsOpt,
 )
 
@@ -87,7 +88,7 @@ def read(
     context: typer.Context,
     *,
     what: InputOptions,
-    activation: ActivationOptions,
+    activation: VectorOptions,
     scope: NearOptions,
     count: Annotated[int | None, typer.Option(help="Samples to show: by default 30, with --json 100.")] = None,
     told: OwnOptions,
@@ -108,8 +109,8 @@ def read(
         unused(context, "no --temperature is given", "noise")
     if source is not None:
         not_of_source(context, named(source))
-    loaded, text = study_and_text(what, on, [activation.site], source_named(texts))
-    query = loaded.query(text, at=activation.position, site=activation.site)
+    speeches = SPEECHES if activation.vector is not None and what.study is None else None  # there is nowhere else to look
+    loaded, query = study_and_query(what, activation, on, source_named(texts, speeches))
     own = given(**vars(told))
     several = one_after_another(loaded, query, fixed, own) if source is None else []
     chosen = several or [first_source(loaded, query, fixed, own) if source is None else named(source)]
@@ -289,7 +290,7 @@ def search(
     context: typer.Context,
     *,
     what: InputOptions,
-    activation: ActivationOptions,
+    activation: VectorOptions,
     scope: NearOptions,
     hits: HitOptions,
     fixed: Annotated[
@@ -310,11 +311,10 @@ def search(
     """
     distance = scope.check()
     source = source_named(texts, SPEECHES if what.text is None and on.model is not None else None)
-    loaded, text = study_and_text(what, on, [activation.site], source)
+    loaded, query = study_and_query(what, activation, on, source)
     natural = loaded.inputs.every_token
     if not natural:
         unused(context, "the inputs are a study's", "per_window", "diverse")
-    query = loaded.query(text, at=activation.position, site=activation.site)
     most = (1000 if natural else None) if as_json else 30
     preimage = iv.search(
         loaded,

@@ -42,6 +42,8 @@ class Asked:
         """
         made: list[Preimage] = []
         for number, source in enumerate(some):
+            if self.query.textless and source.begins and not any(each.inside for each in made):
+                continue  # nowhere to begin is known
             told = None if self.report is None else partial(_part, self.report, source.name, number, len(some))
             if told is not None:
                 told(0.0, "")

@@ -77,6 +77,8 @@ def reading_now(study: Study, query: Query, fixed: Any = None) -> list[Source]:
 def one_after_another(study: Study, query: Query, fixed: Any = None, told: Iterable[str] = ()) -> list[Source]:
     """Return the sources that read a query one after the other unless one is named; none where a single one does."""
     told = set(told)
+    if query.textless:  # a walk begins at what the others find
+        return [source for source in exact_first() if source.available(study) and source.reads(study, query, fixed)]
     if any(told & set(source.asked_by) for source in SOURCES):
         return []
     some = [named(name) for name in study.definition.read_by]

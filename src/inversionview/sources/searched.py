@@ -99,12 +99,14 @@ def held_names(bank: ActivationBank, positions: Positions, query: Query, fixed: 
     Raises:
         UnknownPositionError: the bank does not hold one.
     """
-    held, names = bank.manifest.positions, positions.names(query.ids)
+    held, names = bank.manifest.positions, {} if query.textless else positions.names(query.ids)
     found: list[str] = []
     for at in [fixed] if isinstance(fixed, str | int) else fixed:
         if isinstance(at, str) and (at in held or at in names):
             found.append(at)  # of a name that it does not hold the bank says so
             continue
+        if query.textless:
+            raise UnknownPositionError(f"A vector has no text in which {at!r} is a place: name one of {listed(held)}.")
         index = positions.one(query.ids, at)
         name = next((name for name in held if names.get(name) == index), None)
         if name is None:

@@ -39,6 +39,8 @@ class Source(ABC):
     """It returns all that lies inside ε of the inputs that it knows: it reads unless another source is asked for."""
     needs_bank: ClassVar[bool] = False
     """It searches a bank, which has to be built first where there is none; ``read`` then takes it as ``bank``."""
+    begins: ClassVar[bool] = False
+    """It begins at the query's own input or, where that is not known, at what others found inside ε."""
     compares_several: ClassVar[bool] = False
     """D may be reached at one of several positions that are named, not only at one or at all."""
     options: ClassVar[tuple[str, ...]] = ()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from inversionview.core.errors import SettingError
 from inversionview.intervene.stand_in import nats
 from inversionview.preimage.preimage import Preimage, StandIn
 from inversionview.studies.study import Study
@@ -25,6 +26,10 @@ def with_nats(study: Study, made: Preimage) -> Preimage:
     if not len(made):
         return made
     query, pad = made.query, study.model.vocabulary.pad
+    if query.textless:
+        raise SettingError(
+            "Whether others can stand in for a vector, its text would tell, and there is none: leave --nats out."
+        )
     tokens = np.full((len(made), max(sample.position + 1 for sample in made)), pad)
     for row, sample in enumerate(made):
         tokens[row, : sample.position + 1] = sample.ids[: sample.position + 1]

@@ -117,7 +117,8 @@ def walk(
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
-    ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)
+    begun = inputs_of(starts, study.model.vocabulary.pad, target.ended)
+    ground = _ground(study, _begun(query, begun, study), target, prior, begun, **over)
     made = walked_preimage(
         study.model,
         query,
@@ -130,6 +131,24 @@ def walk(
         found=found,
     )
     return noted(study, made, "END" if target.ended else fixed)
+
+
+def _begun(query: Query, starts: Sequence[Sequence[int]], study: Study) -> Query:
+    """Return the query with the input at which a walk begins: its own or, of a vector alone, the first of what was found.
+
+    Raises:
+        SettingError: nothing inside ε was found.
+    """
+    if not query.textless:
+        return query
+    if not starts:
+        raise SettingError(
+            "A walk begins inside ε, and of a vector alone no input there is known: give texts (--texts), a bank that holds "
+            "some, or a larger ε."
+        )
+    ids = tuple(starts[0])
+    last = len(ids) - 1 - int(ids[-1] == study.model.vocabulary.eos)
+    return replace(query, ids=ids, tokens=tuple(study.model.vocabulary.strings(list(ids))), position=last)
 
 
 def _prior(study: Study, named: Prior | None) -> Prior:
@@ -167,7 +186,12 @@ def _target(study: Study, query: Query, scope: Scope[Any], prior: Prior, nearest
     if scope.at is not None:
         return Target(query.z, query.site, replace(scope, at=study.positions.finder(query.ids, scope.at)))
     steady = study.model.shape.steady  # in longer texts an activation knows how long the whole is
-    if prior == "study" or nearest or query.position < given or (steady is not None and len(query.ids) > steady):
+    if (
+        prior == "study"
+        or nearest
+        or (query.position < given and not query.textless)
+        or (steady is not None and len(query.ids) > steady)
+    ):
         return Target(query.z, query.site, scope)
     return Target(query.z, query.site, replace(scope, at=partial(last_of, pad=study.model.vocabulary.pad)), True)
 
@@ -244,6 +268,7 @@ class WalkSource(Source):
     name = "walk"
     used = "a walk is made"
     bar = "walking"
+    begins = True
     options = ("starts", *WalkOptions.__annotations__)
 
     def available(self, study: Study) -> bool:

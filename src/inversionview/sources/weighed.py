@@ -72,7 +72,7 @@ def weighed(
     log_pi = _log_pi(inputs, tokens.numpy(), total)
     scored = _scored(decoder, tokens, query, site)
     weights[within] = balance(log_pi, np.concatenate([scored, log_pi[None]]), drawn.counts)
-    own = float(np.exp(_log_pi(inputs, np.array([query.ids]), total)[0]))
+    own = 0.0 if query.textless else float(np.exp(_log_pi(inputs, np.array([query.ids]), total)[0]))
     told = importance_bits(weights, within, drawn.proposal, left_out=own if own < 1 else 0.0)
     kept = weights[within] > 0
     return Weighed(tokens.numpy()[kept], weights[within][kept], told, _doubts(told))

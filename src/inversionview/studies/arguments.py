@@ -13,11 +13,12 @@ from inversionview.corpora.naming import ALL
 from inversionview.model.sites.site import Site
 from inversionview.studies.naming import check_model_name, check_study, is_study
 from inversionview.terminal.app import bar, device_named, err, given
-from inversionview.terminal.options import InputOptions, ModelOptions, TextsOptions
+from inversionview.terminal.options import InputOptions, ModelOptions, TextsOptions, VectorOptions
 
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.corpora.natural import TextSource
+    from inversionview.preimage.preimage import Query
     from inversionview.studies.study import Study
 
 
@@ -71,6 +72,25 @@ def study_and_text(
     if what.study is None or on.model is None or is_study(what.study):
         raise SettingError('Give a study and a text, as in: addition "615+861=1476", or --model and a text.')
     return loaded_study(None, on, sites, texts), what.study
+
+
+def study_and_query(
+    what: InputOptions, activation: VectorOptions, on: ModelOptions, texts: TextSource | None = None
+) -> tuple[Study, Query]:
+    """Return the study and the query that are named: a text's, see ``study_and_text``, or that of a vector from outside.
+
+    Raises:
+        SettingError: there are both.
+    """
+    if activation.vector is None:
+        study, text = study_and_text(what, on, [activation.site], texts)
+        return study, study.query(text, at=activation.position, site=activation.site)
+    if what.text is not None or (on.model is not None and what.study is not None) or activation.position is not None:
+        raise SettingError("A vector comes without a text and a position: leave these out, or --vector.")
+    if what.study is None and on.model is None:
+        raise SettingError("Say what the vector is of: a study, or --model (and --texts to search).")
+    study = loaded_study(what.study, on, [activation.site], texts)
+    return study, study.query(vector=activation.vector, site=activation.site)
 
 
 def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | None]) -> None:

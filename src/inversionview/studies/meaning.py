@@ -91,6 +91,8 @@ def _of_nats(bank: ActivationBank, query: Query, distance: Distance, near: Hits,
 
     First the nearest and some farther and farther away are tried, then others evenly up to twice as many as seem right.
     """
+    if query.textless:
+        raise SettingError("An ε in nats is told by the query's text, and a vector alone has none: give a number, or bits.")
     most, size, few = meaning.amount, len(near), _FIRST // 2
     spread = np.geomspace(1, size, few).astype(np.int64) - 1
     probes = _probed(bank, query, near, np.concatenate([np.arange(min(size, few)), spread]))

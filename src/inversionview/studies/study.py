@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Int
+from torch import Tensor
 
 from inversionview.bank import folders
 from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
+from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
@@ -25,7 +29,7 @@ from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.preimage.query import queried
+from inversionview.preimage.query import from_outside, outside, queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
 from inversionview.studies.first_bank import first_bank, served, wanted_tokens
@@ -126,19 +130,35 @@ class Study:
         """Return the index that ``at`` means in an input: a named position, an index or a token; see ``Positions.one``."""
         return self.positions.one(ids, at)
 
-    def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
-        """Return the query: ``text`` run through the probed model and read at one position and site.
+    def query(
+        self,
+        text: str | None = None,
+        at: str | int | None = None,
+        site: str | Site | None = None,
+        *,
+        vector: str | Path | Tensor | npt.NDArray[Any] | None = None,
+    ) -> Query:
+        """Return the query: ``text`` run through the probed model and read at one position and site, or a vector from outside.
 
         Args:
             text: an input, without or with BOS and EOS.
             at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
                 where texts are run with one) being 0; −1 is the last token of the text, EOS not counted.
             site: any of the three name styles of ``Site``.
+            vector: in place of a text: an activation at the site that comes from elsewhere, ``[numbers]``, or what names one in
+                a file, ``PATH[:key][[row]]``; its input is not known.
 
         Raises:
-            InputError: the text is empty, too long, or cannot be encoded.
+            InputError: the text is empty, too long, or cannot be encoded; the file holds no such vector.
             UnknownPositionError, UnknownSiteError: there is no such place.
+            SettingError: there are both a text and a vector, or neither; the vector is of another width.
         """
+        if (text is None) == (vector is None) or (vector is not None and at is not None):
+            raise SettingError("Name either a text and a position in it, or a vector, which has none.")
+        if text is None:
+            z, name, hook = outside(vector)
+            chosen = find_site(site or hook or self.spec.site, self.model.sites)
+            return from_outside(self.model, z, chosen, name)
         ids, position = self.located(text, at)
         return queried(self.model, ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 

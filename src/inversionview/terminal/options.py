@@ -98,6 +98,19 @@ class ActivationOptions(PositionOptions):
 
 
 @dataclass(frozen=True)
+class VectorOptions(ActivationOptions):
+    """The same, or a vector that comes from elsewhere."""
+
+    vector: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a text and a position: an activation at --site, from a file, `PATH[:key][[row]]`; .safetensors, "
+            ".npy, .npz, .parquet (column activation_vector), .gguf or .json."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class ScopeOptions:
     """How near is near enough; by default as near as the study says."""
 

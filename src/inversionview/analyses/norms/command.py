@@ -76,8 +76,8 @@ def sites(
     out.print()
     out.print(_others_table(loaded))
     out.print(
-        "\nBehind any of these: @probe.safetensors:key[row] for coordinates along directions, |sae:FOLDER#latent for a latent of "
-        "a sparse dictionary, |sae:FOLDER for all of them."
+        "\nBehind any of these: @probe.safetensors:key[row] for coordinates along directions, |sae:FOLDER#latent for a latent "
+        "of a sparse dictionary, |sae:FOLDER for all of them."
     )
     for kind, why in loaded.model.shape.withheld.items():
         out.print(f"\n{KINDS[kind]} is not offered: {why}.", soft_wrap=True)
