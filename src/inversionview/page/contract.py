@@ -37,7 +37,8 @@ class Place(Model):
     )
     ids: list[int]
     bos: bool = Field(default=True, description="The first token is BOS, not the first of the text.")
-    position: int = Field(ge=0, description="Index into the tokens.")
+    position: int = Field(ge=-1, description="Index into the tokens; −1 of a vector whose input is not known: it has none.")
+    vector: str = Field(default="", description="Where such a vector came from.")
     names: dict[str, int] = Field(description="Named positions of this input.")
 
 

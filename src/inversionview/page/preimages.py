@@ -42,6 +42,7 @@ class Asked(Model):
     model: str
     attention: list[float] | None = Field(default=None, description="Weight of each token, where the site is a head.")
     bos: bool = Field(default=True, description="The first token is BOS, not the first of the text.")
+    vector: str = Field(default="", description="Where a vector came from whose input is not known: then there are no tokens.")
 
 
 class Sample(Model):

@@ -36,7 +36,9 @@ def reading(
     query = preimage.query
     names = {} if study is None or query.textless else study.positions.names(query.ids)
     tokens, ids = list(query.tokens), list(query.ids)
-    place = contract.Place(text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos)
+    place = contract.Place(
+        text=query.text, tokens=tokens, ids=ids, position=query.position, names=names, bos=query.bos, vector=query.vector
+    )
     return contract.Reading(
         version=1,
         study=id or (query.model if study is None else identifier(study)),

@@ -155,6 +155,7 @@ function attend(node, weight) {
 
 /** All tokens of the query as large type: buttons where `choose` is given, else text; `marks` are positions read. */
 export function queryTokens(place, { choose, marks = [], attention, site } = {}) {
+  if (place.vector) return el("div.query.prose", { role: "group", "aria-label": "Query" }, `the vector ${place.vector}`);
   const names = Object.fromEntries(Object.entries(place.names ?? {}).map(([name, i]) => [i, name]));
   const briefs = briefly(place.tokens, edgesOf(place));
   const nodes = place.tokens.map((text, i) => {
@@ -186,5 +187,5 @@ export function queryTokens(place, { choose, marks = [], attention, site } = {})
 export function positionName(reading) {
   const { tokens, position } = reading.preimage.query;
   const named = Object.entries(reading.place?.names ?? {}).find(([, i]) => i === position)?.[0];
-  return named ?? visible(tokens[position]);
+  return named ?? (position < 0 ? "a vector from outside" : visible(tokens[position]));
 }
