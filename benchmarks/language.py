@@ -27,6 +27,7 @@ import inversionview as iv
 from inversionview.bank.search import search
 from inversionview.model.gguf import quick_gguf
 from inversionview.model.harvest import tokens_per_pass
+from inversionview.model.sites.patterns import expand
 from inversionview.studies.shipped import default_model
 
 
@@ -70,6 +71,10 @@ def searched(study: iv.Study, folder: str | None, count: int = 200) -> None:
         print(f"{name:28} median {q[0]:6.1f} ms, 95 % below {q[1]:6.1f} ms")
 
 
+OTHERS = "embed,q5.1,k10.0,v10.2,z15.3,attn15,n20,n20.100,q29.8,ln_final"
+"""Sites of all kinds that are taken only where they are named."""
+
+
 def harvest(study: iv.Study, prompts: int, rounds: int) -> None:
     path = default_model()
     with quick_gguf():
@@ -79,6 +84,7 @@ def harvest(study: iv.Study, prompts: int, rounds: int) -> None:
     named = inputs.named_positions(tokens)
     positions = np.stack([named[name] for name in inputs.default_positions], axis=1)
     heads = [site for site in model.sites if site.kind == "head"]
+    others = expand(OTHERS, model.sites)
     lengths = positions.max(1) + 1
     order = np.argsort(lengths, kind="stable")
 
@@ -94,6 +100,7 @@ def harvest(study: iv.Study, prompts: int, rounds: int) -> None:
         "bare forward, without logits": lambda: bare(plain.model, size),
         "harvest of the last head": lambda: model.harvest_compact(tokens, heads[-1:], positions),
         f"harvest of all {len(heads)} heads": lambda: model.harvest_compact(tokens, heads, positions),
+        f"harvest of {len(others)} other sites": lambda: model.harvest_compact(tokens, others, positions),
     }
     seconds: dict[str, list[float]] = {name: [] for name in what}
     for _ in range(rounds):
