@@ -45,14 +45,15 @@ def inform(
         SettingError, UnknownSiteError, UnknownPositionError: something named is not there, or out of range.
         BankError, MismatchError: the bank is damaged or another model's.
     """
+    wanted = expand(options["sites"], study.model.sites) if options.get("sites") else None
     if isinstance(study.inputs, WindowInputs):
         if bank is not None or fixed:
             raise SettingError(
                 "In natural text every token is searched, in one pass and without a bank: leave out --bank and --fixed."
             )
         within = resolved(study, epsilon=epsilon, distance=distance)
+        learn(study, [within.distance], wanted or ())
         return census(study.model, study.inputs, study=study.name, scope=within, **options)
     scope = resolved(study, epsilon=epsilon, distance=distance, at=OWN if fixed else None)
-    wanted = expand(options["sites"], study.model.sites) if options.get("sites") else None
     learn(study, [scope.distance], wanted or ())
     return feature_information(study.bank(bank, site=wanted), study=study.name, scope=scope, **options)
