@@ -13,6 +13,7 @@ from inversionview.preimage.preimage import Query
 
 def queried(model: ProbedModel, ids: Sequence[int], position: int, site: Site) -> Query:
     """Return the query of an input's ids at a position and site; a head's with what it attends to."""
+    model.check_unchanged()
     ids = list(ids)
     z = model.activations(torch.tensor([ids]), [site], torch.tensor([[position]]))[0, 0, 0].float().cpu()
     strings = tuple(model.vocabulary.strings(ids))

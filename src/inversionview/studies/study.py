@@ -165,8 +165,10 @@ class Study:
                 seconds; so does one of a study where they are not all its own.
 
         Raises:
-            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
+            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's, or the model
+                was changed since it was wrapped.
         """
+        self.model.check_unchanged()
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:
