@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from inversionview.core.errors import WeightsError
 from inversionview.model.backend import Backend
-from inversionview.model.held.plain import plain_llama
+from inversionview.model.held.plain import plain_backend
 from inversionview.model.held.shared import merge_adapters, shared
 from inversionview.model.held.taken import is_adapted, is_bridge
+
+if TYPE_CHECKING:
+    from inversionview.model.bridge import BridgeBackend
 
 _TRIED = 12
 """Tokens on which what is read is held against the model itself."""
@@ -35,7 +38,7 @@ def backend_of(model: Any, name: str) -> Backend:
     rows = own.get_input_embeddings().weight.shape[0]
     tokens = torch.arange(_TRIED, device=device).remainder(rows)[None]
     logits = _logits(tree, tokens)
-    backend = _adapted(tree, tokens, logits) if is_adapted(model) else _plain_or_bridge(tree, tokens, logits)
+    backend = (_adapted if _has_adapters(tree) else _plain_or_bridge)(tree, tokens, logits)
     if not _same(backend.logits(tokens, None), logits):
         raise WeightsError(
             f"What is read of {name} is not what it computes: give the model without what changes its passes (prompts of PEFT, "
@@ -45,28 +48,36 @@ def backend_of(model: Any, name: str) -> Backend:
 
 
 def _plain_or_bridge(tree: Any, tokens: Tensor, logits: Tensor) -> Any:
+    if is_bridge(tree):
+        return _bridge(tree.original_model, tree)
+    made = plain_backend(tree, tokens, logits, lambda: _bridge(tree))
+    return _bridge(tree) if made is None else made
+
+
+def _bridge(model: Any, opened: Any = None) -> BridgeBackend:
+    """Return the bridge of a model; TransformerLens is imported where one is needed."""
     from inversionview.model.bridge import BridgeBackend
 
-    if is_bridge(tree):
-        return BridgeBackend(tree.original_model, tree)
-    made = plain_llama(tree, tokens, logits, lambda: BridgeBackend(tree))
-    return BridgeBackend(tree) if made is None else made
+    return BridgeBackend(model, opened)
 
 
 def _adapted(tree: Any, tokens: Tensor, logits: Tensor) -> Backend:
     """Return what reads a model through its adapters; where a bridge takes adapted matrices apart, these are merged."""
-    from inversionview.model.bridge import BridgeBackend
-
-    spare = shared(tree)
+    base = tree.get_base_model() if is_adapted(tree) else tree
+    spare = shared(base)
     try:
-        made = BridgeBackend(tree.get_base_model())
+        made = _bridge(base)
         if _same(made.logits(tokens, None), logits):
             return made
     except WeightsError:
         pass
-    base = spare.get_base_model()
-    merge_adapters(base)
-    return BridgeBackend(base)
+    merge_adapters(spare)
+    return _bridge(spare)
+
+
+def _has_adapters(tree: Any) -> bool:
+    """Return whether layers of PEFT stand in a model, as in a ``PeftModel`` or after ``add_adapter`` of transformers."""
+    return is_adapted(tree) or any(hasattr(module, "merged_adapters") for module in tree.modules())
 
 
 @torch.no_grad()

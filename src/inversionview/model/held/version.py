@@ -29,8 +29,6 @@ class Version:
 
 def _state(model: nn.Module) -> State:
     tensors = [(id(weight), _changes(weight)) for weight in model.parameters()]
-    if not hasattr(model, "peft_config"):
-        return tuple(tensors)
     adapters = [
         (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters)
         for layer in model.modules()
