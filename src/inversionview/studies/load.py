@@ -85,13 +85,17 @@ def load(
         probed.vocabulary.begin(probed.vocabulary.former or 0)
     study = Study(text, spec, probed, run)
     if definition.any_model:
-        longest = study.inputs.max_length  # what does not do for this model is told now
-        if longest > probed.shape.max_length:
-            raise InputError(
-                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
-                "out."
-            )
+        _check_length(study)
     return study
+
+
+def _check_length(study: Study) -> None:
+    """Raise ``InputError`` where inputs do not do for this model; else that would be told later."""
+    longest, most = study.inputs.max_length, study.model.shape.max_length
+    if longest > most:
+        raise InputError(
+            f"The longest input of {study.name} has {longest} tokens, the model reads {most}: leave long ones out."
+        )
 
 
 def _place(model: ProbedModel) -> str:

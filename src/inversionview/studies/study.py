@@ -165,8 +165,7 @@ class Study:
                 seconds; so does one of a study where they are not all its own.
 
         Raises:
-            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's, or the model
-                was changed since it was wrapped.
+            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or not of the model as it is now.
         """
         self.model.check_unchanged()
         if folder is not None:

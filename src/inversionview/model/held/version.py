@@ -29,11 +29,8 @@ class Version:
 
 def _state(model: nn.Module) -> State:
     tensors = [(id(weight), _changes(weight)) for weight in model.parameters()]
-    adapters = [
-        (tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters)
-        for layer in model.modules()
-        if hasattr(layer, "merged_adapters")
-    ]
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "merged_adapters")]
+    adapters = [(tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters) for layer in layers]
     return (*tensors, *adapters)
 
 
