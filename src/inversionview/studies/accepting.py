@@ -46,8 +46,8 @@ class Accepting(Protocol[P, R_co]):
 def accepting(verb: Callable[Concatenate[Study, P], R]) -> Accepting[P, R]:
     """Let a verb take a model in memory in place of its study, and a text in place of its query.
 
-    With a model come ``tokenizer`` and ``texts``, as ``load`` takes them; with a text ``at`` and ``site``, as ``Study.query``
-    does. A model that was changed since its last reading is laid open anew.
+    With a model come ``tokenizer`` and ``texts``, as ``load`` takes them; with a text, or with a chat's messages in a list,
+    ``at`` and ``site``, as ``Study.query`` does. A model that was changed since its last reading is laid open anew.
     """
     names = list(inspect.signature(verb).parameters)
     of_a_model = [name for name in _OF_A_MODEL if name not in names]
@@ -58,7 +58,11 @@ def accepting(verb: Callable[Concatenate[Study, P], R]) -> Accepting[P, R]:
     def accepted(study: Any, *args: Any, **options: Any) -> R:
         told = {name: options.pop(name) for name in of_a_model if name in options}
         loaded = study_of(study, **told)
-        if asks and isinstance(text := args[0] if args else options.get("query"), str) and len(of_a_text) == len(_OF_A_TEXT):
+        if (
+            asks
+            and isinstance(text := args[0] if args else options.get("query"), str | list)
+            and len(of_a_text) == len(_OF_A_TEXT)
+        ):
             query = loaded.query(text, **{name: options.pop(name) for name in of_a_text if name in options})
             if args:
                 args = (query, *args[1:])

@@ -21,6 +21,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
 from inversionview.decoder.decoder import Decoder
+from inversionview.model.chats import Messages, found_in
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site
@@ -126,13 +127,13 @@ class Study:
         """Return the index that ``at`` means in an input: a named position, an index or a token; see ``Positions.one``."""
         return self.positions.one(ids, at)
 
-    def query(self, text: str, at: str | int | None = None, site: str | Site | None = None) -> Query:
+    def query(self, text: str | Messages, at: str | int | None = None, site: str | Site | None = None) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site.
 
         Args:
-            text: an input, without or with BOS and EOS.
+            text: an input, without or with BOS and EOS; or messages of a chat, see ``model.chats``.
             at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
-                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted.
+                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted. See ``Chat.place``.
             site: any of the three name styles of ``Site``.
 
         Raises:
@@ -142,10 +143,9 @@ class Study:
         ids, position = self.located(text, at)
         return queried(self.model, ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 
-    def located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
-        """Return a text's ids and the index of ``at``, by default the study's own position."""
-        ids = self.model.encode(text)
-        return ids, self.locate(ids, self.spec.at if at is None else at)
+    def located(self, text: str | Messages, at: str | int | None) -> tuple[list[int], int]:
+        """Return a text's or chat's ids and the index of ``at``, by default the study's own position."""
+        return found_in(self.model, text, self.spec.at if at is None else at, self.locate)
 
     def bank(
         self,
