@@ -147,6 +147,11 @@ class Positions:
             raise UnknownPositionError(
                 f"The token {at!r} occurs at positions {', '.join(map(str, places))}: write {_written(places)}."
             )
+        if span(at) is not None:
+            raise UnknownPositionError(
+                f"{at} is a span of tokens, and one is read at a time: give one of them, as '#5'; `export` shows a reading of "
+                "each."
+            )
         if as_number(at) is not None:
             raise UnknownPositionError(f"There is no position {at}: the input has tokens #0 to #{len(ids) - 1}.")
         named = list(self.names(ids))
@@ -156,6 +161,15 @@ class Positions:
             f"There is no position {at!r} in this input; there are {listed} and indices #0 to #{len(ids) - 1}."
             f"{did_you_mean(str(at), known)}"
         )
+
+
+def span(at: str | int | None) -> slice | None:
+    """Return the indices that ``"5:9"`` means, as Python counts them; ``None`` of what is no span."""
+    found = re.fullmatch(r"([-−]?[0-9]{1,9})?:([-−]?[0-9]{1,9})?", at) if isinstance(at, str) else None
+    if found is None or found[0] == ":":
+        return None
+    begin, end = (None if each is None else int(each.replace("−", "-")) for each in found.groups())
+    return slice(begin, end)
 
 
 def as_number(at: str | int) -> int | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
 from inversionview.core.errors import WeightsError
-from inversionview.model.architectures import opened, steady_length
+from inversionview.model.architectures import opened
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, Shape, pulled
 from inversionview.model.bridge_extension import continues, from_keys_and_values, from_tokens
 from inversionview.model.bridge_hooks import HookedBridge, stop
@@ -27,6 +27,7 @@ from inversionview.model.cache import Extended, KeysValues
 from inversionview.model.loading import first_line, load_causal_lm, quiet
 from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
+from inversionview.model.steady import steady_length
 
 _TRIED = 12
 """Tokens on which the bridge is held against the model itself."""
@@ -35,15 +36,19 @@ _TRIED = 12
 class BridgeBackend(HookedBridge):
     """A causal LM with its sites laid open."""
 
-    def __init__(self, hf_model: Any) -> None:
+    def __init__(self, hf_model: Any, bridge: Any = None) -> None:
         """Wrap a Hugging Face causal LM, in place: its submodules become the bridge's, its weights are not touched.
+
+        Args:
+            hf_model: the model.
+            bridge: the ``TransformerBridge`` around it, where there is one already.
 
         Raises:
             WeightsError: TransformerLens has no bridge for this architecture, or one that lacks some of the sites.
         """
         architecture = type(hf_model).__name__
         super().__init__(hf_model)
-        vocabulary = self._embedding.weight.size(0)
+        vocabulary = self._like.size(0)
         try:
             with quiet():
                 tried = torch.arange(_TRIED, device=self.device).remainder(vocabulary)[None]
@@ -51,7 +56,7 @@ class BridgeBackend(HookedBridge):
                     own = hf_model.eval()(tried, use_cache=False).logits
                 steady = steady_length(hf_model)
                 hf_model.set_attn_implementation("eager")  # the others keep no attention pattern
-                self.bridge = opened(hf_model, architecture)
+                self.bridge = opened(hf_model, architecture) if bridge is None else bridge
             self.bridge.eval()
             heads, length = int(self.bridge.cfg.n_heads), int(self.bridge.cfg.n_ctx)
             parallel = not hasattr(self.bridge.blocks[0], "hook_resid_mid")
@@ -237,8 +242,7 @@ class BridgeBackend(HookedBridge):
 
     def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """See ``Backend.b_o``."""
-        bias = self.bridge.blocks[layer].attn.o.original_component.bias
-        return None if bias is None else bias.detach()
+        return self.linear(self.bridge.blocks[layer].attn.o.original_component)[1]
 
     @torch.no_grad()
     def attention_outputs(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
@@ -18,10 +18,13 @@ from transformers.pytorch_utils import Conv1D
 from inversionview.model.backend import Patch, Shape, widest
 from inversionview.model.sites.kind import Tap, Widths
 from inversionview.model.sites.site import Site
+from inversionview.model.stored import weights_of
 
 Hook = tuple[Any, Callable[..., Tensor | None]]
 """A TransformerLens ``HookPoint`` and a hook for it, called as ``hook(tensor, hook=hook_point)``."""
 Hooks = list[Hook]
+OWN = 71
+"""The level of these hooks: those that a user hung on a bridge stay."""
 _POINTS = {
     "resid_pre": attrgetter("hook_resid_pre"),
     "attn_q": attrgetter("attn.q.hook_out"),
@@ -52,13 +55,15 @@ class HookedBridge:
 
     def __init__(self, hf_model: Any) -> None:
         """Note the weights of a Hugging Face model by its own names; whoever inherits opens its bridge."""
-        self._weights = sorted(hf_model.named_parameters(), key=lambda item: item[0])  # the bridge will rename them
+        self._weights = weights_of(hf_model)  # the bridge will rename them
         self._embedding = hf_model.get_input_embeddings()
+        self._like = self._embedding.weight.detach()
+        self._linear: dict[Any, tuple[Tensor, Tensor | None]] = {}
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self._weights[0][1].device
+        return self._like.device
 
     @property
     def widths(self) -> Widths:
@@ -73,7 +78,7 @@ class HookedBridge:
         positions: Int[Tensor, "batch k"],
     ) -> Float[Tensor, "site batch k d_model"]:
         """See ``Backend.activations``."""
-        out, widths = self._weights[0][1].new_zeros(len(sites), *positions.shape, widest(self.shape, sites)), self.widths
+        out, widths = self._like.new_zeros(len(sites), *positions.shape, widest(self.shape, sites)), self.widths
         parts = [out[i, ..., : site.numbers(widths)] for i, site in enumerate(sites)]
         self.read_into(parts, tokens, mask, sites, positions, {})
         return out
@@ -122,7 +127,7 @@ class HookedBridge:
     @torch.no_grad()
     def through(self, part: Any, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Run the Hugging Face module behind a part of the bridge, without the bridge's hooks."""
-        out: Tensor = part.original_component(x.to(self._weights[0][1]))
+        out: Tensor = part.original_component(x.to(self._like))
         return out
 
     @contextlib.contextmanager
@@ -156,7 +161,7 @@ class HookedBridge:
             tokens = tokens.masked_fill(~mask, 0)  # the padding id may lie outside the embedding
         try:
             for point, hook in hooks:
-                point.add_hook(hook)
+                point.add_hook(hook, level=OWN)
             with torch.set_grad_enabled(grad):  # not inference_mode: decoders are trained on these activations
                 more: dict[str, Any] = {"use_cache": False} if past is None else {"past_key_values": past}
                 if mask is not None and self.shape.steady is not None:  # else padding would count as length
@@ -165,7 +170,7 @@ class HookedBridge:
             return out
         finally:
             for point, _ in hooks:
-                point.remove_hooks()
+                point.remove_hooks(level=OWN)
 
     def reader(self, site: Site, found: list[Float[Tensor, "batch pos d_model"]]) -> Hook:
         """Return a hook that puts the activations of ``site`` at all positions into ``found``."""
@@ -206,9 +211,20 @@ class HookedBridge:
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """See ``Backend.w_o``."""
-        linear = self.bridge.blocks[layer].attn.o.original_component
-        matrix = linear.weight if isinstance(linear, Conv1D) else linear.weight.T
-        return matrix.detach().unflatten(0, (int(self.bridge.cfg.n_heads), -1))
+        matrix, _ = self.linear(self.bridge.blocks[layer].attn.o.original_component)
+        return matrix.unflatten(0, (int(self.bridge.cfg.n_heads), -1))
+
+    def linear(self, part: Any) -> tuple[Float[Tensor, "d_in d_out"], Float[Tensor, " d_out"] | None]:
+        """Return the matrix and the bias of a linear module; of one that is packed or adapted what it makes of a basis."""
+        if type(part) in (nn.Linear, Conv1D) and type(part.weight) is nn.Parameter:
+            bias = None if part.bias is None else part.bias.detach()
+            return (part.weight if isinstance(part, Conv1D) else part.weight.T).detach(), bias
+        if part not in self._linear:
+            with torch.no_grad():
+                basis = torch.eye(part.in_features, dtype=self._like.dtype, device=self.device)
+                bias = part(torch.zeros_like(basis[:1]))[0]
+                self._linear[part] = part(basis) - bias, bias if bool(bias.any()) else None
+        return self._linear[part]
 
     def writers(self, site: Site, patch: Patch) -> Hooks:
         """Return hooks that write at ``site``.

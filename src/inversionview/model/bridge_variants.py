@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inversionview.model.backend import Patch
 from inversionview.model.bridge_extension import dynamic, from_keys_and_values
-from inversionview.model.bridge_hooks import HookedBridge
+from inversionview.model.bridge_hooks import OWN, HookedBridge
 from inversionview.model.cache import KeysValues
 from inversionview.model.loading import quiet
 from inversionview.model.sites.site import Site
@@ -29,7 +29,7 @@ def side_by_side(
     places = torch.full((1, rows), start, device=like.device)
     try:
         for point, hook in hooks:
-            point.add_hook(hook)
+            point.add_hook(hook, level=OWN)
         with torch.no_grad():
             out = model.bridge.original_model(
                 input_ids=token.expand(1, rows),
@@ -40,7 +40,7 @@ def side_by_side(
             )
     finally:
         for point, _ in hooks:
-            point.remove_hooks()
+            point.remove_hooks(level=OWN)
     logits: Tensor = out.logits[0]
     return logits
 

@@ -39,12 +39,18 @@ def readable(folder: Path) -> bool:
         return False
     if not isinstance(config, dict):
         return False
-    plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
-    known = config.get("activation_function", "gelu_new") in list(ACTIVATIONS)
-    if (folder / ADAPTER).exists() or config.get("quantization_config") or config.get("auto_map"):
+    if (folder / ADAPTER).exists():
         return False
     one_file = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
-    return config.get("model_type") == "gpt2" and plain and known and one_file
+    return faithful(config) and one_file
+
+
+def faithful(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is that of a GPT-2 that ``gpt2.py`` runs faithfully."""
+    plain = not config.get("scale_attn_by_inverse_layer_idx") and config.get("scale_attn_weights", True)
+    known = config.get("activation_function", "gelu_new") in list(ACTIVATIONS)
+    own = not config.get("quantization_config") and not config.get("auto_map")
+    return config.get("model_type") == "gpt2" and bool(plain and known and own)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +30,7 @@ from inversionview.core.errors import StorageError, WeightsError
 from inversionview.core.integrity import digest, file_digest, read_sealed, sealed
 from inversionview.core.storage import replacing, write_json
 from inversionview.model.backend import Backend, Shape
+from inversionview.model.chats import ChatTemplate
 from inversionview.model.framing import bos_stated
 from inversionview.model.llama import LlamaNetwork
 from inversionview.model.tokens import Vocabulary, fingerprint
@@ -37,7 +38,7 @@ from inversionview.model.tokens import Vocabulary, fingerprint
 if TYPE_CHECKING:
     from inversionview.model.bridge import BridgeBackend
 
-_FORMAT = 1
+_FORMAT = 2
 _LARGEST, _TOTAL = 2**31, 2**32
 """Bytes of one copy, and of all together: older ones go."""
 _SPARE = 4
@@ -175,6 +176,7 @@ class Copy:
         tokenizer.encode_special_tokens = named["encoded"]
         names = (named[each] for each in ("bos", "eos", "pad", "unk"))
         vocabulary = Vocabulary(tokenizer, *names, adds_bos=named["adds_bos"])
+        vocabulary.chat = None if told["chat"] is None else ChatTemplate(**told["chat"])
         shape = Shape(tuple(told["heads"]), told["d_model"], told["vocabulary"], told["max_length"])
         backend = KeptBackend(shape, tensors, frequencies, told["scaling"], told["eps"], bridge=bridge)
         return KeptModel(cast(Backend, backend), vocabulary, told["fingerprint"])
@@ -235,4 +237,5 @@ def _told(bridge: BridgeBackend, tokenizer: Any, rotary: Any, stated: str) -> di
         "scaling": float(rotary.attention_scaling),
         "fingerprint": stated,
         "tokens": tokens,
+        "chat": None if (chat := ChatTemplate.of(tokenizer)) is None else asdict(chat),
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from inversionview.model.runner import Runner
 from inversionview.model.sites.site import Site
 from inversionview.model.soundness import Soundness, soundness_of
 from inversionview.model.tokens import Vocabulary
+
+if TYPE_CHECKING:
+    from inversionview.model.held.version import Version
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,12 +95,14 @@ class ProbedModel(Runner):
         vocabulary: its tokenizer, special tokens resolved.
         sound: what of it may be believed.
         statistics: of a corpus, which some distances need; see ``learn``.
+        version: of one that was in memory already (``wrap``): the state in which it was laid open.
     """
 
     def __init__(self, backend: Backend, vocabulary: Vocabulary, name: str) -> None:
         super().__init__(backend, vocabulary, name)
         self.sound = Soundness()
         self.statistics: Statistics | None = None
+        self.version: Version | None = None
         self._metrics: dict[tuple[Distance, Site], Metric] = {}
 
     @classmethod
@@ -163,13 +168,63 @@ class ProbedModel(Runner):
         made.check()
         return made
 
-    def check(self) -> None:
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any = None) -> ProbedModel:
+        """Lay open a model that is in memory already: its weights are shared, the object stays as it is and can be used on.
+
+        What is read is the model as it is now, adapters and hooks that hang on it included; it has the ``fingerprint`` of its
+        weights at this moment. Where it was changed since, queries and banks are refused; see ``check_unchanged``.
+
+        Args:
+            model: a causal LM of transformers (fine-tuned, quantised, with adapters of PEFT merged or not), TransformerLens'
+                ``TransformerBridge``, or an nnsight ``LanguageModel``.
+            tokenizer: its tokenizer; by default that of the bridge or of nnsight, or of the folder that it was loaded from.
+
+        Raises:
+            WeightsError: it is no causal LM, has no weights or no tokenizer, or one of another vocabulary; its architecture
+                cannot be laid open, or what is read of it would be wrong.
+        """
+        from inversionview.model.held.opened import backend_of
+        from inversionview.model.held.taken import taken
+        from inversionview.model.held.version import Version
+
+        inner, vocabulary, name = taken(model, tokenizer)
+        with _uncollected():
+            backend = backend_of(inner, name)
+        _check_finite(backend, name)
+        made = cls(backend, vocabulary, name)
+        made.version = Version(inner)
+        made.check([])
+        return made
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it was in memory already: then ``name`` is no place where it lies."""
+        return self.version is not None
+
+    @property
+    def changed(self) -> bool:
+        """Whether a model in memory was changed since it was laid open, as far as can be told without reading its weights."""
+        return self.version is not None and self.version.changed
+
+    def check_unchanged(self) -> None:
+        """Raise ``MismatchError`` where a model in memory was changed since it was laid open: what was kept of it is stale."""
+        if self.changed:
+            raise MismatchError(
+                f"The weights of {self.name} were changed since it was wrapped: wrap it again (iv.ProbedModel.wrap), and make "
+                "queries anew."
+            )
+
+    def check(self, files: Iterable[Path] | None = None) -> None:
         """Hold what is read of the model against what must hold of any; kinds of sites that fail are no longer offered.
+
+        Args:
+            files: of the model, under which is kept what was found; by default those that lie at its name.
 
         Raises:
             WeightsError: nothing can be read of it; see ``soundness``.
         """
-        self.sound = soundness_of(self.backend, self.name, files_of(self.name))
+        self.sound = soundness_of(self.backend, self.name, files_of(self.name) if files is None else files)
         self.backend.shape = replace(self.shape, lacking={**self.shape.lacking, **self.sound.lacking})
 
     @cached_property

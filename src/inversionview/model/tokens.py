@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from inversionview.core.errors import InputError, WeightsError
+from inversionview.model.chats import ChatTemplate
 from inversionview.model.framing import bos_stated, frame_of, plain_tokenizer, unprefixed
 from inversionview.model.pieces import Pieces, own_decoder
 
@@ -73,6 +74,8 @@ class Vocabulary:
         own_pad = None if pad is None or pad in unknowns else self._id(pad)
         beyond = max(self.size, self.eos + 1)
         self.pad: int = beyond if own_pad is None or own_pad in {self.eos, *named} else own_pad
+        self.chat: ChatTemplate | None = None
+        """What makes a text of messages; ``None``: its tokenizer has no template."""
         self.embedded: int | None = None
         """So many ids a model embeds, which may be fewer; ``None``: no model has said."""
 
@@ -248,7 +251,9 @@ class Vocabulary:
 
             return cls.from_transformers(load_tokenizer(str(folder), trust_remote_code=trust_remote_code))
         tokenizer, named = plain
-        return cls(tokenizer, *(named.get(f"{each}_token") for each in ("bos", "eos", "pad", "unk")))
+        made = cls(tokenizer, *(named.get(f"{each}_token") for each in ("bos", "eos", "pad", "unk")))
+        made.chat = ChatTemplate.in_folder(folder, named)
+        return made
 
     @classmethod
     def from_transformers(cls, tokenizer: Any) -> Vocabulary:
@@ -262,14 +267,10 @@ class Vocabulary:
             raise WeightsError(f"{type(tokenizer).__name__} is not a fast tokenizer: a tokenizer.json is needed.")
         copy = Tokenizer.from_str(backend.to_str())
         copy.encode_special_tokens = backend.encode_special_tokens  # of what is not written down
-        return cls(
-            copy,
-            tokenizer.bos_token,
-            tokenizer.eos_token,
-            tokenizer.pad_token,
-            tokenizer.unk_token,
-            adds_bos=bos_stated(tokenizer),
-        )
+        names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+        made = cls(copy, *names, adds_bos=bos_stated(tokenizer))
+        made.chat = ChatTemplate.of(tokenizer)
+        return made
 
 
 def fingerprint(vocabulary: Vocabulary) -> str:

@@ -52,6 +52,7 @@ def from_outside(model: ProbedModel, z: Float[Tensor, " numbers"], site: Site, s
 
 def queried(model: ProbedModel, ids: Sequence[int], position: int, site: Site) -> Query:
     """Return the query of an input's ids at a position and site; a head's with what it attends to."""
+    model.check_unchanged()
     ids = list(ids)
     z = model.activations(torch.tensor([ids]), [site], torch.tensor([[position]]))[0, 0, 0].float().cpu()
     strings = tuple(model.vocabulary.strings(ids))

@@ -62,6 +62,8 @@ def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
 
 def harvest_command(study: Study, site: Site | None) -> str:
     """Return the command that harvests a site of a study's texts, or all streams of the residual."""
+    if study.model.in_memory:
+        return f"iv.build_bank(study, sites={'x*.post' if site is None else site.short!r})"
     parts = [str(study.folder)] if study.folder else ["--model", study.spec.model]
     if not study.folder:
         told = {"texts": "", "field": "", "per": "line", "context": "128", "tokens": ""}
@@ -98,6 +100,8 @@ def _command(study: Study) -> str:
     """Return the command that builds the bank which the study's readings then find."""
     parts = ["inversionview", "bank", study.name, "--inputs", str(_rows(study))]
     own = study.definition
+    if study.model.in_memory:
+        return f"iv.build_bank(study, rows={_rows(study)})"
     if own.any_model and not study.spec.model and study.model.name != own.default_name:
         parts += ["--model", study.model.name]
     return shlex.join(parts)

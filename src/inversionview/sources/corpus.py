@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inversionview.sources.source import Source, Watch, keywords
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from inversionview.studies.study import Study
 
 
+@accepting
 def search(
     study: Study,
     query: Query,

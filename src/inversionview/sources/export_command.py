@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inversionview.core.errors import SettingError
+from inversionview.core.errors import SettingError, UnknownPositionError
 from inversionview.core.interruption import INTERRUPTED
+from inversionview.corpora.positions import span
 from inversionview.page.bundle import MOST, to_html
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import first_source, named, one_after_another
@@ -27,6 +28,7 @@ from inversionview.terminal.options import (
 )
 
 if TYPE_CHECKING:
+    from inversionview.model.chats import Messages
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.sources.source import Source
     from inversionview.studies.study import Study
@@ -37,7 +39,11 @@ class ReadingsOptions:
     """Positions and sites of several readings: the first of both, the second of both …; one goes with every other."""
 
     at: Annotated[
-        list[str] | None, typer.Option(help="A token, a named position or an index as '#8'; repeatable, as --site.")
+        list[str] | None,
+        typer.Option(
+            help="A token, a named position, an index as '#8', or a span of indices as 5:9: a reading of each of its tokens. "
+            "Repeatable, as --site. With --chat also user:0/TOKEN, assistant:START, user:-1/END."
+        ),
     ] = None
     site: Annotated[
         list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
@@ -89,7 +95,9 @@ def export(
     if source is not None:
         not_of_source(context, named(source))
     loaded, text = study_and_text(what, on, readings.site or (), source_named(texts))
-    queries = [loaded.query(text, at=at, site=site) for at, site in pairs]
+    queries = [query for at, site in pairs for query in spanned(loaded, text, at, site)]
+    if len(queries) > MOST:
+        raise SettingError(f"{len(queries)} readings are too many for one page: give at most {MOST}.")
     own = given(seconds=seconds)
     sources = [_sources(loaded, query, fixed, source) for query in queries]
     if not any(name in each.options for some in sources for each in some for name in own):
@@ -106,6 +114,25 @@ def export(
     if _interrupted(shown[-1]):
         err.print("Interrupted: the page shows what was found until then.")
         sys.exit(INTERRUPTED)
+
+
+def spanned(study: Study, text: str | Messages, at: str | None, site: str | None) -> list[Query]:
+    """Return the query of a text at a position, or those at each token of a span of indices.
+
+    Raises:
+        UnknownPositionError: there is no such position, or no token in the span.
+    """
+    indices = span(at)
+    try:
+        return [study.query(text, at=at, site=site)]
+    except UnknownPositionError:
+        if indices is None:
+            raise
+    whole = study.query(text, at=-1, site=site)
+    places = range(whole.position + 1)[indices]
+    if not places:
+        raise UnknownPositionError(f"There is no token in the span {at}: the input has tokens #0 to #{whole.position}.")
+    return [study.query(text, at=place, site=site) for place in places[: MOST + 1]]
 
 
 def _sources(study: Study, query: Query, fixed: str | None, source: str | None) -> list[Source]:

@@ -11,10 +11,12 @@ from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.merged import Asked, merged
 from inversionview.sources.registry import ALL, every, first_source, named, one_after_another, reading_now
 from inversionview.sources.source import SHOWN, Watch
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
+@accepting
 def read(
     study: Study,
     query: Query,

@@ -11,6 +11,7 @@ import numpy as np
 
 from inversionview.core.errors import InputError, SettingError
 from inversionview.sources.source import SHOWN, Source, Watch, keywords
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ _COUNTED = 3_000_000
 _OF_THE_GROUND = ("beta", "keep", "longer", "guided", "decoder")
 
 
+@accepting
 def walk(
     study: Study,
     query: Query,

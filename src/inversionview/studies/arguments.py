@@ -18,6 +18,7 @@ from inversionview.terminal.options import InputOptions, ModelOptions, TextsOpti
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.corpora.natural import TextSource
+    from inversionview.model.chats import Messages
     from inversionview.preimage.preimage import Query
     from inversionview.studies.study import Study
 
@@ -65,8 +66,13 @@ def source_named(given_texts: TextsOptions, default: str | None = None) -> TextS
 
 def study_and_text(
     what: InputOptions, on: ModelOptions, sites: Iterable[str | None] = (), texts: TextSource | None = None
-) -> tuple[Study, str]:
-    """Return what to read from ``STUDY TEXT``, or from ``--model MODEL TEXT``, with natural text or without."""
+) -> tuple[Study, str | Messages]:
+    """Return what to read from ``STUDY TEXT``, ``--model MODEL TEXT`` or ``--model MODEL --chat FILE``, with natural text or
+    without.
+    """
+    if what.chat is not None:
+        messages = _chat(what, on)
+        return loaded_study(None, on, sites, texts), messages
     if what.text is not None:
         return loaded_study(what.study or "", on, sites, texts), what.text
     if what.study is None or on.model is None or is_study(what.study):
@@ -85,12 +91,30 @@ def study_and_query(
     if activation.vector is None:
         study, text = study_and_text(what, on, [activation.site], texts)
         return study, study.query(text, at=activation.position, site=activation.site)
-    if what.text is not None or (on.model is not None and what.study is not None) or activation.position is not None:
+    texted = what.text is not None or what.chat is not None or (on.model is not None and what.study is not None)
+    if texted or activation.position is not None:
         raise SettingError("A vector comes without a text and a position: leave these out, or --vector.")
     if what.study is None and on.model is None:
         raise SettingError("Say what the vector is of: a study, or --model (and --texts to search).")
     study = loaded_study(what.study, on, [activation.site], texts)
     return study, study.query(vector=activation.vector, site=activation.site)
+
+
+def _chat(what: InputOptions, on: ModelOptions) -> Messages:
+    """Return the messages of ``--chat``.
+
+    Raises:
+        SettingError: a study or a text is given, too, or no model.
+        InputError: the file holds no messages.
+    """
+    from inversionview.model.chats import check_messages
+    from inversionview.records.chats import read_messages
+
+    if on.model is None or what.study is not None:
+        raise SettingError(
+            "--chat is what --model reads, in place of STUDY and TEXT: give it and --model, and neither of these."
+        )
+    return check_messages(read_messages(what.chat or ""), str(what.chat))
 
 
 def check_sites_of(study: str | None, model: str | None, sites: Iterable[str | None]) -> None:

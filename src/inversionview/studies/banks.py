@@ -12,10 +12,12 @@ from inversionview.core.errors import BankError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance, check_distance
 from inversionview.model.sites.patterns import expand
+from inversionview.studies.accepting import accepting
 from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
+@accepting
 def build_bank(
     study: Study,
     folder: str | Path | None = None,
@@ -49,6 +51,7 @@ def build_bank(
     )
 
 
+@accepting
 def check_bank(study: Study, folder: str | Path | None = None, *, report: Progress | None = None) -> ActivationBank:
     """Read a bank whole, in ``folder``, the run's or the user's cache, and return it if it is as it was written.
 

@@ -33,7 +33,8 @@ DISTANCE: Distance = "cosine-normed"
 def load(
     name: str | Path | None = None,
     *,
-    model: str | Path | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
     texts: str | Path | TextSource | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
@@ -45,9 +46,11 @@ def load(
     Args:
         name: ``"counting"``, ``"addition"``, ``"ioi"``, ``"facts"`` or the folder of a run; ``None`` for a model alone.
         model: of ``counting`` and ``addition`` another checkpoint of the same vocabulary; of ``ioi`` and ``facts`` any language
-            model, by default SmolLM2-135M; alone any causal LM, by the cosine under the norm that reads the stream.
+            model, by default SmolLM2-135M; alone any causal LM, by the cosine under the norm that reads the stream. A folder,
+            hub name or GGUF file, or a model that is in memory already; see ``ProbedModel.wrap``.
+        tokenizer: of a model in memory, where it has none beside it.
         texts: with a model and no study: natural text, every token of which can be found; see ``TextSource``.
-        device: where to run.
+        device: where to run; one in memory stays where it is, and as it is.
         dtype: of the weights; by default the run's, else float32.
         report: called with the share of the texts that was read, where they are cut into windows for the first time.
         options: of a language model's study, for its inputs: ``names`` of ``ioi``; ``facts`` of ``facts``, a
@@ -62,18 +65,19 @@ def load(
     if name is None:
         if model is None:
             raise UnknownStudyError(f"Name a study ({', '.join(STUDIES)}), the folder of a run, or a model.")
-        probed = ProbedModel.from_pretrained(model, device=device, dtype=dtype or torch.float32)
-        return _alone(probed, str(model)) if texts is None else on_texts(probed, str(model), texts, report)
+        probed = _opened(model, tokenizer, device, dtype or torch.float32)
+        return _alone(probed, probed.name) if texts is None else on_texts(probed, probed.name, texts, report)
     if texts is not None:
         raise SettingError(f"Texts are read with a model alone, and {name} has inputs of its own: leave out one of the two.")
     text = str(name)
     spec, run = stated(name)
-    if run is not None and not model:
+    if run is not None and model is None:
         check_model(spec, run)
     definition = defined(spec.inputs)
     if options and not definition.options:
         raise SettingError(f"The inputs of {text} have no options: leave out {', '.join(options)}.")
-    probed = _probed(definition, model or spec.model, device, dtype or PRECISIONS[spec.dtype])
+    named = spec.model if model is None else model
+    probed = _probed(definition, named, tokenizer, device, dtype or PRECISIONS[spec.dtype])
     spec = spec.model_copy(
         update={"options": {**spec.options, **definition.kept_options(options)}, "site": spec.site or _last(spec, probed)}
     )
@@ -81,19 +85,28 @@ def load(
         probed.vocabulary.begin(probed.vocabulary.former or 0)
     study = Study(text, spec, probed, run)
     if definition.any_model:
-        longest = study.inputs.max_length  # what does not do for this model is told now
-        if longest > probed.shape.max_length:
-            raise InputError(
-                f"The longest input of {text} has {longest} tokens, the model reads {probed.shape.max_length}: leave long ones "
-                "out."
-            )
+        _check_length(study)
     return study
+
+
+def _check_length(study: Study) -> None:
+    """Raise ``InputError`` where inputs do not do for this model; else that would be told later."""
+    longest, most = study.inputs.max_length, study.model.shape.max_length
+    if longest > most:
+        raise InputError(
+            f"The longest input of {study.name} has {longest} tokens, the model reads {most}: leave long ones out."
+        )
+
+
+def _place(model: ProbedModel) -> str:
+    """Return where a model lies, as its study states it; nowhere, if it is in memory."""
+    return "" if model.in_memory else model.name
 
 
 def _alone(model: ProbedModel, name: str) -> Study:
     """Return a model alone, every site of which is read by walks."""
     every = [site.short for site in model.sites]
-    return Study(name, StudySpec(inputs="none", model=name, sites=every, site=every[-1], distance=DISTANCE), model)
+    return Study(name, StudySpec(inputs="none", model=_place(model), sites=every, site=every[-1], distance=DISTANCE), model)
 
 
 def on_texts(model: ProbedModel, name: str, texts: str | Path | TextSource, report: Progress | None = None) -> Study:
@@ -101,20 +114,33 @@ def on_texts(model: ProbedModel, name: str, texts: str | Path | TextSource, repo
     source = texts if isinstance(texts, TextSource) else TextSource(str(texts))
     windows = opened(source, model, report)
     every = [site.short for site in model.sites]
-    spec = StudySpec(inputs="windows", options=options_of(source), model=name, sites=every, site=every[-1], distance=DISTANCE)
+    spec = StudySpec(
+        inputs="windows", options=options_of(source), model=_place(model), sites=every, site=every[-1], distance=DISTANCE
+    )
     made = Study(name, spec, model)
     made.inputs = windows  # as its definition would open them
     return made
 
 
-def _probed(definition: Definition, model: str | Path, device: str, dtype: torch.dtype) -> ProbedModel:
-    """Return the probed model of a study: the one that is named, else the study's default."""
-    default = not model
+def _opened(model: Any, tokenizer: Any, device: str, dtype: torch.dtype, vocabulary: Vocabulary | None = None) -> ProbedModel:
+    """Return a model that is named, or one in memory."""
+    if isinstance(model, ProbedModel):
+        return model
+    if not isinstance(model, str | Path):
+        return ProbedModel.wrap(model, vocabulary if tokenizer is None else tokenizer)
+    if tokenizer is not None:
+        raise SettingError(f"The tokenizer of {model} lies beside it: give one with a model in memory alone.")
+    return ProbedModel.from_pretrained(model, device=device, dtype=dtype, vocabulary=vocabulary)
+
+
+def _probed(definition: Definition, model: Any, tokenizer: Any, device: str, dtype: torch.dtype) -> ProbedModel:
+    """Return the probed model of a study: the one that is named or given, else the study's default."""
+    default = isinstance(model, str) and not model
     if definition.ships_model and default:
         check_shipped(f"{definition.name}/model")
     shipped = Vocabulary.from_folder(shipped_path(definition.name, "model")) if definition.ships_model else None
     where = definition.default_model() if default else model
-    probed = ProbedModel.from_pretrained(where, device=device, dtype=dtype, vocabulary=shipped)
+    probed = _opened(where, tokenizer, device, dtype, shipped)
     if default:
         probed.name = definition.default_name
     if definition.ships_model:
@@ -137,9 +163,17 @@ def check_vocabulary(model: ProbedModel, definition: Definition) -> None:
 
 
 def keep(study: Study, folder: Path) -> None:
-    """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study; its windows, too."""
+    """Write ``study.json`` into a run's folder that has none, so that ``load`` reads it as this study; its windows, too.
+
+    Raises:
+        WeightsError: its model lies nowhere.
+    """
     if (folder / "study.json").exists():
         return
+    if study.model.in_memory:
+        raise WeightsError(
+            f"{study.model.name} is in memory alone: save it (save_pretrained) and load it from there to keep a run."
+        )
     path = study.spec.model or ("" if default_model_called(study.model.name) else str(study.model_path.resolve()))
     here = Path(path).expanduser()
     path = str(here.resolve()) if path and here.exists() else path

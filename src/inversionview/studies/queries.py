@@ -11,12 +11,14 @@ from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
 from inversionview.preimage.query import queried
+from inversionview.studies.accepting import accepting
 from inversionview.studies.study import Study
 
 _QUERY_BYTES = 4096
 """Of a query's tokens and strings."""
 
 
+@accepting
 def random_queries(
     study: Study, count: int, *, at: str | int | None = None, site: str | Site | None = None, seed: int = 0
 ) -> list[Query]:

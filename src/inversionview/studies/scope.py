@@ -49,7 +49,9 @@ def resolved(
 
     Raises:
         SettingError: ε is out of range, or cannot be told of many queries or without a corpus; there is no such distance.
+        MismatchError: the model was changed since it was wrapped.
     """
+    study.model.check_unchanged()
     advice = _advised(study, site)
     chosen = (advice.distance if advice else study.spec.distance) if distance is None else check_distance(distance)
     learn(study, [chosen], study.sites if site is None else [site], report)

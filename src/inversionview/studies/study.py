@@ -25,6 +25,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
 from inversionview.decoder.decoder import Decoder
+from inversionview.model.chats import Messages, found_in
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site
@@ -132,7 +133,7 @@ class Study:
 
     def query(
         self,
-        text: str | None = None,
+        text: str | Messages | None = None,
         at: str | int | None = None,
         site: str | Site | None = None,
         *,
@@ -141,9 +142,9 @@ class Study:
         """Return the query: ``text`` run through the probed model and read at one position and site, or a vector from outside.
 
         Args:
-            text: an input, without or with BOS and EOS.
+            text: an input, without or with BOS and EOS; or messages of a chat, see ``model.chats``.
             at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
-                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted.
+                where texts are run with one) being 0; −1 is the last token of the text, EOS not counted. See ``Chat.place``.
             site: any of the three name styles of ``Site``.
             vector: in place of a text: an activation at the site that comes from elsewhere, ``[numbers]``, or what names one in
                 a file, ``PATH[:key][[row]]``; its input is not known.
@@ -162,10 +163,9 @@ class Study:
         ids, position = self.located(text, at)
         return queried(self.model, ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
 
-    def located(self, text: str, at: str | int | None) -> tuple[list[int], int]:
-        """Return a text's ids and the index of ``at``, by default the study's own position."""
-        ids = self.model.encode(text)
-        return ids, self.locate(ids, self.spec.at if at is None else at)
+    def located(self, text: str | Messages, at: str | int | None) -> tuple[list[int], int]:
+        """Return a text's or chat's ids and the index of ``at``, by default the study's own position."""
+        return found_in(self.model, text, self.spec.at if at is None else at, self.locate)
 
     def bank(
         self,
@@ -185,8 +185,9 @@ class Study:
                 seconds; so does one of a study where they are not all its own.
 
         Raises:
-            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or another model's.
+            BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or not of the model as it is now.
         """
+        self.model.check_unchanged()
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:

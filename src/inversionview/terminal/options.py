@@ -28,13 +28,22 @@ TableOpt = Annotated[list[Path] | None, typer.Option("--out", help="Write .csv, 
 BareStudyArg = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study or the folder of a run; leave it out with --model alone.")
 ]
+ChatOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--chat",
+        help='With --model, in place of TEXT: a JSON list of {"role", "content"}, put into the model\'s chat template. After a '
+        "last message that is not the assistant's, its answer begins.",
+    ),
+]
 BareTextArg = Annotated[str | None, typer.Argument(metavar="TEXT", help="The input whose activation is read.")]
 StudyArg = Annotated[str, typer.Argument(help="A study (counting, addition, ioi, facts) or the folder of a run.")]
 TextArg = Annotated[str, typer.Argument(help="The input whose activation is read.")]
 AtOpt = Annotated[
     str | None,
     typer.Option(
-        help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's last."
+        help="A token, a named position (A1, END, query) or an index as '#8': #0 is the first (mostly BOS), -1 the text's "
+        "last. With --chat also user:0/TOKEN, assistant:START, user:-1/END."
     ),
 ]
 IndexOpt = Annotated[
@@ -75,6 +84,7 @@ class InputOptions:
 
     study: BareStudyArg = None
     text: BareTextArg = None
+    chat: ChatOpt = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from inversionview.core.progress import Progress
 from inversionview.corpora.contrasts import held_out
 from inversionview.corpora.filters import as_listed, feature_names, parse_filters
 from inversionview.intervene.activations import parse_activations
+from inversionview.studies.accepting import accepting
 from inversionview.studies.study import Study
 
 
+@accepting
 def ablate(
     study: Study,
     activations: Sequence[str],

@@ -21,6 +21,7 @@ from inversionview.preimage.preimage import Preimage, Query
 from inversionview.sources.registry import every, named, one_of
 from inversionview.sources.settings import Setting
 from inversionview.sources.source import Source
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
@@ -28,6 +29,7 @@ ALL = "all"
 """Every input of a study, listed: what the sources are held against."""
 
 
+@accepting
 def agree(
     study: Study,
     query: Query,

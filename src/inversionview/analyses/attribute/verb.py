@@ -11,9 +11,11 @@ from inversionview.analyses.attribute.result import Attributions, RateTable
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.preimage.preimage import Query
+from inversionview.studies.accepting import accepting
 from inversionview.studies.study import Study
 
 
+@accepting
 def attribute(
     study: Study,
     query: Query | str,
@@ -49,6 +51,7 @@ def attribute(
     return Attributions(tuple(found))
 
 
+@accepting
 def rates(
     study: Study,
     what: str | None = None,

@@ -11,11 +11,13 @@ from inversionview.analyses.bits.result import Curves
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Distance
 from inversionview.model.sites.patterns import expand
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
+@accepting
 def bits(
     study: Study,
     epsilons: Sequence[float],

@@ -24,6 +24,7 @@ from inversionview.intervene.stand_in import PatchedToken
 from inversionview.model.distances.metric import Metric
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
+from inversionview.studies.accepting import accepting
 from inversionview.studies.calibrated import calibration_path, keep, read_kept
 from inversionview.studies.statistics import corpus_name, learn
 from inversionview.studies.study import Study
@@ -38,6 +39,7 @@ _LEAST = 3
 """Different activations without which nothing can be ranked."""
 
 
+@accepting
 def calibrate(
     study: Study,
     *,

@@ -12,11 +12,13 @@ from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance, Epsilon
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
+from inversionview.studies.accepting import accepting
 from inversionview.studies.queries import random_queries
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
+@accepting
 def complete(
     study: Study,
     queries: Sequence[Query] | int = 8,

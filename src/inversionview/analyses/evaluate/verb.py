@@ -5,10 +5,12 @@ from __future__ import annotations
 from inversionview.analyses.evaluate.result import GoodRatio
 from inversionview.core.progress import Progress
 from inversionview.decoder.evaluation import good_ratio
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
+@accepting
 def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 0, report: Progress | None = None) -> GoodRatio:
     """Return the decoder's good ratio, ``{"mean": …, "sites": {"a0.0": …}}``, on held-out queries: the share of samples
     inside the study's ε.

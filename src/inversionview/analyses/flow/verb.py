@@ -12,10 +12,12 @@ from inversionview.analyses.flow.result import Flow
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.corpora.contrasts import check_target
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
+@accepting
 def flow(
     study: Study,
     target: str | None = None,

@@ -14,11 +14,13 @@ from inversionview.core.errors import SettingError
 from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.corpora.windows import WindowInputs
 from inversionview.model.sites.patterns import expand
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
+@accepting
 def inform(
     study: Study,
     *,

@@ -18,6 +18,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.scope import OWN, Distance, Epsilon
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
@@ -35,6 +36,7 @@ class Compared(TypedDict, total=False):
     """Inputs outside, which a statement is tested on, begin at ``gap`` · ε."""
 
 
+@accepting
 def interpret(
     study: Study,
     queries: int | Sequence[str] = 10,

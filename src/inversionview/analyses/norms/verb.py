@@ -14,6 +14,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.ranges import whole
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
+from inversionview.studies.accepting import accepting
 from inversionview.studies.statistics import corpus_name, sampled
 from inversionview.studies.study import Study
 
@@ -23,6 +24,7 @@ _NUMBERS = 2**29
 """Numbers in memory at once."""
 
 
+@accepting
 def norms(
     study: Study, *, sites: str | Sequence[str | Site] | None = None, tokens: int = _TOKENS, report: Progress | None = None
 ) -> Norms:

@@ -13,11 +13,13 @@ from inversionview.core.progress import Progress
 from inversionview.corpora.contrasts import Pairs, TextPair, held_out, read_pairs, study_pairs, text_pairs
 from inversionview.corpora.filters import as_listed, feature_names, parse_filters
 from inversionview.intervene.activations import parse_activations
+from inversionview.studies.accepting import accepting
 from inversionview.studies.study import Study
 
 Contrast = str | Path | Iterable[TextPair] | Callable[[str], TextPair | None]
 
 
+@accepting
 def pairs(
     study: Study,
     contrast: Contrast | None = None,
@@ -63,6 +65,7 @@ def pairs(
     return text_pairs(contrast, study.model.encode, study.positions, names)
 
 
+@accepting
 def patch(
     study: Study,
     activations: Sequence[str] | None = None,

@@ -11,10 +11,12 @@ from inversionview.bank.store import ActivationBank
 from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.preimage.preimage import Query
+from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
 
+@accepting
 def threshold(
     study: Study,
     query: Query,
