@@ -15,8 +15,10 @@ from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import PairSource, nothing, pick_pairs, written_tokens
 from inversionview.decoder.scratch import ScratchDecoder
+from inversionview.decoder.spelling import longest_spelt, pieces_of
 from inversionview.decoder.whitening import fit_site
 from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import Vocabulary
 
 _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
@@ -67,7 +69,9 @@ def new_decoder(
         "vocabulary": size, "max_length": inputs.max_length + int(unread), "bos": vocabulary.eos if unread else vocabulary.bos,
         "eos": vocabulary.eos, "pad": vocabulary.pad, "unread": unread, "fingerprint": model.fingerprint, "model": model.name,
     }  # fmt: skip
-    if size > _LARGE and "tokens" not in sizes:
+    if source.prefix:
+        made |= _of_prefixes(source, vocabulary, scratch=not sizes.get("base"))
+    elif size > _LARGE and "tokens" not in sizes:
         made["tokens"], made["shares"] = written_tokens(inputs)
     config = DecoderConfig(**{**made, **sizes})
     if config.base and not vocabulary.ended:
@@ -84,7 +88,19 @@ def new_decoder(
     else:
         decoder = ScratchDecoder(config)
     fit_whitening(decoder, source, seed)
-    return decoder.to(model.device)
+    return decoder.speak(vocabulary).to(model.device)
+
+
+def _of_prefixes(source: PairSource, vocabulary: Vocabulary, *, scratch: bool) -> dict[str, Any]:
+    """Return what is set of a decoder of what precedes: from scratch it writes pieces, backwards, for z knows the end best."""
+    unread = int(vocabulary.bos is None)
+    made: dict[str, Any] = {"prefix": source.prefix, "max_length": source.prefix + 1 + unread, "backwards": scratch}
+    tokens = pieces_of(source.inputs, vocabulary) if scratch else ()
+    if not tokens:
+        made["tokens"], made["shares"] = written_tokens(source.inputs)
+        return made
+    longest = longest_spelt(source.inputs, vocabulary, tokens, source.prefix)
+    return {**made, "tokens": tokens, "respelled": True, "max_length": max(longest, source.prefix + 1) + unread}
 
 
 def _numbers(config: DecoderConfig) -> int:

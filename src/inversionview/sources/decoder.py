@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from inversionview.core.errors import MismatchError, SettingError, WeightsError
@@ -49,7 +50,8 @@ def sample(
         settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
         each: candidates of each setting.
         weighed: draws that bits and shares are told by; 0: neither is.
-        fixed: compare this position only, in place of the minimum over positions.
+        fixed: compare this position only, in place of the minimum over positions or, where the decoder was trained on natural
+            text and writes what precedes, of the last token.
         seed: the same seed gives the same preimage.
         report: called with the share of the work that is done, and a note.
         found: called with a first look, drawn and measured ahead; see ``sampled_preimage``.
@@ -60,6 +62,7 @@ def sample(
         UnknownPositionError: ``fixed`` is no named position, and none of the query; or no candidate has it.
         MismatchError: the decoder belongs to another probed model.
     """
+    from inversionview.corpora.positions import last_of
     from inversionview.sources.noted import noted
     from inversionview.sources.sampled import sampled_preimage
 
@@ -68,7 +71,9 @@ def sample(
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
     if fixed is not None and str(fixed) not in study.position_names:
         study.locate(query.ids, fixed)
+    ended = fixed is None and bool(study.decoder.config.prefix)  # what precedes was written, to where it is read
     within = replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed))
+    within = replace(within, at=partial(last_of, vocabulary=study.model.vocabulary)) if ended else within
     made = sampled_preimage(
         study.decoder,
         study.model,
@@ -81,7 +86,7 @@ def sample(
         report=report,
         found=found,
     )
-    return noted(study, _told(study, made, within, weighed, seed), fixed)
+    return noted(study, _told(study, made, within, weighed, seed), "END" if ended else fixed)
 
 
 def _told(study: Study, made: Preimage, scope: Scope[Any], count: int, seed: int) -> Preimage:

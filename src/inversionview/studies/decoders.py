@@ -67,4 +67,4 @@ def opened_decoder(name: str, inputs: str, run: Path | None, model: ProbedModel)
             f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {model.name}"
             ": train one for this model with `inversionview train`, or leave --model out."
         )
-    return decoder
+    return decoder.speak(model.vocabulary)
