@@ -29,7 +29,11 @@ _READ = 2**14
 
 
 class Occurrences:
-    """The occurrences of a bank of natural text in the windows of the train split, see the module's text."""
+    """The occurrences of a bank of natural text in the windows of the train split, see the module's text.
+
+    Attributes:
+        rows: which rows of the bank they are.
+    """
 
     positions: tuple[str, ...] = ()
     held = True
@@ -48,11 +52,11 @@ class Occurrences:
         _, starts, which = np.unique(windows, return_index=True, return_inverse=True)
         lengths = first + rows - starts[which] + 1
         self.prefix = int(min(LONGEST, lengths.max()))
-        self._rows = rows[(windows < len(self.inputs.split("train"))) & (lengths <= LONGEST)]
+        self.rows = rows[(windows < len(self.inputs.split("train"))) & (lengths <= LONGEST)]
 
     def draw(self, count: int, seed: Sequence[int]) -> Drawn:
         """See ``PairSource.draw``: each row is a prefix, of which only the last token may be taken."""
-        rows = np.sort(self._rows[np.random.default_rng(list(seed)).integers(len(self._rows), size=count)])
+        rows = np.sort(self.rows[np.random.default_rng(list(seed)).integers(len(self.rows), size=count)])
         tokens, last = self._prefixes(rows)
         return Drawn(tokens, np.arange(tokens.shape[1]) == last[:, None], rows)
 
@@ -81,11 +85,11 @@ class Occurrences:
     @property
     def population(self) -> int | None:
         """See ``PairSource.population``."""
-        return len(self._rows)
+        return len(self.rows)
 
     def candidates(self, balls: Sequence[Ball], count: int, seed: Sequence[int], asked: npt.NDArray[np.bool_]) -> Candidates:
         """See ``PairSource.candidates``: of a bank that holds no more than so many, all."""
-        rows = self._rows[np.random.default_rng(list(seed)).permutation(len(self._rows))[:count]]
+        rows = self.rows[np.random.default_rng(list(seed)).permutation(len(self.rows))[:count]]
         found: list[Tensor | None] = [None] * len(self.sites)
         for number, (site, ball) in enumerate(zip(self.sites, balls, strict=True)):
             if asked[number]:
