@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from inversionview.bank import folders
-from inversionview.core.errors import SettingError
+from inversionview.bank.store import ActivationBank
+from inversionview.core.errors import SettingError, UnknownSiteError
 from inversionview.decoder.training import TrainConfig, train
 from inversionview.model.sites.patterns import expand, select
+from inversionview.model.sites.site import Site
 from inversionview.runs.train import LM_POOL, Reading, Watch, sparing
 from inversionview.studies.load import load
 from inversionview.studies.spec import read_spec
@@ -63,7 +65,7 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
     with watch.alone(folder):
         study = load(folder, device=reading.device, dtype=reading.dtype)
         bank = study.bank(folder)
-        sites = select(expand(reading.sites or list(bank.sites), bank.sites), reading.layers, reading.heads)
+        sites = select(_held(bank, reading.sites), reading.layers, reading.heads)
         base = bool(options.get("base"))
         config = replace(
             sparing(config, len(sites)),
@@ -79,3 +81,20 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
             bank=bank, report=watch.report, accelerator=watch.accelerator, **sizes,
         )  # fmt: skip
     return study
+
+
+def _held(bank: ActivationBank, patterns: str | None) -> list[Site]:
+    """Return the sites of a bank that patterns mean, by default all.
+
+    Raises:
+        UnknownSiteError: the bank does not hold one, or the model has none of that name.
+    """
+    try:
+        return expand(patterns or bank.sites, bank.sites)
+    except UnknownSiteError as error:
+        wanted = expand(patterns or bank.sites, bank.model.sites)  # a name that means nothing is told as everywhere
+        held, lacking = bank.manifest.sites, [site.short for site in wanted if site not in bank.sites]
+        raise UnknownSiteError(
+            f"The bank {bank.folder} holds {', '.join(held)}, not {lacking[0]}: name sites that it holds, or harvest others "
+            "into a run of their own with `inversionview bank`."
+        ) from error
