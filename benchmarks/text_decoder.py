@@ -35,7 +35,7 @@ import inversionview as iv
 from inversionview.corpora.positions import last_of
 from inversionview.decoder.balls.candidates import Ball, Candidates
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.occurrences import Occurrences, prefixes
+from inversionview.decoder.occurrences import BankedPrefixes, prefixes
 from inversionview.decoder.sampling import sample
 from inversionview.model.measure import distance_to
 from inversionview.model.sites.site import Site
@@ -48,7 +48,7 @@ def f1(one: Sequence[int], other: Sequence[int]) -> float:
     return 2 * shared / (len(one) + len(other))
 
 
-def held_out(study: iv.Study, source: Occurrences, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
+def held_out(study: iv.Study, source: BankedPrefixes, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Prefixes of random occurrences of the test windows, where each ends, and how many were passed over."""
     inputs, rng = study.inputs, np.random.default_rng(seed)
     windows = inputs.tokens(rng.permutation(inputs.split("test")))
@@ -136,14 +136,14 @@ def with_shown(
 def judged(study: iv.Study, told: argparse.Namespace) -> list[dict[str, object]]:
     decoder, bank = study.decoder, study.bank(study.folder)
     sites = [Site.parse(name) for name in decoder.config.sites]
-    source, model = Occurrences(bank, sites), study.model
+    source, model = BankedPrefixes(bank, sites), study.model
     truth, last, passed = held_out(study, source, told.queries, told.seed)
     print(
         f"{len(source.rows):,} trained occurrences; {passed} of {passed + len(truth)} queries passed over, their prefix is one."
     )
     zs, rows = model.harvest(truth, sites, last[:, None])[:, :, 0].float().cpu(), []
     for number, site in enumerate(sites):
-        one, z = Occurrences(bank, [site]), zs[number]
+        one, z = BankedPrefixes(bank, [site]), zs[number]
         ball = Ball(model.metric(told.distance, site), told.epsilon, model.width(site), model.frame(site))
         held = one.candidates([ball], len(one.rows), (told.seed,), np.array([True]))
         near = nearest(held, ball, z, max(1, told.shown))

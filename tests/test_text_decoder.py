@@ -22,7 +22,7 @@ from inversionview.decoder import spelling
 from inversionview.decoder.balls.balls import Balls
 from inversionview.decoder.batches import make_pool
 from inversionview.decoder.config import DecoderConfig
-from inversionview.decoder.occurrences import Occurrences
+from inversionview.decoder.occurrences import BankedPrefixes
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scratch import ScratchDecoder
@@ -115,7 +115,7 @@ def body(row: Any, study: iv.Study) -> list[int]:
 def test_pairs_are_an_activation_and_what_precedes_it(root: Path) -> None:
     study = iv.load(root / "run")
     bank = study.bank()
-    source = Occurrences(bank, bank.sites)
+    source = BankedPrefixes(bank, bank.sites)
     drawn = source.draw(60, (0, 1))
     at, rows = drawn.allowed.argmax(1), np.arange(60)
     assert (drawn.allowed.sum(1) == 1).all(), "an activation may be taken at the last token alone"
@@ -133,7 +133,7 @@ def test_no_window_of_the_test_split_is_trained_on(llama: Path) -> None:
     study = iv.load(llama / "run")
     bank = study.bank()
     every = bank.places.inputs_of(np.arange(len(bank)))
-    trained = bank.places.inputs_of(Occurrences(bank, bank.sites).rows)
+    trained = bank.places.inputs_of(BankedPrefixes(bank, bank.sites).rows)
     held = round(0.05 * len(study.inputs))
     assert set(trained) == set(every) - set(range(len(study.inputs) - held, len(study.inputs)))
     tested = {tuple(row) for row in study.inputs.tokens(study.inputs.split("test")).tolist()}
@@ -149,7 +149,7 @@ def test_no_window_of_the_test_split_is_trained_on(llama: Path) -> None:
 def test_bos_tells_nothing(root: Path) -> None:
     study = iv.load(root / "run")
     bank = study.bank()
-    source = Occurrences(bank, bank.sites)
+    source = BankedPrefixes(bank, bank.sites)
     drawn, bos = source.draw(4, (0, 2)), study.model.vocabulary.bos
     z = source.read(drawn, np.arange(4), np.full(4, -1 if bos is None else 0), np.array([0, 1, 0, 1]))
     for vector, site in zip(z, [*SITES, *SITES], strict=True):
@@ -161,7 +161,7 @@ def test_members_of_a_ball_are_all_that_brute_force_finds(llama: Path) -> None:
     """Each input of a pool of ball pairs is inside, measured where it ends; alone are those near which no other prefix lies."""
     study = iv.load(llama / "run")
     bank = study.bank()
-    source = Occurrences(bank, bank.sites[:1])
+    source = BankedPrefixes(bank, bank.sites[:1])
     config = TrainConfig(minutes=None, steps=1, batch=16, pool=8, pairs_per_input=1, members=2, distance="cosine", epsilon=0.15,
                          bos_share=0.0)  # fmt: skip
     balls = Balls(source, study.model, config)

@@ -28,7 +28,7 @@ _READ = 2**14
 """Vectors read at once."""
 
 
-class Occurrences:
+class BankedPrefixes:
     """The occurrences of a bank of natural text in the windows of the train split, see the module's text.
 
     Attributes:
@@ -105,10 +105,11 @@ class Occurrences:
     def _prefixes(self, rows: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:
         """Return what precedes some occurrences, ``[row, prefix + 1]``, EOS after it; and where each ends."""
         tokens, at = self.bank.located(rows, (ALL,))
-        return prefixes(tokens, at[:, 0], self.prefix + 1, self.inputs.eos, self.inputs.pad), at[:, 0]
+        vocabulary = self.bank.model.vocabulary
+        return prefixes(tokens, at[:, 0], self.prefix + 1, vocabulary.eos, vocabulary.pad), at[:, 0]
 
 
-def prefixes(tokens: Ids, last: Ids, width: int, eos: int | None, pad: int) -> Ids:
+def prefixes(tokens: Ids, last: Ids, width: int, eos: int, pad: int) -> Ids:
     """Return the tokens of each row up to and including ``last``, and EOS, padded to ``width``."""
     out = np.full((len(tokens), width), pad, dtype=np.int64)
     shown = min(width, tokens.shape[1])
@@ -130,4 +131,4 @@ def banked(bank: ActivationBank, sites: Sequence[Site], telling: npt.NDArray[np.
             f"The bank {bank.folder} holds every token of its inputs, but decoders are trained at named positions: build one "
             "of these."
         )
-    return Occurrences(bank, sites)
+    return BankedPrefixes(bank, sites)

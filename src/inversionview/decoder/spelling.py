@@ -41,7 +41,7 @@ class Spelling:
 
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary) -> None:
         self.vocabulary, self.config, self.given = vocabulary, config, len(vocabulary.front)
-        self._parts, self._starts = _spelt_parts(config, merges_of(vocabulary)) if config.respelled else (None, None)
+        self._parts = _spelt_parts(config, merges_of(vocabulary)) if config.respelled else None
 
     def spelt(self, tokens: Ids) -> Ids:
         """Return inputs, ``[row, pos]``, as the decoder writes them, ``[row, input_length]``: cut where they are longer."""
@@ -69,13 +69,14 @@ class Spelling:
         tokens = np.take_along_axis(tokens, order, axis=1)
         real = np.arange(tokens.shape[1]) < length[:, None]
         row, owner, ids = np.nonzero(real)[0], order[real], tokens[real]
-        if self._parts is not None and self._starts is not None:
-            first, count = self._starts[ids], np.diff(self._starts)[ids]
+        if self._parts is not None:
+            parts, starts = self._parts
+            first, count = starts[ids], np.diff(starts)[ids]
             which = np.repeat(np.arange(len(ids)), count)
             nth = np.arange(len(which)) - np.repeat(count.cumsum() - count, count)
             if self.config.backwards:
                 nth = count[which] - 1 - nth
-            row, owner, ids = row[which], owner[which], self._parts[first[which] + nth]
+            row, owner, ids = row[which], owner[which], parts[first[which] + nth]
         width = self.config.input_length
         place = np.arange(len(ids)) - np.searchsorted(row, np.arange(len(tokens)))[row]
         kept = place < width

@@ -62,18 +62,13 @@ def sample(
         UnknownPositionError: ``fixed`` is no named position, and none of the query; or no candidate has it.
         MismatchError: the decoder belongs to another probed model.
     """
-    from inversionview.corpora.positions import last_of
     from inversionview.sources.noted import noted
     from inversionview.sources.sampled import sampled_preimage
 
     if weighed:
         whole(weighed, "The number of draws that bits are told by")
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
-    if fixed is not None and str(fixed) not in study.position_names:
-        study.locate(query.ids, fixed)
-    ended = fixed is None and bool(study.decoder.config.prefix)  # what precedes was written, to where it is read
-    within = replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed))
-    within = replace(within, at=partial(last_of, vocabulary=study.model.vocabulary)) if ended else within
+    within, fixed = _compared(study, query, scope, fixed)
     made = sampled_preimage(
         study.decoder,
         study.model,
@@ -86,7 +81,18 @@ def sample(
         report=report,
         found=found,
     )
-    return noted(study, _told(study, made, within, weighed, seed), "END" if ended else fixed)
+    return noted(study, _told(study, made, within, weighed, seed), fixed)
+
+
+def _compared(study: Study, query: Query, scope: Scope[Any], fixed: str | int | None) -> tuple[Scope[Any], str | int | None]:
+    """Return how samples are compared, and at which position: what precedes was written to where it is read, so at its end."""
+    from inversionview.corpora.positions import last_of
+
+    if fixed is None and study.decoder.config.prefix:
+        return replace(scope, at=partial(last_of, vocabulary=study.model.vocabulary)), "END"
+    if fixed is not None and str(fixed) not in study.position_names:
+        study.locate(query.ids, fixed)
+    return replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed)), fixed
 
 
 def _told(study: Study, made: Preimage, scope: Scope[Any], count: int, seed: int) -> Preimage:
