@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,10 @@ from inversionview.model.measure import distance_to
 from inversionview.model.sites.site import Site
 
 MEASURES = ("good ratio", "F1", "F1 of the last four", "last", "D")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def f1(one: Sequence[int], other: Sequence[int]) -> float:
@@ -168,7 +173,7 @@ def judged(study: iv.Study, told: argparse.Namespace) -> list[dict[str, object]]
             texts = [[[t for t in row if t != study.inputs.pad] for row in held.tokens[rows].tolist()] for rows in near]
             found[f"decoder, shown {told.shown}"] = judge.of(with_shown(decoder, z, number, told.samples, told.seed, texts))
         speed, threads = len(z) * told.samples / seconds, torch.get_num_threads()
-        print(f"{site.short}: {speed:.1f} samples/s drawn and verified, {threads} threads")
+        say(f"{site.short}: {speed:.1f} samples/s drawn and verified, {threads} threads")
         rows += [summary(site.short, name, values) for name, values in found.items()]
     return rows
 
@@ -176,9 +181,11 @@ def judged(study: iv.Study, told: argparse.Namespace) -> list[dict[str, object]]
 def summary(site: str, name: str, values: np.ndarray) -> dict[str, object]:
     """The mean over queries of each measure, and its 95 % interval; queries without a text do not count."""
     there = ~np.isnan(values[:, :, 0]).all(1)
-    each = np.nanmean(values[there], axis=1) if there.any() else np.full((1, len(MEASURES)), np.nan)
+    each = np.nanmean(values[there], axis=1) if there.any() else np.zeros((1, len(MEASURES)))
     mean, off = each.mean(0), 1.96 * each.std(0, ddof=min(1, len(each) - 1)) / np.sqrt(len(each))
-    measured = {m: [float(a), float(a - b), float(a + b)] for m, a, b in zip(MEASURES, mean, off, strict=True)}
+    measured = (
+        {m: [float(a), float(a - b), float(a + b)] for m, a, b in zip(MEASURES, mean, off, strict=True)} if there.any() else {}
+    )
     return {"site": site, "texts": name, "queries": int(there.sum()), **measured}
 
 
@@ -202,7 +209,7 @@ def main() -> None:
     title = f"{told.run}: {told.queries} held-out occurrences, {told.samples} samples each, ε = {told.epsilon} {told.distance}"
     table = Table("site", "texts", "queries", *MEASURES, title=title)
     for row in rows:
-        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) for measure in MEASURES]
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[measure]) if measure in row else "–" for measure in MEASURES]
         table.add_row(str(row["site"]), str(row["texts"]), str(row["queries"]), *cells)
     Console(width=180).print(table)
 

@@ -19,6 +19,8 @@ from inversionview.studies.study import Study
 
 _POOL = 16
 """Batches in a pool: members of balls are cheap to find in a bank, and minutes pass between checkpoints."""
+_MEMBERS = 4
+"""Of each ball, trained on by a decoder from scratch; one around a language model sees few pairs, each of another ball."""
 _SCRATCH = {"width": 192, "pathway": 256, "rank": 192}
 """Sizes of a decoder from scratch: there is more to read from an activation of natural text than from one of a toy."""
 
@@ -73,6 +75,7 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
             distance=study.spec.distance,
             pool=min(config.pool, LM_POOL if base else _POOL),
             pairs_per_input=1,  # each prefix has one place
+            members=config.members or (1 if base else _MEMBERS),
             rebalance=0.0,
         )
         sizes = options if base else {**_SCRATCH, **options}
