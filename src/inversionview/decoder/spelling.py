@@ -107,7 +107,7 @@ class Spelling:
             return row
         out = np.full_like(row, self.config.pad)
         whole = [*row[: self.given].tolist(), *ids, *row[length - ended : length].tolist()]
-        if len(whole) > len(row) or not ids:
+        if len(whole) > len(row) or not ids or not self.vocabulary.special.isdisjoint(ids):
             return row
         out[: len(whole)] = whole
         return out

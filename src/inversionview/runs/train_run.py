@@ -21,6 +21,8 @@ _POOL = 16
 """Batches in a pool: members of balls are cheap to find in a bank, and minutes pass between checkpoints."""
 _MEMBERS = 4
 """Of each ball, trained on by a decoder from scratch; one around a language model sees few pairs, each of another ball."""
+_QUERIES = 48
+"""By which the good ratio is measured at each site: nothing depends on it but what is said of the training."""
 _SCRATCH = {"width": 192, "pathway": 256, "rank": 192}
 """Sizes of a decoder from scratch: there is more to read from an activation of natural text than from one of a toy."""
 
@@ -53,7 +55,7 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
     Args:
         folder: of a run that ``inversionview bank --model M --texts F --out RUN`` made.
         config: length and recipe; ε and distance become the run's.
-        reading: which sites of the bank, by default all; the device and type of weights of the probed model.
+        reading: which sites of the bank, by default all; and the device.
         watch: who is told.
         options: ``start``, ``base`` and ``tuning`` of ``train``, and fields of ``DecoderConfig``.
 
@@ -65,7 +67,7 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
     """
     check_run(folder, None)
     with watch.alone(folder):
-        study = load(folder, device=reading.device, dtype=reading.dtype)
+        study = load(folder, device=reading.device)
         bank = study.bank(folder)
         sites = select(_held(bank, reading.sites), reading.layers, reading.heads)
         base = bool(options.get("base"))
@@ -76,6 +78,7 @@ def train_run(folder: Path, config: TrainConfig, *, reading: Reading = _ALL, wat
             pool=min(config.pool, LM_POOL if base else _POOL),
             pairs_per_input=1,  # each prefix has one place
             members=config.members or (1 if base else _MEMBERS),
+            queries=min(config.queries, _QUERIES),
             rebalance=0.0,
         )
         sizes = options if base else {**_SCRATCH, **options}
