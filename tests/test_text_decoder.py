@@ -21,6 +21,7 @@ from inversionview.cli import main
 from inversionview.decoder import spelling
 from inversionview.decoder.balls.balls import Balls
 from inversionview.decoder.batches import make_pool
+from inversionview.decoder.beginning import new_decoder
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.occurrences import BankedPrefixes
 from inversionview.decoder.recipe import TrainConfig
@@ -261,6 +262,19 @@ def test_a_texts_probability_is_that_of_its_pieces(few: tuple[DecoderConfig, Voc
     assert real > ids.size(1), "some tokens are spelt in pieces"
     assert torch.allclose(scores[:, -1], each[:, -1], atol=1e-4)  # EOS
     assert torch.equal(scores[:, 0], torch.zeros(6))
+
+
+def test_tokens_begin_as_the_model_embeds_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many directions as the model is wide nothing is lost: tokens are as far apart as embeddings, but for a scale."""
+    monkeypatch.setattr(spelling, "PIECES", 30)
+    study = iv.load(root / "run")
+    bank = study.bank()
+    decoder = new_decoder(study.model, BankedPrefixes(bank, bank.sites), **{**TINY, "width": 32})
+    ids = torch.tensor([token for token in decoder.config.tokens if token < study.model.shape.vocabulary])
+    embedded = plain(root / "model").model.model.embed_tokens.weight.detach()[ids]
+    for own in (decoder.embed_token.weight.detach(), decoder.lm_head.weight.detach()):
+        ratio = torch.pdist(own[decoder.own(ids)]) / torch.pdist(embedded)
+        assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
 
 
 # -- training and reading ----------------------------------------------------------------------------------------------
