@@ -28,6 +28,8 @@ from inversionview.decoder.recipe import TrainConfig
 from inversionview.decoder.sampling import sample, token_log_probs
 from inversionview.decoder.scratch import ScratchDecoder
 from inversionview.decoder.spelling import Spelling, pieces_of
+from inversionview.explorer.answers.info import study_info
+from inversionview.explorer.answers.maps import ratio_map
 from inversionview.model.tokens import Vocabulary
 from inversionview.runs.train import Reading, Watch
 from inversionview.runs.train_run import train_run
@@ -352,6 +354,10 @@ def test_what_is_trained_by_the_command_reads_back(
         if not around and (content := tokenizer.decode(ids[int(name == "llama") :])).isascii():
             assert tokenizer(content, add_special_tokens=False)["input_ids"] == ids[int(name == "llama") :], "canonical"
     assert run(["evaluate", str(folder), "--queries", "2", "--samples", "2"]) == 0
+    study = iv.load(folder)
+    assert not study_info(study).enumerable, "there is no list of texts that its decoder could score"
+    cells = {cell.site: cell.value for cell in ratio_map(study, text).cells}
+    assert {site for site, value in cells.items() if value is not None} == set(SITES)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 
         WeightsError, MismatchError: there is no decoder, or it is another model's.
         SettingError: a setting is out of range.
     """
-    sites = [site for site in study.sites if site.short in study.decoder.config.sites]
+    sites = study.decoded_sites
     ratios = good_ratio(
         study.decoder,
         study.model,
