@@ -26,8 +26,14 @@ _SHOWN = 40
 
 def end_alone(tokens: Int[np.ndarray, "row pos"], vocabulary: Vocabulary) -> dict[str, Int[np.ndarray, " row"]]:
     """Return the only position that any text has a name for: END, its last token, EOS not counted."""
+    return {"END": last_of(tokens, vocabulary)}
+
+
+def last_of(tokens: Int[np.ndarray, "row pos"], vocabulary: Vocabulary) -> Int[np.ndarray, " row"]:
+    """Return the index of each text's last token, EOS not counted."""
     last = (tokens != vocabulary.pad).sum(1) - 1
-    return {"END": last - (tokens[np.arange(len(tokens)), last] == vocabulary.eos)}
+    found: Int[np.ndarray, " row"] = last - (tokens[np.arange(len(tokens)), last] == vocabulary.eos)
+    return found
 
 
 class Positions:

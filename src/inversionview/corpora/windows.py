@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from inversionview.core.arrays import Ids
+from inversionview.core.arrays import Ids, Split
 from inversionview.core.errors import InputError, SettingError
 from inversionview.core.integrity import read_sealed, reason, sealed
 from inversionview.core.ranges import whole
@@ -64,7 +64,7 @@ class WindowInputs(KeptInputs):
     """
 
     every_token = True
-    test_share = 0.0
+    test_share = 0.05
 
     def __init__(self, table: Any, vocabulary: Vocabulary, about: About, folder: Path | None = None) -> None:
         super().__init__(table, vocabulary, longest(table))
@@ -112,9 +112,10 @@ class WindowInputs(KeptInputs):
         """What the features of occurrences are called in a sentence."""
         return {each.name: each.meaning for each in FEATURES}
 
-    def split(self, name: str) -> Ids:
-        """Return all windows: nothing is trained on them."""
-        return self._order
+    def split(self, name: Split) -> Ids:
+        """Return the windows of a split: the last of the fixed order are for tests; of very few all are for either."""
+        found = super().split(name)
+        return found if len(found) else self._order
 
     def trained_positions(self, tokens: Ids) -> npt.NDArray[np.bool_]:
         """Return which tokens may be asked for at random: every occurrence."""

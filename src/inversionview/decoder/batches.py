@@ -20,6 +20,7 @@ from inversionview.core.arrays import Ids
 from inversionview.decoder.balls.balls import Balls
 from inversionview.decoder.pairs import PairSource, nothing, pick_pairs
 from inversionview.decoder.recipe import TrainConfig
+from inversionview.decoder.spelling import Spelling
 
 
 class Group(NamedTuple):
@@ -88,12 +89,17 @@ class PairPool:
 
 
 def make_pool(
-    source: PairSource, config: TrainConfig, number: int, weights: npt.NDArray[np.float64], balls: Balls | None = None
+    source: PairSource,
+    config: TrainConfig,
+    number: int,
+    weights: npt.NDArray[np.float64],
+    balls: Balls | None = None,
+    spelling: Spelling | None = None,
 ) -> PairPool:
     """Return pool ``number``; it depends on nothing but the arguments.
 
     ``weights`` say how likely a pair is drawn, ``[site, place]``. With ``balls`` the inputs are members of the activations'
-    balls, several of each; else those that the activations are of.
+    balls, several of each; else those that the activations are of. They are spelt as the decoder writes them.
     """
     per_input, each = config.pairs_per_input, 1 if balls is None else balls.each
     rng = np.random.default_rng((config.seed, 1, number))
@@ -108,6 +114,9 @@ def make_pool(
         found = balls.members(number, drawn, rows, positions, sites, z)
         others, alone = found.tokens, float(found.alone.mean())
         tokens = others[:, :each].reshape(len(query), -1)
+    if spelling is not None:
+        tokens = spelling.spelt(tokens)
+        others = None if others is None else spelling.spelt(others.reshape(-1, others.shape[2])).reshape(*others.shape[:2], -1)
     lengths = source.inputs.lengths(tokens)
     order = rng.permutation(len(query))[: config.pool * config.batch]
     order = order[np.argsort(lengths[order], kind="stable")]  # by length, random within
@@ -123,10 +132,11 @@ class Pools:
         source: where pairs come from.
         config: how the decoder is trained.
         balls: draws members of balls, where they are learned.
+        spelling: how the decoder writes inputs, where not as they are.
     """
 
-    def __init__(self, source: PairSource, config: TrainConfig, balls: Balls | None) -> None:
-        self.source, self.config, self.balls = source, config, balls
+    def __init__(self, source: PairSource, config: TrainConfig, balls: Balls | None, spelling: Spelling | None = None) -> None:
+        self.source, self.config, self.balls, self.spelling = source, config, balls, spelling
         self._thread = ThreadPoolExecutor(1, "pools")
         self._ahead: tuple[int, npt.NDArray[np.float64], Future[PairPool]] | None = None
 
@@ -153,7 +163,7 @@ class Pools:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, number: int, weights: npt.NDArray[np.float64]) -> Future[PairPool]:
-        return self._thread.submit(make_pool, self.source, self.config, number, weights, self.balls)
+        return self._thread.submit(make_pool, self.source, self.config, number, weights, self.balls, self.spelling)
 
     def _drop(self, ahead: tuple[int, npt.NDArray[np.float64], Future[PairPool]] | None) -> None:
         if ahead is not None and not ahead[2].cancel():

@@ -11,18 +11,23 @@ import torch
 
 from inversionview.core.errors import MismatchError, SettingError
 from inversionview.core.memory import check_bytes
+from inversionview.core.principal import principal
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import PairSource, nothing, pick_pairs, written_tokens
 from inversionview.decoder.scratch import ScratchDecoder
+from inversionview.decoder.spelling import longest_spelt, pieces_of
 from inversionview.decoder.whitening import fit_site
 from inversionview.model.backend import widest
 from inversionview.model.probed import ProbedModel
+from inversionview.model.tokens import Vocabulary
 
 _LARGE = 1024
 """A vocabulary above this is restricted to the tokens that occur in the corpus."""
 _COPIES = 4 * 4
 """Bytes of a number that is trained: itself, its gradient, two moments of it."""
+_HEAD = 0.2
+"""How large the rows of an output head begin that are not zero, and what they are multiplied with: logits begin near 0."""
 _FEWEST = 256
 """Activations that a site's whitening is fitted to at least."""
 
@@ -69,7 +74,9 @@ def new_decoder(
         "bos": vocabulary.eos if unread else vocabulary.bos,
         "eos": vocabulary.eos, "pad": vocabulary.pad, "unread": unread, "fingerprint": model.fingerprint, "model": model.name,
     }  # fmt: skip
-    if size > _LARGE and "tokens" not in sizes:
+    if source.prefix:
+        made |= _of_prefixes(source, vocabulary, scratch=not sizes.get("base"))
+    elif size > _LARGE and "tokens" not in sizes:
         made["tokens"], made["shares"] = written_tokens(inputs)
     config = DecoderConfig(**{**made, **sizes})
     if config.base and not vocabulary.ended:
@@ -85,8 +92,45 @@ def new_decoder(
         decoder = PretrainedDecoder.on(config, vocabulary, dtype)
     else:
         decoder = ScratchDecoder(config)
+        if source.prefix:
+            _embed(decoder, model)
     fit_whitening(decoder, source, seed)
-    return decoder.to(model.device)
+    return decoder.speak(vocabulary).to(model.device)
+
+
+def _of_prefixes(source: PairSource, vocabulary: Vocabulary, *, scratch: bool) -> dict[str, Any]:
+    """Return what is set of a decoder of what precedes: from scratch it writes pieces, backwards, for z knows the end best."""
+    unread = int(vocabulary.bos is None)
+    made: dict[str, Any] = {"prefix": source.prefix, "max_length": source.prefix + 1 + unread, "backwards": scratch}
+    tokens = pieces_of(source.inputs, vocabulary) if scratch else ()
+    if not tokens:
+        made["tokens"], made["shares"] = written_tokens(source.inputs)
+        return made
+    longest = longest_spelt(source.inputs, vocabulary, tokens, source.prefix)
+    return {**made, "tokens": tokens, "respelled": True, "max_length": max(longest, source.prefix + 1) + unread}
+
+
+@torch.no_grad()
+def _embed(decoder: ScratchDecoder, model: ProbedModel) -> None:
+    """Begin with tokens as the probed model embeds them, in so many principal directions as the decoder is wide.
+
+    So rare tokens begin near those that are like them, where what is learned of frequent ones holds for them, too.
+    """
+    site = next((site for site in model.sites if site.short == "x0.pre"), None)
+    ids = decoder.own.back(torch.arange(decoder.config.size))
+    known = torch.nonzero(ids < model.shape.vocabulary)[:, 0]
+    if site is None:
+        return
+    front = model.vocabulary.front
+    rows = np.concatenate([np.tile(front, (len(known), 1)), ids[known, None].numpy()], axis=1).astype(np.int64)
+    z = model.harvest(rows, [site], np.full((len(rows), 1), len(front)))[0, :, 0].float().cpu()
+    _, _, directions = principal(z)
+    low = (z - z.mean(0)) @ directions[:, -decoder.config.width :]
+    low = low / low.std()
+    shown = slice(0, low.size(1))
+    decoder.embed_token.weight[known, shown] = 0.5 * low
+    decoder.lm_head.weight[known, shown] = _HEAD * low
+    decoder.norm.weight.fill_(_HEAD)
 
 
 def _numbers(config: DecoderConfig) -> int:

@@ -25,6 +25,8 @@ from inversionview.decoder.decoder import Decoder
 
 _DIGEST = "state"
 """Of the checksum of ``state.safetensors``, in ``progress.json``."""
+_SHOWN = 60
+"""Characters of a setting that an error tells at most."""
 
 
 @dataclass
@@ -88,10 +90,11 @@ def load_checkpoint(
     run, was = folder.parent.parent, standing.settings
     if standing.fingerprint != begun.fingerprint:
         raise MismatchError(f"The run in {run} was begun for another probed model: choose another --out.")
-    changed = sorted(k for k, value in begun.settings.items() if was.get(k) != value)
-    if changed:
-        told = ", ".join(f"{k} = {was.get(k)}" for k in changed)
-        raise MismatchError(f"The run in {run} was begun with {told}: go on with that, or choose another --out.")
+    if told := ", ".join(_others(was, begun.settings)):
+        raise MismatchError(
+            f"The run in {run} was begun with {told}: go on with that, choose another --out, or delete {folder.parent} to "
+            "begin anew."
+        )
     try:
         _check_progress(standing, begun)
         files.check_digest(folder / "state.safetensors", digest)
@@ -99,6 +102,16 @@ def load_checkpoint(
     except (*files.UNREADABLE, RuntimeError) as error:
         raise _damaged(folder, error) from error
     return standing
+
+
+def _others(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the settings that were others; of a decoder those of its own that were."""
+    for name in sorted(now):
+        before, value = was.get(name), now[name]
+        if isinstance(before, dict) and isinstance(value, dict) and before != value:
+            yield from (f"{name} {one}" for one in _others(before, value)) if before.keys() == value.keys() else [name]
+        elif before != value:
+            yield f"{name} = {before if len(str(before)) <= _SHOWN else 'others'}"
 
 
 def _damaged(folder: Path, why: Exception) -> WeightsError:

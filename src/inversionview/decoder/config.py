@@ -14,7 +14,7 @@ Tuning = Literal["frozen", "lora", "full"]
 _RANGES = {
     "d_model": (1, 2**17), "vocabulary": (1, 2**22), "max_length": (2, 2**17), "layers": (1, 2**10), "heads": (1, 2**12),
     "width": (1, 2**16), "pathway": (1, 2**16), "rank": (1, 2**17), "cells": (1, 2**12), "blocks": (0, 2**10),
-    "hidden": (1, 2**20), "occurrences": (0, 2**17), "lora": (1, 2**16),
+    "hidden": (1, 2**20), "occurrences": (0, 2**17), "lora": (1, 2**16), "prefix": (0, 2**17),
 }  # fmt: skip
 """Sizes from which to which a decoder is thinkable; whether memory holds one of them is another question."""
 
@@ -75,6 +75,13 @@ class DecoderConfig:
     """Rank of these adapters (Hu et al. 2021)."""
     unread: bool = False
     """The probed model's inputs have no BOS: that of the decoder's sequences is its own, and no input has it."""
+    prefix: int = 0
+    """It writes what precedes: texts of at most so many of the model's tokens, front counted, that end where the activation is
+    read; 0: whole inputs."""
+    backwards: bool = False
+    """It writes a text's last token first."""
+    respelled: bool = False
+    """What is none of ``tokens`` it spells by the pieces that it was merged from; see ``spelling``."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """Configuration of an LM that was fully trained, whose weights are the decoder's own."""
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,14 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from inversionview.core.errors import WeightsError
 from inversionview.decoder import files
 from inversionview.decoder.config import DecoderConfig
 from inversionview.decoder.loading import Shapes, located, read
 from inversionview.decoder.loss import cross_entropy
 from inversionview.decoder.pathway import Pathway, TokenTable
+from inversionview.decoder.spelling import Spelling
+from inversionview.model.tokens import Vocabulary
 
 _WRITING = 2**30
 """Bytes that inputs may take while they are written."""
@@ -54,6 +57,8 @@ class Decoder(nn.Module, PyTorchModelHubMixin, ABC, library_name="inversionview"
         self.config = config
         self.own = TokenTable(config)
         self.pathway = Pathway(config)
+        self.spelling: Spelling | None = None
+        """How it writes the model's tokens, where that is not as they are; set by who knows the model's vocabulary."""
 
     @abstractmethod
     def hidden(
@@ -93,6 +98,23 @@ class Decoder(nn.Module, PyTorchModelHubMixin, ABC, library_name="inversionview"
         if target is None:
             return F.linear(hidden, weight, bias)
         return cross_entropy(hidden.flatten(0, 1), weight, target.flatten(0, 1), bias)
+
+    def speak(self, vocabulary: Vocabulary) -> Self:
+        """Learn the vocabulary of the probed model, which decoders need that write its tokens otherwise; return itself."""
+        if self.config.backwards or self.config.respelled:
+            self.spelling = Spelling(self.config, vocabulary)
+        return self
+
+    @property
+    def spelt(self) -> Spelling | None:
+        """How it writes the model's tokens; ``None``: as they are.
+
+        Raises:
+            WeightsError: it writes them otherwise, and nobody has told it the model's vocabulary.
+        """
+        if self.spelling is None and (self.config.backwards or self.config.respelled):
+            raise WeightsError("This decoder writes pieces of tokens, or backwards: tell it the model's vocabulary by speak().")
+        return self.spelling
 
     @property
     def rows_at_once(self) -> int:

@@ -6,6 +6,7 @@ From it, and from how far samples inside are from being draws of the ball, follo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import PAPER, Scope
 from inversionview.corpora.inputs import Inputs
+from inversionview.corpora.positions import last_of
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.pairs import PairSource, allowed_positions
 from inversionview.decoder.recipe import TrainConfig
@@ -47,7 +49,8 @@ def good_shares(
     """Return the share of samples at temperature 1 with D ≤ ε, ``[site, query]``, and each query's ``Inputs.places``.
 
     Every site is read at ``queries`` random (input, position) pairs of the test split, ``samples`` samples each; positions
-    are those a decoder is trained on; of ``facts`` heads are read also where they rest.
+    are those a decoder is trained on; of ``facts`` heads are read also where they rest. What a decoder of what precedes writes
+    is compared where it ends.
     """
     check_seed(seed)
     width, longest = model.shape.d_model, inputs.max_length
@@ -59,6 +62,9 @@ def good_shares(
     rng = np.random.default_rng((seed, 3))
     tokens = inputs.draw(queries, split="test", seed=(seed, 4))
     allowed = allowed_positions(inputs, tokens, decoder.config.positions)
+    if decoder.config.prefix:
+        allowed[:, decoder.config.prefix :] = False
+    fixed = partial(last_of, vocabulary=model.vocabulary) if decoder.config.prefix else None
     positions = np.where(allowed, rng.random(allowed.shape), -1).argmax(1)[:, None]
     z_all = model.harvest(tokens, sites, positions)[:, :, 0]
     device = decoder.device
@@ -69,7 +75,7 @@ def good_shares(
         z = z_all[number].repeat_interleave(samples, dim=0)
         which = torch.full((len(z),), decoder.config.sites.index(site.short), device=device)
         drawn = sample(decoder, z.to(device), which, generator=generator).cpu()
-        _, nearest, _ = distance_to(model, drawn, z, site, scope.distance)
+        _, nearest, _ = distance_to(model, drawn, z, site, scope.distance, fixed)
         shares.append((nearest <= scope.epsilon).double().view(queries, samples).mean(1).numpy())
         if report is not None:
             report((number + 1) / len(sites), f"{number + 1} of {len(sites)} sites")

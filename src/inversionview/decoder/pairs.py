@@ -52,6 +52,10 @@ class PairSource(Protocol):
     sites: Sequence[Site]
     positions: tuple[str, ...]
     """The named positions that activations are taken at; none: wherever ``Inputs.trained_positions`` allows."""
+    prefix: int
+    """Inputs end where the activation is taken, and have so many tokens at most; 0: they are whole."""
+    held: bool
+    """Activations lie on disk, so that as many candidates as memory takes cost little."""
 
     def draw(self, count: int, seed: Sequence[int]) -> Drawn:
         """Draw inputs of the train split."""
@@ -92,6 +96,7 @@ class FreshInputs:
     """Fresh inputs, run through the probed model as they are needed."""
 
     positions: tuple[str, ...] = ()
+    prefix, held = 0, False
 
     def __init__(self, model: ProbedModel, inputs: Inputs, sites: Sequence[Site]) -> None:
         self.model, self.inputs, self.sites = model, inputs, sites
@@ -137,6 +142,8 @@ class FreshInputs:
 
 class Banked:
     """Activations of a corpus that lie on disk, at the bank's named positions."""
+
+    prefix, held = 0, False
 
     def __init__(self, bank: ActivationBank, sites: Sequence[Site], telling: npt.NDArray[np.bool_] | None = None) -> None:
         """Take pairs of ``sites`` from the bank; with ``telling``, ``[site, row, position]``, of these activations alone.
@@ -215,14 +222,18 @@ class Banked:
 
     @cached_property
     def _bos(self) -> Tensor:
-        """The activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same.
+        return bos_activations(self.bank, self.sites)
 
-        Where inputs have no BOS it is 0.
-        """
-        if self.inputs.bos is None:
-            return torch.zeros(len(self.sites), widest(self.bank.model.shape, self.sites))
-        bos = torch.tensor([[self.inputs.bos]])
-        return self.bank.model.activations(bos, self.sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0].float().cpu()
+
+def bos_activations(bank: ActivationBank, sites: Sequence[Site]) -> Tensor:
+    """Return the activation of BOS at every site, ``[site, d_model]``: nothing comes before it, so it is one and the same.
+
+    Where inputs have no BOS it is 0.
+    """
+    if bank.inputs.bos is None:
+        return torch.zeros(len(sites), widest(bank.model.shape, sites))
+    bos = torch.tensor([[bank.inputs.bos]])
+    return bank.model.activations(bos, sites, torch.zeros(1, 1, dtype=torch.long))[:, 0, 0].float().cpu()
 
 
 def allowed_positions(inputs: Inputs, tokens: Ids, names: Sequence[str]) -> npt.NDArray[np.bool_]:

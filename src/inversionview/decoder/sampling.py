@@ -51,7 +51,8 @@ def sample(
         )
         for i, part in enumerate(parts)
     ]
-    return torch.cat(drawn)[:, int(decoder.config.unread) :]
+    out = torch.cat(drawn)[:, int(decoder.config.unread) :]
+    return out if decoder.spelt is None else decoder.spelt.read(out)
 
 
 def _share(report: Callable[[float], None], part: int, parts: int, share: float) -> None:
@@ -96,9 +97,9 @@ def _written(
 
 
 def _ban(decoder: Decoder, logits: Float[Tensor, "*batch vocabulary"], first: bool = False) -> None:
-    """Make impossible what is never drawn: padding, BOS and, where inputs have none, an empty one."""
+    """Make impossible what is never drawn: padding, BOS and, where inputs have none or end where they are read, no text."""
     logits[..., decoder.config.banned] = -torch.inf
-    if first and decoder.config.unread:
+    if first and (decoder.config.unread or decoder.config.prefix):
         logits[..., decoder.config.place(decoder.config.eos)] = -torch.inf
 
 
@@ -139,6 +140,8 @@ def log_probs_at(
 
     ``as_drawn`` takes what ``sample`` never draws for impossible: then these are the densities that its draws have, exactly.
     """
+    spelt, given = decoder.spelt, tokens
+    tokens, owner = (tokens, None) if spelt is None else spelt.written(tokens)
     tokens = decoder.begun(tokens)
     own = decoder.own(tokens)
     weight, bias = decoder.head()
@@ -155,4 +158,8 @@ def log_probs_at(
             scores[number, part, 1:] = log_p.gather(-1, own[part, 1:, None].clamp(min=0))[..., 0]
     check_numbers(~scores.isnan())
     scores = scores.masked_fill(own < 0, -torch.inf).masked_fill(tokens == decoder.config.pad, 0.0)
-    return scores[..., int(decoder.config.unread) :]
+    scores = scores[..., int(decoder.config.unread) :]
+    if owner is None:
+        return scores
+    whole = scores.new_zeros(len(scores), *given.shape)  # a token's is that of all its pieces
+    return whole.scatter_add_(2, owner.expand(len(scores), -1, -1), scores)

@@ -36,7 +36,8 @@ from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metri
 from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.evaluation import agreements, ball_shares, by_place, good_shares, rebalanced
 from inversionview.decoder.loss import SMALL
-from inversionview.decoder.pairs import Banked, FreshInputs, PairSource
+from inversionview.decoder.occurrences import banked
+from inversionview.decoder.pairs import FreshInputs, PairSource
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.backend import widest
 from inversionview.model.probed import ProbedModel
@@ -172,7 +173,7 @@ def _begun(
         if accelerator.is_main_process:
             row = cut_metrics(out / "metrics.jsonl", standing.step)
     clock = Clock(config, standing, accelerator)
-    pools = Pools(source, config, Balls(source, model, config) if config.target == "ball" else None)
+    pools = Pools(source, config, Balls(source, model, config) if config.target == "ball" else None, decoder.spelt)
     return _Training(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row, pools)
 
 
@@ -270,7 +271,7 @@ def _rebalance(run: _Training, done: float) -> dict[str, Any]:
         "good_ratios": dict(zip(decoder.config.sites, shares.mean(1).tolist(), strict=True)),
     }
     ratios = by_place(shares, places, count)
-    if run.pools.balls is not None:
+    if run.pools.balls is not None and not source.prefix:  # of texts it is not known how likely they are
         shares, apart, places = ball_shares(
             decoder, run.model, source, run.pools.balls, config=config, pool=standing.pool, seed=seed
         )
@@ -345,7 +346,7 @@ def train(
         config: length and recipe.
         out: folder for checkpoints, metrics and the decoder; an interrupted run in it goes on.
         bank: of these inputs; then activations are read from it, at its named positions, and the model runs only to measure
-            the good ratio.
+            the good ratio. Of a bank of every token of texts it is what precedes each that is learned.
         telling: which of the bank's activations it is trained on, ``[site, row, position]``; by default all.
         start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes.
         report: called after every pool.
@@ -369,7 +370,7 @@ def train(
     if bank is not None:
         bank.check(model, inputs)
     check_memory(config.batch, "pairs in a batch", config.pool * (8 * widest(model.shape, chosen) + 32 * inputs.max_length))
-    source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else Banked(bank, chosen, telling)
+    source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
         if start is not None:

@@ -264,6 +264,8 @@ def _decoded(bare: Told, inputs: Inputs, preimage: Preimage, drawn: _Drawn, trut
     """What a decoder's samples say, with how far from the preimage they were measured to be; nothing where that is unknown."""
     site = preimage.query.site.short
     measured, why = _bias(truth, preimage, site, names)
+    if inputs.every_token:
+        why = "of natural text it is not known how far they are from it"
     near = "Samples of a decoder are not draws from the preimage: "
     if measured is None:
         return replace(bare, note=f"{near}{why}, so no shares are told. Read the corpus or a walk for these.")

@@ -43,7 +43,15 @@ def outside_study(inputs: Inputs, query: Query, study: str) -> list[str]:
 
 def untrained_place(decoder: Decoder, inputs: Inputs, query: Query) -> list[str]:
     """Return a note where the decoder was trained at other positions than the query's."""
-    if query.textless or allowed_positions(inputs, np.array([query.ids]), decoder.config.positions)[0, query.position]:
+    if query.textless:
+        return []
+    allowed = allowed_positions(inputs, np.array([query.ids]), decoder.config.positions)
+    if decoder.config.prefix and query.position >= decoder.config.prefix:
+        return [
+            f"The decoder was trained on tokens with fewer than {decoder.config.prefix} before them, BOS counted, but "
+            f"{place(query)} has {query.position}: it writes shorter texts."
+        ]
+    if allowed[0, query.position]:
         return []
     names = decoder.config.positions or inputs.default_positions
     where = f": it was at {listed(names)}" if names else ""

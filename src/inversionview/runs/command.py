@@ -13,7 +13,7 @@ import typer
 from inversionview.core.errors import InputError, SettingError
 from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import check_sites_of
-from inversionview.studies.naming import check_model_name, check_study, is_study
+from inversionview.studies.naming import check_model_name, check_study, is_run, is_study
 from inversionview.studies.registry import defined
 from inversionview.terminal.app import app, bar, device_named, err, given, out, precision_named, print_json
 from inversionview.terminal.checked import unused
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from inversionview.runs.train import Watch
+    from inversionview.decoder.recipe import TrainConfig
+    from inversionview.runs.train import Reading, Watch
+    from inversionview.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class CorpusOptions:
         Raises:
             SettingError: there are a study and texts, neither, or options that do not go with them.
         """
+        if study is not None and is_run(study):
+            if self.texts or self.facts or self.names or model:
+                raise SettingError(
+                    f"{study} is a run, which has its model and its texts: leave out --model, --texts, --facts and --names."
+                )
+            return
         if (study is None) == (self.texts is None) or (self.texts and not model):
             raise SettingError("Name a study, or give both --model and --texts.")
         if self.field is not None and self.texts is None:
@@ -91,12 +99,23 @@ class HarvestOptions:
         Raises:
             SettingError: some are given.
         """
+        if study is not None and is_run(study):
+            reason = f"a decoder of {study} is trained from its bank, of the texts as they lie there"
+            unused(context, reason, "inputs", "stream", "bank", "max_length")
+            return
         if texts is None:
             unused(context, "there are no --texts", "max_length")
         if self.stream or (self.stream is None and is_study(study) and defined(study).streamed):
             unused(context, "the model is run on fresh inputs all the time", "inputs", "bank")
         if self.bank is not None:
             unused(context, "a bank is given", "inputs")
+
+    def reading(self, device: str, dtype: torch.dtype) -> Reading:
+        """Return what ``train_study`` and the others are told of it."""
+        from inversionview.runs.train import Reading
+
+        told = {name: value for name, value in vars(self).items() if name != "max_length"}
+        return Reading(device=device, dtype=dtype, **told)
 
 
 @dataclass(frozen=True)
@@ -149,13 +168,17 @@ class DecoderOptions:
     "`inversionview train --model gpt2 --texts sentences.txt --sites 'a*.*,x*.post' --out runs/mine`; heads "
     "that matter: `inversionview train ioi --heads named --out runs/ioi`; only some: "
     "`inversionview train --model gpt2 --texts sentences.txt --heads 9.9,10.0 --inputs 50000 --out runs/heads`; around an LM: "
-    "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`"
+    "`inversionview train --model gpt2-xl --texts facts.txt --decoder-from gpt2-medium --lora 16 --out runs/facts`; what "
+    "precedes every token of a run of texts: `inversionview train runs/corpus --sites x9.post`"
 )
 @resumable()
 def train(
     context: typer.Context,
     *,
-    study: Annotated[str | None, typer.Argument(help="A shipped study; leave it out with --texts.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A shipped study, or a run of texts with a bank of every token; leave it out with --texts."),
+    ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder of the run; an interrupted run in it goes on.")] = None,
     length: LengthOptions,
     model: Annotated[
@@ -168,9 +191,8 @@ def train(
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
 ) -> None:
-    """Train a decoder: for a shipped study, or for your own model on your own texts."""
-    if to is None:
-        raise SettingError("Say where the run goes, for instance --out runs/mine.")
+    """Train a decoder: for a shipped study, for your own model on your own texts, or of what precedes every token of a run."""
+    out_of = _into(study, to)
     corpus.check(study, model)
     harvest.check(context, study, corpus.texts)
     decoder.check(context)
@@ -182,31 +204,52 @@ def train(
     check_sites_of(study if is_study(study) else None, model, [harvest.sites])
     from inversionview.decoder.recipe import TrainConfig, check_target
     from inversionview.decoder.training import make_accelerator
-    from inversionview.runs.train import Reading, train_study, train_texts
 
     config = TrainConfig(**length.settings(), target=check_target(decoder.target), seed=seed, **given(batch=decoder.batch))
     where, precision = device_named(device), precision_named(dtype)
-    reading = Reading(
-        sites=harvest.sites,
-        layers=harvest.layers,
-        heads=harvest.heads,
-        inputs=harvest.inputs,
-        stream=harvest.stream,
-        bank=harvest.bank,
-        device=where,
-        dtype=precision,
-    )
-    options = decoder.settings(precision)
+    options = {"reading": harvest.reading(where, precision), **decoder.settings(precision)}
     accelerator = make_accelerator(where)
     with _watch(accelerator) as watch:
-        common: dict[str, Any] = {"reading": reading, "watch": watch, **options}
-        if corpus.texts is not None and model is not None:
-            made = train_texts(model, corpus.texts, to, config, field=corpus.field, max_length=harvest.max_length, **common)
-        else:
-            records = given(facts=corpus.facts, names=_names(corpus.names))
-            made = train_study(study or "", to, config, model=model, given=records, **common)
+        made = _trained(study, model, corpus, out_of, config, {**options, "watch": watch}, harvest.max_length)
     if accelerator.is_main_process:
-        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {to} "…"', soft_wrap=True)
+        err.print(f'Decoder in {made.decoder_path}; read with: inversionview read {out_of} "…"', soft_wrap=True)
+
+
+def _into(study: str | None, to: Path | None) -> Path:
+    """Return the folder of the run that is made, or gone on with.
+
+    Raises:
+        SettingError: none is named, or a run of texts shall go into another.
+    """
+    if study is not None and is_run(study):
+        from inversionview.runs.train_run import check_run
+
+        check_run(Path(study).expanduser(), to)
+        return Path(study)
+    if to is None:
+        raise SettingError("Say where the run goes, for instance --out runs/mine.")
+    return to
+
+
+def _trained(
+    study: str | None,
+    model: str | None,
+    corpus: CorpusOptions,
+    to: Path,
+    config: TrainConfig,
+    options: dict[str, Any],
+    max_length: int,
+) -> Study:
+    """Train: of a run of texts what precedes, on texts of the user's own, or for a study."""
+    from inversionview.runs.train import train_study, train_texts
+    from inversionview.runs.train_run import train_run
+
+    if study is not None and is_run(study):
+        return train_run(to, config, **options)
+    if corpus.texts is not None and model is not None:
+        return train_texts(model, corpus.texts, to, config, field=corpus.field, max_length=max_length, **options)
+    records = given(facts=corpus.facts, names=_names(corpus.names))
+    return train_study(study or "", to, config, model=model, given=records, **options)
 
 
 @contextmanager

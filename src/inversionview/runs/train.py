@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 NAMED = "named"
 """In place of heads: those that the study knows to matter."""
-_LM_POOL = 16
+LM_POOL = 16
 """Batches in a pool of a pretrained decoder, at most: on a CPU minutes pass between checkpoints, not most of an hour."""
 
 
@@ -280,7 +280,7 @@ def _train(
     config = replace(config, epsilon=spec.epsilon, distance=spec.distance)
     if not reading.stream:
         bank = _harvested(study, reading.inputs, watch) if bank is None else bank
-        config = _sparing(config, len(spec.sites))
+        config = sparing(config, len(spec.sites))
     if study.definition.own_epsilons and not spec.epsilons and watch.rank[0] == 0:
         study.spec = spec.model_copy(update={"epsilons": _epsilons(study, bank)})
         write_spec(out, study.spec)
@@ -289,7 +289,7 @@ def _train(
     own = {site.short: spec.epsilons[site.family] for site in study.sites if site.family in spec.epsilons}
     config = replace(config, epsilons=own)
     if options.get("base"):
-        config = replace(config, pool=min(config.pool, _LM_POOL))
+        config = replace(config, pool=min(config.pool, LM_POOL))
     options = {"width": spec.width, **options}
     if bank is not None and study.definition.retrieves:
         options["telling"] = _telling(model, bank, expand(spec.sites, model.sites), out, watch)
@@ -352,7 +352,7 @@ def _measured_telling(model: ProbedModel, bank: ActivationBank, sites: Sequence[
     return telling
 
 
-def _sparing(config: TrainConfig, sites: int) -> TrainConfig:
+def sparing(config: TrainConfig, sites: int) -> TrainConfig:
     """Measure the good ratio less often: a language model takes longer for that than a batch takes to train."""
     return replace(config, evaluations=min(config.evaluations, 4), queries=min(config.queries, max(8, 400 // sites)))
 

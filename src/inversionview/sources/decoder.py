@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from inversionview.core.errors import MismatchError, SettingError, WeightsError
@@ -49,7 +50,8 @@ def sample(
         settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
         each: candidates of each setting.
         weighed: draws that bits and shares are told by; 0: neither is.
-        fixed: compare this position only, in place of the minimum over positions.
+        fixed: compare this position only, in place of the minimum over positions or, where the decoder was trained on natural
+            text and writes what precedes, of the last token.
         seed: the same seed gives the same preimage.
         report: called with the share of the work that is done, and a note.
         found: called with a first look, drawn and measured ahead; see ``sampled_preimage``.
@@ -66,9 +68,7 @@ def sample(
     if weighed:
         whole(weighed, "The number of draws that bits are told by")
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
-    if fixed is not None and str(fixed) not in study.position_names:
-        study.locate(query.ids, fixed)
-    within = replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed))
+    within, fixed = _compared(study, query, scope, fixed)
     made = sampled_preimage(
         study.decoder,
         study.model,
@@ -82,6 +82,17 @@ def sample(
         found=found,
     )
     return noted(study, _told(study, made, within, weighed, seed), fixed)
+
+
+def _compared(study: Study, query: Query, scope: Scope[Any], fixed: str | int | None) -> tuple[Scope[Any], str | int | None]:
+    """Return how samples are compared, and at which position: what precedes was written to where it is read, so at its end."""
+    from inversionview.corpora.positions import last_of
+
+    if fixed is None and study.decoder.config.prefix:
+        return replace(scope, at=partial(last_of, vocabulary=study.model.vocabulary)), "END"
+    if fixed is not None and str(fixed) not in study.position_names:
+        study.locate(query.ids, fixed)
+    return replace(scope, at=None if fixed is None else study.positions.finder(query.ids, fixed)), fixed
 
 
 def _told(study: Study, made: Preimage, scope: Scope[Any], count: int, seed: int) -> Preimage:

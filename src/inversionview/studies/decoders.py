@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inversionview.core.errors import MismatchError, WeightsError
+from inversionview.core.errors import MismatchError, SettingError, WeightsError
 from inversionview.core.storage import recover
 from inversionview.decoder.decoder import Decoder
 from inversionview.model.probed import ProbedModel
@@ -67,4 +67,13 @@ def opened_decoder(name: str, inputs: str, run: Path | None, model: ProbedModel)
             f"The decoder in {path} was trained for another probed model ({decoder.config.model}) than {model.name}"
             ": train one for this model with `inversionview train`, or leave --model out."
         )
-    return decoder
+    return decoder.speak(model.vocabulary)
+
+
+def check_whole(decoder: Decoder, command: str) -> None:
+    """Raise ``SettingError`` if a decoder writes what precedes tokens: there is no list of texts to hold it against."""
+    if decoder.config.prefix:
+        raise SettingError(
+            f"The decoder writes what precedes tokens of natural text, and {command} needs a list of whole inputs: ask for its "
+            "good ratio, `inversionview evaluate`."
+        )

@@ -22,6 +22,11 @@ def is_study(name: str | None) -> TypeGuard[str]:
     return name in STUDIES
 
 
+def is_run(name: str | Path) -> bool:
+    """Return whether it is the folder of a run."""
+    return not is_study(str(name)) and (Path(name).expanduser() / "study.json").is_file()
+
+
 def check_study(name: str | Path) -> None:
     """Raise ``UnknownStudyError`` unless there is such a study or run; it says what there is, and the way out."""
     text, folder = str(name), Path(name).expanduser()

@@ -86,6 +86,11 @@ class Study:
         self.definition.check_corpus(self.name)
         return opened_decoder(self.name, self.spec.inputs, self.folder, self.model)
 
+    @property
+    def decoded_sites(self) -> list[Site]:
+        """Those of its sites that the decoder was trained on."""
+        return [site for site in self.sites if site.short in self.decoder.config.sites]
+
     @cached_property
     def truth(self) -> Truth | None:
         """What was measured of the decoder's bias, as kept beside it; ``None`` where nothing was.

@@ -13,6 +13,7 @@ from inversionview.core.scope import Distance, Epsilon
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
 from inversionview.studies.accepting import accepting
+from inversionview.studies.decoders import check_whole
 from inversionview.studies.queries import random_queries
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
@@ -49,9 +50,10 @@ def complete(
 
     Raises:
         WeightsError, MismatchError: there is no decoder, or it is another model's.
-        SettingError: a setting is out of range.
+        SettingError: a setting is out of range, or it writes what precedes tokens of natural text.
         UnknownSiteError: the decoder was not trained on a query's site.
     """
+    check_whole(study.decoder, "complete")
     asked = random_queries(study, queries, seed=seed) if isinstance(queries, int) else queries
     made = completeness(
         study.decoder,

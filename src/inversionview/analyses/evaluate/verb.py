@@ -26,17 +26,18 @@ def evaluate(study: Study, *, queries: int = 200, samples: int = 8, seed: int = 
         WeightsError, MismatchError: there is no decoder, or it is another model's.
         SettingError: a setting is out of range.
     """
+    sites = study.decoded_sites
     ratios = good_ratio(
         study.decoder,
         study.model,
         study.inputs,
-        study.sites,
+        sites,
         scope=resolved(study),
         queries=queries,
         samples=samples,
         seed=seed,
         report=report,
     )
-    by_site = {site.short: ratio for site, ratio in zip(study.sites, ratios, strict=True)}
+    by_site = {site.short: ratio for site, ratio in zip(sites, ratios, strict=True)}
     mean = sum(ratios) / len(ratios)
     return GoodRatio(mean, by_site, study.spec.epsilon, study.spec.distance, queries, samples)

@@ -11,6 +11,7 @@ from inversionview.analyses.truth.result import TruthTable
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Scope
 from inversionview.decoder.bias import SiteTruth, Truth, weights_of
+from inversionview.studies.decoders import check_whole
 from inversionview.studies.study import Study
 
 
@@ -24,8 +25,9 @@ def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **op
 
     Raises:
         WeightsError, BankError, MismatchError: decoder or bank are missing, damaged or another model's.
-        SettingError: a setting is out of range.
+        SettingError: a setting is out of range, or it writes what precedes tokens of natural text.
     """
+    check_whole(study.decoder, "truth")
     scope = Scope[Any](study.spec.epsilon, study.spec.distance)
     made = decoder_against_truth(study.decoder, study.bank(bank), study.sites, scope=scope, **options)
     return TruthTable(tuple(made), study.spec.epsilon, study.spec.distance)

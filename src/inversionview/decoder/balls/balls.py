@@ -26,11 +26,12 @@ from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.probed import ProbedModel
 
 CANDIDATES, _FEWEST = 2**14, 2**9
-"""Inputs that members are looked for among; fewer, where a pool is smaller or their vectors would take more than ``_ROOM``."""
+"""Inputs that members are looked for among; fewer, where a pool is smaller or their vectors would take more than ``_ROOM``; of
+what a source holds on disk, all for which there is that room."""
 _ROOM = 2**30
 """Bytes."""
 _STAGES = (2**10, 2**12, CANDIDATES)
-"""First among so many, then among more."""
+"""First among so many, then among more, then among all."""
 KEPT = 32
 """Members of each ball that are looked for."""
 _LIFE = 16
@@ -166,7 +167,7 @@ class Balls:
         points = self.balls[site].vectors(z)
         limits, waiting = self.balls[site].limits(points), np.arange(len(z))
         found, last = [np.empty(0, dtype=np.int64) for _ in range(len(z))], 0
-        for stage in (min(stage, len(candidates)) for stage in _STAGES):
+        for stage in (min(stage, len(candidates)) for stage in (*_STAGES, len(candidates))):
             self._go_on()
             for part in _slices(start + last, stage - last, len(candidates)):
                 which = torch.from_numpy(waiting)
@@ -207,7 +208,8 @@ class Balls:
         ):
             self._kept = None  # the memory of the last is free before that of the next is taken
             each = 2 * self.source.places * sum(ball.width for ball, wanted in zip(self.balls, asked, strict=True) if wanted)
-            count = max(_FEWEST, min(CANDIDATES, _ROOM // each, self.config.pool * self.config.batch))
+            most = _ROOM // each if self.source.held else min(CANDIDATES, _ROOM // each, self.config.pool * self.config.batch)
+            count = max(_FEWEST, most)
             self._kept = number, self.source.candidates(self.balls, count, (self.config.seed, 5, 4, number), asked)
         return self._kept[1]
 

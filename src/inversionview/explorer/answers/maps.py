@@ -100,14 +100,15 @@ def ratio_map(study: Study, text: str, at: str | int | None = None, *, report: P
             study.decoder,
             study.model,
             study.inputs,
-            study.sites,
+            study.decoded_sites,
             scope=resolved(study),
             report=measured,
             **_RATIO,
         )
         _RATIOS[study] = information.means(shares.T)
-    told = zip(study.sites, _RATIOS[study], strict=True)
-    cells = [contract.Cell(site=site.short, value=m.value, low=m.low, high=m.high) for site, m in told]
+    told = {site: (m.value, m.low, m.high) for site, m in zip(study.decoded_sites, _RATIOS[study], strict=True)}
+    ends = {site.short: told.get(site, (None, None, None)) for site in study.sites}
+    cells = [contract.Cell(site=site, value=value, low=low, high=high) for site, (value, low, high) in ends.items()]
     scope = resolved(study)
     return contract.Map(kind="ratio", position=position, epsilon=scope.epsilon, distance=scope.distance, cells=cells)
 
