@@ -354,3 +354,13 @@ def test_vectors_that_cannot_be_read(
     code, out, err = command(capsys, *(each.format(files=files) for each in arguments))
     assert (code, out) == (2, "")
     assert says in " ".join(err.split())
+
+
+def test_the_distance_of_one_number_is_called_what_it_is(addition: iv.Study, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ("addition", "615+861=1476", "--at", "=", "--site", "n0.5", "--steps", "20")
+    code, out, _ = command(capsys, "walk", *text, "--json")
+    assert code == 0
+    assert json.loads(out)["distance"]["name"] == "spread"
+    _, out, _ = command(capsys, "walk", *text)
+    assert "ε, spread" in out
+    assert "euclidean" not in out

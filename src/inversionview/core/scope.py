@@ -115,7 +115,7 @@ def _hint(text: str) -> str:
     return f": write {amount:g}" if 0 < amount < float("inf") else ""
 
 
-def epsilon_text(epsilon: float, kind: Distance) -> str:
+def epsilon_text(epsilon: float, kind: str) -> str:
     """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``."""
     return f"ε = {epsilon:g} ({kind})"
 

@@ -106,7 +106,7 @@ class StatisticsOf(Model):
 class MappedDistance(Model):
     """A distance that needs statistics."""
 
-    name: Distance
+    name: Distance | Literal["spread"] = Field(description="`spread`: of one number, in units of its spread over the corpus.")
     statistics: StatisticsOf
 
 

@@ -60,12 +60,12 @@ def untrained_place(decoder: Decoder, inputs: Inputs, query: Query) -> list[str]
 
 def too_wide(made: Preimage, share: float | None, among: str) -> list[str]:
     """Return a note where ε admits nearly everything: so large a share of inputs, or what has nothing in common with z_q."""
-    threshold = epsilon_text(made.epsilon, made.distance)
+    threshold = epsilon_text(made.epsilon, made.measure)
     if share is not None and share >= MOST_INSIDE:
         return [
             f"{threshold} admits {share:.0%} of {among}: the activation tells next to nothing of its input, or ε is too large."
         ]
-    if made.epsilon >= NOTHING_IN_COMMON and not REGISTRY[made.distance].centred:
+    if made.epsilon >= NOTHING_IN_COMMON and not made.query.site.single and not REGISTRY[made.distance].centred:
         what = (
             "an activation of zero" if made.distance.startswith("euclidean") else "activations at right angles to the query's"
         )

@@ -230,11 +230,16 @@ class Preimage(Result):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def measure(self) -> str:
+        """What its distance is called: of one number, whatever was asked for, ``spread``; see ``model.distances.metric``."""
+        return "spread" if self.query.site.single else self.distance
+
     def to_json(self) -> dict[str, Any]:
         """Return the preimage as plain JSON values, the form that everything else reads."""
         return {
             "query": self.query.to_json(),
-            "distance": self.distance if self.statistics is None else {"name": self.distance, "statistics": self.statistics},
+            "distance": self.measure if self.statistics is None else {"name": self.measure, "statistics": self.statistics},
             "epsilon": self.epsilon,
             "seed": self.seed,
             "samples": [s.to_json() for s in self.samples],

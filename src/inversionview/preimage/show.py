@@ -98,7 +98,7 @@ def table(preimage: Preimage) -> Group:
 
 def meaning_text(preimage: Preimage) -> str:
     """Return ε with its distance and what it means: ``ε = 0.083 cosine-normed · 9.60 bits · 0.12 nats``."""
-    parts = [f"ε = {preimage.epsilon:.3g} {preimage.distance}"]
+    parts = [f"ε = {preimage.epsilon:.3g} {preimage.measure}"]
     if preimage.bits is not None:
         bits = preimage.bits
         parts.append(f"{at_least(bits.low) if bits.bounded else f'{bits.value:.2f}'} bits")
@@ -120,7 +120,7 @@ def _grid(shown: Preimage) -> Table:
     grid.add_column("sample" if shown.source == "decoder" else "input")
     for sample in shown.inside:
         _row(grid, sample, repeated, tried, shown.query.ends)
-    line = Text(f"──────── ε, {shown.distance} ────────", style="red")
+    line = Text(f"──────── ε, {shown.measure} ────────", style="red")
     told = f"{shown.epsilon:.3f}" if shown.epsilon >= 0.001 else f"{shown.epsilon:g}"
     grid.add_row(Text(told, style="bold red"), *[""] * (repeated + tried), line)
     for sample in shown.outside:
