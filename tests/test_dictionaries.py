@@ -425,6 +425,19 @@ def test_half_precision_is_computed_in_fp32(tmp_path: Path) -> None:
     assert found.encode(X.double()).dtype == found.decode(wanted).dtype == found.direction(0).dtype == torch.float32
 
 
+def test_what_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of fp32 are mapped from their file and need none; those of another precision, and archives, do."""
+    whole = saelens(tmp_path / "a", weights())
+    half = saelens(tmp_path / "b", {name: each.half() for name, each in weights().items()})
+    packed = gemma(tmp_path / "c")
+    monkeypatch.setattr("inversionview.core.memory.available", lambda: 100)
+    assert load_dictionary(whole).encode(X).shape == (3, 7, N)
+    with pytest.raises(SettingError, match=r"The encoder of .* in fp32 needs .* of memory"):
+        load_dictionary(half).encode(X)
+    with pytest.raises(SettingError, match=r"needs .* of memory"):
+        load_dictionary(packed)
+
+
 def test_fingerprints(tmp_path: Path) -> None:
     """One of the same numbers in other files is the same; another k, threshold or number is another."""
     jump = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
