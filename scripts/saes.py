@@ -36,7 +36,7 @@ from inversionview.studies.shipped import FILES, shipped_path
 MODULE, SITE = "h.0", "x0.post"
 SETTINGS: dict[str, dict[str, int]] = {
     "addition": {"num_latents": 128, "k": 8, "sequences": 600_000},
-    "counting": {"num_latents": 256, "k": 8, "sequences": 400_000},
+    "counting": {"num_latents": 256, "k": 8, "sequences": 1_100_000},
 }
 """Latents, how many of them fire, and how many inputs of the training split are used, once each."""
 BATCH, RATE, SEED, HELD_OUT = 64, 3e-3, 0, 20_000
@@ -89,8 +89,10 @@ def main(study: str) -> None:
         train(study, inputs, rows, Path(name))
         print(f"{time.perf_counter() - started:.0f} s")
         made, goal = Path(name) / "run", FILES / study / f"sae-{SITE}"
-        shutil.rmtree(goal, ignore_errors=True)
-        shutil.copytree(made / MODULE, goal / MODULE)
+        shutil.rmtree(goal / MODULE, ignore_errors=True)
+        for path in sorted((made / MODULE).iterdir()):
+            (goal / MODULE).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, goal / MODULE / path.name)  # without permissions: safetensors lets only its owner read
         config = json.loads((made / "config.json").read_text(encoding="utf-8")) | {"model": study, "save_dir": ""}
         (goal / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured(study, inputs, rest[:HELD_OUT], goal / MODULE), indent=1, ensure_ascii=False))
