@@ -615,7 +615,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of the hub holds no dictionary in layer_1: name another" in said("google/gemma-scope-2b-pt-res/layer_1")
 
 
-@pytest.mark.parametrize(("study", "latents", "explained"), [("addition", 128, 0.9986), ("counting", 256, 0.98)])
+@pytest.mark.parametrize(("study", "latents", "explained"), [("addition", 128, 0.9986), ("counting", 256, 0.9828)])
 def test_autoencoders_that_the_package_carries(study: str, latents: int, explained: float) -> None:
     """They reconstruct what plain transformers computes behind block 0 as README.md beside them says, from 8 latents a token."""
     found = load_dictionary(shipped_path(study, "model").parent / "sae-x0.post")
