@@ -617,7 +617,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("study", "latents", "explained"), [("addition", 128, 0.9986), ("counting", 256, 0.9828)])
 def test_autoencoders_that_the_package_carries(study: str, latents: int, explained: float) -> None:
-    """They reconstruct what plain transformers computes behind block 0 as README.md beside them says, from 8 latents a token."""
+    """They reconstruct what plain transformers computes behind block 0 as README.md says, by 8 latents a token."""
     found = load_dictionary(shipped_path(study, "model").parent / "sae-x0.post")
     assert (found.form, found.hook, found.model) == ("sparsify", "blocks.0.hook_resid_post", study)
     assert (found.d_latents, found.k) == (latents, 8)
