@@ -19,10 +19,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from inversionview.core.errors import InversionViewError, SettingError, WeightsError
 from inversionview.model.dictionaries.dictionary import Dictionary
 from inversionview.model.dictionaries.loading import load_dictionary
+from inversionview.studies.registry import shipped_inputs
+from inversionview.studies.shipped import shipped_path
 
 D, N, OUT = 6, 12, 5
 Formula = Callable[[Tensor], Tensor]
@@ -425,6 +428,19 @@ def test_half_precision_is_computed_in_fp32(tmp_path: Path) -> None:
     assert found.encode(X.double()).dtype == found.decode(wanted).dtype == found.direction(0).dtype == torch.float32
 
 
+def test_what_does_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of fp32 are mapped from their file and need none; those of another precision, and archives, do."""
+    whole = saelens(tmp_path / "a", weights())
+    half = saelens(tmp_path / "b", {name: each.half() for name, each in weights().items()})
+    packed = gemma(tmp_path / "c")
+    monkeypatch.setattr("inversionview.core.memory.available", lambda: 100)
+    assert load_dictionary(whole).encode(X).shape == (3, 7, N)
+    with pytest.raises(SettingError, match=r"The encoder of .* in fp32 needs .* of memory"):
+        load_dictionary(half).encode(X)
+    with pytest.raises(SettingError, match=r"needs .* of memory"):
+        load_dictionary(packed)
+
+
 def test_fingerprints(tmp_path: Path) -> None:
     """One of the same numbers in other files is the same; another k, threshold or number is another."""
     jump = {"architecture": "jumprelu", "apply_b_dec_to_input": False}
@@ -597,3 +613,22 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(found, Dictionary)
     assert (found.model, found.hook) == ("gemma-2-2b", "blocks.20.hook_resid_post")
     assert "of the hub holds no dictionary in layer_1: name another" in said("google/gemma-scope-2b-pt-res/layer_1")
+
+
+@pytest.mark.parametrize(("study", "latents", "explained"), [("addition", 128, 0.9986), ("counting", 256, 0.9828)])
+def test_autoencoders_that_the_package_carries(study: str, latents: int, explained: float) -> None:
+    """They reconstruct what plain transformers computes behind block 0 as README.md says, by 8 latents a token."""
+    found = load_dictionary(shipped_path(study, "model").parent / "sae-x0.post")
+    assert (found.form, found.hook, found.model) == ("sparsify", "blocks.0.hook_resid_post", study)
+    assert (found.d_latents, found.k) == (latents, 8)
+    inputs = shipped_inputs(study)
+    tokens = torch.from_numpy(inputs.tokens(inputs.split("test")[-500:]))
+    with torch.no_grad():
+        states = AutoModelForCausalLM.from_pretrained(shipped_path(study, "model"))(tokens, output_hidden_states=True)
+    framing = torch.tensor([token for token in (inputs.pad, inputs.bos, inputs.eos) if token is not None])
+    x = states.hidden_states[1][torch.isin(tokens, framing, invert=True)]
+    codes = found.encode(x)
+    unexplained = (x - found.decode(codes)).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    assert 1 - float(unexplained) > explained - 0.002
+    assert int((codes != 0).sum(-1).max()) <= 8
+    assert sum(path.stat().st_size for path in Path(found.source).iterdir()) < 300_000

@@ -1,6 +1,7 @@
-"""Control vectors in GGUF files, as repeng and llama.cpp write them: a tensor ``direction.N`` for each layer.
+"""Control vectors in GGUF files, as repeng writes them: a tensor ``direction.N`` for each layer.
 
-``direction.N`` is a direction of the output of block N, from 0: repeng reads it there, and llama.cpp adds it there.
+``direction.N`` is a direction of the output of block N, from 0: repeng finds it there, and llama.cpp adds it there. (What
+llama.cpp's own generator calls so it finds one block earlier; the file does not tell who wrote it.)
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from inversionview.core.errors import InputError
 from inversionview.records.reading import located
 from inversionview.records.vectors.arrays import read_npy, read_npz, read_safetensors
-from inversionview.records.vectors.columns import COLUMN, read_columns
+from inversionview.records.vectors.columns import read_columns
 from inversionview.records.vectors.control import read_control
 from inversionview.records.vectors.found import Found
 from inversionview.records.vectors.neuronpedia import read_json
@@ -168,6 +168,3 @@ def _checked(found: Found, spec: str) -> Float32[np.ndarray, "k width"]:
         which = f"Row {zero[0]} of {spec}" if values.ndim == 2 else spec
         raise InputError(f"{which} is zero in all {rows.shape[1]} numbers and has no direction: give another.")
     return rows
-
-
-__all__ = ["COLUMN", "FORMS", "Spec", "Vectors", "orthonormal", "parsed", "read_vectors"]
