@@ -13,11 +13,21 @@ from torch import Tensor
 
 from inversionview.core.errors import SettingError
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
 
+Vector = str | Path | Tensor | npt.NDArray[Any]
+"""An activation from outside, ``[numbers]``, or what names one in a file, ``PATH[:key][[row]]``."""
 
-def outside(vector: str | Path | Tensor | npt.NDArray[Any] | None) -> tuple[Float[Tensor, " numbers"], str, str | None]:
+
+def check_one(text: object, at: object, vector: object) -> None:
+    """Raise ``SettingError`` unless there is either a text or a vector, and no position in a vector."""
+    if (text is None) == (vector is None) or (vector is not None and at is not None):
+        raise SettingError("Name either a text and a position in it, or a vector, which has none.")
+
+
+def _outside(vector: Vector) -> tuple[Float[Tensor, " numbers"], str, str | None]:
     """Return a vector from outside, what it is called, and where its file says that it belongs.
 
     Raises:
@@ -34,12 +44,17 @@ def outside(vector: str | Path | Tensor | npt.NDArray[Any] | None) -> tuple[Floa
     return torch.from_numpy(found.values[0]), str(vector), found.hook
 
 
-def from_outside(model: ProbedModel, z: Float[Tensor, " numbers"], site: Site, source: str) -> Query:
-    """Return the query of a vector whose input is not known.
+def from_outside(model: ProbedModel, vector: Vector | None, named: str | Site | None, default: str) -> Query:
+    """Return the query of a vector whose input is not known, at the site that is named, or that its file names, or by default.
 
     Raises:
-        SettingError: it has another number of numbers than activations of the site, or is zero or not finite.
+        InputError: the file is missing or damaged, or does not hold what is named.
+        SettingError: several vectors are named; it has another number of numbers than activations of the site; it is zero or
+            not finite.
     """
+    assert vector is not None
+    z, source, hook = _outside(vector)
+    site = find_site(named or hook or default, model.sites)
     z, wanted = z.detach().float().cpu(), site.numbers(model.shape.widths)
     if z.ndim != 1 or len(z) != wanted:
         raise SettingError(f"{source} has the shape {tuple(z.shape)}, but an activation at {site} is one of {wanted} numbers.")

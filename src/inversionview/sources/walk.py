@@ -119,8 +119,7 @@ def walk(
     scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
-    begun = inputs_of(starts, study.model.vocabulary.pad, target.ended)
-    ground = _ground(study, _begun(query, begun, study), target, prior, begun, **over)
+    ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)
     made = walked_preimage(
         study.model,
         query,
@@ -214,6 +213,7 @@ def _ground(
     from inversionview.sources.study_ground import study_ground
     from inversionview.sources.walked import language_ground
 
+    query = _begun(query, starts, study)
     if decoder and prior != "study":
         raise SettingError(
             f"A decoder writes inputs of a study's own prior, but here the prior is {prior!r}: leave the decoder out."

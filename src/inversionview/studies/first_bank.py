@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from inversionview.bank import folders
+from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.manifest import check_positions, check_rows
+from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError
+from inversionview.core.progress import Progress
 from inversionview.core.scope import Distance
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
@@ -18,6 +23,7 @@ from inversionview.corpora.places import EveryToken
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.site import Site
 from inversionview.studies.spec import StudySpec
+from inversionview.studies.statistics import Sampled, learn
 
 SECONDS = 40
 """The first search of a text waits about so long for its bank."""
@@ -29,17 +35,41 @@ _STEPS = (1, 1.5, 2, 3, 5, 7)
 """Leading digits of a bank's size."""
 
 
-class Read(Protocol):
+BeginBank = Callable[[Path, int], None]
+"""Called with the folder and the size of a bank that is begun."""
+
+
+class Read(Sampled, Protocol):
     """What is read; see ``Study``."""
 
     spec: StudySpec
-    model: ProbedModel
     sites: list[Site]
 
-    @property
-    def inputs(self) -> Inputs:
-        """Its inputs."""
-        ...
+
+def wanted_sites(study: Read, site: Site | Sequence[Site] | None) -> list[Site]:
+    """Return which sites a bank must hold: of a study those that are asked for, unless all are its own."""
+    asked = [] if site is None else [site] if isinstance(site, Site) else list(site)
+    return asked if study.inputs.every_token or set(asked) - set(study.sites) else []
+
+
+def build_first(
+    study: Read, wanted: Sequence[Site], report: Progress | None = None, begin: BeginBank | None = None
+) -> ActivationBank:
+    """Build a bank of a study that nobody has described, in the user's cache; see ``first_bank``.
+
+    Args:
+        study: whose.
+        wanted: sites that it must hold, if any are named.
+        report: called with the share of the inputs that is done, and a note.
+        begin: called before that, with its folder and size.
+    """
+    rows, sites = first_bank(study, wanted)
+    learn(study, [study.spec.distance], [each for each in sites if each.single], report)
+    distance, some = served(study, sites), study.inputs.every_token or sites != study.sites
+    path = folders.cached(study.model, study.inputs, rows, sites if some else (), distance)
+    if begin is not None:
+        begin(path, rows)
+    return harvest_bank(path, study.model, study.inputs, rows=rows, sites=sites, distance=distance, report=report)
 
 
 def first_bank(study: Read, wanted: Sequence[Site]) -> tuple[int, Sequence[Site]]:

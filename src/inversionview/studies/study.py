@@ -5,40 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Int
-from torch import Tensor
 
 from inversionview.bank import folders
-from inversionview.bank.harvest import harvest_bank
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
-from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions, end_alone
 from inversionview.decoder.bias import Truth, kept_truth
 from inversionview.decoder.decoder import Decoder
-from inversionview.model.chats import Messages, found_in
+from inversionview.model.chat_template import Messages
+from inversionview.model.chats import found_in
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.patterns import expand, find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.preimage.query import from_outside, outside, queried
+from inversionview.preimage.query import Vector, check_one, from_outside, queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
-from inversionview.studies.first_bank import first_bank, served, wanted_tokens
+from inversionview.studies.first_bank import BeginBank, build_first, wanted_sites, wanted_tokens
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec
-from inversionview.studies.statistics import learn
-
-BeginBank = Callable[[Path, int], None]
 
 
 class Study:
@@ -142,7 +135,7 @@ class Study:
         at: str | int | None = None,
         site: str | Site | None = None,
         *,
-        vector: str | Path | Tensor | npt.NDArray[Any] | None = None,
+        vector: Vector | None = None,
     ) -> Query:
         """Return the query: ``text`` run through the probed model and read at one position and site, or a vector from outside.
 
@@ -151,22 +144,17 @@ class Study:
             at: a token, a named position (``A1``, ``END``, ``query``) or an index: an int or ``"#8"``, the first token (BOS,
                 where texts are run with one) being 0; −1 is the last token of the text, EOS not counted. See ``Chat.place``.
             site: any of the three name styles of ``Site``.
-            vector: in place of a text: an activation at the site that comes from elsewhere, ``[numbers]``, or what names one in
-                a file, ``PATH[:key][[row]]``; its input is not known.
+            vector: in place of a text: an activation from elsewhere, whose input is not known, or what names one in a file.
 
         Raises:
             InputError: the text is empty, too long, or cannot be encoded; the file holds no such vector.
             UnknownPositionError, UnknownSiteError: there is no such place.
             SettingError: there are both a text and a vector, or neither; the vector is of another width.
         """
-        if (text is None) == (vector is None) or (vector is not None and at is not None):
-            raise SettingError("Name either a text and a position in it, or a vector, which has none.")
+        check_one(text, at, vector)
         if text is None:
-            z, name, hook = outside(vector)
-            chosen = find_site(site or hook or self.spec.site, self.model.sites)
-            return from_outside(self.model, z, chosen, name)
-        ids, position = self.located(text, at)
-        return queried(self.model, ids, position, find_site(self.spec.site if site is None else site, self.model.sites))
+            return from_outside(self.model, vector, site, self.spec.site)
+        return queried(self.model, *self.located(text, at), find_site(site or self.spec.site, self.model.sites))
 
     def located(self, text: str | Messages, at: str | int | None) -> tuple[list[int], int]:
         """Return a text's or chat's ids and the index of ``at``, by default the study's own position."""
@@ -186,8 +174,7 @@ class Study:
             folder: a bank, its folder, or a run's folder that holds one.
             report: called with the share of the inputs that is done, and a note, where a bank must be built first.
             begin: called before that, with its folder and size.
-            site: which it must hold, one or several. A new one of natural text holds these alone, of as many tokens as take 40
-                seconds; so does one of a study where they are not all its own.
+            site: which it must hold, one or several; see ``first_bank``.
 
         Raises:
             BankError, MismatchError: the bank in ``folder`` is missing, damaged, unfinished or not of the model as it is now.
@@ -196,13 +183,7 @@ class Study:
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
         if self.known_bank(site) is None:
-            rows, sites = first_bank(self, self._wanted(site))
-            learn(self, [self.spec.distance], [each for each in sites if each.single], report)
-            distance, some = served(self, sites), self.inputs.every_token or sites != self.sites
-            path = folders.cached(self.model, self.inputs, rows, sites if some else (), distance)
-            if begin is not None:
-                begin(path, rows)
-            self._bank = harvest_bank(path, self.model, self.inputs, rows=rows, sites=sites, distance=distance, report=report)
+            self._bank = build_first(self, wanted_sites(self, site), report, begin)
         assert self._bank is not None
         return self._bank
 
@@ -212,14 +193,8 @@ class Study:
         Raises:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
-        wanted = self._wanted(site)
+        wanted = wanted_sites(self, site)
         if self._bank is None or set(wanted) - set(self._bank.sites):
-            own = [self.folder / "bank"] if self.folder else []
-            usual, least = [] if self.inputs.every_token else self.sites, wanted_tokens(self)
-            self._bank = folders.find(self.model, self.inputs, own, wanted, usual, least, self.spec.distance)
+            own, usual = [self.folder / "bank"] if self.folder else [], [] if self.inputs.every_token else self.sites
+            self._bank = folders.find(self.model, self.inputs, own, wanted, usual, wanted_tokens(self), self.spec.distance)
         return self._bank
-
-    def _wanted(self, site: Site | Sequence[Site] | None) -> list[Site]:
-        """Return which sites a bank must hold: of a study those that are asked for, unless all are its own."""
-        asked = [] if site is None else [site] if isinstance(site, Site) else list(site)
-        return asked if self.inputs.every_token or set(asked) - set(self.sites) else []
