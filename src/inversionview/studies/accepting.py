@@ -27,7 +27,7 @@ R_co = TypeVar("R_co", covariant=True)
 _OF_A_MODEL = ("tokenizer", "texts")
 _OF_A_TEXT = ("at", "site")
 _WRAPPED: WeakKeyDictionary[Any, tuple[ProbedModel, Any]] = WeakKeyDictionary()
-"""Models in memory and their tokenizers by the objects that were given, so that a second reading does not lay them open again."""
+"""Models in memory, with their tokenizers, by the objects that were given: a second reading does not lay them open again."""
 
 
 class Accepting(Protocol[P, R_co]):
@@ -107,7 +107,7 @@ def _wrapped(model: Any, tokenizer: Any) -> ProbedModel:
         known, given = _WRAPPED.get(model, (None, None))
     except TypeError:  # no object that can be kept track of: told by ``wrap``
         known, given = None, None
-    if known is None or tokenizer not in (None, given) or known.changed:
+    if known is None or known.changed or not (tokenizer is None or tokenizer is given):
         tokenizer = given if tokenizer is None else tokenizer
         known = ProbedModel.wrap(model, tokenizer)
         _WRAPPED[model] = known, tokenizer
