@@ -30,7 +30,7 @@ from inversionview.core.errors import StorageError, WeightsError
 from inversionview.core.integrity import digest, file_digest, read_sealed, sealed
 from inversionview.core.storage import replacing, write_json
 from inversionview.model.backend import Backend, Shape
-from inversionview.model.chats import ChatTemplate
+from inversionview.model.chat_template import ChatTemplate
 from inversionview.model.framing import bos_stated
 from inversionview.model.llama import LlamaNetwork
 from inversionview.model.tokens import Vocabulary, fingerprint

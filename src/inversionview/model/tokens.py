@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from inversionview.core.errors import InputError, WeightsError
-from inversionview.model.chats import ChatTemplate
+from inversionview.model.chat_template import ChatTemplate
 from inversionview.model.framing import bos_stated, frame_of, plain_tokenizer, unprefixed
 from inversionview.model.pieces import Pieces, own_decoder
 

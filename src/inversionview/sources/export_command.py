@@ -28,7 +28,7 @@ from inversionview.terminal.options import (
 )
 
 if TYPE_CHECKING:
-    from inversionview.model.chats import Messages
+    from inversionview.model.chat_template import Messages
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.sources.source import Source
     from inversionview.studies.study import Study

@@ -18,7 +18,7 @@ from inversionview.terminal.options import InputOptions, ModelOptions, TextsOpti
 if TYPE_CHECKING:
     from inversionview.bank.store import ActivationBank
     from inversionview.corpora.natural import TextSource
-    from inversionview.model.chats import Messages
+    from inversionview.model.chat_template import Messages
     from inversionview.studies.study import Study
 
 
