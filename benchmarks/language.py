@@ -6,6 +6,9 @@ positions, as a bank is made. Prints prompts per second.
 
 ``python benchmarks/language.py search [--bank FOLDER]``: exact search of one head in a bank (by default that of the cache),
 over random heads, positions and queries; and the same by brute force on vectors that lie in memory. Prints milliseconds.
+
+``python benchmarks/language.py memory``: ``iv.read`` of the model that transformers has loaded, in a process that has imported
+nothing of this package: seconds to the first rows of a walk, and again for another text.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import inversionview as iv
 from inversionview.bank.search import search
@@ -33,16 +36,35 @@ from inversionview.studies.shipped import default_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["harvest", "search"])
+    parser.add_argument("what", choices=["harvest", "search", "memory"])
     parser.add_argument("--prompts", type=int, default=704)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bank")
     options = parser.parse_args()
+    if options.what == "memory":
+        in_memory()
+        return
     study = iv.load("ioi")
     if options.what == "harvest":
         harvest(study, options.prompts, options.rounds)
     else:
         searched(study, options.bank)
+
+
+def in_memory() -> None:
+    path = default_model()
+    with quick_gguf():
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    for text in ("The capital of France is", "He sat by the bank of the river"):
+        began, used, rows = time.perf_counter(), time.process_time(), list[tuple[float, float, int]]()
+
+        def watch(some: tuple[iv.Sample, ...], began: float = began, used: float = used, rows: list = rows) -> None:
+            rows.append((time.perf_counter() - began, time.process_time() - used, len(some)))
+
+        iv.read(model, text, site="x15.post", tokenizer=tokenizer if text.startswith("The") else None, seconds=4, watch=watch)
+        wall, cpu, count = rows[0]
+        print(f"{text!r}: {count} rows after {wall:.2f} s ({cpu:.2f} s of processor time); {torch.get_num_threads()} threads")
 
 
 def searched(study: iv.Study, folder: str | None, count: int = 200) -> None:

@@ -7,6 +7,8 @@ dependencies: packed layers and nnsight's ``LanguageModel`` are stood for by obj
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,6 +309,22 @@ def test_a_model_that_is_trained_on_is_not_read_from_what_was_kept() -> None:
     model.resize_token_embeddings(len(CHARACTERS) + 2)
     again = iv.read(model, "the cat sat", at="c", site="x1.post", tokenizer=TOKENIZER, steps=1)
     assert_near(again.query.z, after.query.z)
+
+
+def test_a_model_is_laid_open_once_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    wrap = iv.ProbedModel.wrap
+    monkeypatch.setattr(iv.ProbedModel, "wrap", lambda *given: opened.append(1) or wrap(*given))
+    model = llama()
+    for _ in range(2):
+        iv.read(model, "the cat sat", site="x0.post", tokenizer=TOKENIZER, steps=1)
+    assert len(opened) == 1
+    iv.read(model, "the cat sat", site="x0.post", tokenizer=character_tokenizer(CHARACTERS), steps=1)
+    assert len(opened) == 2
+    weight = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 def test_studies_for_any_language_model_take_one_in_memory() -> None:

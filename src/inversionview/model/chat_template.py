@@ -1,4 +1,4 @@
-"""The template by which a tokenizer makes a text of a chat's messages."""
+"""The template by which a tokenizer makes a text of the messages of a chat, and where it lies."""
 
 from __future__ import annotations
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from inversionview.core.errors import InputError, UnknownPositionError
 from inversionview.model.chat_template import ChatTemplate, Messages
-
-if TYPE_CHECKING:
-    from inversionview.model.probed import ProbedModel
+from inversionview.model.probed import ProbedModel
 
 _PLACE = re.compile(r"(?P<role>[\w-]+)(?::(?P<number>-?\d+))?(?::(?P<end>START|END)|/(?P<token>.+))", re.DOTALL)
 _ROLES = ("system", "user", "assistant", "tool")

@@ -96,6 +96,7 @@ class ProbedModel(Runner):
         sound: what of it may be believed.
         statistics: of a corpus, which some distances need; see ``learn``.
         version: of one that was in memory already (``wrap``): the state in which it was laid open.
+        studies: what verbs that were given it in place of a study have made of it, by the texts.
     """
 
     def __init__(self, backend: Backend, vocabulary: Vocabulary, name: str) -> None:
@@ -103,6 +104,7 @@ class ProbedModel(Runner):
         self.sound = Soundness()
         self.statistics: Statistics | None = None
         self.version: Version | None = None
+        self.studies: dict[str, Any] = {}
         self._metrics: dict[tuple[Distance, Site], Metric] = {}
 
     @classmethod

@@ -26,10 +26,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 _OF_A_MODEL = ("tokenizer", "texts")
 _OF_A_TEXT = ("at", "site")
-_WRAPPED: WeakKeyDictionary[Any, ProbedModel] = WeakKeyDictionary()
-"""Models in memory by the objects that were given, so that a second reading does not lay them open again."""
-_STUDIES: WeakKeyDictionary[ProbedModel, dict[str, Study]] = WeakKeyDictionary()
-"""Their studies, by the texts."""
+_WRAPPED: WeakKeyDictionary[Any, tuple[ProbedModel, Any]] = WeakKeyDictionary()
+"""Models in memory, with their tokenizers, by the objects that were given: a second reading does not lay them open again."""
 
 
 class Accepting(Protocol[P, R_co]):
@@ -96,10 +94,9 @@ def study_of(model: Any, *, tokenizer: Any = None, texts: str | Path | TextSourc
     if isinstance(model, str | Path):
         raise SettingError(f"A study is wanted, or a model in memory: load it, as in iv.load({str(model)!r}).")
     probed = model if isinstance(model, ProbedModel) else _wrapped(model, tokenizer)
-    kept = _STUDIES.setdefault(probed, {})
-    if str(texts) not in kept:
-        kept[str(texts)] = load(model=probed, texts=texts)
-    return kept[str(texts)]
+    if str(texts) not in probed.studies:
+        probed.studies[str(texts)] = load(model=probed, texts=texts)
+    return probed.studies[str(texts)]
 
 
 def _wrapped(model: Any, tokenizer: Any) -> ProbedModel:
@@ -107,10 +104,11 @@ def _wrapped(model: Any, tokenizer: Any) -> ProbedModel:
     from inversionview.model.probed import ProbedModel
 
     try:
-        known = _WRAPPED.get(model)
+        known, given = _WRAPPED.get(model, (None, None))
     except TypeError:  # no object that can be kept track of: told by ``wrap``
-        known = None
-    if known is None or tokenizer is not None or known.changed:
+        known, given = None, None
+    if known is None or known.changed or not (tokenizer is None or tokenizer is given):
+        tokenizer = given if tokenizer is None else tokenizer
         known = ProbedModel.wrap(model, tokenizer)
-        _WRAPPED[model] = known
+        _WRAPPED[model] = known, tokenizer
     return known

@@ -37,21 +37,20 @@ def backend_of(model: Any, name: str) -> Backend:
     own = tree.original_model if is_bridge(tree) else tree
     rows = own.get_input_embeddings().weight.shape[0]
     tokens = torch.arange(_TRIED, device=device).remainder(rows)[None]
+    plain = None if _has_adapters(tree) else plain_backend(tree, tokens, lambda: _bridge(tree))
+    if plain is not None:
+        return plain
     logits = _logits(tree, tokens)
-    backend = (_adapted if _has_adapters(tree) else _plain_or_bridge)(tree, tokens, logits)
+    if _has_adapters(tree):
+        backend = _adapted(tree, tokens, logits)
+    else:
+        backend = _bridge(tree.original_model, tree) if is_bridge(tree) else _bridge(tree)
     if not _same(backend.logits(tokens, None), logits):
         raise WeightsError(
             f"What is read of {name} is not what it computes: give the model without what changes its passes (prompts of PEFT, "
             "hooks)."
         )
     return backend
-
-
-def _plain_or_bridge(tree: Any, tokens: Tensor, logits: Tensor) -> Any:
-    if is_bridge(tree):
-        return _bridge(tree.original_model, tree)
-    made = plain_backend(tree, tokens, logits, lambda: _bridge(tree))
-    return _bridge(tree) if made is None else made
 
 
 def _bridge(model: Any, opened: Any = None) -> BridgeBackend:

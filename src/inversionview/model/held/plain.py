@@ -27,13 +27,12 @@ _PLAIN |= {"Conv1D", "LayerNorm", "NewGELUActivation", "GELUTanh", "GELUActivati
 _NEAR = 1e-4
 
 
-def plain_backend(tree: Any, tokens: Tensor, logits: Tensor, bridge: Callable[[], BridgeBackend]) -> Any | None:
+def plain_backend(tree: Any, tokens: Tensor, bridge: Callable[[], BridgeBackend]) -> Any | None:
     """Return a backend of a GPT-2 or Llama that has nothing of its own, and gives what the model gives; else ``None``.
 
     Args:
         tree: the model.
         tokens: on which both are run, ``[1, pos]``.
-        logits: what the model says there.
         bridge: opens what does the rest.
     """
     weights = dict(tree.named_parameters())
@@ -45,11 +44,12 @@ def plain_backend(tree: Any, tokens: Tensor, logits: Tensor, bridge: Callable[[]
     if made is None:
         return None
     with torch.no_grad():
-        states = tree(tokens, output_hidden_states=True, use_cache=False).hidden_states
+        own = tree(tokens, output_hidden_states=True, use_cache=False)
+        states = own.hidden_states
         places = torch.arange(tokens.size(1), device=tokens.device)[None]
         sites = [Site(layer, "pre") for layer in range(len(states) - 1)]
         ours = made.activations(tokens, None, sites, places)
-        pairs = [*zip(ours, states[:-1], strict=True), (made.logits(tokens, None), logits)]
+        pairs = [*zip(ours, states[:-1], strict=True), (made.logits(tokens, None), own.logits)]
     return made if all(float((a - b).norm()) <= _NEAR * float(b.norm()) for a, b in pairs) else None
 
 
