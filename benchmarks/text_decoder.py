@@ -143,7 +143,7 @@ def judged(study: iv.Study, told: argparse.Namespace) -> list[dict[str, object]]
     sites = [Site.parse(name) for name in decoder.config.sites]
     source, model = BankedPrefixes(bank, sites), study.model
     truth, last, passed = held_out(study, source, told.queries, told.seed)
-    print(
+    say(
         f"{len(source.rows):,} trained occurrences; {passed} of {passed + len(truth)} queries passed over, their prefix is one."
     )
     zs, rows = model.harvest(truth, sites, last[:, None])[:, :, 0].float().cpu(), []
