@@ -371,5 +371,5 @@ def test_a_shipped_dictionary_is_named_by_its_study(request: pytest.FixtureReque
     loaded: iv.Study = request.getfixturevalue(study)
     site = find_site(f"x0.post|sae:{study}#3", loaded.model.sites)
     assert site.single
-    with pytest.raises(SettingError, match="belongs at blocks.0.hook_resid_post"):
+    with pytest.raises(SettingError, match=r"belongs at blocks.0.hook_resid_post"):
         find_site(f"x1.post|sae:{study}#3", loaded.model.sites)
