@@ -256,3 +256,13 @@ def test_a_chat_goes_with_a_model_alone(folder: Path, capsys: pytest.CaptureFixt
         with pytest.raises(SystemExit):
             main(["read", *words, "--chat", str(folder / "chat.json")])
         assert "--chat is what --model reads" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_walk_goes_over_a_chat_whose_marks_are_the_frame() -> None:
+    """SmolLM2's BOS and EOS are the marks around every message."""
+    own = PreTrainedTokenizerFast(tokenizer_object=byte_level(MARKS), bos_token=MARKS[1], eos_token=MARKS[2])
+    own.chat_template = CHATML
+    config = transformers.GPT2Config(vocab_size=len(own), n_embd=16, n_layer=1, n_head=2, n_positions=128)
+    made = iv.load(model=transformers.GPT2LMHeadModel(config), tokenizer=own)
+    found = iv.walk(made, made.query(CHAT, at="user:0/END", site="x0.post"), epsilon=1.5, steps=3)
+    assert len(found.samples) > 0

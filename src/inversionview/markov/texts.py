@@ -51,7 +51,7 @@ class Texts:
         if not len(self.free):
             raise SettingError("Every token is kept: leave some to change, or give a longer text.")
         banned = torch.zeros(model.shape.vocabulary)
-        unwritten = control(v) - ({*query} - {*v.front, v.eos, v.pad})
+        unwritten = control(v) - ({*query[len(v.front) : -1]} - {v.pad})  # in a chat, those of the frame may stand within
         banned[[i for i in {*unwritten, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
         self.banned = banned.to(model.device)
         """−∞ at the tokens that stand in no text, 0 at the others."""
