@@ -312,6 +312,8 @@ def test_a_vector_from_outside_has_the_preimage_of_the_input_that_it_is_of(
         found = addition.query(vector=vector, site="x0.post")
         assert found.textless
         assert torch.equal(found.z, query.z)
+    assert torch.equal(iv.query(addition, vector=query.z, site="x0.post").z, query.z)
+    assert torch.equal(iv.query(addition, text, "=", "x0.post").z, query.z)
     known, unknown = (iv.search(addition, each, bank=bank) for each in (query, found))
     inside_of = [{s.ids for s in made.samples if s.inside} for made in (known, unknown)]
     assert inside_of[1] == inside_of[0] | {tuple(query.ids)}

@@ -60,6 +60,7 @@ _PUBLIC = {
     "norms": "analyses.norms.verb",
     "pairs": "analyses.patch.verb",
     "patch": "analyses.patch.verb",
+    "query": "studies.queries",
     "random_queries": "studies.queries",
     "rates": "analyses.attribute.verb",
     "read": "sources.verb",
@@ -114,6 +115,7 @@ __all__ = [
     "norms",
     "pairs",
     "patch",
+    "query",
     "random_queries",
     "rates",
     "read",
@@ -168,7 +170,7 @@ if TYPE_CHECKING:
     from inversionview.sources.walk import walk
     from inversionview.studies.banks import build_bank, check_bank
     from inversionview.studies.load import load
-    from inversionview.studies.queries import random_queries
+    from inversionview.studies.queries import query, random_queries
     from inversionview.studies.study import Study
 
 

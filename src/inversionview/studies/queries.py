@@ -7,15 +7,32 @@ import numpy as np
 from inversionview.core.errors import UnknownPositionError
 from inversionview.core.memory import check_memory
 from inversionview.core.ranges import check_seed, whole
+from inversionview.model.chat_template import Messages
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.preimage.query import queried
+from inversionview.preimage.query import Vector, queried
 from inversionview.studies.accepting import accepting
 from inversionview.studies.study import Study
 
 _QUERY_BYTES = 4096
 """Of a query's tokens and strings."""
+
+
+@accepting
+def query(
+    study: Study,
+    text: str | Messages | None = None,
+    at: str | int | None = None,
+    site: str | Site | None = None,
+    *,
+    vector: Vector | None = None,
+) -> Query:
+    """Return the query of a text at a position and a site, or of a vector from outside, of a study or of a model in memory.
+
+    See ``Study.query``, which it is for a study; with a model come ``tokenizer`` and ``texts``, as ``load`` takes them.
+    """
+    return study.query(text, at, site, vector=vector)
 
 
 @accepting
