@@ -455,7 +455,7 @@ def test_bytes_of_a_checkpoint_never_end_in_a_traceback(checkpoint: Path, file: 
 
 def test_what_is_shipped_is_as_it_was_shipped() -> None:
     held = [shipped.FILES / part for part in shipped.CARRIED]
-    files = [file for path in held for file in (path.iterdir() if path.is_dir() else [path])]
+    files = [file for path in held for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
     stated = json.loads((shipped.FILES / CHECKSUMS).read_text())["files"]
     assert sorted(stated) == sorted(file.relative_to(shipped.FILES).as_posix() for file in files)
     for part in shipped.CARRIED:

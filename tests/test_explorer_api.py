@@ -356,7 +356,7 @@ def test_a_long_bank_is_not_begun_by_a_click(deep: iv.Study, monkeypatch: pytest
     monkeypatch.setattr(bank_cost, "QUICK", 0.0)
     monkeypatch.setattr(folders, "cache", lambda: deep.folder / "cache")
     built: list[int] = []
-    monkeypatch.setattr("inversionview.studies.study.harvest_bank", lambda *a, **k: built.append(1))
+    monkeypatch.setattr("inversionview.studies.first_bank.harvest_bank", lambda *a, **k: built.append(1))
     with TestClient(create_app({"ioi": lambda: deep}), base_url="http://localhost") as client:
         info = get(client, "studies/ioi")
         assert info["sources"] == ["walk", "corpus"]

@@ -138,6 +138,10 @@ def assert_common(page: Page, reading: dict[str, Any], epsilon: float, panel: in
     if reading["preimage"]["source"] == "decoder":  # its samples are not draws from the preimage
         assert all(share == "–" or share.startswith("≠") or said.startswith("KL") for _, share, said in told)
         assert all(said == "–" or said.startswith("KL") for _, _, said in told)
+        inside = reading["features"]["inside"]
+        if inside is not None and inside.get("weighed"):  # but weighed ones tell its shares, at the study's ε
+            expect(panel_of(page, panel).locator(".basis")).to_contain_text("Shares are told at ε")
+            return
         expect(panel_of(page, panel).locator(".basis")).to_contain_text("Samples near z, not draws")
         expect(panel_of(page, panel).locator(".notes")).to_contain_text("are not draws from the preimage")
         return

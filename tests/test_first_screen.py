@@ -217,7 +217,7 @@ def test_the_terminal_says_the_same(counting: iv.Study, capsys: pytest.CaptureFi
     )
     drawn = said(capsys, "--temperature", "1", "--candidates", "50")
     assert re.search(r"\d+ of 50 candidates of the decoder lie inside ε", drawn)
-    assert "are not draws from the preimage" in drawn
+    assert re.search(r"Common inside ε \([\d,]+ weighed draws\)", drawn)
     assert re.search(r" bits \[[\d.]+, [\d.]+\]", drawn)  # by importance
     value = json.loads(said(capsys, "--json"))
     assert (value["source"], value["inside"], value["candidates"]) == ("corpus", found.inside_count, ROWS)

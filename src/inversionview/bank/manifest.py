@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inversionview.bank.index import EDGES, PLANE, blocks_of, planes_of
-from inversionview.core.errors import BankError, MismatchError, SettingError, UnknownPositionError, did_you_mean
+from inversionview.core.errors import (
+    BankError,
+    MismatchError,
+    SettingError,
+    UnknownPositionError,
+    UnknownSiteError,
+    did_you_mean,
+)
 from inversionview.core.integrity import KEY, read_sealed, reason, sealed
 from inversionview.core.ranges import whole
 from inversionview.core.scope import Distance
@@ -20,7 +28,7 @@ from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.naming import ALL
 from inversionview.model.probed import ProbedModel
 from inversionview.model.sites.kind import Widths
-from inversionview.model.sites.site import Site
+from inversionview.model.sites.site import Site, Sites
 
 Precision = Literal["float16", "float32"]
 SHARD_BYTES = 2**29
@@ -149,13 +157,10 @@ class Manifest(BaseModel):
         if self.corpus != inputs.fingerprint:
             raise MismatchError(f"The bank {folder} was made of another corpus: build one with `inversionview bank`.")
         known, widths, names = model.sites, model.shape.widths, inputs.position_names
-        for name, mark in self.through.items():
-            part = Site.parse(name).part
-            if part is None or part.fingerprint != mark:
-                raise MismatchError(f"What {name} is read through has changed since the bank {folder} was made: build it anew.")
         wrong = {
-            "sites": not all(Site.parse(site) in known for site in self.sites),
+            "sites": not all(_is_among(site, known) for site in self.sites),
             "positions": self.positions != [ALL] and not set(names).issuperset(self.positions),
+            "through": not set(self.through) <= set(self.sites),
             "d_model": self.d_model != widths.d_model,
             "d_head": self.d_head != widths.d_head,
             "d_mlp": self.d_mlp not in (0, widths.d_mlp),
@@ -164,6 +169,10 @@ class Manifest(BaseModel):
         if any(wrong.values()):
             said = ", ".join(key for key, bad in wrong.items() if bad)
             raise _damaged_manifest(folder, f"its {said} cannot be of this model and corpus")
+        for name, mark in self.through.items():
+            part = Site.parse(name).part
+            if part is None or part.fingerprint != mark:
+                raise MismatchError(f"What {name} is read through has changed since the bank {folder} was made: build it anew.")
 
     @field_validator("sites", "positions")
     @classmethod
@@ -171,6 +180,13 @@ class Manifest(BaseModel):
         if not names or len(set(names)) < len(names):
             raise ValueError("there must be at least one, and each once")
         return names
+
+
+def _is_among(name: str, known: Sites) -> bool:
+    """Return whether a text names one of a model's sites."""
+    with suppress(UnknownSiteError):
+        return Site.parse(name) in known
+    return False
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -51,7 +51,8 @@ class Texts:
         if not len(self.free):
             raise SettingError("Every token is kept: leave some to change, or give a longer text.")
         banned = torch.zeros(model.shape.vocabulary)
-        unwritten = control(v) - ({*query[len(v.front) : -1]} - {v.pad})  # in a chat, those of the frame may stand within
+        inner = query[len(v.front) : -1] if v.chat is not None else query  # in a chat, those of the frame may stand within
+        unwritten = control(v) - ({*inner} - ({v.pad} if v.chat is not None else {*v.front, v.eos, v.pad}))
         banned[[i for i in {*unwritten, *range(v.size, len(banned))} if i < len(banned)]] = -torch.inf
         self.banned = banned.to(model.device)
         """−∞ at the tokens that stand in no text, 0 at the others."""
