@@ -229,7 +229,7 @@ def test_in_jupyterlab(browser: Browser, lab: tuple[str, Path], preimage: iv.Pre
     slider, most = panel.get_by_role("slider"), max(1.5 * preimage.epsilon, *(s.distance for s in preimage))
     panel.get_by_text("show 18").click()
     tops = [line_top(panel)]
-    for key in ("Home", "PageUp", "PageUp"):
+    for key in ("Home", "PageUp", "End"):
         slider.press(key)
         page.wait_for_timeout(60)
         epsilon = (int(slider.input_value()) / 2000) ** 2 * most
