@@ -375,3 +375,26 @@ def test_a_shipped_dictionary_is_named_by_its_study(request: pytest.FixtureReque
     assert site.single
     with pytest.raises(SettingError, match=r"belongs at blocks.0.hook_resid_post"):
         find_site(f"x1.post|sae:{study}#3", loaded.model.sites)
+
+
+def stated(folder: Path, told: dict[str, object]) -> str:
+    """Write a dictionary whose settings say so, and return its folder."""
+    dictionary(folder, 32)
+    path = folder / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+    return str(folder)
+
+
+def test_a_dictionary_of_centred_weights_is_refused_unless_it_is_meant(addition: iv.Study, tmp_path: Path) -> None:
+    folder = stated(tmp_path / "sae", {"model_from_pretrained_kwargs": {"center_writing_weights": True}})
+    with pytest.raises(SettingError, match="writing weights were centred"):
+        find_site(f"x0.post|sae:{folder}#3", addition.model.sites)
+    assert find_site(f"x0.post|sae!:{folder}#3", addition.model.sites).single
+
+
+def test_latents_of_activations_that_are_normalised_are_read_and_not_replaced(addition: iv.Study, tmp_path: Path) -> None:
+    folder = stated(tmp_path / "sae", {"normalize_activations": "layer_norm"})
+    site, tokens = find_site(f"x0.post|sae:{folder}#3", addition.model.sites), torch.zeros(1, 3, dtype=torch.long)
+    patch = Patch(torch.arange(3)[None], addition.model.activations(tokens, [site])[0])
+    with pytest.raises(SettingError, match="write no fixed direction"):
+        addition.model.logits(tokens, {site: patch})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from inversionview.core.errors import InputError, UnknownPositionError
+from inversionview.core.integrity import reason
 from inversionview.model.chat_template import ChatTemplate, Messages
 from inversionview.model.probed import ProbedModel
 
@@ -48,7 +49,7 @@ class Chat:
         try:
             text = template.render(messages)
         except Exception as error:  # templates raise what they like
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = reason(error)
             raise InputError(f"The chat template of {model.name} does not take these messages ({line}): mend them.") from error
         self._vocabulary, self.ids = model.vocabulary, model.encode(text)
         found = model.vocabulary.tokenizer.encode(text, add_special_tokens=False)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inversionview.core.errors import InversionViewError, WeightsError
+from inversionview.core.integrity import reason
 from inversionview.core.memory import check_bytes
 from inversionview.records.vectors.arrays import array_in
 
@@ -194,7 +195,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+    return reason(error).rstrip(":")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -171,6 +171,11 @@ class Site:
                 f"{self.through.lstrip('@|')} is for vectors of {part.taken} numbers, but {self.base.short} has {there}: it "
                 "belongs to another site or model."
             )
+        if part.centred and not foreign(self.through):
+            raise SettingError(
+                f"{self.through.lstrip('@|')} was trained on a model whose writing weights were centred, and these are "
+                "not: write |sae!: to read it all the same."
+            )
         if part.hook is not None and not foreign(self.through) and not self._is_at(part.hook):
             raise SettingError(
                 f"{self.through.lstrip('@|')} belongs at {part.hook}, as its files say, not at {self.base.hook}: name that "

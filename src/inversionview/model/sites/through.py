@@ -51,6 +51,7 @@ class Through(ABC):
         fingerprint: what tells the file's content apart.
         hook: where the file says that it belongs, in TransformerLens' notation.
         rectified: 0 is a value of its own: it is off.
+        centred: it was made of a model whose writing weights were centred, which changes its activations.
     """
 
     numbers: int
@@ -58,6 +59,7 @@ class Through(ABC):
     fingerprint: str
     hook: str | None
     rectified = False
+    centred = False
 
     @abstractmethod
     def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
@@ -91,7 +93,7 @@ class Latents(Through):
 
     def __init__(self, dictionary: Dictionary, latent: int | None) -> None:
         self.dictionary, self.latent = dictionary, latent
-        self.fingerprint, self.hook = dictionary.fingerprint, dictionary.hook
+        self.fingerprint, self.hook, self.centred = dictionary.fingerprint, dictionary.hook, dictionary.centred
         self.numbers, self.taken = dictionary.d_latents if latent is None else 1, dictionary.d_in
 
     def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
@@ -104,12 +106,17 @@ class Latents(Through):
         """Return the decoder's rows.
 
         Raises:
-            SettingError: what the dictionary decodes is not what it encodes.
+            SettingError: what the dictionary decodes is not what it encodes, or is scaled by each activation itself.
         """
         if self.dictionary.transcoder:
             raise SettingError(
                 f"{self.dictionary.source} is a transcoder: what its latents write stands at {self.dictionary.hook_out}, not "
                 "where they are read, so they cannot be replaced there."
+            )
+        if self.dictionary.normalisation != "none":
+            raise SettingError(
+                f"{self.dictionary.source} normalises each activation by itself, so its latents write no fixed direction: they "
+                "can be read, not replaced."
             )
         import torch
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from inversionview.core.errors import InputError, did_you_mean
+from inversionview.core.integrity import reason
 
 T = TypeVar("T")
 _SHOWN = 12
@@ -96,5 +97,5 @@ def _alike(told: Iterable[Mapping[str, Any]], names: tuple[str, ...]) -> str | N
 
 def damaged(path: Path, error: Exception, form: str) -> InputError:
     """Return the error of a file that is not of the form that its name tells."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+    said = reason(error).rstrip(":")
     return InputError(f"{path} cannot be read as {form} ({said}): it is truncated, damaged or no such file; write it again.")
