@@ -260,6 +260,7 @@ def asked_of(study: iv.Study) -> Iterator[tuple[str, str]]:
 
 def agreement(seconds: float) -> None:
     """Total variation between walk, corpus, decoder and, on addition, all inputs: mean over features (chance)."""
+    by_processor_time()
     head(
         "study",
         "position",

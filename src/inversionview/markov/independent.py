@@ -1,10 +1,8 @@
 """The kernel of a study with one move more: to an input that something else, a decoder, wrote, whose log q of any is known.
 
 What is written ahead is measured, and of it a chain is offered only what lies within its own ε: draws from q(x) · 1[D ≤ ε],
-whose constant cancels. Of the chain's state and the inputs that it is offered, each has the weight π / q; the chain goes to
-another of them by the Metropolised Gibbs sampler (Liu 1996), which with one offer is Metropolis and Hastings' independence
-sampler (Tierney 1994). Any q leaves π as it is. A poor one is seldom followed, and what it hardly writes only the other moves
-leave.
+whose constant cancels. The chain goes there by Metropolis and Hastings' independence sampler (Tierney 1994). Any q leaves π as
+it is. A poor one is seldom followed, and what it hardly writes only the other moves leave.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from inversionview.core.arrays import Ids
 from inversionview.corpora.inputs import Inputs
@@ -21,10 +19,8 @@ from inversionview.markov.kernel import Measure, States, StudyKernel, Trial, joi
 
 MOVE = "decoder"
 """What the move is called."""
-_OFFERED = 1
-"""Inputs that a chain is offered in one step."""
 _TRIED = 8
-"""So many are written for each of them at most: where fewer lie within ε, some chains are offered nothing."""
+"""So many are written for each chain at most: where fewer lie within ε, some chains are offered nothing."""
 _FEWEST, _MOST = 128, 2048
 """Inputs that are written at once: at first, and when many are needed."""
 
@@ -88,18 +84,14 @@ class IndependentKernel(StudyKernel):
         offers: list[States] = []
         for limit in np.unique(epsilon[chains]):
             here = chains[epsilon[chains] == limit]
-            offered = self._within(len(here) * _OFFERED, limit, rng)
-            some = len(offered.distance) // _OFFERED
-            mine.append(here[:some])
-            offers.append(offered.part(slice(some * _OFFERED)))
+            offers.append(self._within(len(here), limit, rng))
+            mine.append(here[: len(offers[-1].distance)])
         chain, offer = np.concatenate(mine), joined(offers)
         if not len(chain):
             return
         log_q = self._log_q(np.concatenate([states.tokens[chain], offer.tokens]))
-        own = states.log_prior[chain] - log_q[: len(chain)]
-        weight = np.column_stack([own, (offer.log_prior - log_q[len(chain) :]).reshape(len(chain), _OFFERED)])
-        chosen, taken = _another(weight, rng)
-        offer = offer.part(np.arange(len(chain)) * _OFFERED + chosen)
+        own, other = states.log_prior[chain] - log_q[: len(chain)], offer.log_prior - log_q[len(chain) :]
+        taken = -rng.exponential(size=len(chain)) < other - own  # where q of its own is 0 it stays
         real = (offer.tokens != states.tokens[chain]).any(1)
         trial.tokens[chain], trial.distance[chain], trial.position[chain] = offer.tokens, offer.distance, offer.position
         trial.distance[chain[~real]] = np.nan
@@ -139,22 +131,3 @@ class IndependentKernel(StudyKernel):
             scores = self._writer.score(tokens[list(new.values())])
             self._scores.update(zip(new, scores.tolist(), strict=True))
         return np.array([self._scores[key] for key in keys])
-
-
-def _another(
-    weight: Float[np.ndarray, "chain offer"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, " chain"], Bool[np.ndarray, " chain"]]:
-    """Choose one of each chain's offers, and whether it is taken.
-
-    Args:
-        weight: log π / q of the chain's own state, then of its offers.
-        rng: what draws.
-    """
-    with np.errstate(invalid="ignore"):
-        every = np.nan_to_num(np.exp(weight - weight.max(1, keepdims=True)), nan=1.0)  # q = 0 for its own: it stays
-    steps = every[:, 1:].cumsum(1)
-    rest = steps[:, -1]
-    chosen = (steps <= (rng.random(len(weight)) * rest)[:, None]).sum(1).clip(max=weight.shape[1] - 2)
-    same = every[np.arange(len(weight)), 1 + chosen]
-    taken: npt.NDArray[np.bool_] = rng.random(len(weight)) * (every.sum(1) - same) < rest
-    return chosen, taken

@@ -15,9 +15,6 @@ from inversionview.decoder.decoder import Decoder
 from inversionview.decoder.sampling import log_probs_at, sample
 from inversionview.decoder.scoring import PrefixTree, log_probs
 
-_HEATS = (1.0,)
-"""Temperatures of which each input has one by lot: their mixture is what is written."""
-
 
 @dataclass(frozen=True, eq=False)
 class DecoderWriter:
@@ -35,10 +32,9 @@ class DecoderWriter:
         """See ``Writer.draw``; what is longer than a row is cut, so that it is no input."""
         device = self.decoder.device
         z = self.z.to(device, torch.float32).expand(count, -1)
-        heat = torch.from_numpy(rng.choice(np.array(_HEATS, dtype=np.float32), size=count)).to(device)
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
         site = torch.full((count,), self.site, device=device)
-        drawn = sample(self.decoder, z, site, temperature=heat, generator=generator).cpu().numpy()[:, : self.width]
+        drawn = sample(self.decoder, z, site, generator=generator).cpu().numpy()[:, : self.width]
         return np.pad(drawn, ((0, 0), (0, self.width - drawn.shape[1])), constant_values=self.pad)
 
     def score(self, tokens: Ids) -> npt.NDArray[np.float64]:
@@ -50,10 +46,8 @@ class DecoderWriter:
         if self.decoder.config.unread:
             ids = torch.from_numpy(tokens).to(z.device)
             where = torch.full((len(ids),), self.site, device=z.device)
-            each = log_probs_at(self.decoder, ids, z.expand(len(ids), -1), where, _HEATS, as_drawn=True).sum(-1)
+            each = log_probs_at(self.decoder, ids, z.expand(len(ids), -1), where, [1.0], as_drawn=True)[0].sum(-1)
         else:
-            each = log_probs(
-                self.decoder, PrefixTree.of(tokens, self.pad), z[None], self.site, temperatures=_HEATS, as_drawn=True
-            )
-        out[fitting] = each.double().logsumexp(0).numpy(force=True)
+            each = log_probs(self.decoder, PrefixTree.of(tokens, self.pad), z[None], self.site, as_drawn=True)[0]
+        out[fitting] = each.double().numpy(force=True)
         return out
