@@ -14,6 +14,7 @@ from rich.console import Console
 
 import inversionview as iv
 from inversionview.cli import main
+from inversionview.core.errors import SettingError
 from inversionview.drawing.contexts import context_line
 from tests.language import BEGIN, END, deep_llama
 
@@ -102,6 +103,13 @@ def test_where_few_are_found_it_is_said_how_to_find_more(study: iv.Study) -> Non
     assert f"none inside and the {len(none)} nearest outside" in said
     assert "at most 1 of a window" in said
     assert none.to_json()["per_window"] == 1
+
+
+def test_sources_are_not_compared_on_natural_text(study: iv.Study) -> None:
+    with pytest.raises(
+        SettingError, match=r"natural text has neither: read the query with --source all"
+    ):
+        iv.agree(study, study.query(QUERY, at=" drink", site="x0.post"))
 
 
 def test_rows_of_a_walk_align_with_those_of_the_corpus_and_say_so(found: iv.Preimage) -> None:

@@ -55,8 +55,14 @@ def agree(
         report: called with the share of the work that is done, and a note.
 
     Raises:
-        SettingError: there is no such source, the inputs cannot be listed, or the position has no name.
+        SettingError: there is no such source, the inputs cannot be listed, the position has no name, or the corpus is natural
+            text, whose features are of no named positions.
     """
+    if study.inputs.every_token:
+        raise SettingError(
+            "agree compares features of whole inputs at named positions, and natural text has neither: read the query with "
+            "--source all, and compare the rows."
+        )
     scope = resolved(study, query.site, epsilon=epsilon, query=query)
     tokens = np.array([query.ids])
     name = next((name for name, at in study.named(tokens).items() if at[0] == query.position), None)
