@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.corpora.moves import Move, symmetric
 from inversionview.decoder.balls.balls import KEPT, Balls
+from inversionview.decoder.balls.chains import BallChains
+from inversionview.decoder.balls.guide import Guide
 from inversionview.decoder.batches import make_pool
 from inversionview.decoder.pairs import Drawn, FreshInputs, nothing
 from inversionview.decoder.sampling import sample
@@ -46,7 +50,11 @@ class FewWalked(FewAdditions):
     test_share = 0.0
 
     def log_prior(self, tokens: np.ndarray) -> np.ndarray:
-        return np.zeros(len(tokens))
+        return np.array([0.0 if row.tobytes() in self.listed else -np.inf for row in np.ascontiguousarray(tokens)])
+
+    @cached_property
+    def listed(self) -> set[bytes]:
+        return {row.tobytes() for row in self.tokens(np.arange(len(self)))}
 
     @property
     def moves(self) -> tuple[Move, ...]:  # type: ignore[override]
@@ -84,11 +92,12 @@ def test_members_lie_inside(addition: iv.Study) -> None:
         assert not any(addition.inputs.why_not([t for t in row if t != addition.inputs.pad]) for row in tokens.tolist())
 
 
-@pytest.mark.parametrize(("inputs", "searched"), [(FewAdditions(), True), (FewWalked(), False)])
-def test_each_member_is_as_likely_as_the_others(addition: iv.Study, inputs: FewAdditions, searched: bool) -> None:
+@pytest.mark.parametrize("how", ["searched", "walked"])
+def test_each_member_is_as_likely_as_the_others(addition: iv.Study, how: str) -> None:
     """Of one activation many times over: what is drawn follows the uniform distribution over its listed ball."""
+    inputs = FewAdditions() if how == "searched" else FewWalked()
     balls = balls_of(addition, inputs, "a0.2", batch=64, pool=16)
-    balls.__dict__["_empty"] = np.full((1, inputs.place_count), 0.0 if searched else 1.0)
+    balls.__dict__["_empty"] = np.full((1, inputs.place_count), 0.0 if how == "searched" else 1.0)
     every = inputs.tokens(inputs.split("train"))
     tokens = np.repeat(every[[100]], 1500, axis=0)
     drawn = Drawn(tokens, inputs.trained_positions(tokens))
@@ -100,6 +109,32 @@ def test_each_member_is_as_likely_as_the_others(addition: iv.Study, inputs: FewA
     count = (members[:, None] == inside[None]).all(2)
     assert count.any(1).all()
     assert chisquare(count.sum(0)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shaken", [0.0, 0.05])
+def test_a_leap_leaves_the_ball_as_it_is(addition: iv.Study, shaken: float) -> None:
+    """From exact draws: chains go to what a decoder writes, well or badly, and stay uniform on the listed ball."""
+    inputs, sites = FewWalked(), expand("*", addition.model.sites)
+    inputs.each = 150
+    number = next(n for n, one in enumerate(sites) if one.short == "a0.2")
+    guide = Guide(deepcopy(addition.decoder), inputs.max_length, inputs.pad)
+    lot = torch.Generator().manual_seed(1)
+    for tensor in guide.decoder.parameters():
+        tensor.add_(shaken * tensor.abs().mean() * torch.randn(tensor.shape, generator=lot))
+    every = inputs.tokens(inputs.split("train"))
+    z = addition.model.harvest(every[[100]], [sites[number]], np.array([[9]]))[0, :, 0].float()
+    inside = listed_ball(addition, sites[number], z[0], every)
+    rng, count = np.random.default_rng(5), 4000
+    start = inside[rng.integers(len(inside), size=count)]
+    limits, numbers = [0.1] * len(sites), np.full(count, number)
+    chains = BallChains(addition.model, inputs, sites, limits, "euclidean", start, z.expand(count, -1), numbers, rng, guide)
+    for _ in range(2):
+        chains.leap()
+    moved = (start != chains.tokens).any(1).mean()
+    assert moved > 0.02
+    after = (chains.tokens[:, None] == inside[None]).all(2)
+    assert after.any(1).all()
+    assert chisquare(after.sum(0)).pvalue > 1e-3
 
 
 def test_what_tells_nothing_has_every_input_in_its_ball(addition: iv.Study) -> None:

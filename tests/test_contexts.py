@@ -106,9 +106,7 @@ def test_where_few_are_found_it_is_said_how_to_find_more(study: iv.Study) -> Non
 
 
 def test_sources_are_not_compared_on_natural_text(study: iv.Study) -> None:
-    with pytest.raises(
-        SettingError, match=r"natural text has neither: read the query with --source all"
-    ):
+    with pytest.raises(SettingError, match=r"natural text has neither: read the query with --source all"):
         iv.agree(study, study.query(QUERY, at=" drink", site="x0.post"))
 
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from inversionview.core.scope import Scope
 from inversionview.core.storage import replacing
 from inversionview.corpora.inputs import Inputs
 from inversionview.decoder.balls.balls import Balls
+from inversionview.decoder.balls.guide import Guide
 from inversionview.decoder.batches import Batch, Group, Pools
 from inversionview.decoder.beginning import begin_from, new_decoder
 from inversionview.decoder.checkpoint import Standing, append_metrics, cut_metrics, load_checkpoint, save_checkpoint
@@ -121,6 +123,7 @@ def train_decoder(
     *,
     report: AfterPool | None = None,
     accelerator: Accelerator | None = None,
+    guide: Guide | None = None,
 ) -> Decoder:
     """Train ``decoder`` in place, from the last checkpoint in ``out`` if there is one.
 
@@ -132,6 +135,7 @@ def train_decoder(
         out: folder for ``checkpoints/`` and ``metrics.jsonl``; ``None`` keeps nothing.
         report: called after every pool, for a progress bar.
         accelerator: of Hugging Face Accelerate, for GPUs and several processes; by default one for this machine.
+        guide: leads the chains that walk to members of balls.
 
     Raises:
         MismatchError: ``out`` holds a run of another model or with other settings.
@@ -141,7 +145,7 @@ def train_decoder(
     """
     torch.set_flush_denormal(True)  # moments of idle weights decay into denormals, which halve a CPU's speed
     accelerator = accelerator or make_accelerator(str(model.device))
-    run = _begun(decoder, model, source, config, out, accelerator)
+    run = _begun(decoder, model, source, config, out, accelerator, guide)
     done = run.clock.tick()
     try:
         while done < 1:
@@ -160,12 +164,14 @@ def _begun(
     config: TrainConfig,
     out: Path | None,
     accelerator: Accelerator,
+    guide: Guide | None,
 ) -> _Training:
     """Return a run as it begins, or as its last checkpoint in ``out`` stands."""
     optimizers = optimizers_of(decoder, config)
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
-    settings = json.loads(json.dumps({**asdict(config), "decoder": asdict(decoder.config)}))  # as they are read again
+    told = {**asdict(config), "decoder": asdict(decoder.config), "guide": None if guide is None else guide.digest}
+    settings = json.loads(json.dumps(told))  # as they are read again
     alike = rebalanced(np.zeros((len(source.sites), source.inputs.place_count)), 0.0)
     standing, row = Standing(model.fingerprint, settings, alike.tolist()), dict[str, Any]()
     if out is not None:
@@ -173,7 +179,8 @@ def _begun(
         if accelerator.is_main_process:
             row = cut_metrics(out / "metrics.jsonl", standing.step)
     clock = Clock(config, standing, accelerator)
-    pools = Pools(source, config, Balls(source, model, config) if config.target == "ball" else None, decoder.spelt)
+    balls = Balls(source, model, config, guide) if config.target == "ball" else None
+    pools = Pools(source, config, balls, decoder.spelt)
     return _Training(decoder, wrapped, model, source, config, out, accelerator, optimizers, base, standing, clock, row, pools)
 
 
@@ -348,7 +355,8 @@ def train(
         bank: of these inputs; then activations are read from it, at its named positions, and the model runs only to measure
             the good ratio. Of a bank of every token of texts it is what precedes each that is learned.
         telling: which of the bank's activations it is trained on, ``[site, row, position]``; by default all.
-        start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes.
+        start: begin from the weights of this decoder, a folder or hub name, of the same sites and sizes; it also leads the
+            chains that walk to members of balls.
         report: called after every pool.
         accelerator: of Hugging Face Accelerate, where there are several processes.
         dtype: of the weights of a pretrained decoder's LM.
@@ -373,9 +381,11 @@ def train(
     source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
+        guide = None
         if start is not None:
             begin_from(decoder, start)
-        train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator)
+            guide = Guide(deepcopy(decoder), inputs.max_length, inputs.pad) if config.target == "ball" else None
+        train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator, guide=guide)
         if folder is not None and accelerator.is_main_process:
             with replacing(folder / "decoder") as temporary:
                 decoder.save_pretrained(temporary)

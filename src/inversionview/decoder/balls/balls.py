@@ -21,6 +21,7 @@ from torch import Tensor
 from inversionview.core.arrays import Ids
 from inversionview.decoder.balls.candidates import Ball, Candidates
 from inversionview.decoder.balls.chains import BallChains
+from inversionview.decoder.balls.guide import Guide
 from inversionview.decoder.pairs import Drawn, PairSource, nothing, pick_pairs
 from inversionview.decoder.recipe import TrainConfig
 from inversionview.model.probed import ProbedModel
@@ -44,6 +45,8 @@ _SEARCHED, _WALKED = 8, 32
 """Members of a ball that are trained on."""
 _FORGET, _APART = 48, 6
 """Steps of a chain before its first member, and between two."""
+_LED_FORGET, _LED_APART, _LEAPS = 24, 3, 4
+"""The same of chains that leap before every member, and how often they leap before the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +66,11 @@ class Balls:
         source: where pairs come from.
         model: the probed model.
         config: how the decoder is trained.
+        guide: what chains leap to is written by it.
     """
 
-    def __init__(self, source: PairSource, model: ProbedModel, config: TrainConfig) -> None:
-        self.source, self.model, self.inputs, self.config = source, model, source.inputs, config
+    def __init__(self, source: PairSource, model: ProbedModel, config: TrainConfig, guide: Guide | None = None) -> None:
+        self.source, self.model, self.inputs, self.config, self.guide = source, model, source.inputs, config, guide
         self.balls = [
             Ball(
                 model.metric(config.distance, site),
@@ -185,14 +189,19 @@ class Balls:
     ) -> Int[np.ndarray, "query member pos"]:
         """Return members that chains visit which start at the inputs themselves, each as often as the others."""
         epsilons = [ball.epsilon for ball in self.balls]
-        chains = BallChains(self.model, self.inputs, self.source.sites, epsilons, self.config.distance, tokens, z, sites, rng)
+        chains = BallChains(
+            self.model, self.inputs, self.source.sites, epsilons, self.config.distance, tokens, z, sites, rng, self.guide
+        )
+        forget, apart = ([_FORGET], _APART) if self.guide is None else ([_LED_FORGET // _LEAPS] * _LEAPS, _LED_APART)
         visited = []
-        for steps in (_FORGET, *[_APART] * self.each):
+        for steps in (*forget, *[apart] * self.each):
             for _ in range(steps):
                 self._go_on()
                 chains.step()
+            if self.guide is not None:
+                chains.leap()
             visited.append(chains.tokens.copy())
-        return np.stack(visited[1:], axis=1)[:, np.arange(KEPT) % self.each]
+        return np.stack(visited[len(forget) :], axis=1)[:, np.arange(KEPT) % self.each]
 
     def _go_on(self) -> None:
         """Raise ``CancelledError`` where members are not wanted any more."""
