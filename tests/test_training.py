@@ -278,6 +278,9 @@ def test_begin_from_another_decoder(whole: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, again[name]) for name, tensor in decoder.state_dict().items())
     with pytest.raises(errors.MismatchError, match="width"):
         iv.train(study.model, study.inputs, ["x0.pre", "x1.post"], config, start=start, width=32, layers=1)
+    iv.train(study.model, study.inputs, ["x0.pre", "x1.post"], config, tmp_path / "run", start=start, **sizes)
+    with pytest.raises(errors.MismatchError, match="was begun with start = "):  # which leads the chains
+        iv.train(study.model, study.inputs, ["x0.pre", "x1.post"], config, tmp_path / "run", **sizes)
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": None}, {"steps": 5}, {"minutes": None, "steps": -2}])

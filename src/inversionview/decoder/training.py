@@ -170,7 +170,7 @@ def _begun(
     optimizers = optimizers_of(decoder, config)
     base = optim.rates(optimizers)
     wrapped = accelerator.prepare(decoder)
-    told = {**asdict(config), "decoder": asdict(decoder.config), "guide": None if guide is None else guide.digest}
+    told = {**asdict(config), "decoder": asdict(decoder.config), "start": None if guide is None else guide.digest}
     settings = json.loads(json.dumps(told))  # as they are read again
     alike = rebalanced(np.zeros((len(source.sites), source.inputs.place_count)), 0.0)
     standing, row = Standing(model.fingerprint, settings, alike.tolist()), dict[str, Any]()
