@@ -77,6 +77,7 @@ def walk(
     query: Query,
     *,
     epsilon: Epsilon | None = None,
+    within: float | None = None,
     distance: Distance | None = None,
     fixed: str | int | None = None,
     starts: Sequence[Preimage] = (),
@@ -96,6 +97,7 @@ def walk(
         study: from ``load``.
         query: from ``query``.
         epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        within: in place of ε, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units.
         distance: one of ``core.scope.DISTANCES``; by default the study's.
         fixed: compare this position only, in place of the minimum over all or, under other priors, a text's last token.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
@@ -116,7 +118,8 @@ def walk(
 
     told: dict[str, Any] = {"seed": seed, **options}
     prior = _prior(study, told.pop("prior", None))
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
+    keys = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
+    scope = resolved(study, query.site, **keys, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
     ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)

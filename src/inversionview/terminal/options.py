@@ -11,7 +11,7 @@ import typer
 
 from inversionview.core.errors import SettingError
 from inversionview.core.ranges import check_seed
-from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_distance, epsilon_named
+from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_apart, check_distance, epsilon_named
 from inversionview.terminal.app import given, listed
 
 ActivationsOpt = Annotated[
@@ -51,6 +51,13 @@ IndexOpt = Annotated[
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
 SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
+VectorOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of a text and a position: an activation at --site, from a file, `PATH[:key][[row]]`; .safetensors, "
+        ".npy, .npz, .parquet (column activation_vector), .gguf or .json."
+    ),
+]
 EpsilonOpt = Annotated[str | None, typer.Option(help="Threshold of the preimage, a number; by default the study's.")]
 MeantEpsilonOpt = Annotated[
     str | None,
@@ -58,6 +65,10 @@ MeantEpsilonOpt = Annotated[
         help="Threshold of the preimage: a number; 1/1000 of random inputs, or 10bits; 0.1nat, by what members in the query's "
         "place change in the median. By default the study's."
     ),
+]
+WithinOpt = Annotated[
+    float | None,
+    typer.Option(help="In place of --epsilon, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units."),
 ]
 DistanceOpt = Annotated[str | None, typer.Option(help=f"{', '.join(DISTANCES)}; by default the study's.")]
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
@@ -111,13 +122,7 @@ class ActivationOptions(PositionOptions):
 class VectorOptions(ActivationOptions):
     """The same, or a vector that comes from elsewhere."""
 
-    vector: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of a text and a position: an activation at --site, from a file, `PATH[:key][[row]]`; .safetensors, "
-            ".npy, .npz, .parquet (column activation_vector), .gguf or .json."
-        ),
-    ] = None
+    vector: VectorOpt = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,12 @@ class MeantScopeOptions(ScopeOptions):
     """The same for one query, of which a threshold means something."""
 
     epsilon: MeantEpsilonOpt = None
+    within: WithinOpt = None
+
+    def check(self) -> Distance | None:
+        """See ``ScopeOptions.check``."""
+        check_apart(self.within, self.epsilon)
+        return super().check()
 
 
 @dataclass(frozen=True)
