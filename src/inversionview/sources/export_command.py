@@ -19,6 +19,7 @@ from inversionview.sources.registry import first_source, named, one_after_anothe
 from inversionview.studies.arguments import source_named, study_and_text, study_of_vector
 from inversionview.studies.scope import check_within
 from inversionview.terminal.app import app, err, given, out
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import (
     FixedAtOpt,
     InputOptions,
@@ -50,7 +51,9 @@ class ReadingsOptions:
         ),
     ] = None
     site: Annotated[
-        list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
+        list[str] | None,
+        typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side."),
+        NAMES_SITES,
     ] = None
 
     vector: VectorOpt = None

@@ -13,12 +13,14 @@ from inversionview.core.errors import SettingError
 from inversionview.core.ranges import check_seed
 from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_apart, check_distance, epsilon_named
 from inversionview.terminal.app import given, listed
+from inversionview.terminal.naming_sites import NAMES_SITES
 
 ActivationsOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--at", help="POSITION:SITE, in order (repeatable): `query:a0.0`, `=:a*.*`, `*:x0.pre` (all positions), `F1:embed`."
     ),
+    NAMES_SITES,
 ]
 WhereOpt = Annotated[
     list[str] | None, typer.Option(help="Only inputs whose features satisfy this, such as 'A1=1' or 'F2+S2!=9' (repeatable).")
@@ -50,7 +52,8 @@ IndexOpt = Annotated[
     int | None,
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
-SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
+SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name."), NAMES_SITES]
+SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all."), NAMES_SITES]
 VectorOpt = Annotated[
     str | None,
     typer.Option(
@@ -212,7 +215,7 @@ FixedOpt = Annotated[bool, typer.Option("--fixed", help="Compare at the query's 
 class PlacesOptions:
     """At which sites and positions readings are summed up."""
 
-    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None
+    sites: SitesOpt = None
     positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all of the bank's.")] = None
 
     def named(self) -> dict[str, Any]:

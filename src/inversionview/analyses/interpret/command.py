@@ -16,6 +16,7 @@ from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, err, listed, out, print_json
 from inversionview.terminal.checked import unused
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BankOpt, JsonOpt, ModelOptions, ScopeOptions, SeedOpt, StudyArg
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class SubjectOptions:
     site: Annotated[
         str | None,
         typer.Option("--site", "--sites", help="Patterns, by commas; by default the study's site, with --out all."),
+        NAMES_SITES,
     ] = None
     at: Annotated[
         str | None,

@@ -174,12 +174,12 @@ class Site:
         if part.centred and not foreign(self.through):
             raise SettingError(
                 f"{self.through.lstrip('@|')} was trained on a model whose writing weights were centred, and these are "
-                "not: write |sae!: to read it all the same."
+                "not: give --anyway, or write |sae!:, to read it all the same."
             )
         if part.hook is not None and not foreign(self.through) and not self._is_at(part.hook):
             raise SettingError(
                 f"{self.through.lstrip('@|')} belongs at {part.hook}, as its files say, not at {self.base.hook}: name that "
-                "site, or write |sae!: to read it here all the same."
+                "site; to read it here all the same give --anyway, or write |sae!:."
             )
 
     def _is_at(self, hook: str) -> bool:

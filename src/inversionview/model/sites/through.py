@@ -140,6 +140,11 @@ def foreign(through: str) -> bool:
     return through.startswith("|sae!:")
 
 
+def all_the_same(name: str) -> str:
+    """Return the name of a site, or several, with every dictionary in it read wherever its files say that it belongs."""
+    return name.replace("|sae:", "|sae!:")
+
+
 def _path(through: str) -> Path:
     if through.startswith("@"):
         from inversionview.records.vectors.vectors import parsed
