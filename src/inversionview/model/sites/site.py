@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inversionview.core.errors import SettingError, UnknownSiteError
-from inversionview.model.sites.attention import ATTN, K, Q, V, Z
+from inversionview.model.sites.attention import ATTN, GATHERED, K, Q, V, Z
 from inversionview.model.sites.ends import EMBED, LN_FINAL, POS_EMBED
 from inversionview.model.sites.head import HEAD
 from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Sizes, Tap, Weights, Widths
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 REGISTRY: tuple[SiteKind, ...] = (
-    EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP, Q, K, V, Z, ATTN, NEURONS, NEURON, LN_FINAL,
+    EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP, Q, K, V, Z, GATHERED, ATTN, NEURONS, NEURON, LN_FINAL,
 )  # fmt: skip
 """All kinds of sites."""
 FAMILIES: dict[Kind, str] = {kind.name: kind.family for kind in REGISTRY if kind.family}

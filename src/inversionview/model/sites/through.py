@@ -94,6 +94,8 @@ class Latents(Through):
     def __init__(self, dictionary: Dictionary, latent: int | None) -> None:
         self.dictionary, self.latent = dictionary, latent
         self.fingerprint, self.hook, self.centred = dictionary.fingerprint, dictionary.hook, dictionary.centred
+        if dictionary.hook is not None and dictionary.head is not None:
+            self.hook = f"{dictionary.hook}[{dictionary.head}]"
         self.numbers, self.taken = dictionary.d_latents if latent is None else 1, dictionary.d_in
 
     def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
