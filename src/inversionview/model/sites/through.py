@@ -134,7 +134,7 @@ def opened(through: str) -> Through:
     """
     if through == "@":
         raise SettingError("'@' names no file: write for instance x0.post@probe.safetensors.")
-    return _opened(through, _stamp(_path(through)))
+    return _opened(through, _stamp(path_of(through)))
 
 
 def foreign(through: str) -> bool:
@@ -147,12 +147,22 @@ def all_the_same(name: str) -> str:
     return name.replace("|sae:", "|sae!:")
 
 
-def _path(through: str) -> Path:
+def path_of(through: str) -> Path:
+    """Return the file or folder that is named behind a site's name; of the hub's dictionaries a path that is not there.
+
+    Raises:
+        SettingError: it names none.
+    """
     if through.startswith("@"):
         from inversionview.records.vectors.vectors import parsed
 
         return parsed(through[1:]).path
     return Path(_named(through)[0]).expanduser()
+
+
+def shipped_with(through: str) -> bool:
+    """Return whether it is a dictionary that the package ships."""
+    return through.startswith("|") and shipped(through.partition(":")[2].partition("#")[0]) is not None
 
 
 def shipped(name: str) -> Path | None:
