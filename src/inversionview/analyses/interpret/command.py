@@ -136,7 +136,7 @@ def interpret(
     loaded = loaded_study(study, on, [what.site])
     client = writer.client()
     sites, positions = what.places(everywhere=bool(to))
-    searched = bank_to_search(loaded, bank)
+    searched = bank_to_search(loaded, bank, None if sites == "*" else sites)
     seen: list[Estimate] = []
     try:
         answers = nullcontext() if client is None else resumable()  # which are kept as they come
