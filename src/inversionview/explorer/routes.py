@@ -101,12 +101,11 @@ class Explorer:
 
     async def site(self, request: Request, client: Client, id: StudyId, site: SiteName = None) -> Response:
         """Return what is known of a site, of whichever kind and style of name it is; it is one of the model's, or refused."""
-        await self._allowed(id, site)
 
         def work(study: Study, task: Task) -> contract.SiteInfo:
             return info.site_info(study, find_site(site or default_site(study), study.model.sites))
 
-        return await self._of(request, id, work, client=client, kind=f"site {id}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"site {id}")
 
     async def _allowed(self, id: str, site: str | None) -> Study:
         """Return a study once it is loaded, unless a site is named that may not be read through what it names."""
@@ -136,8 +135,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Attention:
             return info.attention(_query(study, text, at, site))
 
-        await self._allowed(id, site)
-        return await self._of(request, id, work, client=client, kind="attention")
+        return await self._of(request, id, work, site=site, client=client, kind="attention")
 
     async def read(
         self,
@@ -243,8 +241,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Patch:
             return confirm.patched(study, _query(study, text, at, site), target or None, count=count, seed=seed)
 
-        await self._allowed(id, site)
-        return await self._of(request, id, work, client=client, kind=f"patch {id}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"patch {id}")
 
     async def complete(
         self,
@@ -264,8 +261,7 @@ class Explorer:
             query = _query(study, text, at, site)
             return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
-        await self._allowed(id, site)
-        return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"complete {id} {len(str(limit))}")
 
     async def interpret(
         self,
@@ -285,30 +281,36 @@ class Explorer:
             _counts_as_bank(study, task, id, query.site)
             return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
-        await self._allowed(id, site)
-        return await self._of(request, id, work, client=client, kind=f"interpret {id}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"interpret {id}")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    async def _of(self, request: Request, id: str, work: Callable[[Study, Task], preimages.Model], **job: Any) -> Response:
+    async def _of(
+        self, request: Request, id: str, work: Callable[[Study, Task], preimages.Model], site: str | None = None, **job: Any
+    ) -> Response:
         """Have the worker do something with a study and answer with what it returns; for HEAD nothing is done."""
-        study = await self._loaded(id)
+        study = await self._allowed(id, site)
         if request.method == "HEAD":
             return Bodiless("application/json")
         task = self.queue.submit(lambda task: work(study, task).json_bytes(), **job)
-        done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
-        try:
-            while not done.done() and not gone.done():
-                if task.elapsed > task.limit + GRACE:
-                    raise TimeUpError("")
-                await asyncio.wait({done, gone}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
-            if done.cancelled():
-                raise HTTPException(503, "The server is shutting down.")
-            return _json(done.result()) if done.done() else Response(status_code=499)  # nobody reads it
-        finally:
-            gone.cancel()
-            self.queue.cancel(task)
+        return await _answer(request, self.queue, task)
+
+
+async def _answer(request: Request, queue: WorkQueue, task: Task) -> Response:
+    """Answer with what a job returns, which ends when the client goes away."""
+    done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
+    done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
+    try:
+        while not done.done() and not gone.done():
+            if task.elapsed > task.limit + GRACE:
+                raise TimeUpError("")
+            await asyncio.wait({done, gone}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
+        if done.cancelled():
+            raise HTTPException(503, "The server is shutting down.")
+        return _json(done.result()) if done.done() else Response(status_code=499)  # nobody reads it
+    finally:
+        gone.cancel()
+        queue.cancel(task)
 
 
 def _counts_as_bank(study: Study, task: Task, id: str, site: Site | None = None) -> None:

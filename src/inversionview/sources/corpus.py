@@ -66,8 +66,8 @@ def search(
     from inversionview.sources.noted import noted
     from inversionview.sources.searched import corpus_preimage, held_names
 
-    keys = {"epsilon": epsilon, "within": within, "distance": distance}
-    scope = resolved(study, query.site, **keys, query=query, bank=bank, report=report)
+    near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance}
+    scope = resolved(study, query.site, **near, query=query, bank=bank, report=report)
     searched = study.bank(bank, report=report, site=query.site)
     if study.inputs.every_token and query.site not in searched.sites:
         raise UnknownSiteError(lacks_site(study, searched, query.site))

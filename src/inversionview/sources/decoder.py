@@ -28,7 +28,6 @@ def sample(
     query: Query,
     *,
     epsilon: Epsilon | None = None,
-    within: float | None = None,
     distance: Distance | None = None,
     count: int = SHOWN,
     settings: Sequence[Setting] | Literal["auto"] = "auto",
@@ -46,7 +45,6 @@ def sample(
     Args:
         query: from ``query``.
         epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
-        within: in place of ε, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units.
         distance: one of ``core.scope.DISTANCES``; by default the study's.
         count: how many distinct samples to show at most.
         settings: temperatures and noise to draw under, or ``"auto"`` for the paper's pool: of ``facts`` another than else.
@@ -69,7 +67,7 @@ def sample(
 
     if weighed:
         whole(weighed, "The number of draws that bits are told by")
-    scope = resolved(study, query.site, epsilon=epsilon, within=within, distance=distance, query=query, report=report)
+    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, report=report)
     within, fixed = _compared(study, query, scope, fixed)
     made = sampled_preimage(
         study.decoder,

@@ -53,16 +53,16 @@ def read(
         SettingError: there is no such source, or a setting is out of range.
         InversionViewError: see ``search``, ``sample`` and ``walk``.
     """
-    keys = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
+    near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
     several = one_after_another(study, query, fixed, options) if source is None else []
     if source == ALL or len(several) > 1:
         known = {name for each in every() for name in each.options}
         if unknown := [name for name in options if name not in known]:
             raise SettingError(f"No source has an option {unknown[0]!r}: name a source, or leave it out.")
         shown = SHOWN if count is None else count
-        scope = resolved(study, query.site, **keys, query=query, report=report)
+        scope = resolved(study, query.site, **near, query=query, report=report)
         asked = Asked(study, query, scope, shown, seed, report, watch, options, onwards=bool(several))
         return merged(asked.of(several or reading_now(study, query, fixed)), shown)
     chosen = first_source(study, query, fixed, options) if source is None else named(source, ALL)
-    scope = resolved(study, query.site, **keys, query=query, report=report)
+    scope = resolved(study, query.site, **near, query=query, report=report)
     return chosen.read(study, query, scope, count=count, seed=seed, report=report, watch=watch, **options)

@@ -96,13 +96,11 @@ def walk(
     Args:
         study: from ``load``.
         query: from ``query``.
-        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
-        within: in place of ε, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units.
-        distance: one of ``core.scope.DISTANCES``; by default the study's.
-        fixed: compare this position only, in place of the minimum over all or, under other priors, a text's last token.
+        epsilon, within: threshold, as in ``read``; by default the study's.
+        distance: as in ``read``.
+        fixed: this position only, not the least over all or, under other priors, a text's last token.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
-        count: how many distinct samples to show at most.
-        seed: of all draws; without ``steps``, time decides too.
+        count, seed: how many distinct samples to show at most; of all draws (without ``steps``, time decides too).
         report: called with the share of the walk that is done, and a note.
         found: called with new members as they are found: tokens, D and the position where it is reached.
         options: see ``WalkOptions``.
@@ -118,8 +116,8 @@ def walk(
 
     told: dict[str, Any] = {"seed": seed, **options}
     prior = _prior(study, told.pop("prior", None))
-    keys = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
-    scope = resolved(study, query.site, **keys, query=query, report=report)
+    near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
+    scope = resolved(study, query.site, **near, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
     ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)

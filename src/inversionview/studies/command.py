@@ -27,6 +27,9 @@ _TEXT_SITES = "x*.post"
 """Of natural text, where nobody says which: all would take four times as much."""
 
 
+_SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's."), NAMES_SITES]
+
+
 @dataclass(frozen=True)
 class StoredOptions:
     """How activations are kept."""
@@ -61,9 +64,7 @@ def bank(
     to: Annotated[
         Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
     ] = None,
-    sites: Annotated[
-        str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's."), NAMES_SITES
-    ] = None,
+    sites: _SitesOpt = None,
     positions: Annotated[
         str | None,
         typer.Option(
