@@ -74,8 +74,6 @@ class Explorer:
             router.add_api_route(path, route, methods=["HEAD"], response_model=model, include_in_schema=False)
         return router
 
-    # -- cheap --------------------------------------------------------------------------------------------------------
-
     async def healthz(self) -> Response:
         """Say that the server is up, and how much there is to do."""
         work = contract.Work(running=self.queue.running, waiting=self.queue.waiting)

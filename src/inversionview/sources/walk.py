@@ -94,8 +94,7 @@ def walk(
     however rare it is; for language models only where asked.
 
     Args:
-        study: from ``load``.
-        query: from ``query``.
+        study, query: from ``load`` and ``query``.
         epsilon, within: threshold, as in ``read``; by default the study's.
         distance: as in ``read``.
         fixed: this position only, not the least over all or, under other priors, a text's last token.
