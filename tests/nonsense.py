@@ -112,6 +112,10 @@ INSTEAD = {
     ("explore", "--context"): "--model LLAMA --texts TEXTS --no-browser",
     ("export", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
     ("export", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --source corpus --count 2 --out PAGE",
+    ("read", "--within"): "--model LLAMA --texts TEXTS John --site n1.0 --source corpus --count 2",
+    ("walk", "--within"): f"addition {ADD} --at = --site n0.5 --steps 2 --chains 2 --no-exchange --count 2",
+    ("search", "--within"): "--model LLAMA --texts TEXTS John --site n1.0 --count 2",
+    ("export", "--within"): "--model LLAMA --texts TEXTS John --site n1.0 --source corpus --count 2 --out PAGE",
     ("export", "--seconds"): f"addition {ADD} --at = --site a0.0 --source walk --seconds 1 --count 2 --out PAGE",
 } | {
     ("interpret", option): f"addition {ADD} --site a0.0 --at = --llm nobody --base-url http://127.0.0.1:9/v1 --estimate"

@@ -340,7 +340,7 @@ def test_a_study_that_is_missing(browser: Browser, url: str, study: str, said: s
 
 
 WRONG = [
-    ("site", "a9.9", "site is 'a9.9'"),
+    ("site", "a9.9", "There is no site 'a9.9'"),
     ("source", "magic", "source is 'magic', but must be "),
     ("distance", "manhattan", "distance is 'manhattan'"),
     ("epsilon", "abc", "epsilon is 'abc'"),

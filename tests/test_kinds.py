@@ -53,7 +53,23 @@ NAMES = {
     "qwen3": _LLAMA,
     "pythia": Names(*["attention.query_key_value"] * 3, "attention.dense", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
 }
-SITES = ["q1.0", "q1.3", "k1.0", "k1.1", "v1.0", "v1.1", "z1.0", "z1.3", "attn1", "n1", "n1.0", "n1.47", "ln_final", "embed"]
+SITES = [
+    "q1.0",
+    "q1.3",
+    "k1.0",
+    "k1.1",
+    "v1.0",
+    "v1.1",
+    "z1.0",
+    "z1.3",
+    "z1",
+    "attn1",
+    "n1",
+    "n1.0",
+    "n1.47",
+    "ln_final",
+    "embed",
+]
 
 
 def head_size(name: str) -> int:
@@ -71,6 +87,8 @@ def place(name: str, site: Site) -> Place:
         return Place(f"{block}.{getattr(names, site.kind)}", False, slice(start, start + d))
     if site.kind == "z":
         return Place(f"{block}.{names.gathered}", True, slice(head * d, head * d + d))
+    if site.kind == "gathered":
+        return Place(f"{block}.{names.gathered}", True)
     if site.kind == "attn":
         return Place(f"{block}.{names.gathered}", False)
     if site.kind in ("neurons", "neuron"):
@@ -269,6 +287,9 @@ def test_heads_are_their_inputs_of_w_o_and_add_up_to_the_attention(run: tuple[st
         assert_near(found[head, ..., :d] @ w_o[head], found[4 + head])
     total = found[4:8].sum(0)
     assert_near(total if bias is None else total + bias, found[8])
+    whole = made.activations(tokens, None, [Site(1, "gathered")], everywhere(tokens))[0]
+    assert torch.equal(whole, found[:4, ..., :d].movedim(0, 2).flatten(2))
+    assert_near(whole @ w_o.flatten(0, 1) + (0 if bias is None else bias), found[8])
 
 
 def test_which_there_are(run: tuple[str, Backend]) -> None:
@@ -285,7 +306,10 @@ def test_which_there_are(run: tuple[str, Backend]) -> None:
         "embed", "attn0", "attn1", "x1.post", "ln_final",
     ]  # fmt: skip
     assert len(expand("n1.*", known)) == inner
-    assert not {"q", "neurons", "neuron", "attn"} & {site.kind for site in expand("*", known)}
+    assert [s.short for s in expand("z*", known)] == ["z0", "z1"]
+    assert [s.short for s in expand("n*", known)] == ["n0", "n1"]
+    assert shape.widths.d_heads == 4 * head_size(name)
+    assert not {"q", "gathered", "neurons", "neuron", "attn"} & {site.kind for site in expand("*", known)}
     for wrong, said in (
         ("q1.4", "layer 1 has heads 0–3"),
         (f"k0.{groups}", f"layer 0 has heads 0{'–3' if groups == 4 else ', 1'}"),
@@ -305,7 +329,7 @@ def test_a_model_of_experts_has_no_neurons() -> None:
     assert Site(0, "q", 3) in made.shape.sites
 
 
-@pytest.mark.parametrize("site", ["q0.1", "k0.0", "v0.1", "z0.3", "attn0", "n0", "n0.17", "ln_final", "embed"])
+@pytest.mark.parametrize("site", ["q0.1", "k0.0", "v0.1", "z0.3", "z0", "attn0", "n0", "n0.17", "ln_final", "embed"])
 def test_every_style_of_name(site: str) -> None:
     parsed = Site.parse(site)
     assert parsed.short == site

@@ -33,6 +33,7 @@ from inversionview.model.distances.registry import moments_needed
 from inversionview.model.distances.statistics import FILE as STATISTICS
 from inversionview.model.distances.statistics import Statistics
 from inversionview.model.probed import ProbedModel
+from inversionview.model.sites.attention import GATHERED
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
 
@@ -102,10 +103,12 @@ def harvest_bank(
 
 def _sizes(model: ProbedModel, sites: Sequence[Site]) -> dict[str, Any]:
     """Return how many numbers the vectors of a bank have, and what tells the files apart that some are read through."""
-    d_model, d_head, d_mlp = model.shape.widths
+    d_model, d_head, d_mlp, d_heads = model.shape.widths
     through = {site.short: part.fingerprint for site in sites if (part := site.part) is not None}
+    gathered = any(site.kind == GATHERED.name for site in sites)
     neurons = any(site.family == "neurons" for site in sites)
-    return {"d_model": d_model, "d_head": d_head, "d_mlp": d_mlp if neurons else 0, "through": through}
+    some = {"d_mlp": d_mlp if neurons else 0, "d_heads": d_heads if gathered else 0}
+    return {"d_model": d_model, "d_head": d_head, **some, "through": through}
 
 
 def _marks(model: ProbedModel, distance: Distance, sites: Sequence[Site]) -> dict[str, str]:

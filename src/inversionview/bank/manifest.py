@@ -60,6 +60,8 @@ class Manifest(BaseModel):
     """What tells the files apart that some sites are read through, by the sites' names."""
     d_mlp: int = Field(default=0, ge=0)
     """Neurons of an MLP, where the bank holds some."""
+    d_heads: int = Field(default=0, ge=0)
+    """Numbers of all heads of a layer, where the bank holds some such vectors."""
     precision: Precision = "float16"
     distance: Distance = "euclidean"
     """Which distance the index serves; others are searched without it."""
@@ -83,7 +85,7 @@ class Manifest(BaseModel):
 
     def width(self, site: str) -> int:
         """Return how many numbers an activation of a site has."""
-        return Site.parse(site).width(Widths(self.d_model, self.d_head, self.d_mlp))
+        return Site.parse(site).width(Widths(self.d_model, self.d_head, self.d_mlp, self.d_heads))
 
     @cached_property
     def widths(self) -> list[int]:
@@ -119,7 +121,7 @@ class Manifest(BaseModel):
     @cached_property
     def mark(self) -> str:
         """What tells this bank's shards from another's."""
-        unsaid = {"model"} | {name for name in ("statistics", "d_mlp", "through") if not getattr(self, name)}
+        unsaid = {"model"} | {name for name in ("statistics", "d_mlp", "d_heads", "through") if not getattr(self, name)}
         return str(sealed(self.model_dump(exclude=unsaid))[KEY])
 
     def layout(self, rows: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -164,6 +166,7 @@ class Manifest(BaseModel):
             "d_model": self.d_model != widths.d_model,
             "d_head": self.d_head != widths.d_head,
             "d_mlp": self.d_mlp not in (0, widths.d_mlp),
+            "d_heads": self.d_heads not in (0, widths.d_heads),
             "inputs": self.inputs > (inputs.placed(self.positions).size or MOST),
         }
         if any(wrong.values()):

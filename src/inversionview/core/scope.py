@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from inversionview.core.errors import SettingError
+from inversionview.core.ranges import positive
 
 Distance = Literal[
     "euclidean",
@@ -22,6 +23,8 @@ Distance = Literal[
 ]
 """What each does is told by ``model/distances/registry.py``."""
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
+SPREAD = "spread"
+"""What the distance of single numbers is called, whatever was asked for; see ``model.distances.metric``."""
 MOST_EPSILON = 1e6
 """No threshold is larger: cosine distances end at 2, and single precision far above."""
 
@@ -105,6 +108,15 @@ def epsilon_named(text: Epsilon) -> float | Meaning:
     return Meaning(amount, unit)
 
 
+def check_apart(within: float | None, epsilon: Epsilon | None) -> None:
+    """Raise ``SettingError`` where δ of p_q ± δ can be none, or stands beside an ε."""
+    if within is None:
+        return
+    positive(within, "δ of p_q ± δ (within)")
+    if epsilon is not None:
+        raise SettingError("Both ε and within say how near is near enough: give one of them.")
+
+
 def _hint(text: str) -> str:
     """Return what may be meant, where that is plain: ``: write 0.25``."""
     said = text.strip().replace(",", ".").removesuffix("%")
@@ -116,8 +128,8 @@ def _hint(text: str) -> str:
 
 
 def epsilon_text(epsilon: float, kind: str) -> str:
-    """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``."""
-    return f"ε = {epsilon:g} ({kind})"
+    """Return ε with its distance, without which the number means nothing: ``ε = 0.1 (cosine)``, ``ε = 0.1 of the spread``."""
+    return f"ε = {epsilon:.4g} of the spread" if kind == SPREAD else f"ε = {epsilon:.4g} ({kind})"
 
 
 At = TypeVar("At", covariant=True)

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 import inversionview
 from inversionview.explorer import problems
+from inversionview.explorer.allowed_files import AllowedFiles
 from inversionview.explorer.answers import info
 from inversionview.explorer.guard import LOCAL, Guard
 from inversionview.explorer.queue import BusyError, Task, WorkQueue
@@ -28,6 +29,7 @@ def create_app(
     hosts: Iterable[str] = (),
     proxies: Iterable[str] = (),
     queue: WorkQueue | None = None,
+    files: AllowedFiles | None = None,
     foreign: Callable[[str], None] = lambda name: None,
 ) -> FastAPI:
     """Return the explorer as an ASGI application.
@@ -36,6 +38,7 @@ def create_app(
         openers: for each study, under the name that addresses call it, what opens it.
         hosts: names by which the server may be called, besides those of this machine.
         queue: of the work; by default a new one, closed at the end.
+        files: that pages may have it read; by default none but the package's own.
         proxies: names of proxies before it, as ``guard.host_name`` gives them.
         foreign: is told, once each, by which other names the server was called.
     """
@@ -58,7 +61,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.queue = work
-    explorer = Explorer(shelf, work)
+    explorer = Explorer(shelf, work, files or AllowedFiles())
     app.include_router(explorer.router())
     app.add_api_route(
         "/healthz", explorer.healthz, methods=["GET", "HEAD"], include_in_schema=False

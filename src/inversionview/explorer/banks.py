@@ -20,7 +20,7 @@ from inversionview.core.progress import Progress
 from inversionview.explorer.queue import BusyError
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
-from inversionview.sources.bank_cost import harvest_command, lacking
+from inversionview.sources.bank_cost import harvest_command, lacking, lacks_other
 from inversionview.sources.registry import first_source, reading_now
 from inversionview.sources.source import Source
 from inversionview.studies.first_bank import bank_rows, speed, wanted_tokens
@@ -57,7 +57,7 @@ def bank_of(study: Study, report: Progress | None, site: Site | None = None) -> 
             report(share, f"building a bank, once: {note}")
 
     try:
-        return study.bank(report=built)
+        return study.bank(report=built, site=site)
     finally:
         _BUILDING.pop(study, None)
 
@@ -99,7 +99,9 @@ def text_banks(study: Study) -> dict[Site, ActivationBank]:
 
 
 def lacking_site(study: Study, site: Site | None) -> str:
-    """Return that no bank of natural text holds a site, or any, how long harvesting it takes, and which command does."""
+    """Return that no bank holds a site, or any of natural text, how long harvesting it takes, and which command does."""
+    if site is not None and not of_texts(study):
+        return lacks_other(study, site)
     last, rows = study.sites[-1], bank_rows(study, None, None)
     if study not in _SPEEDS:
         _SPEEDS[study] = speed(study.model, study.inputs, last)
@@ -111,8 +113,10 @@ def lacking_site(study: Study, site: Site | None) -> str:
 
 
 def held(study: Study, site: Site) -> bool:
-    """Whether a site can be searched, or can soon."""
-    return not of_texts(study) or site in text_banks(study)
+    """Whether a site can be searched, or, if it is one of a study's own, can soon."""
+    if study.bare or (not of_texts(study) and site in study.sites):
+        return True
+    return site in text_banks(study) if of_texts(study) else study.known_bank(site) is not None
 
 
 def default_site(study: Study) -> str:

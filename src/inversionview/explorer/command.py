@@ -24,6 +24,7 @@ from inversionview.terminal.options import DeviceOpt, TextsOptions
 
 if TYPE_CHECKING:
     from inversionview.corpora.natural import TextSource
+    from inversionview.explorer.allowed_files import AllowedFiles
     from inversionview.studies.study import Study
 
 
@@ -44,6 +45,14 @@ def explore(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A name by which a proxy calls it; may be given several times."),
     ] = None,
+    allow_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow-file",
+            metavar="PATH",
+            help="A file or folder that sites named in the page may be read through; on 127.0.0.1 all files do.",
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the browser.")] = False,
     model: Annotated[
         str | None, typer.Option("--model", help="With one RUN: another checkpoint for it; alone: any causal LM besides.")
@@ -60,7 +69,8 @@ def explore(
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     if model is not None and _on_the_hub(model):
         err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
-    serve(openers, listening, host, others, None if no_browser else partial(webbrowser.open, address))
+    files = files_for(listening, others, allow_file or [])
+    serve(openers, listening, host, others, files, None if no_browser else partial(webbrowser.open, address))
 
 
 def check_installed() -> None:
@@ -167,6 +177,20 @@ def _name(path: Path, taken: set[str]) -> str:
     return unique
 
 
+def files_for(listening: socket.socket, proxies: list[str], paths: list[Path]) -> AllowedFiles:
+    """Return which files pages may have the server read: all where nobody but this machine can reach it.
+
+    Raises:
+        SettingError: one is not there.
+    """
+    from inversionview.explorer.allowed_files import AllowedFiles
+
+    if lost := next((path for path in paths if not path.expanduser().exists()), None):
+        raise SettingError(f"--allow-file {lost} is not there: give a file or a folder.")
+    alone = ip_address(listening.getsockname()[0]).is_loopback and not proxies
+    return AllowedFiles(alone, paths)
+
+
 def bound(host: str, port: int) -> socket.socket:
     """Return a socket that listens there.
 
@@ -196,6 +220,7 @@ def serve(
     listening: socket.socket,
     host: str,
     proxies: list[str],
+    files: AllowedFiles,
     ready: Callable[[], Any] | None,
 ) -> None:
     """Serve until Ctrl-C, SIGTERM or SIGHUP, then exit with 130; ``ready`` is called once requests are answered."""
@@ -205,7 +230,7 @@ def serve(
     def foreign(name: str) -> None:
         err.print(f"Turned away a request for {name}: if that is your proxy, start with --allow-host {name}.", soft_wrap=True)
 
-    application = create_app(openers, hosts=[host, listening.getsockname()[0]], proxies=proxies, foreign=foreign)
+    application = create_app(openers, hosts=[host, listening.getsockname()[0]], proxies=proxies, files=files, foreign=foreign)
     server = Server(settings(application), application.state.queue, ready)
     try:
         server.run([listening])

@@ -30,7 +30,11 @@ At = Annotated[
 ]
 SiteName = Annotated[
     str | None,
-    Query(max_length=100, description="x0.post, a0.3, m1, or the TransformerLens or LaTeX name; by default the study's."),
+    Query(
+        max_length=1000,
+        description="x0.post, a0.3, n1.17, x1.post|sae:addition#27, …, or the TransformerLens or LaTeX name; by "
+        "default the study's.",
+    ),
 ]
 Epsilon = Annotated[
     float | None, Query(gt=0, le=1e6, allow_inf_nan=False, description="Threshold of the preimage; by default the study's.")

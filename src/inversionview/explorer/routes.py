@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import Response
 
 import inversionview
+from inversionview.explorer.allowed_files import AllowedFiles
 from inversionview.explorer.answers import confirm, info, maps, readings
 from inversionview.explorer.banks import default_site, first_now, held, of_texts
 from inversionview.explorer.events import Events, EventStream
@@ -23,6 +24,7 @@ from inversionview.explorer.problems import API, RESPONSES
 from inversionview.explorer.queue import Task, TimeUpError, WorkQueue
 from inversionview.explorer.shelf import Shelf
 from inversionview.model.sites.patterns import find_site
+from inversionview.model.sites.site import Site
 from inversionview.page import contract, preimages
 from inversionview.preimage.preimage import Query as ReadQuery
 from inversionview.sources.registry import sources, sources_named
@@ -44,8 +46,8 @@ none holds is read by a walk, and a note of the Reading says which command harve
 class Explorer:
     """The routes."""
 
-    def __init__(self, shelf: Shelf, queue: WorkQueue) -> None:
-        self.shelf, self.queue = shelf, queue
+    def __init__(self, shelf: Shelf, queue: WorkQueue, files: AllowedFiles) -> None:
+        self.shelf, self.queue, self.files = shelf, queue, files
 
     def router(self) -> APIRouter:
         """Return all routes of the API."""
@@ -56,6 +58,7 @@ class Explorer:
             ("/studies", self.studies, contract.Studies),
             (one, self.study, contract.StudyInfo),
             (f"{one}/place", self.place, contract.Place),
+            (f"{one}/site", self.site, contract.SiteInfo),
             (f"{one}/random", self.random, contract.Place),
             (f"{one}/attention", self.attention, contract.Attention),
             (f"{one}/read", self.read, contract.Reading),
@@ -70,8 +73,6 @@ class Explorer:
             router.add_api_route(path, route, response_model=model, responses=wrong, operation_id=route.__name__)
             router.add_api_route(path, route, methods=["HEAD"], response_model=model, include_in_schema=False)
         return router
-
-    # -- cheap --------------------------------------------------------------------------------------------------------
 
     async def healthz(self) -> Response:
         """Say that the server is up, and how much there is to do."""
@@ -96,6 +97,20 @@ class Explorer:
         """Return an input's tokens and positions."""
         return _json(info.place(await self._loaded(id), text, at).json_bytes())
 
+    async def site(self, request: Request, client: Client, id: StudyId, site: SiteName = None) -> Response:
+        """Return what is known of a site, of whichever kind and style of name it is; it is one of the model's, or refused."""
+
+        def work(study: Study, task: Task) -> contract.SiteInfo:
+            return info.site_info(study, find_site(site or default_site(study), study.model.sites))
+
+        return await self._of(request, id, work, site=site, client=client, kind=f"site {id}")
+
+    async def _allowed(self, id: str, site: str | None) -> Study:
+        """Return a study once it is loaded, unless a site is named that may not be read through what it names."""
+        study = await self._loaded(id)
+        self.files.checked(site, study.sites)
+        return study
+
     async def _loaded(self, id: str) -> Study:
         """Return a study once it is loaded; its error where it cannot be, a time-out where that takes long."""
         loading = asyncio.wrap_future(self.shelf.begin(self.shelf.known(id)))
@@ -118,7 +133,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Attention:
             return info.attention(_query(study, text, at, site))
 
-        return await self._of(request, id, work, client=client, kind="attention")
+        return await self._of(request, id, work, site=site, client=client, kind="attention")
 
     async def read(
         self,
@@ -132,7 +147,7 @@ class Explorer:
         accept: Annotated[str, Header(description="application/json or text/event-stream.")] = "*/*",
     ) -> Response:
         """Read an activation: verified samples of its ε-preimage, by distance."""
-        study = await self._loaded(id)
+        study = await self._allowed(id, site)
         first = options.source or _first(study, site, self.shelf.first(id))
         job: dict[str, Any] = {"client": client, "kind": f"read {id} {first}"}
         if any("seconds" in source.options for source in sources_named(first)):
@@ -141,9 +156,10 @@ class Explorer:
             return self._streamed(request, study, id, partial(_query, study, text, at, site), options, job)
 
         def work(study: Study, task: Task) -> contract.Reading:
+            query = _query(study, text, at, site)
             if any(source.needs_bank for source in sources_named(first)):
-                _counts_as_bank(study, task, id)
-            return readings.read(study, _query(study, text, at, site), report=task.report, id=id, **vars(options))
+                _counts_as_bank(study, task, id, query.site)
+            return readings.read(study, query, report=task.report, id=id, **vars(options))
 
         return await self._of(request, id, work, **job)
 
@@ -164,9 +180,9 @@ class Explorer:
         def work(task: Task) -> bytes:
             asked = query()
             chosen = options.source or first_now(study, asked, options.fixed, options.told).name
-            if any(source.needs_bank for source in sources_named(chosen)) and _needs_bank(study):
+            if any(source.needs_bank for source in sources_named(chosen)) and _needs_bank(study, asked.site):
                 task.limit = math.inf  # a bank may have to be built: it is seen to go on
-                _counts_as_bank(study, task, id)
+                _counts_as_bank(study, task, id, asked.site)
             stream.begin(task, info.place_event(study, asked, chosen))
             read = {**vars(options), "source": chosen, "id": id}
             return readings.read(study, asked, report=stream.report, rows=stream.rows, **read).json_bytes()
@@ -223,7 +239,7 @@ class Explorer:
         def work(study: Study, task: Task) -> contract.Patch:
             return confirm.patched(study, _query(study, text, at, site), target or None, count=count, seed=seed)
 
-        return await self._of(request, id, work, client=client, kind=f"patch {id}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"patch {id}")
 
     async def complete(
         self,
@@ -243,7 +259,7 @@ class Explorer:
             query = _query(study, text, at, site)
             return confirm.completed(study, query, epsilon=epsilon, limit=limit, seed=seed, report=task.report)
 
-        return await self._of(request, id, work, client=client, kind=f"complete {id} {len(str(limit))}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"complete {id} {len(str(limit))}")
 
     async def interpret(
         self,
@@ -259,43 +275,50 @@ class Explorer:
         """Say in features what is common to the exact preimage, with a score on unseen inputs."""
 
         def work(study: Study, task: Task) -> contract.Interpretation:
-            _counts_as_bank(study, task, id)
             query = _query(study, text, at, site)
+            _counts_as_bank(study, task, id, query.site)
             return confirm.interpretation(study, query, epsilon=epsilon, distance=distance, report=task.report)
 
-        return await self._of(request, id, work, client=client, kind=f"interpret {id}")
+        return await self._of(request, id, work, site=site, client=client, kind=f"interpret {id}")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    async def _of(self, request: Request, id: str, work: Callable[[Study, Task], preimages.Model], **job: Any) -> Response:
+    async def _of(
+        self, request: Request, id: str, work: Callable[[Study, Task], preimages.Model], site: str | None = None, **job: Any
+    ) -> Response:
         """Have the worker do something with a study and answer with what it returns; for HEAD nothing is done."""
-        study = await self._loaded(id)
+        study = await self._allowed(id, site)
         if request.method == "HEAD":
             return Bodiless("application/json")
         task = self.queue.submit(lambda task: work(study, task).json_bytes(), **job)
-        done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
-        try:
-            while not done.done() and not gone.done():
-                if task.elapsed > task.limit + GRACE:
-                    raise TimeUpError("")
-                await asyncio.wait({done, gone}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
-            if done.cancelled():
-                raise HTTPException(503, "The server is shutting down.")
-            return _json(done.result()) if done.done() else Response(status_code=499)  # nobody reads it
-        finally:
-            gone.cancel()
-            self.queue.cancel(task)
+        return await _answer(request, self.queue, task)
 
 
-def _counts_as_bank(study: Study, task: Task, id: str) -> None:
+async def _answer(request: Request, queue: WorkQueue, task: Task) -> Response:
+    """Answer with what a job returns, which ends when the client goes away."""
+    done, gone = asyncio.wrap_future(task.future), asyncio.ensure_future(_disconnected(request))
+    done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may be that nobody asks
+    try:
+        while not done.done() and not gone.done():
+            if task.elapsed > task.limit + GRACE:
+                raise TimeUpError("")
+            await asyncio.wait({done, gone}, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
+        if done.cancelled():
+            raise HTTPException(503, "The server is shutting down.")
+        return _json(done.result()) if done.done() else Response(status_code=499)  # nobody reads it
+    finally:
+        gone.cancel()
+        queue.cancel(task)
+
+
+def _counts_as_bank(study: Study, task: Task, id: str, site: Site | None = None) -> None:
     """Where a bank may have to be built first, what that takes is not what readings take."""
-    if _needs_bank(study):
+    if _needs_bank(study, site):
         task.kind = f"bank {id}"
 
 
-def _needs_bank(study: Study) -> bool:
-    return not study.bare and not of_texts(study) and study.known_bank() is None
+def _needs_bank(study: Study, site: Site | None = None) -> bool:
+    return not study.bare and not of_texts(study) and study.known_bank(site) is None
 
 
 def _query(study: Study, text: str, at: str | None, site: str | None) -> ReadQuery:
@@ -304,8 +327,8 @@ def _query(study: Study, text: str, at: str | None, site: str | None) -> ReadQue
 
 
 def _first(study: Study, site: str | None, usual: str) -> str:
-    """Return which source is likely to read a site: ``usual``, unless no bank of natural text holds that."""
-    if not of_texts(study) or held(study, find_site(site or default_site(study), study.model.sites)):
+    """Return which source is likely to read a site: ``usual``, unless no bank holds that."""
+    if held(study, find_site(site or default_site(study), study.model.sites)):
         return usual
     return next(source.name for source in sources(study) if not source.needs_bank)
 

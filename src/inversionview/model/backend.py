@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
 from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.sites.attention import GATHERED
 from inversionview.model.sites.kind import Kind, Tap, Widths
 from inversionview.model.sites.site import REGISTRY, Site, Sites, all_sites
 
@@ -58,7 +59,13 @@ class Shape:
     @property
     def widths(self) -> Widths:
         """How many numbers its vectors have."""
-        return Widths(self.d_model, self.head_size or self.d_model // self.heads[0], self.d_mlp)
+        d_head = self.head_size or self.d_model // self.heads[0]
+        return Widths(self.d_model, d_head, self.d_mlp, 0 if self._uneven else self.heads[0] * d_head)
+
+    @property
+    def _uneven(self) -> bool:
+        """Whether layers have unlike numbers of heads."""
+        return len(set(self.heads)) > 1
 
     @property
     def sites(self) -> Sites:
@@ -70,7 +77,8 @@ class Shape:
     def withheld(self) -> dict[Kind, str]:
         """Kinds of sites that are not offered, and why."""
         parallel = {kind.name: kind.serial for kind in REGISTRY if kind.serial and self.parallel}
-        return {**self.lacking, **parallel}
+        uneven = {GATHERED.name: "layers of this model have unlike numbers of heads"} if self._uneven else {}
+        return {**self.lacking, **parallel, **uneven}
 
 
 @dataclass(frozen=True)

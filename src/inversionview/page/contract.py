@@ -125,8 +125,19 @@ class SiteInfo(Model):
     hook: str
     layer: int
     kind: str
-    head: int | None
+    head: int | None = Field(description="Its number among those of its kind in the layer: of a head, or of a neuron.")
+    numbers: int = Field(description="How many numbers an activation has.")
     epsilon: float = Field(description="Threshold of a reading there unless another is asked for.")
+
+
+class SiteKind(Model):
+    """Sites that can be read besides, of one kind."""
+
+    short: str = Field(description="Their names, with {layer} and {head}.")
+    what: str
+    layers: int = Field(description="In how many layers there are some, from the first on.")
+    each: int | None = Field(description="How many a layer has, numbered from 0; null where it has one without a number.")
+    numbers: int
 
 
 class Default(Model):
@@ -155,6 +166,7 @@ class StudyInfo(Model):
     heads: list[int] = Field(description="Of each layer.")
     parallel: bool = Field(description="Attention and MLP read the same residual stream, so there is no x.mid.")
     sites: list[SiteInfo]
+    others: list[SiteKind] = Field(default=[], description="Kinds of sites that can be read where they are named.")
     positions: list[str] = Field(description="Named positions.")
     default: Default
     distance: Distance

@@ -39,6 +39,7 @@ class Asked(Model):
     ids: list[int] = Field(default=[], description="Of the tokens.")
     position: int
     site: str
+    value: float | None = Field(default=None, description="Of one number: p_q.")
     model: str
     attention: list[float] | None = Field(default=None, description="Weight of each token, where the site is a head.")
     bos: bool = Field(default=True, description="The first token is BOS, not the first of the text.")
@@ -125,6 +126,7 @@ class Preimage(Model):
         description="Its name; with the corpus that its statistics are of, if it needs some."
     )
     epsilon: float
+    within: float | None = Field(default=None, description="Of one number, δ: ε in its own units, as p_q ± δ.")
     seed: int
     samples: list[Sample]
     candidates: int

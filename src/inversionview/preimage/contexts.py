@@ -47,7 +47,7 @@ class Contexts:
         for sample in preimage.inside:
             yield self._row(sample, before, after)
         told = f"{preimage.epsilon:.3f}" if preimage.epsilon >= 0.001 else f"{preimage.epsilon:g}"
-        yield self._begun(told, "bold red").append(f"──────── ε, {preimage.measure} ────────", "red")
+        yield self._begun(told, "bold red").append(f"──────── {preimage.border} ────────", "red")
         for sample in preimage.outside:
             yield self._row(sample, before, after)
 

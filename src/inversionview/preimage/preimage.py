@@ -15,7 +15,7 @@ from inversionview.core.arrays import Ids
 from inversionview.core.files import write_page
 from inversionview.core.information import Bits
 from inversionview.core.results import Result
-from inversionview.core.scope import Distance
+from inversionview.core.scope import SPREAD, Distance
 from inversionview.core.storage import check_writable
 from inversionview.corpora.inputs import Inputs
 from inversionview.corpora.positions import Positions
@@ -61,12 +61,20 @@ class Query:
             return "", ""
         return self.tokens[0] if self.bos else "", self.tokens[-1]
 
+    @property
+    def off(self) -> bool:
+        """Whether it is a latent's, which does not fire."""
+        part = self.site.part
+        return part is not None and part.numbers == 1 and part.rectified and not float(self.z[0])
+
     def to_json(self) -> dict[str, Any]:
         """Return where the activation was read, as plain JSON values."""
         where = {"text": self.text, "tokens": list(self.tokens), "ids": list(self.ids), "position": self.position}
         where = {**where, "vector": self.vector} if self.textless else where
         attention = {} if self.attention is None else {"attention": list(self.attention)}
-        return {**where, "site": self.site.short, "model": self.model, **attention, **({} if self.bos else {"bos": False})}
+        value = {"value": float(self.z[0])} if self.site.single else {}
+        where = {**where, "site": self.site.short, **value, "model": self.model}
+        return {**where, **attention, **({} if self.bos else {"bos": False})}
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,8 @@ class Preimage(Result):
     """Whether members can stand in for the query, where that was tried."""
     statistics: dict[str, Any] | None = None
     """Of which corpus the statistics are that the distance maps vectors by; ``None`` where it needs none."""
+    within: float | None = None
+    """Of one number, δ: ε in the number's own units, so that what lies in p_q ± δ is inside."""
     per_window: int | None = None
     """Of natural text: so many occurrences of one window at most are among the samples; ``None``: any number."""
     walk: WalkReport | None = None
@@ -233,7 +243,18 @@ class Preimage(Result):
     @property
     def measure(self) -> str:
         """What its distance is called: of one number, whatever was asked for, ``spread``; see ``model.distances.metric``."""
-        return "spread" if self.query.site.single else self.distance
+        return SPREAD if self.query.site.single else self.distance
+
+    @property
+    def interval(self) -> str:
+        """What is inside of one number, in its own units: ``p_q ± 0.31``; of a latent that is off, those that are."""
+        assert self.within is not None
+        return "off alone" if self.query.off else f"p_q ± {self.within:.4g}"
+
+    @property
+    def border(self) -> str:
+        """What the line at ε is called: ``ε, cosine`` or, of one number, ``p_q ± 0.31, ε of its spread``."""
+        return f"ε, {self.measure}" if self.within is None else f"{self.interval}, ε of its spread"
 
     def to_json(self) -> dict[str, Any]:
         """Return the preimage as plain JSON values, the form that everything else reads."""
@@ -247,6 +268,7 @@ class Preimage(Result):
             "source": self.source,
             **({} if self.inside_count is None else {"inside": self.inside_count, "distinct": self.distinct}),
             **({} if self.bits is None else {"bits": self.bits.to_json()}),
+            **({} if self.within is None else {"within": float(f"{self.within:.6g}")}),
             **({} if self.stand_in is None else {"nats": asdict(self.stand_in)}),
             **({} if self.compared is None else {"places": self.compared}),
             **({} if self.corpus is None else {"corpus": asdict(self.corpus)}),

@@ -35,11 +35,17 @@ def query_line(query: Query) -> Table:
     else:
         line = marked(query.tokens, query.position, ends=query.ends)
         line.append(f"   site {query.site.short}, position {query.position}", style="dim")
+    line.append(_value(query), style="dim")
     table = Table.grid(padding=(0, 1))  # what does not fit goes on below the text, not below the word "query"
     table.add_row(Text("query", style="dim"), line)
     if query.attention is not None:
         table.add_row("", Text(attention_line(query.tokens, query.attention, query.ends), style="dim"))
     return table
+
+
+def _value(query: Query) -> str:
+    """Return the query's number, where it is one."""
+    return f", p_q = {float(query.z[0]):.4g}{' (off)' if query.off else ''}" if query.site.single else ""
 
 
 ATTENDED, LEAST_ATTENDED = 6, 0.05
@@ -97,8 +103,13 @@ def table(preimage: Preimage) -> Group:
 
 
 def meaning_text(preimage: Preimage) -> str:
-    """Return ε with its distance and what it means: ``ε = 0.083 cosine-normed · 9.60 bits · 0.12 nats``."""
+    """Return ε with its distance and what it means: ``ε = 0.083 cosine-normed · 9.60 bits · 0.12 nats``.
+
+    Of one number the interval of its own comes first: ``p_q ± 0.31 · ε = 0.083 of its spread · …``.
+    """
     parts = [f"ε = {preimage.epsilon:.3g} {preimage.measure}"]
+    if preimage.within is not None:
+        parts = [preimage.interval, f"ε = {preimage.epsilon:.3g} of its spread"]
     if preimage.bits is not None:
         bits = preimage.bits
         parts.append(f"{at_least(bits.low) if bits.bounded else f'{bits.value:.2f}'} bits")
@@ -120,7 +131,7 @@ def _grid(shown: Preimage) -> Table:
     grid.add_column("sample" if shown.source == "decoder" else "input")
     for sample in shown.inside:
         _row(grid, sample, repeated, tried, shown.query.ends)
-    line = Text(f"──────── ε, {shown.measure} ────────", style="red")
+    line = Text(f"──────── {shown.border} ────────", style="red")
     told = f"{shown.epsilon:.3f}" if shown.epsilon >= 0.001 else f"{shown.epsilon:g}"
     grid.add_row(Text(told, style="bold red"), *[""] * (repeated + tried), line)
     for sample in shown.outside:
@@ -131,8 +142,8 @@ def _grid(shown: Preimage) -> Table:
 def _place_lines(query: Query) -> list[Text]:
     """Return where the query, which stands above its contexts, is read; a head's attention below."""
     if query.textless:
-        return [Text(f"the vector {query.vector} at site {query.site.short}", style="dim")]
-    where = Text(f"site {query.site.short}, position {query.position}", style="dim")
+        return [Text(f"the vector {query.vector} at site {query.site.short}{_value(query)}", style="dim")]
+    where = Text(f"site {query.site.short}, position {query.position}{_value(query)}", style="dim")
     if query.attention is None:
         return [where]
     return [where, Text(attention_line(query.tokens, query.attention, query.ends), style="dim")]

@@ -17,7 +17,7 @@ from inversionview.studies.naming import check_model_name, check_study, is_run, 
 from inversionview.studies.registry import defined
 from inversionview.terminal.app import app, bar, device_named, err, given, out, precision_named, print_json
 from inversionview.terminal.checked import unused
-from inversionview.terminal.options import DeviceOpt, JsonOpt, SeedOpt
+from inversionview.terminal.options import DeviceOpt, JsonOpt, SeedOpt, SitesOpt
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class CorpusOptions:
 class HarvestOptions:
     """What is read of the probed model, and of how many inputs."""
 
-    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None
+    sites: SitesOpt = None
     layers: Annotated[str | None, typer.Option(help="Only sites of these layers of the model, such as 12-20,25.")] = None
     heads: Annotated[str | None, typer.Option(help="Only these heads, such as 16.3,17.0; of ioi also: named.")] = None
     inputs: Annotated[int, typer.Option(min=1, help="Inputs whose activations are harvested, once, before training.")] = 20_000

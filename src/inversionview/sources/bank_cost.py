@@ -60,6 +60,13 @@ def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
     )
 
 
+def lacks_other(study: Study, site: Site) -> str:
+    """Return that no bank of a study holds a site that is none of its own, and what builds one."""
+    soon = _work(study) <= QUICK
+    way = "Ask for the corpus, which builds one first" if soon else f"`{_command(study, site)}` builds one, once"
+    return f"No bank of {study.name} holds {site} yet. {way}: about {_duration(_seconds(study))} here."
+
+
 def harvest_command(study: Study, site: Site | None) -> str:
     """Return the command that harvests a site of a study's texts, or all streams of the residual."""
     if study.model.in_memory:
@@ -96,12 +103,13 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _command(study: Study) -> str:
-    """Return the command that builds the bank which the study's readings then find."""
-    parts = ["inversionview", "bank", study.name, "--inputs", str(_rows(study))]
+def _command(study: Study, site: Site | None = None) -> str:
+    """Return the command that builds the bank which the study's readings then find; of its own sites, or of another."""
+    some = [] if site is None else ["--sites", site.short]
+    parts = ["inversionview", "bank", study.name, "--inputs", str(_rows(study)), *some]
     own = study.definition
     if study.model.in_memory:
-        return f"iv.build_bank(study, rows={_rows(study)})"
+        return f"iv.build_bank(study, rows={_rows(study)}{f', sites={site.short!r}' if site else ''})"
     if own.any_model and not study.spec.model and study.model.name != own.default_name:
         parts += ["--model", study.model.name]
     return shlex.join(parts)

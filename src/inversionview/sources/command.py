@@ -12,13 +12,14 @@ import typer
 import inversionview as iv
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import INTERRUPTED
-from inversionview.core.scope import Distance, Epsilon
+from inversionview.core.scope import Distance
 from inversionview.corpora.naming import SPEECHES
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import every, first_source, named, one_after_another, one_of
 from inversionview.sources.stand_in import with_nats
 from inversionview.sources.walk import WALK
 from inversionview.studies.arguments import bank_to_search, source_named, study_and_query, study_and_text
+from inversionview.studies.scope import check_within
 from inversionview.terminal.app import app, err, given, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.options import (
@@ -112,6 +113,7 @@ def read(
     speeches = SPEECHES if activation.vector is not None and what.study is None else None  # there is nowhere else to look
     loaded, query = study_and_query(what, activation, on, source_named(texts, speeches))
     own = given(**vars(told))
+    check_within(scope.within, scope.epsilon, query.site)
     several = one_after_another(loaded, query, fixed, own) if source is None else []
     chosen = several or [first_source(loaded, query, fixed, own) if source is None else named(source)]
     for each in chosen if len(chosen) == 1 else ():
@@ -122,6 +124,7 @@ def read(
         chosen,
         quiet=as_json,
         epsilon=scope.epsilon,
+        within=scope.within,
         distance=distance,
         fixed=listed(fixed) if chosen[0].compares_several else fixed,
         count=count if count is not None else (100 if as_json else 30),
@@ -218,8 +221,9 @@ def walk(
     if chains.prior == "study" or (chains.prior is None and loaded.definition.moves):
         unused(context, "inputs are drawn as the study's own", "beta", "longer")
     query = loaded.query(text, at=activation.position, site=activation.site)
+    check_within(scope.within, scope.epsilon, query.site)
     settings = {**given(**vars(end)), **chains.settings()}
-    starts = [_start(loaded, query, name, scope.epsilon, distance) for name in listed(chains.start) or ()]
+    starts = [_start(loaded, query, name, scope, distance) for name in listed(chains.start) or ()]
     preimage = made(
         loaded,
         query,
@@ -228,6 +232,7 @@ def walk(
         found=_streamed(loaded) if stream else None,
         starts=starts,
         epsilon=scope.epsilon,
+        within=scope.within,
         distance=distance,
         fixed=fixed,
         count=count if count is not None else (100 if as_json else 30),
@@ -237,11 +242,12 @@ def walk(
     _show(with_nats(loaded, preimage) if scope.nats else preimage, as_json or stream)
 
 
-def _start(study: Study, query: Query, name: str, epsilon: Epsilon | None, distance: Distance | None) -> Preimage:
+def _start(study: Study, query: Query, name: str, scope: NearOptions, distance: Distance | None) -> Preimage:
     others = {source.name: source for source in every() if source is not WALK}
     if name not in others:
         raise SettingError(f"There is no start {name!r}: choose {one_of(list(others))}.")
-    return made(study, query, [others[name]], quiet=True, epsilon=epsilon, distance=distance, count=1000, weighed=0)
+    near = {"epsilon": scope.epsilon, "within": scope.within}
+    return made(study, query, [others[name]], quiet=True, **near, distance=distance, count=1000, weighed=0)
 
 
 def _streamed(study: Study) -> Callable[[Any, Any, Any], None]:
@@ -312,6 +318,7 @@ def search(
     distance = scope.check()
     source = source_named(texts, SPEECHES if what.text is None and on.model is not None else None)
     loaded, query = study_and_query(what, activation, on, source)
+    check_within(scope.within, scope.epsilon, query.site)
     natural = loaded.inputs.every_token
     if not natural:
         unused(context, "the inputs are a study's", "per_window", "diverse")
@@ -320,6 +327,7 @@ def search(
         loaded,
         query,
         epsilon=scope.epsilon,
+        within=scope.within,
         distance=distance,
         k=hits.k,
         fixed=listed(fixed),

@@ -25,6 +25,7 @@ def search(
     query: Query,
     *,
     epsilon: Epsilon | None = None,
+    within: float | None = None,
     distance: Distance | None = None,
     k: int = 10,
     fixed: str | int | Sequence[str | int] | None = None,
@@ -44,6 +45,7 @@ def search(
         study: from ``load``.
         query: from ``query``.
         epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
+        within: in place of ε, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units.
         distance: one of ``core.scope.DISTANCES``; by default the study's.
         k: how many of the nearest inputs to return at least, inside ε or not.
         fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
@@ -64,7 +66,8 @@ def search(
     from inversionview.sources.noted import noted
     from inversionview.sources.searched import corpus_preimage, held_names
 
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, query=query, bank=bank, report=report)
+    near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance}
+    scope = resolved(study, query.site, **near, query=query, bank=bank, report=report)
     searched = study.bank(bank, report=report, site=query.site)
     if study.inputs.every_token and query.site not in searched.sites:
         raise UnknownSiteError(lacks_site(study, searched, query.site))

@@ -11,12 +11,15 @@ import typer
 
 from inversionview.core.errors import SettingError, UnknownPositionError
 from inversionview.core.interruption import INTERRUPTED
+from inversionview.corpora.naming import SPEECHES
 from inversionview.corpora.positions import span
 from inversionview.page.bundle import MOST, to_html
 from inversionview.sources.arguments import SourceOpt, check_source, made, not_of_source
 from inversionview.sources.registry import first_source, named, one_after_another
-from inversionview.studies.arguments import source_named, study_and_text
+from inversionview.studies.arguments import source_named, study_and_text, study_of_vector
+from inversionview.studies.scope import check_within
 from inversionview.terminal.app import app, err, given, out
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import (
     FixedAtOpt,
     InputOptions,
@@ -24,10 +27,12 @@ from inversionview.terminal.options import (
     ModelOptions,
     SeedOpt,
     TextsOptions,
+    VectorOpt,
     WalkedSecondsOpt,
 )
 
 if TYPE_CHECKING:
+    from inversionview.corpora.natural import TextSource
     from inversionview.model.chat_template import Messages
     from inversionview.preimage.preimage import Preimage, Query
     from inversionview.sources.source import Source
@@ -46,8 +51,12 @@ class ReadingsOptions:
         ),
     ] = None
     site: Annotated[
-        list[str] | None, typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side.")
+        list[str] | None,
+        typer.Option(help="x0.post, a0.3, m1, …; repeat it for several readings side by side."),
+        NAMES_SITES,
     ] = None
+
+    vector: VectorOpt = None
 
     def pairs(self) -> list[tuple[str | None, str | None]]:
         """Return each reading's position and site.
@@ -91,29 +100,47 @@ def export(
     distance = scope.check()
     check_formats([destination], (".html",))
     check_source(source)
-    pairs = readings.pairs()
+    readings.pairs()
     if source is not None:
         not_of_source(context, named(source))
-    loaded, text = study_and_text(what, on, readings.site or (), source_named(texts))
-    queries = [query for at, site in pairs for query in spanned(loaded, text, at, site)]
+    speeches = SPEECHES if readings.vector is not None and what.study is None else None
+    loaded, queries = _asked(what, on, readings, source_named(texts, speeches))
     if len(queries) > MOST:
         raise SettingError(f"{len(queries)} readings are too many for one page: give at most {MOST}.")
+    for query in queries:
+        check_within(scope.within, scope.epsilon, query.site)
     own = given(seconds=seconds)
     sources = [_sources(loaded, query, fixed, source) for query in queries]
     if not any(name in each.options for some in sources for each in some for name in own):
         not_of_source(context, sources[0][0])
-    scoped: dict[str, Any] = {"epsilon": scope.epsilon, "distance": distance, "fixed": fixed}
+    scoped: dict[str, Any] = {"epsilon": scope.epsilon, "within": scope.within, "distance": distance, "fixed": fixed}
     shown: list[Preimage] = []
     for query, chosen in zip(queries, sources, strict=True):
         shown.append(made(loaded, query, chosen, count=count, seed=seed, **scoped, **own))
         if _interrupted(shown[-1]):
             break
     to_html([reading(loaded, preimage).to_json() for preimage in shown], destination)
-    places = ", ".join(f"{preimage.query.site} at {preimage.query.position}" for preimage in shown)
+    places = ", ".join(map(_place, (preimage.query for preimage in shown)))
     out.print(f"{destination} shows {places}.", soft_wrap=True)
     if _interrupted(shown[-1]):
         err.print("Interrupted: the page shows what was found until then.")
         sys.exit(INTERRUPTED)
+
+
+def _asked(
+    what: InputOptions, on: ModelOptions, readings: ReadingsOptions, texts: TextSource | None
+) -> tuple[Study, list[Query]]:
+    """Return the study and the queries that are named: of a text, or of a vector at each of the sites."""
+    pairs = readings.pairs()
+    if readings.vector is None:
+        study, text = study_and_text(what, on, readings.site or (), texts)
+        return study, [query for at, site in pairs for query in spanned(study, text, at, site)]
+    study = study_of_vector(what, on, readings.site or (), texts, readings.at is not None)
+    return study, [study.query(vector=readings.vector, site=site) for _, site in pairs]
+
+
+def _place(query: Query) -> str:
+    return f"{query.vector} at {query.site}" if query.textless else f"{query.site} at {query.position}"
 
 
 def spanned(study: Study, text: str | Messages, at: str | None, site: str | None) -> list[Query]:

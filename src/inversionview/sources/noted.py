@@ -34,12 +34,13 @@ def noted(study: Study, made: Preimage, fixed: str | int | None = None) -> Preim
     wide = too_wide(made, share, among)
     if made.corpus is not None and share is not None and share > MOST_ADMITTED:
         wide = [_narrower(study, made, share)]
-    return replace(made, study=study, compared=compared, statistics=statistics, notes=(*wide, *notes))
+    within = None if not made.query.site.single else made.epsilon * study.model.metric(made.distance, made.query.site).spread
+    return replace(made, study=study, compared=compared, statistics=statistics, within=within, notes=(*wide, *notes))
 
 
 def _narrower(study: Study, made: Preimage, share: float) -> str:
     """Return that ε admits much of natural text, and another ε, within which one in a thousand lies."""
-    said = f"{epsilon_text(made.epsilon, made.distance)} admits {100 * share:.3g} % of random occurrences"
+    said = f"{epsilon_text(made.epsilon, made.measure)} admits {100 * share:.3g} % of random occurrences"
     bank = study.known_bank(made.query.site)
     instead = f"{said}, so being inside tells little: choose a smaller ε, or another distance (--distance cosine-normed)."
     if bank is None:

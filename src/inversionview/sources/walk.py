@@ -77,6 +77,7 @@ def walk(
     query: Query,
     *,
     epsilon: Epsilon | None = None,
+    within: float | None = None,
     distance: Distance | None = None,
     fixed: str | int | None = None,
     starts: Sequence[Preimage] = (),
@@ -93,14 +94,12 @@ def walk(
     however rare it is; for language models only where asked.
 
     Args:
-        study: from ``load``.
-        query: from ``query``.
-        epsilon: threshold, a number, ``"1/1000"``, ``"10bits"`` or ``"0.1nat"``; by default the study's.
-        distance: one of ``core.scope.DISTANCES``; by default the study's.
-        fixed: compare this position only, in place of the minimum over all or, under other priors, a text's last token.
+        study, query: from ``load`` and ``query``.
+        epsilon, within: threshold, as in ``read``; by default the study's.
+        distance: as in ``read``.
+        fixed: this position only, not the least over all or, under other priors, a text's last token.
         starts: preimages of the query from elsewhere, at whose members half of the chains begin.
-        count: how many distinct samples to show at most.
-        seed: of all draws; without ``steps``, time decides too.
+        count, seed: how many distinct samples to show at most; of all draws (without ``steps``, time decides too).
         report: called with the share of the walk that is done, and a note.
         found: called with new members as they are found: tokens, D and the position where it is reached.
         options: see ``WalkOptions``.
@@ -116,7 +115,8 @@ def walk(
 
     told: dict[str, Any] = {"seed": seed, **options}
     prior = _prior(study, told.pop("prior", None))
-    scope = resolved(study, query.site, epsilon=epsilon, distance=distance, at=fixed, query=query, report=report)
+    near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance, "at": fixed}
+    scope = resolved(study, query.site, **near, query=query, report=report)
     target = _target(study, query, scope, prior, told.pop("nearest", False))
     over = {name: told.pop(name) for name in _OF_THE_GROUND if name in told}
     ground = _ground(study, query, target, prior, inputs_of(starts, study.model.vocabulary.pad, target.ended), **over)

@@ -47,6 +47,15 @@ def accepting(verb: Callable[Concatenate[Study, P], R]) -> Accepting[P, R]:
     With a model come ``tokenizer`` and ``texts``, as ``load`` takes them; with a text, or with a chat's messages in a list,
     ``at`` and ``site``, as ``Study.query`` does. A model that was changed since its last reading is laid open anew.
     """
+    return _accepting(verb, None)
+
+
+def accepting_as(study: str) -> Callable[[Callable[Concatenate[Study, P], R]], Accepting[P, R]]:
+    """Return what ``accepting`` is, for verbs of a task: a model in memory is read as ``load(study, model=model)``."""
+    return lambda verb: _accepting(verb, study)
+
+
+def _accepting(verb: Callable[Concatenate[Study, P], R], of: str | None) -> Accepting[P, R]:
     names = list(inspect.signature(verb).parameters)
     of_a_model = [name for name in _OF_A_MODEL if name not in names]
     of_a_text = [name for name in _OF_A_TEXT if name not in names]
@@ -55,7 +64,7 @@ def accepting(verb: Callable[Concatenate[Study, P], R]) -> Accepting[P, R]:
     @wraps(verb)
     def accepted(study: Any, *args: Any, **options: Any) -> R:
         told = {name: options.pop(name) for name in of_a_model if name in options}
-        loaded = study_of(study, **told)
+        loaded = study_of(study, of=of, **told)
         if (
             asks
             and isinstance(text := args[0] if args else options.get("query"), str | list)
@@ -71,13 +80,16 @@ def accepting(verb: Callable[Concatenate[Study, P], R]) -> Accepting[P, R]:
     return accepted  # type: ignore[return-value]
 
 
-def study_of(model: Any, *, tokenizer: Any = None, texts: str | Path | TextSource | None = None) -> Study:
+def study_of(
+    model: Any, *, tokenizer: Any = None, texts: str | Path | TextSource | None = None, of: str | None = None
+) -> Study:
     """Return a study as it is, or that of a model in memory: ``load(model=model, …)``, kept as long as the model is there.
 
     Args:
         model: a ``Study``, a ``ProbedModel``, or what ``ProbedModel.wrap`` takes.
         tokenizer: of a model in memory, where it has none beside it.
         texts: natural text, every token of which can be found.
+        of: which study the model is read in; by default it is read alone or with the texts.
 
     Raises:
         SettingError: it is a study, or what is no model at all; or a tokenizer or texts are given to a study.
@@ -94,9 +106,10 @@ def study_of(model: Any, *, tokenizer: Any = None, texts: str | Path | TextSourc
     if isinstance(model, str | Path):
         raise SettingError(f"A study is wanted, or a model in memory: load it, as in iv.load({str(model)!r}).")
     probed = model if isinstance(model, ProbedModel) else _wrapped(model, tokenizer)
-    if str(texts) not in probed.studies:
-        probed.studies[str(texts)] = load(model=probed, texts=texts)
-    return probed.studies[str(texts)]
+    named = f"{of}:{texts}" if of else str(texts)
+    if named not in probed.studies:
+        probed.studies[named] = load(of, model=probed, texts=texts)
+    return probed.studies[named]
 
 
 def _wrapped(model: Any, tokenizer: Any) -> ProbedModel:

@@ -91,13 +91,28 @@ def study_and_query(
     if activation.vector is None:
         study, text = study_and_text(what, on, [activation.site], texts)
         return study, study.query(text, at=activation.position, site=activation.site)
+    study = study_of_vector(what, on, [activation.site], texts, activation.position is not None)
+    return study, study.query(vector=activation.vector, site=activation.site)
+
+
+def study_of_vector(
+    what: InputOptions,
+    on: ModelOptions,
+    sites: Iterable[str | None] = (),
+    texts: TextSource | None = None,
+    placed: bool = False,
+) -> Study:
+    """Return the study that a vector from outside is of.
+
+    Raises:
+        SettingError: a text or a position is named, too, or neither a study nor a model.
+    """
     texted = what.text is not None or what.chat is not None or (on.model is not None and what.study is not None)
-    if texted or activation.position is not None:
+    if texted or placed:
         raise SettingError("A vector comes without a text and a position: leave these out, or --vector.")
     if what.study is None and on.model is None:
         raise SettingError("Say what the vector is of: a study, or --model (and --texts to search).")
-    study = loaded_study(what.study, on, [activation.site], texts)
-    return study, study.query(vector=activation.vector, site=activation.site)
+    return loaded_study(what.study, on, sites, texts)
 
 
 def _chat(what: InputOptions, on: ModelOptions) -> Messages:

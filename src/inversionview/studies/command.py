@@ -15,6 +15,7 @@ from inversionview.core.scope import Distance, check_distance
 from inversionview.corpora.naming import ALL
 from inversionview.studies.arguments import loaded_study, source_named
 from inversionview.terminal.app import app, bar, err, given, listed, out, print_line
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BareStudyArg, DeviceOpt, ModelOpt, ModelOptions, StudyArg, TextsOptions
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _TEXT_SITES = "x*.post"
 """Of natural text, where nobody says which: all would take four times as much."""
+
+
+_SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's."), NAMES_SITES]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def bank(
     to: Annotated[
         Path | None, typer.Option("--out", help="A run's folder (its bank/ is written); by default the user's cache.")
     ] = None,
-    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default the study's.")] = None,
+    sites: _SitesOpt = None,
     positions: Annotated[
         str | None,
         typer.Option(

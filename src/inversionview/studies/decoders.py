@@ -38,10 +38,11 @@ def trained_decoder(name: str, inputs: str, run: Path | None) -> Path:
     """
     path = decoder_path(inputs, run)
     if not (path / "config.json").exists():
+        what = f"--model {name} --texts FILE" if inputs == "windows" else name
         missing = (
             f"{name} has no trained decoder in {path}: run `inversionview train` to its end first"
             if run is not None
-            else f"No decoder comes with {name}: train one, `inversionview train {name} --out RUN`, and read RUN"
+            else f"No decoder comes with {name}: train one, `inversionview train {what} --out RUN`, and read RUN"
         )
         raise WeightsError(f"{missing}; or read without one: --source walk, --source corpus.")
     return path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
-from inversionview.core.scope import Distance, Epsilon, Meaning, Scope, check_distance, epsilon_named
+from inversionview.core.scope import MOST_EPSILON, Distance, Epsilon, Meaning, Scope, check_apart, check_distance, epsilon_named
 from inversionview.studies.calibrated import FILE, Advice, read_calibration
 from inversionview.studies.meaning import epsilon_meant
 from inversionview.studies.statistics import learn
@@ -23,6 +23,15 @@ _ADVISED = "10bits"
 """Of a calibrated run, the ε that is taken where none is named: within it lies about one of a thousand random inputs."""
 
 
+def check_within(within: float | None, epsilon: Epsilon | None, site: Site) -> None:
+    """Raise ``SettingError`` where δ of p_q ± δ is given, but is none, stands beside an ε, or a site has several numbers."""
+    check_apart(within, epsilon)
+    if within is not None and not site.single:
+        raise SettingError(
+            f"{site} has several numbers, so there is no p_q ± {within:g}: give ε, or read a neuron, a latent or a coordinate."
+        )
+
+
 def resolved(
     study: Study,
     site: Site | None = None,
@@ -33,6 +42,7 @@ def resolved(
     query: Query | None = None,
     bank: ActivationBank | str | Path | None = None,
     report: Progress | None = None,
+    within: float | None = None,
 ) -> Scope[Any]:
     """Return within which ε, by which distance and at which positions inputs are compared.
 
@@ -46,15 +56,22 @@ def resolved(
         query: of which a threshold means something.
         bank: with whose inputs it is compared for that; by default the study's.
         report: called with the share of the work that is done, and a note, where statistics or a bank must be made first.
+        within: in place of ε, of a site of one number: δ, where members shall lie in p_q ± δ in the number's own units.
 
     Raises:
-        SettingError: ε is out of range, or cannot be told of many queries or without a corpus; there is no such distance.
+        SettingError: ε or δ is out of range, or cannot be told of many queries or without a corpus; there are both; δ is
+            given at a site of several numbers; there is no such distance.
         MismatchError: the model was changed since it was wrapped.
     """
     study.model.check_unchanged()
+    if within is not None:
+        assert query is not None
+        check_within(within, epsilon, query.site)
     advice = _advised(study, site)
     chosen = (advice.distance if advice else study.spec.distance) if distance is None else check_distance(distance)
     learn(study, [chosen], study.sites if site is None else [site], report)
+    if within is not None and query is not None:
+        return Scope(_of_own_units(study, query, chosen, within), chosen, at)
     told = advice.epsilons.get(_ADVISED) if advice and chosen == advice.distance else None
     named = (told or _own(study, site, distance)) if epsilon is None else epsilon_named(epsilon)
     if isinstance(named, Meaning):
@@ -66,6 +83,18 @@ def resolved(
             )
         named = epsilon_meant(study.bank(bank, report=report, site=query.site), query, chosen, named)
     return Scope(named, chosen, at)
+
+
+def _of_own_units(study: Study, query: Query, distance: Distance, within: float) -> float:
+    """Return the ε that p_q ± ``within`` is."""
+    metric = study.model.metric(distance, query.site)
+    found = metric.within(query.z, within)
+    if found > MOST_EPSILON:
+        raise SettingError(
+            f"p_q ± {within:g} is {found:.3g} times the spread of {query.site}, {metric.spread:.3g}: give at most "
+            f"{MOST_EPSILON * metric.spread:.3g}."
+        )
+    return found
 
 
 def _advised(study: Study, site: Site | None) -> Advice | None:

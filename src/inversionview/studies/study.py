@@ -48,6 +48,7 @@ class Study:
         self.name, self.spec, self.model, self.folder = name, spec, model, folder
         self.sites: list[Site] = expand(spec.sites, model.sites)
         self._bank: ActivationBank | None = None
+        self._further: list[ActivationBank] = []
 
     def __repr__(self) -> str:
         return f"<Study {self.name} on {self.model.name}: iv.read(study, query), iv.search, iv.walk, iv.inform, iv.patch, …>"
@@ -182,10 +183,10 @@ class Study:
         self.model.check_unchanged()
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
-        if self.known_bank(site) is None:
-            self._bank = build_first(self, wanted_sites(self, site), report, begin)
-        assert self._bank is not None
-        return self._bank
+        known = self.known_bank(site)
+        if known is None:
+            known = self._opened(build_first(self, wanted_sites(self, site), report, begin), site)
+        return known
 
     def known_bank(self, site: Site | Sequence[Site] | None = None) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds the sites.
@@ -194,7 +195,17 @@ class Study:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
         wanted = wanted_sites(self, site)
-        if self._bank is None or set(wanted) - set(self._bank.sites):
-            own, usual = [self.folder / "bank"] if self.folder else [], [] if self.inputs.every_token else self.sites
-            self._bank = folders.find(self.model, self.inputs, own, wanted, usual, wanted_tokens(self), self.spec.distance)
-        return self._bank
+        for bank in filter(None, (self._bank, *self._further) if wanted else (self._bank,)):
+            if not set(wanted) - set(bank.sites):
+                return bank
+        own, usual = [self.folder / "bank"] if self.folder else [], [] if self.inputs.every_token else self.sites
+        found = folders.find(self.model, self.inputs, own, wanted, usual, wanted_tokens(self), self.spec.distance)
+        return None if found is None else self._opened(found, site)
+
+    def _opened(self, bank: ActivationBank, site: Site | Sequence[Site] | None) -> ActivationBank:
+        """Keep a bank at hand: of the study's own sites, or beside that one where others were asked for."""
+        if self._bank is None and (self.inputs.every_token or not wanted_sites(self, site)):
+            self._bank = bank
+        else:
+            self._further.append(bank)
+        return bank

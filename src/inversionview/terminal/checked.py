@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from inversionview.core.errors import SettingError
 from inversionview.core.ranges import LARGEST
 from inversionview.terminal.groups import grouped
+from inversionview.terminal.naming_sites import with_anyway
 
 
 class Checked(TyperCommand):
@@ -39,7 +40,7 @@ class CheckedTyper(typer.Typer):
     def command(self, *arguments: Any, **options: Any) -> Any:
         """See ``typer.Typer.command``."""
         register = super().command(*arguments, **{"cls": Checked, **options})
-        return lambda command: register(grouped(command))
+        return lambda command: register(with_anyway(grouped(command)))
 
 
 def unused(context: typer.Context, why: str, *names: str) -> None:

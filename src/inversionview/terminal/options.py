@@ -11,14 +11,16 @@ import typer
 
 from inversionview.core.errors import SettingError
 from inversionview.core.ranges import check_seed
-from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_distance, epsilon_named
+from inversionview.core.scope import DISTANCES, Distance, Epsilon, check_apart, check_distance, epsilon_named
 from inversionview.terminal.app import given, listed
+from inversionview.terminal.naming_sites import NAMES_SITES
 
 ActivationsOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--at", help="POSITION:SITE, in order (repeatable): `query:a0.0`, `=:a*.*`, `*:x0.pre` (all positions), `F1:embed`."
     ),
+    NAMES_SITES,
 ]
 WhereOpt = Annotated[
     list[str] | None, typer.Option(help="Only inputs whose features satisfy this, such as 'A1=1' or 'F2+S2!=9' (repeatable).")
@@ -50,7 +52,15 @@ IndexOpt = Annotated[
     int | None,
     typer.Option("--index", help="In place of --at: an index; 0 is the first token (mostly BOS), -1 the text's last."),
 ]
-SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name.")]
+SiteOpt = Annotated[str | None, typer.Option(help="x0.post, a0.3, m1, or the TransformerLens or LaTeX name."), NAMES_SITES]
+SitesOpt = Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all."), NAMES_SITES]
+VectorOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of a text and a position: an activation at --site, from a file, `PATH[:key][[row]]`; .safetensors, "
+        ".npy, .npz, .parquet (column activation_vector), .gguf or .json."
+    ),
+]
 EpsilonOpt = Annotated[str | None, typer.Option(help="Threshold of the preimage, a number; by default the study's.")]
 MeantEpsilonOpt = Annotated[
     str | None,
@@ -58,6 +68,10 @@ MeantEpsilonOpt = Annotated[
         help="Threshold of the preimage: a number; 1/1000 of random inputs, or 10bits; 0.1nat, by what members in the query's "
         "place change in the median. By default the study's."
     ),
+]
+WithinOpt = Annotated[
+    float | None,
+    typer.Option(help="In place of --epsilon, of a neuron, a latent or a coordinate: δ of p_q ± δ, in the number's own units."),
 ]
 DistanceOpt = Annotated[str | None, typer.Option(help=f"{', '.join(DISTANCES)}; by default the study's.")]
 FixedAtOpt = Annotated[str | None, typer.Option(help="Compare this position only, not the nearest of all positions.")]
@@ -111,13 +125,7 @@ class ActivationOptions(PositionOptions):
 class VectorOptions(ActivationOptions):
     """The same, or a vector that comes from elsewhere."""
 
-    vector: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of a text and a position: an activation at --site, from a file, `PATH[:key][[row]]`; .safetensors, "
-            ".npy, .npz, .parquet (column activation_vector), .gguf or .json."
-        ),
-    ] = None
+    vector: VectorOpt = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,12 @@ class MeantScopeOptions(ScopeOptions):
     """The same for one query, of which a threshold means something."""
 
     epsilon: MeantEpsilonOpt = None
+    within: WithinOpt = None
+
+    def check(self) -> Distance | None:
+        """See ``ScopeOptions.check``."""
+        check_apart(self.within, self.epsilon)
+        return super().check()
 
 
 @dataclass(frozen=True)
@@ -201,7 +215,7 @@ FixedOpt = Annotated[bool, typer.Option("--fixed", help="Compare at the query's 
 class PlacesOptions:
     """At which sites and positions readings are summed up."""
 
-    sites: Annotated[str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default all.")] = None
+    sites: SitesOpt = None
     positions: Annotated[str | None, typer.Option(help="Named positions, by commas; by default all of the bank's.")] = None
 
     def named(self) -> dict[str, Any]:

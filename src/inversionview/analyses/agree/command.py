@@ -53,7 +53,7 @@ def agree(
     loaded = loaded_study(study, on, [activation.site])
     query = loaded.query(text, at=activation.position, site=activation.site)
     banked = any(source.needs_bank for source in every() if source.name in asked)
-    searched = bank_to_search(loaded, bank) if banked else None
+    searched = bank_to_search(loaded, bank, query.site) if banked else None
     with bar("walking", 1000, quiet=as_json) as advance:
         result = iv.agree(
             loaded,

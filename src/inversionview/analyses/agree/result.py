@@ -7,6 +7,7 @@ from typing import Any
 
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.preimage import Query
 
 
@@ -43,7 +44,12 @@ class Agreement(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        rest = {"distance": self.distance, "epsilon": self.epsilon, "draws": self.draws, "mixed": self.mixed}
+        rest = {
+            "distance": measure_of(self.distance, [self.query.site.short]),
+            "epsilon": self.epsilon,
+            "draws": self.draws,
+            "mixed": self.mixed,
+        }
         return {"query": self.query.to_json(), **rest, "pairs": [asdict(p) for p in self.pairs]}
 
     def records(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from inversionview.analyses.agree.result import Agreement
 from inversionview.core.scope import epsilon_text
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.show import query_line
 
 
@@ -23,7 +24,7 @@ def table(result: Agreement) -> Group:
         shown = (Text(f"{p.tv:.3f} ({p.chance:.3f})", style="bold" if p.tv > 2 * p.chance + 0.01 else "") for p in cells)
         grid.add_row(feature, *shown)
     drawn = ", ".join(f"{name} {count:,}" for name, count in result.draws.items())
-    within = epsilon_text(result.epsilon, result.distance)
+    within = epsilon_text(result.epsilon, measure_of(result.distance, [result.query.site.short]))
     note = f"total variation of a feature inside {within}, in brackets what chance gives; inputs: {drawn}"
     mixed = "" if result.mixed is not False else "\nThe walk is not mixed: give it more --seconds."
     return Group(query_line(result.query), Text(), grid, Text(), Text(note + mixed, style="dim"))

@@ -14,6 +14,7 @@ from inversionview.studies.arguments import loaded_study
 from inversionview.studies.naming import is_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.checked import unused
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOptions, PositionOptions, SeedOpt
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 WhatOpt = Annotated[
     str | None,
     typer.Option("--site", "--sites", help="By commas: a1.0, m1, patterns such as `a*.*`, differences: x1.post-x0.post."),
+    NAMES_SITES,
 ]
 
 

@@ -47,18 +47,32 @@ class Component:
         return (self.site,) if self.since is None else (self.site, self.since)
 
 
+def _written(site: Site) -> Site:
+    """Return a site whose vectors are states of the residual stream, or enter it as they are.
+
+    Raises:
+        SettingError: they do not.
+    """
+    if site.through or not site.readout.stream:
+        raise SettingError(
+            f"{site} is no vector of the residual stream, so it promotes no tokens by itself: attribute heads, attn0, MLPs or "
+            "states of the stream."
+        )
+    return site
+
+
 def components(what: str, known: Sequence[Site]) -> list[Component]:
     """Return what ``"a*.*,m1,x1.post-x0.post"`` means: sites, patterns, differences of two states of the residual stream.
 
     Raises:
         UnknownSiteError: a pattern matches none of ``known``.
-        SettingError: a difference is not one of two states of the residual stream.
+        SettingError: a difference is not one of two states of the residual stream, or a site does not enter it.
     """
     found: list[Component] = []
     for part in re.split(r",(?![^{]*\})", what):
         ends = [end.strip() for end in re.split("[-−]", part)]
         if len(ends) == 1:
-            found += [Component(site) for site in expand(ends, known)]
+            found += [Component(_written(site)) for site in expand(ends, known)]
             continue
         sites = [find_site(end, known) for end in ends if end]
         if len(ends) != 2 or len(set(sites)) != 2 or any(site.family != "residual" for site in sites):

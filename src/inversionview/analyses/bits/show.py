@@ -14,6 +14,7 @@ from rich.text import Text
 from inversionview.analyses.bits.result import Curve, Curves
 from inversionview.analyses.threshold.show import BOUNDED
 from inversionview.core.results import several
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.show import at_least
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def figure(result: Curve | Curves) -> Figure:
         ax.set_xticks(curves[0].epsilons, [f"{e:g}" for e in curves[0].epsilons], fontsize=8)
         ax.minorticks_off()
         ax.set_title(f"at {position}", fontsize=10)
-        ax.set_xlabel(f"ε ({curves[0].distance})")
+        ax.set_xlabel(f"ε ({measure_of(curves[0].distance, (c.site for c in curves))})")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(axis(curves))
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
@@ -81,7 +82,7 @@ def page(result: Curve | Curves) -> Any:
             hovertext=said, hoverinfo="text",
         )  # fmt: skip
         drawn.add_trace(line, row=1, col=positions.index(c.position) + 1)
-    drawn.update_xaxes(type="log", title=f"ε ({curves[0].distance})")
+    drawn.update_xaxes(type="log", title=f"ε ({measure_of(curves[0].distance, (c.site for c in curves))})")
     drawn.update_yaxes(title=axis(curves).replace("\n", "<br>"), col=1)
     return drawn.update_layout(title="Information by ε", width=240 + 380 * len(positions), height=480)
 
@@ -94,7 +95,7 @@ def _bits_at(curve: Curve, rung: int) -> str:
 def table(result: Curve | Curves) -> Group:
     """Return mean bits of every site and position, a column for each ε."""
     curves = several(result)
-    about = f"mean bits by ε ({curves[0].distance})"
+    about = f"mean bits by ε ({measure_of(curves[0].distance, (c.site for c in curves))})"
     grid = Table(box=None, pad_edge=False, header_style="dim", caption=about, caption_justify="left")
     grid.add_column("at")
     grid.add_column("site")

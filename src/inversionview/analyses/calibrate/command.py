@@ -11,6 +11,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import loaded_study, source_named
 from inversionview.terminal.app import app, bar, given, out, print_json
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BareStudyArg, JsonOpt, ModelOptions, SeedOpt, TableOpt, TextsOptions
 
 
@@ -24,7 +25,9 @@ def calibrate(
     *,
     study: BareStudyArg = None,
     sites: Annotated[
-        str | None, typer.Option(help="Patterns such as `a*.*,x*.post`; by default about twenty, of all kinds and depths.")
+        str | None,
+        typer.Option(help="Patterns such as `a*.*,x*.post`; by default about twenty, of all kinds and depths."),
+        NAMES_SITES,
     ] = None,
     queries: Annotated[int, typer.Option(min=2, help="Random occurrences, each of another text.")] = 40,
     partners: Annotated[

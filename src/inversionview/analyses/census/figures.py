@@ -13,6 +13,7 @@ import numpy.typing as npt
 from inversionview.analyses.census.result import Census
 from inversionview.analyses.inform.result import Cell
 from inversionview.core.scope import epsilon_text
+from inversionview.model.distances.said import measure_of
 from inversionview.model.sites.site import Site
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _hover(cell: Cell) -> str:
 def _title(census: Census) -> str:
     return (
         f"{Path(census.study).name}: bits about features of {census.occurrences:,} occurrences in {census.texts}; "
-        f"{epsilon_text(census.epsilon, census.distance)}"
+        f"{epsilon_text(census.epsilon, measure_of(census.distance, (t.site for t in census.totals)))}"
     )
 
 

@@ -10,6 +10,7 @@ from inversionview.analyses.census.figures import figure, page
 from inversionview.analyses.census.result import ENOUGH, Census
 from inversionview.analyses.inform.result import Cell
 from inversionview.core.scope import epsilon_text
+from inversionview.model.distances.said import measure_of
 from inversionview.model.sites.site import Site
 from inversionview.preimage.show import at_least
 
@@ -50,9 +51,10 @@ def _note(result: Census) -> str:
     least = min(result.totals, key=lambda total: total.least)
     most = max(result.totals, key=lambda total: total.least)
     queries = max(total.queries for total in result.totals)
+    measure = measure_of(result.distance, (total.site for total in result.totals))
     searched = f"among {result.occurrences:,} occurrences in {result.windows:,} windows of {result.texts}"
     return (
-        f"{epsilon_text(result.epsilon, result.distance)}; {queries} queries, each of another window, {searched}, at "
+        f"{epsilon_text(result.epsilon, measure)}; {queries} queries, each of another window, {searched}, at "
         f"{len(result.totals)} sites. In all they tell from {at_least(least.least)} bits ({least.site}) to "
         f"{at_least(most.least)} ({most.site}). Features: means over the queries that have another occurrence "
         f"inside ε, their share in (); where fewer than {ENOUGH} have, nothing is said. Listed is what is more than 0 for sure."

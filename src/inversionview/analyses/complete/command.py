@@ -13,6 +13,7 @@ from inversionview.core.errors import SettingError
 from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, out, print_json
 from inversionview.terminal.checked import unused
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import (
     FigureOpt,
     IndexOpt,
@@ -38,7 +39,7 @@ class QueryOptions:
     queries: Annotated[int, typer.Option(help="Random queries, each at a random site and position.")] = 8
     at: Annotated[str | None, typer.Option(help="Position, as in `read`; without TEXT, of all queries.")] = None
     index: IndexOpt = None
-    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries.")] = None
+    site: Annotated[str | None, typer.Option(help="Site, as in `read`; without TEXT, of all queries."), NAMES_SITES] = None
 
     def of(self, study: Study, seed: int) -> list[Query]:
         """Return the queries."""

@@ -14,6 +14,7 @@ from inversionview.analyses.all_inputs import Values
 from inversionview.core.files import COLUMN_FORMATS, FIGURE_FORMATS, write_columns
 from inversionview.core.results import Result, Results
 from inversionview.core.scope import Distance
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.preimage import Query
 from inversionview.sources.settings import Setting
 
@@ -88,11 +89,16 @@ class Completeness(Result):
         """Return log p of every input under one of the variants."""
         return self.variants[variant].log_p
 
+    @property
+    def measure(self) -> str:
+        """What its distance is called."""
+        return measure_of(self.kind, [self.query.site.short])
+
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
         return {
             "query": self.query.to_json(),
-            "distance": self.kind,
+            "distance": self.measure,
             "epsilon": self.epsilon,
             "seed": self.seed,
             "inputs": len(self.rows),
@@ -103,7 +109,7 @@ class Completeness(Result):
     def records(self) -> list[dict[str, Any]]:
         """Return a flat row for each variant, for a data frame."""
         place = {"text": self.query.text, "position": self.query.position, "site": self.query.site.short}
-        where = {**place, "distance": self.kind, "epsilon": self.epsilon, "inputs": len(self.rows)}
+        where = {**place, "distance": self.measure, "epsilon": self.epsilon, "inputs": len(self.rows)}
         return [{**where, "inside": int(self.inside.sum()), **scores.to_json()} for scores in self.variants]
 
 

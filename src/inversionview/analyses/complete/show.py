@@ -34,7 +34,7 @@ def table(result: Completeness | CompletenessTable) -> Group:
         grid.add_row(marked(q.tokens, q.position), q.site.short, f"{int(each.inside.sum()):,}", *numbers)
     first = results[0]
     note = (
-        f"{len(first.rows):,} inputs, inside: within {epsilon_text(first.epsilon, first.kind)}. recall: share of the inputs "
+        f"{len(first.rows):,} inputs, inside: within {epsilon_text(first.epsilon, first.measure)}. recall: share of the inputs "
         "inside, the query left out, with log p above the 95th percentile of those outside. lowest rank: that of the least "
         "probable inside."
     )

@@ -9,11 +9,11 @@ from inversionview.analyses.heads.measure import check_task, find_heads
 from inversionview.analyses.heads.result import HeadTable, NamedHead
 from inversionview.core.progress import Progress
 from inversionview.core.storage import check_writable
-from inversionview.studies.accepting import accepting
+from inversionview.studies.accepting import accepting_as
 from inversionview.studies.study import Study
 
 
-@accepting
+@accepting_as("ioi")
 def heads(
     study: Study,
     *,

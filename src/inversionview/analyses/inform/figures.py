@@ -53,7 +53,7 @@ def _title(table: FeatureTable) -> tuple[str, str]:
     """Return two lines, which a narrow figure has room for."""
     which = f" where {', '.join(table.where)}" if table.where else ""
     bounded = "; ≥: hardly any other input inside" if any(t.bounded for t in table.totals) else ""
-    return f"{table.study}: bits about each feature{which}", f"{epsilon_text(table.epsilon, table.distance)}{bounded}"
+    return f"{table.study}: bits about each feature{which}", f"{epsilon_text(table.epsilon, table.measure)}{bounded}"
 
 
 def figure(table: FeatureTable) -> Figure:

@@ -10,6 +10,7 @@ from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.information import Mean
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
+from inversionview.model.distances.said import measure_of, singles
 
 _ENDS = {"value": "", "low": "_low", "high": "_high"}
 
@@ -73,9 +74,15 @@ class FeatureTable(Result):
     where: tuple[str, ...] = ()
     """Filters: all is told of the inputs that satisfy them, and among these."""
 
+    @property
+    def measure(self) -> str:
+        """What its distance is called: at sites of one number it is that of the spread."""
+        return measure_of(self.distance, (total.site for total in self.totals))
+
     def to_json(self) -> dict[str, Any]:
-        """Return the table as plain JSON values."""
-        return asdict(self)
+        """Return the table as plain JSON values; ``spread`` are the sites of one number, if there are some."""
+        single = singles(total.site for total in self.totals)
+        return {**asdict(self), **({"spread": single} if single else {})}
 
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each site × position × feature, for a data frame."""

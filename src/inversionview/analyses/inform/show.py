@@ -33,7 +33,7 @@ def table(result: FeatureTable, most: int = 5) -> Group:
     where = "at the query's position" if result.fixed else "the least over the bank's positions"
     queries = max(t.queries for t in result.totals)
     which = f" where {', '.join(result.where)}" if result.where else ""
-    note = f"{epsilon_text(result.epsilon, result.distance)}, {where}; {queries} queries over {result.inputs:,} inputs{which}; "
+    note = f"{epsilon_text(result.epsilon, result.measure)}, {where}; {queries} queries over {result.inputs:,} inputs{which}; "
     parts.append(Text(f"{note}{BOUNDED}; the features are the others', at most their entropy.", style="dim"))
     return Group(*parts)
 

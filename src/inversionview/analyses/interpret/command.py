@@ -16,6 +16,7 @@ from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import bank_to_search, loaded_study
 from inversionview.terminal.app import app, bar, err, listed, out, print_json
 from inversionview.terminal.checked import unused
+from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BankOpt, JsonOpt, ModelOptions, ScopeOptions, SeedOpt, StudyArg
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class SubjectOptions:
     site: Annotated[
         str | None,
         typer.Option("--site", "--sites", help="Patterns, by commas; by default the study's site, with --out all."),
+        NAMES_SITES,
     ] = None
     at: Annotated[
         str | None,
@@ -134,7 +136,7 @@ def interpret(
     loaded = loaded_study(study, on, [what.site])
     client = writer.client()
     sites, positions = what.places(everywhere=bool(to))
-    searched = bank_to_search(loaded, bank)
+    searched = bank_to_search(loaded, bank, None if sites == "*" else sites)
     seen: list[Estimate] = []
     try:
         answers = nullcontext() if client is None else resumable()  # which are kept as they come

@@ -19,6 +19,8 @@ from inversionview.analyses.interpret.result import Interpretation, Interpretati
 from inversionview.analyses.interpret.scoring import Score
 from inversionview.core.information import Mean
 from inversionview.core.printable import one_line, shown
+from inversionview.core.scope import epsilon_text
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.show import at_least
 
 _QUERIES = 10
@@ -50,8 +52,9 @@ def _interval(mean: Mean) -> str:
 def _head(made: Interpretations) -> str:
     where = "at the query's position" if made.fixed else "the least over the bank's positions"
     source = next((cell.source for cell in made if cell.source != "features"), "features")
+    measure = measure_of(made.distance, (cell.site for cell in made))
     return (
-        f"ε = {made.epsilon:g}, {made.distance}, {where}; {made.asked} queries at each site and position, "
+        f"{epsilon_text(made.epsilon, measure)}, {where}; {made.asked} queries at each site and position, "
         f"{made.inputs:,} inputs; statements by {source}."
     )
 

@@ -20,6 +20,7 @@ from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import Site
 from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
+from inversionview.studies.statistics import learn
 from inversionview.studies.study import Study
 
 
@@ -70,7 +71,8 @@ def interpret(
         BudgetError: the estimate exceeds the client's budget.
         EndpointError: the language model cannot be asked at all.
     """
-    searched = study.bank(bank)
+    wanted = None if site in (None, "*") else expand(site, study.model.sites)
+    searched = study.bank(bank, site=wanted)
     sites = expand(study.spec.site if site is None else site, searched.sites)
     names = study.spec.at if at is None else at
     texts = None if isinstance(queries, int) else tuple(tuple(study.model.encode(text)) for text in queries)
@@ -81,6 +83,7 @@ def interpret(
     positions = [searched.manifest.positions[p] for p in searched.position_numbers(None if names == "*" else names)]
     at = OWN if sides.get("fixed") else None
     scope = resolved(study, epsilon=sides.get("epsilon"), distance=sides.get("distance"), at=at)
+    learn(study, [scope.distance], sites)
     return interpretations(
         searched,
         codes_of(searched),

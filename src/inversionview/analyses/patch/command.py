@@ -10,6 +10,7 @@ import typer
 
 import inversionview as iv
 from inversionview.core.errors import SettingError
+from inversionview.model.sites.through import split
 from inversionview.studies.arguments import loaded_study
 from inversionview.terminal.app import app, bar, given, listed, out, print_json
 from inversionview.terminal.options import (
@@ -104,4 +105,5 @@ def patch(
 
 def sites_in(activations: list[str] | None) -> list[str]:
     """Return the sites of activations that are named as ``POSITION:SITE``."""
-    return [name.rpartition(":")[2] for name in activations or ()]
+    named = (split(name) for name in activations or ())
+    return [name.rpartition(":")[2] + through for name, through in named]

@@ -19,6 +19,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import OWN, Distance, Epsilon
+from inversionview.studies.accepting import accepting_as
 from inversionview.studies.banks import build_bank
 from inversionview.studies.facts.corpus import FactsInputs
 from inversionview.studies.facts.known import check_known, keep_known, measured_known
@@ -37,6 +38,7 @@ def facts_of(study: Study) -> FactsInputs:
     return study.inputs
 
 
+@accepting_as("facts")
 def known_facts(study: Study, *, report: Progress | None = None) -> npt.NDArray[np.bool_]:
     """Return which facts the model completes rightly, ``[row]``: measured once, then kept in the user's cache.
 
@@ -56,6 +58,7 @@ def known_facts(study: Study, *, report: Progress | None = None) -> npt.NDArray[
     return inputs.known
 
 
+@accepting_as("facts")
 def retrieval_heads(
     study: Study, *, limit: int = 1000, least: float = LEAST_SHARE, seed: int = 0, report: Progress | None = None
 ) -> list[RetrievalHead]:
@@ -84,6 +87,7 @@ def retrieval_heads(
     return heads_by_proximity(study.model, tokens, inputs.named_positions(tokens)["END"], least=least, report=report)
 
 
+@accepting_as("facts")
 def recall(
     study: Study,
     best: Sequence[RetrievalHead] | None = None,

@@ -12,6 +12,7 @@ from inversionview.analyses.all_inputs import Values
 from inversionview.core.files import TABLE_FORMATS
 from inversionview.core.results import Result
 from inversionview.core.scope import Distance
+from inversionview.model.distances.said import measure_of
 from inversionview.preimage.preimage import Query
 
 
@@ -69,11 +70,16 @@ class Threshold(Result):
         """The suggested ε; ``None`` where there is no gap."""
         return self.gaps[0].epsilon if self.gaps else None
 
+    @property
+    def measure(self) -> str:
+        """What its distance is called."""
+        return measure_of(self.kind, [self.query.site.short])
+
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
         return {
             "query": self.query.to_json(),
-            "distance": self.kind,
+            "distance": self.measure,
             "epsilon": self.epsilon,
             "inputs": len(self.distance),
             "suggested": self.suggested,

@@ -67,7 +67,7 @@ def figure(study: Threshold) -> Figure:
     for number, gap in enumerate(study.gaps):
         top.axvspan(gap.start, gap.stop, color=SUGGESTED, alpha=0.18, lw=0, label=None if number else "gaps")
     for axes in (top, bottom):
-        axes.axvline(study.epsilon, color=EPSILON, lw=1.2, label=f"ε of the study, {study.epsilon:g} ({study.kind})")
+        axes.axvline(study.epsilon, color=EPSILON, lw=1.2, label=f"ε of the study, {study.epsilon:g} ({study.measure})")
         if study.suggested is not None:
             axes.axvline(study.suggested, color=SUGGESTED, lw=1.2, ls="--", label=f"suggested ε, {study.suggested:.3f}")
     top.legend(fontsize=6.5, frameon=False, loc="upper left")
@@ -129,13 +129,13 @@ def table(study: Threshold) -> Group:
     chance = [Text(f"{share:.2f}", style="dim") for share in (study.base[name] for name in names)]
     grid.add_row(Text("all", style="dim"), f"{len(study.distance):,}", "0.0", *chance)
     grid.add_row(Text("query", style="dim"), "", "", *(visible(str(study.values[name])) for name in names))
-    own = f"{epsilon_text(study.epsilon, study.kind)} is the study's"
+    own = f"{epsilon_text(study.epsilon, study.measure)} is the study's"
     lines = [f"{own}. Features: share of the inputs inside, the query left out, with its value."]
     if study.suggested is None:
         lines.append("No ε is suggested: the distances have no gap.")
     for i, gap in enumerate(study.gaps):
         what = (
-            f"Suggested: ε = {gap.epsilon:.3f} ({study.kind}), in the widest gap"
+            f"Suggested: {epsilon_text(round(gap.epsilon, 3), study.measure)}, in the widest gap"
             if i == 0
             else f"Another gap is at {gap.epsilon:.3f}"
         )

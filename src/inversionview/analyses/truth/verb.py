@@ -11,10 +11,12 @@ from inversionview.analyses.truth.result import TruthTable
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Scope
 from inversionview.decoder.bias import SiteTruth, Truth, weights_of
+from inversionview.studies.accepting import accepting
 from inversionview.studies.decoders import check_whole
 from inversionview.studies.study import Study
 
 
+@accepting
 def truth(study: Study, *, bank: ActivationBank | str | Path | None = None, **options: Any) -> TruthTable:
     """Return for each site how the decoder's samples compare with exact preimages: good ratio, recall, KL by feature.
 

@@ -122,7 +122,7 @@ def interpretation(
         raise SettingError(
             "Sentences are tested on inputs with named positions, which natural text has not: look at what rows share."
         )
-    bank = bank_of(study, report)
+    bank = bank_of(study, report, query.site)
     places = study.positions.names(query.ids)
     at = next((name for name in bank.manifest.positions if places.get(name) == query.position), None)
     if at is None:

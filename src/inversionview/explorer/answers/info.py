@@ -12,6 +12,7 @@ from inversionview.core.errors import InputError, SettingError
 from inversionview.core.scope import DISTANCES
 from inversionview.corpora.windows import WindowInputs
 from inversionview.explorer.banks import bank_of, default_site, of_texts, text_banks
+from inversionview.model.sites.site import REGISTRY, Site
 from inversionview.page import contract
 from inversionview.preimage.common import background
 from inversionview.preimage.preimage import Query
@@ -44,18 +45,8 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         layers=len(shape.heads),
         heads=list(shape.heads),
         parallel=shape.parallel,
-        sites=[
-            contract.SiteInfo(
-                short=s.short,
-                latex=s.latex,
-                hook=s.hook,
-                layer=s.layer,
-                kind=s.kind,
-                head=s.head,
-                epsilon=resolved(study, s).epsilon,
-            )
-            for s in study.sites
-        ],
+        sites=[site_info(study, s) for s in study.sites],
+        others=other_kinds(study),
         positions=study.position_names,
         default=contract.Default(text=_first_text(study), at=study.spec.at, site=default_site(study)),
         distance=study.spec.distance,
@@ -73,6 +64,36 @@ def study_info(study: Study, id: str | None = None) -> contract.StudyInfo:
         lacking=lacking(study),
         texts=texts,
     )
+
+
+def site_info(study: Study, site: Site) -> contract.SiteInfo:
+    """Return what is known of a site, of whichever kind.
+
+    Raises:
+        SettingError: it is a latent that never fires.
+    """
+    return contract.SiteInfo(
+        short=site.short,
+        latex=site.latex,
+        hook=site.hook,
+        layer=site.layer,
+        kind=site.kind,
+        head=site.head,
+        numbers=site.numbers(study.model.shape.widths),
+        epsilon=resolved(study, site).epsilon,
+    )
+
+
+def other_kinds(study: Study) -> list[contract.SiteKind]:
+    """Return the kinds of sites that the map has not, by which a page completes names."""
+    known, widths, found = study.model.sites, study.model.shape.widths, []
+    for kind in (each for each in REGISTRY if each.pattern and not each.usual and each.name not in known.withheld):
+        some = known.of_kind(kind.name)
+        each = sum(site.layer == some[0].layer for site in some) if some[0].head is not None else None
+        layers = len({site.layer for site in some})
+        numbers = some[0].numbers(widths)
+        found.append(contract.SiteKind(short=kind.short, what=kind.plural, layers=layers, each=each, numbers=numbers))
+    return found
 
 
 def _first_text(study: Study) -> str:

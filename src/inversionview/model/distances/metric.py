@@ -14,6 +14,8 @@ from torch import Tensor
 from inversionview.core.scope import Distance
 from inversionview.model.distances.geometry import between
 
+_ULP = 2.0**-23
+"""Of single precision, relative to a number."""
 _DEVIATIONS = 3.0
 """5 standard deviations of a rounding error, which is even up to its bound, in units of that bound."""
 
@@ -58,6 +60,21 @@ class Metric:
     def elementwise(self) -> bool:
         """Each number of a vector is mapped by itself, onto a multiple: what moves it in proportion does so after it, too."""
         return self.shift is None and self.matrix is None and not self.centres and not self.absolute
+
+    @property
+    def spread(self) -> float:
+        """Of one number, how large a difference D = 1 is, in its own units."""
+        assert self.absolute
+        assert self.gain is not None
+        return 1 / float(self.gain)
+
+    def within(self, query: Float[Tensor, " 1"], amount: float) -> float:
+        """Return the ε of p_q ± ``amount``, in a number's own units; a tie is inside, for rounding takes off nothing.
+
+        Numbers of which 0 is a value of its own keep it apart: it is inside where the query is 0 itself.
+        """
+        size = (abs(float(query)) + amount) / self.spread + self.jump
+        return amount / self.spread + 2 * _ULP * size
 
     def mapped(self, z: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch out"]:
         """Return A(z − μ)."""

@@ -7,6 +7,7 @@ short        TransformerLens                      LaTeX                 what
 ``k0.1``     ``blocks.0.attn.hook_k[1]``          ``k^{0,1}``           key; heads may share it: numbers are its own
 ``v0.1``     ``blocks.0.attn.hook_v[1]``          ``v^{0,1}``           value, likewise
 ``z0.3``     ``blocks.0.attn.hook_z[3]``          ``z^{0,3}``           what a head gathers, before W_O
+``z0``       ``blocks.0.attn.hook_z``             ``z^{0}``             the same of all heads, one after another
 ``attn0``    ``blocks.0.hook_attn_out``           ``\\mathrm{attn}^{0}``  the sum of the heads and the bias
 ===========  ===================================  ====================  =========================================
 """
@@ -70,6 +71,29 @@ class PartKind(SiteKind):
         return put(x, z, head * z.size(-1))
 
 
+class WholeKind(SiteKind):
+    """All heads' parts of a tap, one after another."""
+
+    def width(self, widths: Widths) -> int:
+        """Return n_heads · d_head."""
+        return widths.d_heads
+
+    def heads(self, layer: int, sizes: Sizes) -> Sequence[int | None]:
+        """Return one site, or none where layers have unlike numbers of heads."""
+        return (None,) if len(set(sizes.heads)) == 1 else ()
+
+    def read(
+        self,
+        x: Float[Tensor, "batch pos *width"],
+        layer: int,
+        head: int | None,
+        weights: Weights,
+        matrix: Float[Tensor, "d_in d_out"] | None = None,
+    ) -> Float[Tensor, "batch pos d_heads"]:
+        """Return the whole value, be it split into parts or not."""
+        return x.flatten(2)
+
+
 def put(x: Float[Tensor, "*batch width"], z: Float[Tensor, "*batch part"], start: int) -> Float[Tensor, "*batch width"]:
     """Return ``x`` with ``z`` in place of some of its last numbers."""
     out = x.clone()
@@ -101,6 +125,18 @@ Q = _part("q", "attn_q", "queries")
 K = _part("k", "attn_k", "keys", shared=True)
 V = _part("v", "attn_v", "values", shared=True)
 Z = _part("z", "attn_z", "inputs of W_O (z0.0, …)")
+GATHERED = WholeKind(
+    "gathered",
+    tap="attn_z",
+    short="z{layer}",
+    hook="blocks.{layer}.attn.hook_z",
+    latex="z^{{{layer}}}",
+    forms=(r"z(?P<layer>\d+)", r"blocks\.(?P<layer>\d+)\.attn\.hook_z", r"\$?z\^\{?(?P<layer>\d+)\}?\$?"),
+    family="attention",
+    pattern="z*",
+    plural="inputs of W_O of all heads (z0, …)",
+    usual=False,
+)
 ATTN = SiteKind(
     "attn",
     tap="attn_out",

@@ -57,6 +57,8 @@ class Widths(NamedTuple):
     d_head: int
     d_mlp: int = 0
     """Neurons of an MLP; 0 where a layer has no such MLP."""
+    d_heads: int = 0
+    """Numbers of all heads of a layer, side by side; 0 where layers have unlike numbers of heads."""
 
 
 class Sizes(Protocol):

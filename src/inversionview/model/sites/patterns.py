@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from inversionview.core.errors import SettingError, UnknownSiteError, did_you_mean
 from inversionview.model.sites.neurons import NEURON
-from inversionview.model.sites.site import FAMILIES, Site, Sites
+from inversionview.model.sites.site import FAMILIES, KINDS, Site, Sites
 from inversionview.model.sites.through import split
 
 
@@ -102,6 +102,9 @@ def _matching(pattern: str, known: Sequence[Site]) -> list[Site]:
 
     if not any(each in pattern for each in "*?[") or split(pattern)[1]:
         return []
+    own = next((kind for kind, name in KINDS.items() if name == pattern), None)
+    if own is not None and isinstance(known, Sites):
+        return known.of_kind(own)
     found = among(known)
     if found or not isinstance(known, Sites):
         return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inversionview.core.errors import SettingError, UnknownSiteError
-from inversionview.model.sites.attention import ATTN, K, Q, V, Z
+from inversionview.model.sites.attention import ATTN, GATHERED, K, Q, V, Z
 from inversionview.model.sites.ends import EMBED, LN_FINAL, POS_EMBED
 from inversionview.model.sites.head import HEAD
 from inversionview.model.sites.kind import TAPS, Kind, SiteKind, Sizes, Tap, Weights, Widths
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 REGISTRY: tuple[SiteKind, ...] = (
-    EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP, Q, K, V, Z, ATTN, NEURONS, NEURON, LN_FINAL,
+    EMBED, POS_EMBED, PRE, MID, POST, HEAD, MLP, Q, K, V, Z, GATHERED, ATTN, NEURONS, NEURON, LN_FINAL,
 )  # fmt: skip
 """All kinds of sites."""
 FAMILIES: dict[Kind, str] = {kind.name: kind.family for kind in REGISTRY if kind.family}
@@ -174,12 +174,12 @@ class Site:
         if part.centred and not foreign(self.through):
             raise SettingError(
                 f"{self.through.lstrip('@|')} was trained on a model whose writing weights were centred, and these are "
-                "not: write |sae!: to read it all the same."
+                "not: give --anyway, or write |sae!:, to read it all the same."
             )
         if part.hook is not None and not foreign(self.through) and not self._is_at(part.hook):
             raise SettingError(
                 f"{self.through.lstrip('@|')} belongs at {part.hook}, as its files say, not at {self.base.hook}: name that "
-                "site, or write |sae!: to read it here all the same."
+                "site; to read it here all the same give --anyway, or write |sae!:."
             )
 
     def _is_at(self, hook: str) -> bool:

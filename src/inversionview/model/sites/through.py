@@ -94,6 +94,8 @@ class Latents(Through):
     def __init__(self, dictionary: Dictionary, latent: int | None) -> None:
         self.dictionary, self.latent = dictionary, latent
         self.fingerprint, self.hook, self.centred = dictionary.fingerprint, dictionary.hook, dictionary.centred
+        if dictionary.hook is not None and dictionary.head is not None:
+            self.hook = f"{dictionary.hook}[{dictionary.head}]"
         self.numbers, self.taken = dictionary.d_latents if latent is None else 1, dictionary.d_in
 
     def read(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch numbers"]:
@@ -132,7 +134,7 @@ def opened(through: str) -> Through:
     """
     if through == "@":
         raise SettingError("'@' names no file: write for instance x0.post@probe.safetensors.")
-    return _opened(through, _stamp(_path(through)))
+    return _opened(through, _stamp(path_of(through)))
 
 
 def foreign(through: str) -> bool:
@@ -140,12 +142,27 @@ def foreign(through: str) -> bool:
     return through.startswith("|sae!:")
 
 
-def _path(through: str) -> Path:
+def all_the_same(name: str) -> str:
+    """Return the name of a site, or several, with every dictionary in it read wherever its files say that it belongs."""
+    return name.replace("|sae:", "|sae!:")
+
+
+def path_of(through: str) -> Path:
+    """Return the file or folder that is named behind a site's name; of the hub's dictionaries a path that is not there.
+
+    Raises:
+        SettingError: it names none.
+    """
     if through.startswith("@"):
         from inversionview.records.vectors.vectors import parsed
 
         return parsed(through[1:]).path
     return Path(_named(through)[0]).expanduser()
+
+
+def shipped_with(through: str) -> bool:
+    """Return whether it is a dictionary that the package ships."""
+    return through.startswith("|") and shipped(through.partition(":")[2].partition("#")[0]) is not None
 
 
 def shipped(name: str) -> Path | None:

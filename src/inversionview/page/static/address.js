@@ -1,5 +1,7 @@
 // What the address may say of a reading. What it says wrongly is told, never put right in silence.
 
+import { sitesOf } from "./sites.js";
+
 /** What the address keeps, in its order. */
 export const KEPT = [
   "study",
@@ -47,8 +49,8 @@ export function wrongs(state, info, most) {
   const check = (name, right, must) => {
     if (state[name] && !right(state[name])) found.push({ sentence: `${name} is '${state[name]}', but must be ${must}.`, stops: true });
   };
-  const sites = info.sites.map(({ short }) => short);
-  check("site", (x) => sites.includes(x), `one of the sites of ${info.name} in the map`);
+  const sites = sitesOf(info).map(({ short }) => short);
+  check("site", (x) => sites.includes(x), `a site of ${info.name}`);
   const sources = [...info.sources, ...(info.sources.length > 1 ? ["all"] : [])];
   check("source", (x) => sources.includes(x), sources.join(" or "));
   check("distance", (x) => info.distances.includes(x), info.distances.join(" or "));
@@ -63,8 +65,9 @@ export function wrongs(state, info, most) {
 }
 
 /** Pins of a state as `[site, position]`. */
-export const pins = (state) =>
-  (state.pins || "")
-    .split("|")
-    .filter(Boolean)
-    .map((pin) => pin.split(/@(.*)/s).slice(0, 2));
+export const pins = (state) => (state.pins || "").split("|").filter(Boolean).map(placeOf);
+
+/** Site and position of a pin, and the pin of these: what divides them is escaped where it stands in their names. */
+export const placeOf = (pin) =>
+  pin.split(/@(.*)/s).slice(0, 2).map((part) => part.replace(/%(25|40|7C)/gi, decodeURIComponent));
+export const pinOf = (place) => place.map((part) => part.replace(/[%@|]/g, encodeURIComponent)).join("@");

@@ -1,6 +1,6 @@
 // The live explorer: its state is the page's address; a change asks the server for what it needs, and for no more.
 
-import { KEPT, pins, said, wrongs } from "./address.js";
+import { KEPT, pinOf, pins, placeOf, said, wrongs } from "./address.js";
 import { Compare, MOST } from "./compare.js";
 import { completenessOf } from "./complete.js";
 import { confirmation } from "./confirm.js";
@@ -12,6 +12,7 @@ import { legend } from "./legend.js";
 import { ModelMap } from "./map.js";
 import { masthead } from "./mount.js";
 import { settings } from "./settings.js";
+import { siteOf } from "./sites.js";
 import { Api, Lost } from "./sse.js";
 import { queryTokens } from "./tokens.js";
 
@@ -43,7 +44,11 @@ class Explorer {
         this.settling = setTimeout(() => this.shade(), SETTLED);
       },
     });
-    this.map = new ModelMap({ onSite: (site) => this.change({ site }), onKind: () => this.shade() });
+    this.map = new ModelMap({
+      onSite: (site) => this.change({ site }),
+      onKind: () => this.shade(),
+      onName: (name) => this.named(name),
+    });
     this.heads = new NamedHeads({ onHead: (site, at) => this.change({ site, at }) });
     this.settings = settings(this.state, () => this.change({}, true));
     this.confirm = confirmation((target) => this.ask("patch", { target, count: 64 }));
@@ -238,7 +243,7 @@ class Explorer {
 
   /** The ε of a site unless the reader moves it. */
   usual(site) {
-    return String(this.info.sites.find(({ short }) => short === site)?.epsilon ?? this.info.epsilon);
+    return String(siteOf(this.info, site)?.epsilon ?? this.info.epsilon);
   }
 
   describe(info) {
@@ -268,6 +273,7 @@ class Explorer {
     this.text.size = Math.min(120, Math.max(44, wanted.text.length + 2));
     const signal = this.begun("place");
     this.outdate();
+    if (!(await this.meets(wanted, signal))) return;
     const wrong = wrongs(wanted, this.info, MOST);
     if (wrong.some(({ stops }) => stops)) {
       this.restore(false);
@@ -354,6 +360,51 @@ class Explorer {
   shades() {
     const { study, text, at, epsilon, distance } = this.state;
     return JSON.stringify([study, text, at, epsilon, distance, this.map.kind]);
+  }
+
+  /** Read at a site that was typed; where there is none, all stays as it is. */
+  async named(name) {
+    if (!this.info) return;
+    const [info, signal] = [this.info, this.begun("name")];
+    try {
+      const { short } = await this.learnt(name, signal);
+      signal.throwIfAborted();
+      if (this.info === info) await this.change({ site: short });
+    } catch (error) {
+      if (error.name !== "AbortError") this.fail(error, () => this.named(name));
+    }
+  }
+
+  /** What the server knows of a site, by any style of its name; it is kept with the study. */
+  async learnt(name, signal) {
+    const info = this.info;
+    const found = siteOf(info, name) ?? (await this.api.get(this.path("site"), { site: name }, signal, (note) => this.note(note)));
+    if (!siteOf(info, found.short)) (info.named ??= []).push(found);
+    return found;
+  }
+
+  /**
+   * Learn of the server what sites are that are named and not in the map; whether all goes on. A name of another style becomes the
+   * short one; what is wrong with a pin is told with what else is.
+   */
+  async meets(wanted, signal) {
+    const info = this.info;
+    for (const name of new Set([wanted.site, ...pins(wanted).map(([site]) => site)])) {
+      if (!name || siteOf(info, name)) continue;
+      try {
+        const found = await this.learnt(name, signal);
+        if (name !== found.short && this.state.site === name) this.state.site = wanted.site = found.short;
+      } catch (error) {
+        if (this.info !== info || this.running.place.signal !== signal) return false;
+        if (name !== wanted.site) continue;
+        this.restore(false);
+        this.fail(error.name === "AbortError" ? new Error("Cancelled.") : error);
+        return false;
+      }
+    }
+    if (this.info !== info || this.running.place.signal !== signal) return false;
+    this.map.further(info.named ?? []);
+    return true;
   }
 
   /** Go back to the last place that there is. */
@@ -561,9 +612,8 @@ class Explorer {
 
   /** Pins that can be read, as `[site, position]`. */
   pinned() {
-    const known = new Set(this.info.sites.map(({ short }) => short));
     return pins(this.state)
-      .filter(([site, at]) => known.has(site) && at)
+      .filter(([site, at]) => siteOf(this.info, site) && at)
       .slice(0, MOST - 1);
   }
 
@@ -573,7 +623,7 @@ class Explorer {
     const pinned = this.pinned();
     if (pinned.some(([s, a]) => s === site && a === at) || !this.main.reading) return;
     if (pinned.length + 1 >= MOST) return this.note(`Up to ${MOST} readings stand side by side: unpin one first.`);
-    this.state.pins = [...pinned, [site, at]].map((pin) => pin.join("@")).join("|");
+    this.state.pins = [...pinned, [site, at]].map(pinOf).join("|");
     const panel = this.pinPanel(site, at);
     if (this.main.whole) {
       panel.set(structuredClone(this.main.reading), this.main.epsilon);
@@ -585,7 +635,7 @@ class Explorer {
 
   pinPanel(site, at) {
     const panel = this.compare.add({ actions: { unpin: () => this.unpin(panel) } });
-    panel.pin = `${site}@${at}`;
+    panel.pin = pinOf([site, at]);
     return panel;
   }
 
@@ -601,7 +651,7 @@ class Explorer {
 
   async readPins(signal) {
     for (const [site, at] of this.pinned()) {
-      const panel = this.compare.panels.find(({ pin }) => pin === `${site}@${at}`) ?? this.pinPanel(site, at);
+      const panel = this.compare.panels.find(({ pin }) => pin === pinOf([site, at])) ?? this.pinPanel(site, at);
       await this.read(panel, site, at, panel.pin);
       if (signal.aborted) return;
     }
@@ -648,8 +698,6 @@ class Explorer {
   }
 }
 
-/** Site and position of a pin. */
-const placeOf = (pin) => pin.split(/@(.*)/s).slice(0, 2);
 /** Names as a sentence lists them. */
 const listing = (names) => [names.slice(0, -1).join(", "), names.at(-1)].filter(Boolean).join(" and ");
 const NO_STUDY = "The server has no study: start it with one.";

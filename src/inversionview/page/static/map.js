@@ -3,16 +3,19 @@
 
 import { coded, el, say, threshold } from "./dom.js";
 import { groupsOf, markOf, groupName } from "./heads.js";
+import { completions } from "./sites.js";
 import { bitsText, bounded } from "./stats.js";
 
 const KINDS = { bits: "bits at ε", ratio: "good ratio", foretold: "what D foretells" };
 const SHARES = { ratio: "of samples inside", foretold: "rank correlation of D with nats" };
 const NUMBERED = 8;
+const ANY =
+  "q0.1, z0, attn1, n0.17, ln_final, …; behind a name @FILE:key[row] for a coordinate along a direction, |sae:FOLDER#17 for a latent";
 
 export class ModelMap {
-  /** `onSite(short)` when a cell is chosen, `onKind(kind)` when another measure is. */
-  constructor({ onSite, onKind }) {
-    Object.assign(this, { onSite, cells: new Map(), groups: new Map(), told: new Map(), kind: "bits" });
+  /** `onSite(short)` when a cell is chosen, `onKind(kind)` when another measure is, `onName(name)` when a site is typed. */
+  constructor({ onSite, onKind, onName }) {
+    Object.assign(this, { onSite, cells: new Map(), chips: new Map(), groups: new Map(), told: new Map(), kind: "bits" });
     this.kinds = el(
       "select",
       { "aria-label": "What shades the map", onchange: () => onKind((this.kind = this.kinds.value)) },
@@ -35,6 +38,25 @@ export class ModelMap {
       onfocusin: tell,
       onpointerleave: () => say(this.readout, ""),
     });
+    this.name = el("input.any", {
+      type: "text",
+      "aria-label": "Any site, by its name",
+      placeholder: "any site, by name",
+      title: ANY,
+      spellcheck: false,
+      autocomplete: "off",
+      maxLength: 1000,
+      oninput: () => this.complete(),
+      onfocus: () => this.complete(),
+    });
+    this.names = el("datalist", { id: "iv-sites" });
+    this.name.setAttribute("list", this.names.id);
+    this.off = el("span.chips", { role: "group", "aria-label": "Sites that are not in the map" });
+    const typed = (event) => {
+      event.preventDefault();
+      const name = this.name.value.trim();
+      if (name) onName(name);
+    };
     this.scroll = el("div.map-scroll", { tabIndex: -1 }, this.grid);
     this.element = el(
       "section.map-part",
@@ -43,11 +65,33 @@ export class ModelMap {
       el("p.caption.scale", {}, this.where, this.bound),
       el("p.caption", {}, this.note, this.readout), // of its own: what is said on hover must not move what is pointed at
       this.scroll,
+      el("form.off-map", { onsubmit: typed }, this.name, this.names, el("button.quiet", { type: "submit" }, "read"), this.off),
     );
+  }
+
+  /** Names that what is typed may become. */
+  complete() {
+    const found = this.info ? completions(this.info, this.name.value.trim()) : [];
+    this.names.replaceChildren(...found.map(({ name, told }) => el("option", { value: name, label: `${name}: ${told}` })));
+  }
+
+  /** Show the sites that were named and have no place in the map. */
+  further(named) {
+    for (const { short, hook } of named)
+      if (!this.chips.has(short)) {
+        const node = el("button.chip", { type: "button", title: hook, onclick: () => this.onSite(short) }, short);
+        this.chips.set(short, node);
+        this.off.append(node);
+      }
   }
 
   /** Draw the sites of a study. */
   study(info) {
+    this.info = info;
+    this.name.value = "";
+    this.chips.clear();
+    this.off.replaceChildren();
+    this.further(info.named ?? []);
     const column = (site) => (site.kind === "head" ? `head ${site.head}` : site.kind);
     const heads = Math.max(0, ...info.sites.map((site) => (site.kind === "head" ? site.head + 1 : 0)));
     const every = ["pre", ...Array.from({ length: heads }, (_, i) => `head ${i}`), "mid", "mlp", "post"];
@@ -115,6 +159,12 @@ export class ModelMap {
       node.setAttribute("aria-selected", String(site === short));
       node.tabIndex = site === short ? 0 : -1;
     }
+    for (const [site, node] of this.chips) {
+      node.classList.toggle("selected", site === short);
+      node.classList.toggle("pinned", pinned.includes(site));
+      node.setAttribute("aria-pressed", String(site === short));
+    }
+    if (this.cells.has(short) || this.chips.has(short)) this.name.value = "";
     this.bringHere(this.cells.get(short));
   }
 

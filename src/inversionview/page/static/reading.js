@@ -6,7 +6,7 @@ import { distances, epsilonField } from "./histogram.js";
 import { effects } from "./legend.js";
 import { Rows } from "./rows.js";
 import { saved, FORMATS } from "./save.js";
-import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, metricOf, ranked, searched } from "./stats.js";
+import { agreeing, amount, bitsText, bounded, chosen, common, insideCount, meaningOf, metricOf, ranked, searched } from "./stats.js";
 import { edgesOf, positionName, queryLine } from "./tokens.js";
 
 export class Panel {
@@ -165,7 +165,6 @@ export class Panel {
     this.element.classList.toggle("contexts", Boolean(corpus));
     say(this.origin, [source, searched(reading.preimage), distance, `seed ${seed}`].filter(Boolean).join(" · "));
     this.origin.title = this.origin.textContent;
-    say(this.metric, ` (${distance})`);
     this.ask();
     const told = [reading.features?.inside?.note, ...(reading.preimage.notes ?? [])];
     const notes = [...told, ...(reading.preimage.walk?.notes ?? [])].filter(Boolean);
@@ -263,6 +262,7 @@ export class Panel {
     if (this.reading.features) this.common.show(this.commonAt(this.epsilon));
     this.histogram.move(this.epsilon, k, this.sorted.length);
     this.field.set(this.epsilon);
+    say(this.metric, ` (${meaningOf(this.reading.preimage, this.epsilon)})`);
     say(this.inside, amount(this.reading.preimage, this.epsilon, k, this.sorted.length));
     this.rows.move(this.epsilon);
     this.head();
@@ -270,11 +270,10 @@ export class Panel {
 
   head() {
     const { bits, epsilon, recall, nats } = this.reading.preimage;
-    const distance = metricOf(this.reading.preimage);
     if (this.old) return;
     if (!bits) return say(this.told, `position ${this.reading.preimage.query.position}`);
     const said = nats ? ` · ${nats.median.toPrecision(2)} nats` : "";
-    say(this.told, `${bitsText(bits)} bits${said} at ε = ${threshold(epsilon)} (${distance})`);
+    say(this.told, `${bitsText(bits)} bits${said} at ε = ${threshold(epsilon)} (${meaningOf(this.reading.preimage, epsilon)})`);
     const interval = bits.high === null ? "" : ` [${bits.low.toFixed(2)}, ${bits.high.toFixed(2)}]`;
     const found = recall === undefined ? "" : `; finds ${percent(recall)} of what lies inside`;
     const what = bits.method === "importance" ? "weighed draws" : bits.occurrences === undefined ? "inputs" : "occurrences";

@@ -2,7 +2,7 @@
 
 import { colour, distance, el, svg, threshold, visible } from "./dom.js";
 import { bitsOf, shareOf } from "./common.js";
-import { insideCount, metricOf } from "./stats.js";
+import { insideCount, meaningOf } from "./stats.js";
 import { briefly, edgesOf, positionName, windowed } from "./tokens.js";
 
 export const FORMATS = ["SVG", "PNG", "CSV", "JSON"];
@@ -86,7 +86,6 @@ function drawn(panel) {
   const write = (x, y, text, more = {}) =>
     parts.push(svg("text", { x, y, fill: ink.ink, "font-family": SERIF, "font-size": 13, ...more }, text));
   const { query } = reading.preimage;
-  const metric = metricOf(reading.preimage);
   write(0, 20, `${query.site} at ${positionName(reading)}`, { "font-size": 17 });
   write(PAPER, 20, `${panel.told.textContent}`, { "text-anchor": "end", fill: ink.soft });
   parts.push(svg("path", { d: `M0 27H${PAPER}`, stroke: ink.ink }));
@@ -108,7 +107,7 @@ function drawn(panel) {
   y = drawnLine(parts, ink, y + 6, query, edgesOf(query), "query", undefined, false, 0, contexts);
   const shown = panel.rows.chosen;
   shown.forEach((i, slot) => {
-    if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
+    if (i >= k && (!slot || shown[slot - 1] < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${meaningOf(reading.preimage, epsilon)}`);
     const { sample, values } = sorted[i];
     y = drawnLine(
       parts,
@@ -123,7 +122,7 @@ function drawn(panel) {
       contexts,
     );
   });
-  if (shown.every((i) => i < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${metric}`);
+  if (shown.every((i) => i < k)) y = rule(parts, ink, y, `ε = ${threshold(epsilon)}, ${meaningOf(reading.preimage, epsilon)}`);
   const high = Math.ceil(y + 4);
   const [x0, wide] = [-16, PAPER + 32];
   return svg(

@@ -121,6 +121,15 @@ export function inBits(bits) {
 /** The name of a preimage's distance, which may come with the corpus that its statistics are of. */
 export const metricOf = ({ distance }) => distance.name ?? distance;
 
+/** What a threshold means: its distance or, of one number, the interval in the number's own units. */
+export function meaningOf({ within, epsilon: own, query, distance }, epsilon) {
+  if (typeof within !== "number") return distance.name ?? distance;
+  if (query.value === 0 && query.site.includes("|sae")) return "of the spread: off alone";
+  return `of the spread: ${shortNumber(query.value)} ± ${shortNumber((within * epsilon) / own)}`;
+}
+
+const shortNumber = (x) => String(Number(x.toPrecision(3)));
+
 /** Whether all that is known of bits is their lower end: nothing was found, or one input, the least that a corpus can show. */
 export const bounded = ({ hits, method }) => hits < (["splitting", "importance"].includes(method) ? 1 : 2);
 
