@@ -381,12 +381,15 @@ def train(
     source: PairSource = FreshInputs(model, inputs, chosen) if bank is None else banked(bank, chosen, telling)
     with locked(folder / ".lock", folder) if folder is not None and accelerator.is_main_process else nullcontext():
         decoder = new_decoder(model, source, seed=config.seed, dtype=dtype, **sizes)
-        guide = None
-        if start is not None:
-            begin_from(decoder, start)
-            guide = Guide(deepcopy(decoder), inputs.max_length, inputs.pad) if config.target == "ball" else None
+        guide = None if start is None else _begun_from(decoder, start, inputs, config)
         train_decoder(decoder, model, source, config, folder, report=report, accelerator=accelerator, guide=guide)
         if folder is not None and accelerator.is_main_process:
             with replacing(folder / "decoder") as temporary:
                 decoder.save_pretrained(temporary)
     return decoder.eval()
+
+
+def _begun_from(decoder: Decoder, start: str | Path, inputs: Inputs, config: TrainConfig) -> Guide | None:
+    """Copy the weights of another decoder, and return it as a guide where balls are learned; see ``begin_from``."""
+    begin_from(decoder, start)
+    return Guide(deepcopy(decoder), inputs.max_length, inputs.pad) if config.target == "ball" else None

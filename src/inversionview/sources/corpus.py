@@ -31,7 +31,6 @@ def search(
     fixed: str | int | Sequence[str | int] | None = None,
     count: int | None = None,
     bank: ActivationBank | str | Path | None = None,
-    approximate: bool = False,
     seed: int = 0,
     report: Progress | None = None,
     **options: Any,
@@ -51,10 +50,10 @@ def search(
         fixed: compare at these positions only, in place of the minimum over all of the bank's: names, or as in ``query``.
         count: how many inputs to return at most; ``None`` is all inside ε.
         bank: to search, or its folder.
-        approximate: let a faiss index propose what to measure, for banks of tens of millions; its recall is reported.
         seed: of the choice where ``count`` makes one.
         report: called with the share of a bank that is built, where there is none.
-        options: ``per_window``, ``diverse``, ``keep`` and ``found`` of ``corpus_preimage``.
+        options: ``approximate=True`` lets a faiss index propose what to measure, for banks of tens of millions; its recall is
+            reported. Others are ``per_window``, ``diverse``, ``keep`` and ``found`` of ``corpus_preimage``.
 
     Raises:
         SettingError: a setting is out of range.
@@ -73,7 +72,7 @@ def search(
         raise UnknownSiteError(lacks_site(study, searched, query.site))
     names = None if fixed is None else held_names(searched, study.positions, query, fixed)
     compared = replace(scope, at=names)
-    made = corpus_preimage(searched, query, compared, k=k, count=count, approximate=approximate, seed=seed, **options)
+    made = corpus_preimage(searched, query, compared, k=k, count=count, seed=seed, **options)
     return noted(study, made)
 
 
