@@ -52,6 +52,7 @@ BASE = {
     "complete": f"addition {ADD} --at = --site a0.0 --draws 1 --inputs 20 --quick",
     "threshold": f"addition {ADD} --at = --site a0.0 --inputs 20",
     "calibrate": "--model LLAMA --texts TEXTS --sites a1.0 --queries 2 --partners 3 --occurrences 60",
+    "latents": f"addition {ADD} --at = --site x0.post|sae:addition --count 2",
     "agree": f"addition {ADD} --at = --site a0.0 --sources corpus",
     "patch": "addition --limit 2 --at =:a0.0",
     "ablate": "addition --limit 2 --at =:a0.0",

@@ -1,0 +1,62 @@
+"""Latents at an activation as a table."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from inversionview.analyses.latents.result import Fired, Latents, Occurrence
+from inversionview.drawing.contexts import context_line
+from inversionview.preimage.show import at_least, query_line
+
+_BEFORE, _AFTER = 26, 16
+"""Cells of a context."""
+
+
+def table(result: Latents) -> Group:
+    """Return the first latents, their bits, codes, how often they fire and on what, and how many are off."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("latent", "bits", "code", "fires on"):
+        grid.add_column(title, justify="right", no_wrap=True)
+    grid.add_column("most on")
+    grid.add_column("strongest", no_wrap=True)
+    shown = result.items[: result.detailed]
+    for each in shown:
+        strongest = _context(each.strongest[0], result.query.ends) if each.strongest else Text("")
+        grid.add_row(
+            f"#{each.latent}", _bits(each), f"{each.code:.3g}", _share(each.fires, result.rows), _feature(each), strongest
+        )
+    return Group(query_line(result.query), grid, Text(), Text(_note(result), style="dim"))
+
+
+def _note(result: Latents) -> str:
+    """Return what was counted, and what is off."""
+    more = len(result) - min(len(result), result.detailed)
+    total = len(result) + result.off
+    off = f"{result.off:,} are off" + (f", of which {result.dead:,} never fire in these" if result.dead else "")
+    return (
+        f"{len(result):,} of {total:,} latents fire{f', {more:,} more than are shown' if more else ''}; {off}. Bits: of "
+        f"{result.rows:,} {result.unit}, how few have a code within ε = {result.epsilon:g} of the spread of the latent's codes; "
+        "[95 % interval]. Most on: what sets those apart on which it fires most, and the share of them."
+    )
+
+
+def _bits(each: Fired) -> str:
+    bits = each.bits
+    told = at_least(bits.low) if bits.bounded else f"{bits.value:.2f}"
+    return told + ("" if bits.high is None else f" [{bits.low:.2f}, {bits.high:.2f}]")
+
+
+def _share(fires: int, rows: int) -> str:
+    return "none" if not fires else f"{100 * fires / rows:.2g} %"
+
+
+def _feature(each: Fired) -> str:
+    if each.feature is None:
+        return ""
+    return f"{each.feature.name} {each.feature.value} ({each.feature.share:.0%})"
+
+
+def _context(found: Occurrence, ends: tuple[str, str]) -> Text:
+    return context_line(found.tokens, found.position, _BEFORE, _AFTER, ends)
