@@ -10,7 +10,7 @@ from inversionview.analyses.latents.result import Fired, Latents, Occurrence
 from inversionview.drawing.contexts import context_line
 from inversionview.preimage.show import at_least, query_line
 
-_BEFORE, _AFTER = 26, 16
+_BEFORE, _AFTER = 20, 14
 """Cells of a context."""
 
 
@@ -19,14 +19,12 @@ def table(result: Latents) -> Group:
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("latent", "bits", "code", "fires on"):
         grid.add_column(title, justify="right", no_wrap=True)
-    grid.add_column("most on")
+    grid.add_column("most on", no_wrap=True, max_width=24)
     grid.add_column("strongest", no_wrap=True)
-    shown = result.items[: result.detailed]
-    for each in shown:
+    for each in result.items[: result.detailed]:
         strongest = _context(each.strongest[0], result.query.ends) if each.strongest else Text("")
-        grid.add_row(
-            f"#{each.latent}", _bits(each), f"{each.code:.3g}", _share(each.fires, result.rows), _feature(each), strongest
-        )
+        fires = _share(each.fires, result.rows)
+        grid.add_row(f"#{each.latent}", _bits(each), f"{each.code:.3g}", fires, _feature(each), strongest)
     return Group(query_line(result.query), grid, Text(), Text(_note(result), style="dim"))
 
 
@@ -34,11 +32,15 @@ def _note(result: Latents) -> str:
     """Return what was counted, and what is off."""
     more = len(result) - min(len(result), result.detailed)
     total = len(result) + result.off
-    off = f"{result.off:,} are off" + (f", of which {result.dead:,} never fire in these" if result.dead else "")
+    off = f"{result.off:,} are off"
+    if result.dead:
+        off += f", of which {result.dead:,} never fire in {result.rows:,} activations of the corpus"
+    inputs = f"{result.items[0].bits.inputs:,} {result.unit}" if result.items else f"the {result.unit}"
+    shown = f", {more:,} more than are shown" if more else ""
     return (
-        f"{len(result):,} of {total:,} latents fire{f', {more:,} more than are shown' if more else ''}; {off}. Bits: of "
-        f"{result.rows:,} {result.unit}, how few have a code within ε = {result.epsilon:g} of the spread of the latent's codes; "
-        "[95 % interval]. Most on: what sets those apart on which it fires most, and the share of them."
+        f"{len(result):,} of {total:,} latents fire{shown}; {off}. Bits: how few of {inputs} have a code within "
+        f"ε = {result.epsilon:g} of the query's, in units of the spread of the latent's codes; [95 % interval]. Most on: what "
+        "sets those apart on which it fires most, and how many of these have it."
     )
 
 
@@ -49,7 +51,8 @@ def _bits(each: Fired) -> str:
 
 
 def _share(fires: int, rows: int) -> str:
-    return "none" if not fires else f"{100 * fires / rows:.2g} %"
+    share = 100 * fires / rows
+    return "none" if not fires else f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def _feature(each: Fired) -> str:

@@ -106,7 +106,7 @@ class Part:
         return Entries(self.rows.start + own, codes, on, np.arange(last - first) < middle - first, moved)
 
     def fired(self, first: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return which latents, of some next to one another, fire as vectors are stored, an entry for each time, and the codes."""
+        """Return which of some latents next to one another fire on stored vectors, each as often as it does, and the codes."""
         starts = self._read("starts", 2 * first, 2 * stop + 1)
         which = np.repeat(np.arange(first, stop), np.diff(starts[::2]))
         begin, end = int(starts[0]), int(starts[-1])
@@ -167,8 +167,8 @@ class Part:
 
     def _damaged(self, name: str, why: object) -> BankError:
         return BankError(
-            f"{self.folder / name}.npy is damaged ({why}): delete the folder {self.folder}, the next search of a latent makes it "
-            "anew."
+            f"{self.folder / name}.npy is damaged ({why}): delete the folder {self.folder}, the next search of a latent makes "
+            "it anew."
         )
 
 

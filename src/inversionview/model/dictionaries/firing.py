@@ -65,7 +65,7 @@ class _Edges:
     def decided(
         self, bound: Float[Tensor, " entry"], rivals: Float[Tensor, " entry"]
     ) -> tuple[Bool[Tensor, " entry"], Bool[Tensor, " entry"]]:
-        """Return which fire for sure and which for sure do not, where w·x is off by a bound, and those they compete with, too."""
+        """Return which fire for sure and which for sure do not, where w·x and that of those they compete with is off so far."""
         every = [(margin, worth * bound) for margin, worth in self.margins]
         every += [] if self.ahead is None else [(self.ahead, 2 * rivals)]
         sure, never = torch.ones_like(self.codes, dtype=torch.bool), torch.zeros_like(self.codes, dtype=torch.bool)
