@@ -3,7 +3,8 @@
 ``python benchmarks/latents.py BANK [--texts FILES] [--site x5.post] [--tokens 1000000] [--latents 16384] [--k 64]``, in
 SmolLM2-135M; the bank is harvested where it is not there. With ``--vectors FILE.npy``, activations of the site in fp16, it is
 filled with rows of these by lot, each number moved by 5 % of its standard deviation, in place of what the model gives: quicker,
-and as good for what follows, but for what the model is asked then.
+and as good for what follows, but for what the model is asked then. With ``--encode N`` parts of
+about N rows are encoded, and those of the others are their copies: a search takes as long as there are entries.
 
 The dictionary is a top-k one whose latents are directions of random activations of the bank from their mean: not trained, but
 as sparse as one that is, and with latents that fire often, seldom and never. In one run, in turn:
@@ -35,10 +36,11 @@ import torch
 from safetensors.torch import save_file
 
 import inversionview as iv
-from inversionview.bank.latents.codes import Codes, codes_of
+from inversionview.bank.latents.codes import KeptCodes, opened
 from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.model.dictionaries.dictionary import Dictionary
+from inversionview.model.dictionaries.firing import Firing
 from inversionview.model.sites.site import Site
 from inversionview.studies.shipped import default_model
 
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--site", default="x5.post")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--encode", type=int)
     parser.add_argument("--latents", type=int, default=16_384)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--queries", type=int, default=40)
@@ -67,7 +70,7 @@ def main() -> None:
     site = Site.parse(f"{bank.sites[0]}|sae:{folder}")
     print(f"{len(bank):,} tokens at {bank.sites[0]}, {options.latents:,} latents, top {options.k}, "
           f"{torch.get_num_threads()} thread(s)", flush=True)  # fmt: skip
-    codes = encoded(bank, site)
+    codes = encoded(bank, site, options.encode)
     dense = codes.encoder.dictionary.encode(bank.activations(bank.sites[0], "all", np.arange(min(PART, len(bank)))))
     searched(study, codes, site, dense, options.queries)
     ranked(study, codes, site, dense, max(3, options.queries // 4))
@@ -106,10 +109,10 @@ def written(folder: Path, bank: ActivationBank, latents: int, k: int) -> None:
         folder / "sae.safetensors",
     )
     told = {"activation": "topk", "num_latents": latents, "k": k, "d_in": x.size(1), "normalize_decoder": True}
-    (folder / "cfg.json").write_text(json.dumps(told))
+    (folder / "cfg.json").write_text(json.dumps(told), encoding="utf-8")
 
 
-def encoded(bank: ActivationBank, site: Site) -> Codes:
+def encoded(bank: ActivationBank, site: Site, encode: int | None) -> KeptCodes:
     before = time.perf_counter()
     last = [0.0]
 
@@ -118,7 +121,10 @@ def encoded(bank: ActivationBank, site: Site) -> Codes:
             last[0] = time.perf_counter()
             print(f"  {time.perf_counter() - before:.0f} s: {note}", flush=True)
 
-    codes = codes_of(bank, site, report)
+    codes = opened(bank, site)
+    if encode is not None and not codes.there:
+        repeated(codes, encode, report)
+    codes.encode(report)
     took = time.perf_counter() - before
     size = sum(path.stat().st_size for path in codes.folder.rglob("*") if path.is_file())
     counts = codes.summary.counts
@@ -134,7 +140,29 @@ def encoded(bank: ActivationBank, site: Site) -> Codes:
     return codes
 
 
-def searched(study: iv.Study, codes: Codes, site: Site, dense: torch.Tensor, queries: int) -> None:
+def repeated(codes: KeptCodes, encode: int, report: Any) -> None:
+    """Encode parts of so many rows, and write their entries for the others."""
+    parts = codes._planned(codes._known_rows() or codes._begun())
+    first = [part for part in parts if part.rows.start < encode]
+    for part in first:
+        if not part.whole():
+            for rows in codes._write(part):
+                report(0.0, f"{part.rows.start + rows:,}")
+    for number, part in enumerate(parts[len(first) :]):
+        if part.whole():
+            continue
+        like = first[number % len(first)]
+        starts, values, rows = (like._file(name)[1] for name in ("starts", "codes", "rows"))
+        which = np.repeat(np.arange(2 * codes.latents), np.diff(starts))
+        own = np.where(rows >= 0, rows, -1 - rows)
+        few = own < len(part.rows)
+        columns = (own, which // 2, values, rows >= 0, which % 2 == 0)
+        made = Firing(*(torch.from_numpy(np.array(each[few])) for each in columns))
+        part.write([made], np.array(like._file("moved")[1][: len(part.rows)]), codes.latents)
+        report(0.0, f"copied {part.rows.stop:,}")
+
+
+def searched(study: iv.Study, codes: KeptCodes, site: Site, dense: torch.Tensor, queries: int) -> None:
     bank, random = codes.bank, np.random.default_rng(1)
     took: dict[str, list[float]] = {name: [] for name in ("codes alone", "with the model", "off", "dense column")}
     hits, same = [], 0
@@ -180,7 +208,7 @@ def encoding(dictionary: Dictionary, bank: ActivationBank) -> float:
     return (time.perf_counter() - begun) / len(x) * len(bank)
 
 
-def ranked(study: iv.Study, codes: Codes, site: Site, dense: torch.Tensor, queries: int) -> None:
+def ranked(study: iv.Study, codes: KeptCodes, site: Site, dense: torch.Tensor, queries: int) -> None:
     bank, took = codes.bank, {name: list[float]() for name in ("ranked", "and what they fire on", "dense columns")}
     worst = 0
     for row in np.random.default_rng(2).permutation(len(dense))[:queries]:
@@ -208,7 +236,7 @@ def ranked(study: iv.Study, codes: Codes, site: Site, dense: torch.Tensor, queri
     )
 
 
-def column(codes: Codes, latent: int) -> np.ndarray:
+def column(codes: KeptCodes, latent: int) -> np.ndarray:
     out = np.full(len(codes.bank), np.inf, dtype=np.float32)
     for _, entries in codes.entries(latent, [0]):
         out[entries.rows[entries.on]] = entries.codes[entries.on]

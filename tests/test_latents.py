@@ -383,7 +383,7 @@ def test_the_command(addition: iv.Study, capsys: pytest.CaptureFixture[str], tmp
 def test_latents_of_any_text(own_model: Path, tmp_path: Path) -> None:
     """Every token of natural text: bits by windows, as the search of one latent has them, and a bank of the stream alone."""
     pairs = [(a, b) for a in ("ann", "bob", "cat", "dan") for b in ("fig", "nut", "pie", "tea")] * 3
-    (tmp_path / "t.txt").write_text("".join(f"{a} has a {b}\n" for a, b in pairs))
+    (tmp_path / "t.txt").write_text("".join(f"{a} has a {b}\n" for a, b in pairs), encoding="utf-8")
     study = iv.load(model=str(own_model), texts=str(tmp_path / "t.txt"))
     sae = written(tmp_path / "sae", "topk", study.model.shape.d_model)
     made = iv.latents(study, "ann has a fig", at=-1, site=f"x0.post|sae:{sae}", verify=True)

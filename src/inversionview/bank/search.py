@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inversionview.bank.hits import Distances, Hits, Rows, once
 from inversionview.bank.latents.codes import served
-from inversionview.bank.latents.search import doubt_at, search_latent
+from inversionview.bank.latents.search import LatentScope, doubt_at, search_latent
 from inversionview.bank.measure import AT_ONCE, Ruler, blurred, by_distance, rounding
 from inversionview.bank.scan import FEW, survivors
 from inversionview.bank.shards import Shard
@@ -89,18 +89,8 @@ def search(
     check_epsilon(epsilon)
     size = len(bank) if first is None else min(first, len(bank))
     if served(bank, where := Site.parse(site)):
-        yield from search_latent(
-            bank,
-            where,
-            z,
-            epsilon=epsilon,
-            distance=distance,
-            positions=bank.position_numbers(at),
-            k=k,
-            verify=verify,
-            size=size,
-            allowed=allowed,
-        )
+        within = LatentScope(epsilon, distance, bank.position_numbers(at), k, verify, size, allowed)
+        yield from search_latent(bank, where, z, within)
         return
     numbers = bank.site_number(site), bank.position_numbers(at)
     scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed, size)

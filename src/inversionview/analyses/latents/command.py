@@ -35,11 +35,11 @@ def latents(
     as_json: JsonOpt = False,
 ) -> None:
     """Rank the latents of a sparse dictionary that fire at one activation by how many bits each tells; needs a bank."""
-    from inversionview.analyses.latents.result import Latents
+    from inversionview.analyses.latents.result import LatentRanking
     from inversionview.analyses.latents.verb import check_all
     from inversionview.core.scope import check_epsilon
 
-    Latents.check_files(to or [])
+    LatentRanking.check_files(to or [])
     if activation.site is None:
         raise SettingError("Name a dictionary: --site 'x5.post|sae:FOLDER'.")
     if epsilon is not None:

@@ -10,7 +10,7 @@ import torch
 
 from inversionview.analyses.latents.result import Feature, Fired, Occurrence
 from inversionview.bank.hits import Hits, Rows
-from inversionview.bank.latents.codes import Codes
+from inversionview.bank.latents.codes import KeptCodes
 from inversionview.bank.latents.search import LatentSearch
 from inversionview.core.information import Bits, bits
 from inversionview.core.progress import Progress
@@ -33,7 +33,7 @@ class Measured:
         size: how many inputs, or occurrences, are compared, the query's own left out.
     """
 
-    def __init__(self, codes: Codes, site: Site, own: Rows, positions: Sequence[int], epsilon: float) -> None:
+    def __init__(self, codes: KeptCodes, site: Site, own: Rows, positions: Sequence[int], epsilon: float) -> None:
         self.codes, self.site, self.own, self.positions, self.epsilon = codes, site, own, list(positions), epsilon
         bank = codes.bank
         of, last = bank.places.inputs_of, np.array([len(bank) - 1])

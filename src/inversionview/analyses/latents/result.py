@@ -53,7 +53,7 @@ class Fired:
 
 
 @dataclass(frozen=True, repr=False)
-class Latents(Result):
+class LatentRanking(Result):
     """All latents of a dictionary at one activation: those that fire, ranked by their bits, and how many do not."""
 
     query: Query

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analyses.latents.result import Fired, Latents, Occurrence
+from inversionview.analyses.latents.result import Fired, LatentRanking, Occurrence
 from inversionview.drawing.contexts import context_line
 from inversionview.preimage.show import at_least, query_line
 
@@ -14,7 +14,7 @@ _BEFORE, _AFTER = 20, 14
 """Cells of a context."""
 
 
-def table(result: Latents) -> Group:
+def table(result: LatentRanking) -> Group:
     """Return the first latents, their bits, codes, how often they fire and on what, and how many are off."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("latent", "bits", "code", "fires on"):
@@ -28,7 +28,7 @@ def table(result: Latents) -> Group:
     return Group(query_line(result.query), grid, Text(), Text(_note(result), style="dim"))
 
 
-def _note(result: Latents) -> str:
+def _note(result: LatentRanking) -> str:
     """Return what was counted, and what is off."""
     more = len(result) - min(len(result), result.detailed)
     total = len(result) + result.off

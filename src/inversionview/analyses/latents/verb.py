@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inversionview.analyses.latents.measure import Measured
-from inversionview.analyses.latents.result import Latents
+from inversionview.analyses.latents.result import LatentRanking
 from inversionview.bank.latents.codes import codes_of, dictionary_of
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError, UnknownSiteError
@@ -34,7 +34,7 @@ def latents(
     bank: ActivationBank | str | Path | None = None,
     verify: bool = False,
     report: Progress | None = None,
-) -> Latents:
+) -> LatentRanking:
     """Return all latents of a dictionary that fire at one activation, ranked by bits, and how many are off.
 
     A latent's bits are −log₂ of the share of the corpus whose code lies within ε of the query's, in units of the spread of its
@@ -72,7 +72,7 @@ def latents(
     never = int((codes.summary.counts == 0).sum())
     dead = never - sum(codes.summary.counts[each.latent] == 0 for each in items)
     compared = searched.manifest.positions if names is None else names
-    return Latents(
+    return LatentRanking(
         query, threshold, tuple(items), codes.latents - len(items), int(dead), codes.summary.rows, searched.manifest.unit,
         tuple(compared), count,
     )  # fmt: skip

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.bank.latents.parts import Entries, Part
-from inversionview.bank.latents.summary import Summary, read_summary, summarised
+from inversionview.bank.latents.parts import CodesPart, Entries
+from inversionview.bank.latents.summary import LatentSummary, read_summary, summarised
 from inversionview.bank.measure import rounding
 from inversionview.bank.shards import Shard
 from inversionview.bank.store import ActivationBank
@@ -65,7 +65,7 @@ def served(bank: ActivationBank, site: Site) -> bool:
     return is_latent(site)
 
 
-class Codes:
+class KeptCodes:
     """Codes of a dictionary on the rows of a bank, as they are read.
 
     Attributes:
@@ -82,7 +82,7 @@ class Codes:
         self.frame = bank.model.frame(base)
         self.mark = sealed({"bank": bank.manifest.mark, "site": base.short, "dictionary": part.fingerprint})["checksum"]
         self.folder = _folder(bank, f"{base.short}-{part.fingerprint}", self.mark)
-        self.parts: list[Part] = []
+        self.parts: list[CodesPart] = []
 
     @cached_property
     def share(self) -> float:
@@ -90,7 +90,7 @@ class Codes:
         return rounding(self.bank.manifest.precision)
 
     @cached_property
-    def summary(self) -> Summary:
+    def summary(self) -> LatentSummary:
         """Of each latent how often it fires, and the spread of its codes."""
         return read_summary(self.folder, self.mark, self.parts, len(self.encoder.norms))
 
@@ -195,14 +195,14 @@ class Codes:
         write_json(self.folder / "manifest.json", sealed({"mark": self.mark, "rows": rows}))
         return rows
 
-    def _planned(self, rows: int) -> list[Part]:
+    def _planned(self, rows: int) -> list[CodesPart]:
+        places, shards = range(len(self.bank.manifest.positions)), self.bank.shards
+        starts = [(start, shard.rows.stop) for shard in shards for start in range(shard.rows.start, shard.rows.stop, rows)]
         return [
-            Part(self.folder / f"part-{position:02d}-{start:010d}", range(start, min(start + rows, shard.rows.stop)), position,
-                 self.mark)
-            for position in range(len(self.bank.manifest.positions))
-            for shard in self.bank.shards
-            for start in range(shard.rows.start, shard.rows.stop, rows)
-        ]  # fmt: skip
+            CodesPart(self.folder / f"part-{place:02d}-{start:010d}", range(start, min(start + rows, stop)), place, self.mark)
+            for place in places
+            for start, stop in starts
+        ]
 
     @cached_property
     def _tried(self) -> tuple[float, float]:
@@ -223,7 +223,7 @@ class Codes:
         """Return stored vectors as they are encoded: of a head not in the coordinates of its frame."""
         return x if self.frame is None else x @ self.frame
 
-    def _write(self, part: Part) -> Iterator[int]:
+    def _write(self, part: CodesPart) -> Iterator[int]:
         """Encode one part; yield the rows done so far."""
         shard = self._shard(part)
         first = part.rows.start - shard.rows.start
@@ -241,14 +241,14 @@ class Codes:
             yield int(own[-1]) + 1
         part.write(found or [_NONE], moved, self.latents)
 
-    def _shard(self, part: Part) -> Shard:
+    def _shard(self, part: CodesPart) -> Shard:
         return self.bank.shards[part.rows.start // self.bank.manifest.shard_rows]
 
 
 _NONE = Firing(*(torch.zeros(0, dtype=kind) for kind in (torch.int32, torch.int32, torch.float32, torch.bool, torch.bool)))
 
 
-def codes_of(bank: ActivationBank, site: Site, report: Progress | None = None) -> Codes:
+def codes_of(bank: ActivationBank, site: Site, report: Progress | None = None) -> KeptCodes:
     """Return the codes of the dictionary that a site is read through, encoded if they are not yet.
 
     Raises:
@@ -260,7 +260,7 @@ def codes_of(bank: ActivationBank, site: Site, report: Progress | None = None) -
     return found
 
 
-def opened(bank: ActivationBank, site: Site) -> Codes:
+def opened(bank: ActivationBank, site: Site) -> KeptCodes:
     """Return the same, encoded or not; those of a bank that is kept are opened once."""
     part = dictionary_of(site)
     if part is None:
@@ -268,8 +268,8 @@ def opened(bank: ActivationBank, site: Site) -> Codes:
     site.check(bank.model.shape.widths)
     key = (site.base, part.fingerprint)
     if key not in bank.encoded:
-        bank.encoded[key] = Codes(bank, site.base, part)
-    found: Codes = bank.encoded[key]
+        bank.encoded[key] = KeptCodes(bank, site.base, part)
+    found: KeptCodes = bank.encoded[key]
     return found
 
 

@@ -40,7 +40,7 @@ class Entries(NamedTuple):
     """By how much what is encoded of the row may be off."""
 
 
-class Part:
+class CodesPart:
     """One part, memory-mapped when it is first used.
 
     Attributes:

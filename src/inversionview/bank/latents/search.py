@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.bank.hits import Distances, Hits, Rows, once
-from inversionview.bank.latents.codes import Codes, codes_of, dictionary_of
+from inversionview.bank.latents.codes import KeptCodes, codes_of, dictionary_of
 from inversionview.bank.measure import by_distance
 from inversionview.bank.store import ActivationBank
 from inversionview.core.scope import Distance
@@ -42,28 +42,33 @@ class _Fired(NamedTuple):
 
     def part(self, which: npt.NDArray[np.bool_] | Rows) -> _Fired:
         """Return some of them."""
-        return _Fired(*(each[which] for each in self))
+        return _Fired(
+            self.rows[which], self.places[which], self.codes[which], self.on[which], self.sure[which], self.off[which]
+        )
 
 
-def search_latent(
-    bank: ActivationBank,
-    site: Site,
-    z: Float[Tensor, "query 1"],
-    *,
-    epsilon: float,
-    distance: Distance,
-    positions: list[int],
-    k: int,
-    verify: bool,
-    size: int,
-    allowed: npt.NDArray[np.bool_] | None,
-) -> Iterator[Hits]:
+class LatentScope(NamedTuple):
+    """Within what is searched; see ``bank.search.search``."""
+
+    epsilon: float
+    distance: Distance
+    positions: list[int]
+    """By their numbers."""
+    k: int
+    verify: bool
+    size: int
+    """Of so many of the bank's rows, its first."""
+    allowed: npt.NDArray[np.bool_] | None
+
+
+def search_latent(bank: ActivationBank, site: Site, z: Float[Tensor, "query 1"], within: LatentScope) -> Iterator[Hits]:
     """Yield what ``bank.search.search`` does of queries at one latent."""
     codes = codes_of(bank, site)
     codes.teach(site)
-    searched = LatentSearch(codes, site, bank.model.metric(distance, site), positions, size, allowed)
+    metric = bank.model.metric(within.distance, site)
+    searched = LatentSearch(codes, site, metric, within.positions, within.size, within.allowed)
     for query in z.flatten().tolist():
-        yield searched.hits(query, epsilon, k, verify)
+        yield searched.hits(query, within.epsilon, within.k, within.verify)
 
 
 def doubt_at(bank: ActivationBank, site: Site, hits: Hits, distance: Distance) -> float:
@@ -85,7 +90,7 @@ class LatentSearch:
 
     def __init__(
         self,
-        codes: Codes,
+        codes: KeptCodes,
         site: Site,
         metric: Metric,
         positions: list[int],

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.bank.latents.parts import Part
+from inversionview.bank.latents.parts import CodesPart
 from inversionview.core.storage import replacing
 
 FILE = "summary.npz"
@@ -21,7 +21,7 @@ _CODES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class LatentSummary:
     """Of each latent."""
 
     counts: npt.NDArray[np.int64]
@@ -32,18 +32,18 @@ class Summary:
     """How many vectors were encoded: those that are there."""
 
 
-def read_summary(folder: Path, mark: str, parts: Sequence[Part], latents: int) -> Summary:
+def read_summary(folder: Path, mark: str, parts: Sequence[CodesPart], latents: int) -> LatentSummary:
     """Return what is kept, or told anew where that is missing or damaged."""
     try:
         with np.load(folder / FILE, allow_pickle=False) as file:
             if str(file["mark"]) != mark or len(file["counts"]) != latents:
                 raise ValueError("it is of other codes")
-            return Summary(file["counts"], file["spreads"], int(file["rows"]))
+            return LatentSummary(file["counts"], file["spreads"], int(file["rows"]))
     except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return summarised(folder, mark, parts, latents)
 
 
-def summarised(folder: Path, mark: str, parts: Sequence[Part], latents: int) -> Summary:
+def summarised(folder: Path, mark: str, parts: Sequence[CodesPart], latents: int) -> LatentSummary:
     """Tell of every latent, and keep that.
 
     Raises:
@@ -64,7 +64,7 @@ def summarised(folder: Path, mark: str, parts: Sequence[Part], latents: int) -> 
         spreads[first:stop] = _spreads(which - first, codes, counts[first:stop], rows)
     with replacing(folder / FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, mark=mark, counts=counts, spreads=spreads, rows=rows)
-    return Summary(counts, spreads, rows)
+    return LatentSummary(counts, spreads, rows)
 
 
 def _spreads(
