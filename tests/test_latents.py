@@ -380,7 +380,7 @@ def test_the_command(addition: iv.Study, capsys: pytest.CaptureFixture[str], tmp
     assert len(made.records()) == len(made)
 
 
-def test_latents_of_any_text(own_model: Path, tmp_path: Path) -> None:
+def test_latents_of_any_text(capsys: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path) -> None:
     """Every token of natural text: bits by windows, as the search of one latent has them, and a bank of the stream alone."""
     pairs = [(a, b) for a in ("ann", "bob", "cat", "dan") for b in ("fig", "nut", "pie", "tea")] * 3
     (tmp_path / "t.txt").write_text("".join(f"{a} has a {b}\n" for a, b in pairs), encoding="utf-8")
@@ -394,6 +394,10 @@ def test_latents_of_any_text(own_model: Path, tmp_path: Path) -> None:
     assert told.bits.windows is not None
     assert [site.short for site in study.bank(site=made.query.site.base).sites] == ["x0.post"]
     assert any(each.feature is not None for each in made.items)
+    asked = ("--model", str(own_model), "--texts", str(tmp_path / "t.txt"), "ann has a fig", "--at", "-1", "--site")
+    code, out, _ = command(capsys, "search", *asked, f"x0.post|sae:{sae}#{told.latent}", "--json")
+    assert code == 0
+    assert json.loads(out)["bits"] == told.bits.to_json()
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ class KeptCodes:
             moved[own] = self.encoder.moved(x, self.share).numpy()
             found.append(made._replace(rows=torch.from_numpy(own)[made.rows].int(), latents=made.latents.int()))
             self.bank.visit(shard.mapped())
-            yield int(own[-1]) + 1
+            yield len(part.rows) if start + step >= len(there) else int(own[-1]) + 1
         part.write(found or [_NONE], moved, self.latents)
 
     def _shard(self, part: CodesPart) -> Shard:
