@@ -11,7 +11,7 @@ as sparse as one that is, and with latents that fire often, seldom and never. In
 
 - encoding the bank, rows per second, and the bytes on disk, beside those of dense codes in fp16;
 - one latent, queries by lot where it fires: the search by the codes alone, with what rounding could decide run through the
-  model, and where it is off; beside it what there was without kept codes: encoding the vectors anew (measured on a part, and
+  model, again for the same query (warm), and where it is off; beside it what there was without kept codes: encoding the vectors anew (measured on a part, and
   told for all), and a look at a dense column that lies in memory;
 - all latents at one activation, without and with what they fire on; beside it the same from dense columns in memory;
 - both held against dense codes of the first rows.
@@ -44,7 +44,7 @@ from inversionview.model.dictionaries.firing import Firing
 from inversionview.model.sites.site import Site
 from inversionview.studies.shipped import default_model
 
-PART = 16_384
+PART = 4096
 """Rows of which there are dense codes."""
 EPSILON = 0.1
 
@@ -165,7 +165,9 @@ def repeated(codes: KeptCodes, encode: int, report: Any) -> None:
 
 def searched(codes: KeptCodes, site: Site, dense: torch.Tensor, queries: int, run: int) -> None:
     bank, random = codes.bank, np.random.default_rng(1)
-    took: dict[str, list[float]] = {name: [] for name in ("codes alone", "with the model", "off", "dense column")}
+    took: dict[str, list[float]] = {
+        name: [] for name in ("codes alone", "codes again", "with the model", "off", "dense column")
+    }
     hits, same = [], 0
     pairs = (dense != 0).nonzero()
     for row, latent in pairs[random.permutation(len(pairs))[:queries]].tolist():
@@ -198,13 +200,13 @@ def searched(codes: KeptCodes, site: Site, dense: torch.Tensor, queries: int, ru
           f"({min(hits)} to {max(hits)}):")  # fmt: skip
     for name, times in ((name, times) for name, times in took.items() if times):
         print(f"  {name:<16} {1e3 * statistics.median(times):8.1f} ms, at most {1e3 * max(times):.0f}")
-    print(f"  encoding anew    {1e3 * anew:8.0f} ms (of {PART // 8:,} rows, told for all)")
+    print(f"  encoding anew    {1e3 * anew:8.0f} ms (of {PART // 4:,} rows, told for all)")
     print(f"  equal to dense codes of the first {len(dense):,} rows: {same} of {queries}", flush=True)
 
 
 def encoding(dictionary: Dictionary, bank: ActivationBank) -> float:
     """Return how many seconds it would take to encode all vectors."""
-    x = bank.activations(bank.sites[0], "all", np.arange(PART // 8))
+    x = bank.activations(bank.sites[0], "all", np.arange(PART // 4))
     begun = time.perf_counter()
     for part in x.split(1024):
         dictionary.encode(part)

@@ -138,8 +138,7 @@ class KeptCodes:
     @property
     def there(self) -> bool:
         """Whether they are encoded already; if so, they are opened."""
-        rows = self._known_rows()
-        if not self.parts and rows:
+        if not self.parts and (rows := self._known_rows()):
             parts = self._planned(rows)
             if all(part.whole() for part in parts):
                 self.parts = parts
