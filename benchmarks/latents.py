@@ -11,7 +11,7 @@ as sparse as one that is, and with latents that fire often, seldom and never. In
 
 - encoding the bank, rows per second, and the bytes on disk, beside those of dense codes in fp16;
 - one latent, queries by lot where it fires: the search by the codes alone, again for the same query (warm), with what rounding
-  could decide run through the model, and where it is off; beside it what there was without kept codes: encoding the vectors anew
+  could decide run through the model, and where it is off; beside it what there was without kept codes: encoding vectors anew
   (measured on a part, and told for all), and a look at a dense column that lies in memory;
 - all latents at one activation, without and with what they fire on; beside it the same from dense columns in memory;
 - both held against dense codes of the first rows.

@@ -190,6 +190,21 @@ def test_a_search_at_a_latent_is_brute_force(held: Held, data: st.DataObject) ->
     assert (np.diff(found.distances) >= 0).all()
 
 
+def test_a_row_that_hardly_fires_finds_itself(held: Held) -> None:
+    """Where the stored vector is off, or may be, but the model's own is not."""
+    codes, tried = codes_of(held.bank, find_site(held.site, held.study.model.sites)), 0
+    for latent in range(LATENTS):
+        entries = [(place, each) for place, each in codes.entries(latent, [0, 1])]
+        brink = [(row, place) for place, each in entries for row in each.rows[~each.sure].tolist()]
+        fires = [(row, place) for row, place in brink if held.dense[row, place, latent] != 0][:3]
+        for row, place in fires:
+            site = find_site(f"{held.site}#{latent}", held.study.model.sites)
+            found = next(search(held.bank, site, held.dense[row, place, [latent]][None], epsilon=1e-3))
+            assert row in found.rows
+            tried += 1
+    assert tried > 5
+
+
 def test_as_stored_vectors_have_it(held: Held) -> None:
     """Without the model the answer is that of the codes of stored vectors."""
     latent = int((held.stored != 0).sum((0, 1)).argmax())

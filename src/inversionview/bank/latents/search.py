@@ -137,10 +137,20 @@ class LatentSearch:
         """Return of how many entries rounding could decide whether they lie inside ε of a query that is not 0."""
         f, gain = self.fired, float(_gain(self.metric))
         gap = self._distances(query, f.codes) - epsilon
-        edge = np.where(f.sure, np.abs(gap) <= f.off * gain, gap <= f.off * gain)
-        near = np.flatnonzero(edge & f.sure)
+        least, sure = self._least(query, f), self._settled(f)
+        edge = np.where(sure, np.abs(gap) <= f.off * gain, least <= epsilon)
+        near = np.flatnonzero(edge & sure)
         edge[near] = np.abs(gap[near]) <= self._finer(f.part(near)) * gain
         return int(np.count_nonzero(edge))
+
+    def _least(self, query: float, f: _Fired) -> Distances:
+        """Return how near codes may lie at least, if they fire and rounding moved them so: also to the other side of 0."""
+        found: Distances = (np.abs(f.codes - np.float32(query)) - f.off) * np.float32(_gain(self.metric))
+        return found
+
+    def _settled(self, f: _Fired) -> npt.NDArray[np.bool_]:
+        """Return which fire for sure, and on which side of 0."""
+        return f.sure & (np.abs(f.codes) > f.off)
 
     def _distances(self, query: float, codes: npt.NDArray[np.float32]) -> Distances:
         found: Distances = self.metric.between(torch.tensor([[query]]), torch.from_numpy(np.array(codes))[:, None]).numpy()
@@ -162,14 +172,15 @@ class LatentSearch:
         """Run again what could be decided by rounding; return what fires, with its distances."""
         off = f.off * float(_gain(self.metric))
         away = float(self._distances(query, np.zeros(1, np.float32))[0])
-        known = np.sort(near[f.sure] + off[f.sure])[: max(k, 1)]
+        sure, least = self._settled(f), self._least(query, f)
+        known = np.sort(near[sure] + off[sure])[: max(k, 1)]
         # what may be among the k nearest: none is farther than the k-th of those that are known
         upto = max(epsilon, float(known[k - 1]) if 0 < k <= len(known) else epsilon if k == 0 else np.inf)
         edge = np.abs(near - epsilon) <= off
-        some = np.flatnonzero(f.sure & edge)
+        some = np.flatnonzero(sure & edge)
         if len(some):
             edge[some] = np.abs(near[some] - epsilon) <= self._finer(f.part(some)) * float(_gain(self.metric))
-        asked = np.flatnonzero(np.where(f.sure, edge, (near - off <= upto) | (away <= upto)))
+        asked = np.flatnonzero(np.where(sure, edge, (least <= upto) | (away <= upto)))
         if not len(asked):
             return f, near
         exact = self._again(f.part(asked))
