@@ -52,6 +52,7 @@ BASE = {
     "complete": f"addition {ADD} --at = --site a0.0 --draws 1 --inputs 20 --quick",
     "threshold": f"addition {ADD} --at = --site a0.0 --inputs 20",
     "calibrate": "--model LLAMA --texts TEXTS --sites a1.0 --queries 2 --partners 3 --occurrences 60",
+    "latents": f"addition {ADD} --at = --site x0.post|sae:addition --count 2",
     "agree": f"addition {ADD} --at = --site a0.0 --sources corpus",
     "patch": "addition --limit 2 --at =:a0.0",
     "ablate": "addition --limit 2 --at =:a0.0",
@@ -100,6 +101,8 @@ INSTEAD = {
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
+    ("latents", "--tokens"): "--model LLAMA --texts TEXTS John --site LATENTS --count 2",
+    ("latents", "--context"): "--model LLAMA --texts TEXTS John --site LATENTS --count 2",
     ("sites", "--tokens"): "--model LLAMA --texts TEXTS --norms",
     ("sites", "--context"): "--model LLAMA --texts TEXTS --norms",
     ("threshold", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0",
@@ -215,6 +218,10 @@ class TooLong(BaseException):
 
 def prepared(folder: Path) -> dict[str, str]:
     """Make what tasks read, cut short what takes long, and return what the words in capitals mean."""
+    import numpy as np
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
     from inversionview.analyses.complete import measure as completeness
     from inversionview.analyses.heads import measure as heads
     from inversionview.analyses.threshold import measure as threshold
@@ -239,6 +246,13 @@ def prepared(folder: Path) -> dict[str, str]:
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
+    with safe_open(folder / "llama" / "model.safetensors", "np") as file:
+        width = file.get_slice("model.norm.weight").get_shape()[0]
+    sparse = np.random.default_rng(0).normal(size=(24, width)).astype(np.float32)
+    (folder / "sae").mkdir()
+    save_file({"W_enc": sparse.T.copy(), "b_enc": sparse[:, 0].copy(), "W_dec": sparse, "b_dec": sparse[0]},
+              folder / "sae" / "sae_weights.safetensors")  # fmt: skip
+    (folder / "sae" / "cfg.json").write_text(json.dumps({"architecture": "standard", "d_in": width, "d_sae": 24}))
     remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
@@ -264,7 +278,7 @@ def prepared(folder: Path) -> dict[str, str]:
     training.fit_whitening = lambda *_: None
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
     return {"LLAMA": llama, "GPT2": llama, "FACTS": str(folder / "facts.jsonl"), "TEXTS": str(folder / "texts.txt"),
-            "PROMPTS": str(folder / "prompts.jsonl")}  # fmt: skip
+            "PROMPTS": str(folder / "prompts.jsonl"), "LATENTS": f"x1.post|sae:{folder / 'sae'}"}  # fmt: skip
 
 
 def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "complete": ("addition",),
     "calibrate": ("counting",),
     "threshold": ("addition", "615+861=1476"),
+    "latents": ("counting", COUNT, "--site", "x0.post|sae:counting"),
     "agree": ("counting", COUNT),
     "patch": ("counting", "--at", "query:a0.0"),
     "ablate": ("counting", "--at", "::a1.0"),

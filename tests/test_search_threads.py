@@ -13,7 +13,8 @@ import torch
 
 import inversionview as iv
 from inversionview.bank import manifest, store, threads
-from inversionview.bank.search import Hits, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import BankError
 

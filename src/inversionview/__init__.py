@@ -55,6 +55,7 @@ _PUBLIC = {
     "keep_truth": "analyses.truth.verb",
     "known_facts": "analyses.recall.verb",
     "known_heads": "analyses.heads.verb",
+    "latents": "analyses.latents.verb",
     "load": "studies.load",
     "named_heads": "analyses.heads.verb",
     "norms": "analyses.norms.verb",
@@ -110,6 +111,7 @@ __all__ = [
     "keep_truth",
     "known_facts",
     "known_heads",
+    "latents",
     "load",
     "named_heads",
     "norms",
@@ -142,6 +144,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.heads.verb import heads, known_heads, named_heads
     from inversionview.analyses.inform.verb import inform
     from inversionview.analyses.interpret.verb import interpret
+    from inversionview.analyses.latents.verb import latents
     from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch
     from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads

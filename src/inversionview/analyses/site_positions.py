@@ -10,7 +10,8 @@ import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.bank.search import Hits, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import SettingError

@@ -8,9 +8,8 @@ moves D by 5e-4 at most, and a share of inputs by next to nothing), and may meas
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from inversionview.bank.hits import Distances, Hits, Rows, once
+from inversionview.bank.latents.codes import served
+from inversionview.bank.latents.search import LatentScope, doubt_at, search_latent
 from inversionview.bank.measure import AT_ONCE, Ruler, blurred, by_distance, rounding
 from inversionview.bank.scan import FEW, survivors
 from inversionview.bank.shards import Shard
@@ -27,8 +29,6 @@ from inversionview.core.errors import BankError
 from inversionview.core.scope import Distance, check_epsilon
 from inversionview.model.sites.site import Site
 
-Rows = npt.NDArray[np.int64]
-Distances = npt.NDArray[np.float32]
 _DEVIATIONS = 5
 """Of rounding under a matrix, so many standard deviations are allowed for."""
 _PAIRS = 2**16
@@ -47,30 +47,6 @@ class Proposer(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Rows of a bank by their distance to one query."""
-
-    rows: Rows
-    distances: Distances
-    """Ascending."""
-    positions: Rows
-    """Where each distance is reached: index into the bank's positions."""
-    searched: int
-    """How many rows were searched: the bank's first so many."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def within(self, epsilon: float) -> Hits:
-        """Return the hits with D ≤ ε."""
-        return self.part(slice(int(np.searchsorted(self.distances, np.float32(epsilon), side="right"))))
-
-    def part(self, which: slice | npt.NDArray[Any]) -> Hits:
-        """Return some of the hits, by index or mask."""
-        return Hits(self.rows[which], self.distances[which], self.positions[which], self.searched)
-
-
 def search(
     bank: ActivationBank,
     site: str | Site,
@@ -87,6 +63,9 @@ def search(
     allowed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Hits]:
     """Yield for each query activation all rows with D ≤ ε and, if these are fewer than ``k``, the ``k`` nearest.
+
+    A latent whose own codes the bank does not hold is searched by ``bank.latents``, which ``enough`` and ``proposals`` save
+    nothing.
 
     Args:
         bank: what to search.
@@ -108,8 +87,12 @@ def search(
         BankError: a shard is damaged.
     """
     check_epsilon(epsilon)
-    numbers = bank.site_number(site), bank.position_numbers(at)
     size = len(bank) if first is None else min(first, len(bank))
+    if served(bank, where := Site.parse(site)):
+        within = LatentScope(epsilon, distance, bank.position_numbers(at), k, verify, size, allowed)
+        yield from search_latent(bank, where, z, within)
+        return
+    numbers = bank.site_number(site), bank.position_numbers(at)
     scope = _Scope(bank, *numbers, distance, epsilon, k, verify, proposals or {}, allowed, size)
     queries, inverse = torch.unique(bank.compacted(numbers[0], z), dim=0, return_inverse=True)
     last_use = {int(u): i for i, u in enumerate(inverse)}
@@ -198,7 +181,7 @@ class _Scope:
             own = order[a:b]
             own = own[by_distance(near[own])]
             hits = Hits(rows[own], near[own], place[own], limit)
-            out.append(_once(hits, seen) if len(self.positions) > 1 else hits)
+            out.append(once(hits, seen) if len(self.positions) > 1 else hits)
         return out
 
     def _slices(
@@ -350,6 +333,8 @@ class _Scope:
 
 def doubt(bank: ActivationBank, site: Site, z: Float[Tensor, " d_model"], hits: Hits, distance: Distance) -> float:
     """Return by how much the stored distances of some hits of a query may be off, at most; of a map by a matrix as a rule."""
+    if served(bank, site):
+        return doubt_at(bank, site, hits, distance)
     number = bank.site_number(site)
     every = list(range(len(bank.manifest.positions)))
     scope = _Scope(bank, number, every, distance, max(float(hits.distances.max()), 1e-9), 0, True, {}, None, len(bank))
@@ -363,11 +348,3 @@ def _checked(d: Tensor, shard: Shard) -> Distances:
     if np.isnan(found).any():
         raise BankError(f"{shard.folder} holds NaN activations: delete that folder and build the bank again.")
     return found
-
-
-def _once(hits: Hits, seen: npt.NDArray[np.int32]) -> Hits:
-    """Return each row once, at its nearest position: the first, as they are sorted by distance. ``seen`` is scratch space."""
-    numbers = np.arange(len(hits), dtype=np.int32)
-    seen[hits.rows[::-1]] = numbers[::-1]
-    first = seen[hits.rows] == numbers
-    return hits if first.all() else hits.part(first)

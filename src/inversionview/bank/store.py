@@ -67,6 +67,7 @@ class ActivationBank:
         model, inputs: the probed model it was harvested from, and its corpus.
         places: what its rows hold.
         shards: its shards.
+        encoded: what ``bank.latents`` has opened of it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, model: ProbedModel, inputs: Inputs) -> None:
@@ -75,6 +76,7 @@ class ActivationBank:
         self.sites = [Site.parse(name) for name in manifest.sites]
         self.shards = [Shard(_shard_folder(folder, i), rows, manifest) for i, rows in enumerate(manifest.shards)]
         self._mapped, self._visits = 0, Lock()
+        self.encoded: dict[Any, Any] = {}
         if manifest.statistics:
             model.learn(Statistics.load(folder / STATISTICS))
 
@@ -193,7 +195,12 @@ class ActivationBank:
         return Harvested(marks, found.position.reshape(grid), [part.unflatten(0, grid) for part in z])
 
     def activations(self, site: str | Site, position: str, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position."""
+        """Return stored activations, ``[len(rows), d_model]`` in fp32; zeros where a row lacks the position.
+
+        What a site that it does not hold is read of will do as well.
+        """
+        if isinstance(site, Site) and site not in self.sites and site.base in self.sites and (part := site.part) is not None:
+            return part.read(self.activations(site.base, position, rows))
         s, (p,) = self.site_number(site), self.position_numbers(position)
         out = torch.empty(len(rows), self.manifest.width(self.manifest.sites[s]))
         which = rows // self.manifest.shard_rows

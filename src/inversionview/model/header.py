@@ -15,6 +15,7 @@ from inversionview.core.errors import UnknownSiteError
 from inversionview.model.sites.kind import Counts
 from inversionview.model.sites.patterns import expand
 from inversionview.model.sites.site import EMBEDDINGS, Site, all_sites
+from inversionview.model.sites.through import split
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of GGUF's types of numbers."""
@@ -43,7 +44,8 @@ def sites_of(model: str | Path) -> list[Site] | None:
 
 def check_sites(model: str | Path, patterns: Sequence[str]) -> None:
     """Raise ``UnknownSiteError`` where a pattern over sites can be none of the model's, as far as its files tell."""
-    named = [pattern for pattern in patterns if pattern not in _EMBEDDINGS and _usual(pattern)]
+    bare = [split(pattern)[0] for pattern in patterns]  # what it is read through is opened when the model is there
+    named = [pattern for pattern in bare if pattern not in _EMBEDDINGS and _usual(pattern)]
     known = sites_of(model) if named else None
     for pattern in named if known else ():
         expand(pattern, known or ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from weakref import WeakKeyDictionary
 
@@ -10,10 +9,12 @@ import numpy as np
 
 from inversionview.bank.manifest import check_positions
 from inversionview.bank.store import ActivationBank
+from inversionview.core.progress import duration
 from inversionview.corpora.naming import ALL
 from inversionview.model.sites.site import Site
 from inversionview.preimage.preimage import Query
 from inversionview.studies.first_bank import seconds_of, speed
+from inversionview.studies.latents import searched_site
 from inversionview.studies.study import Study
 
 QUICK = 1e13
@@ -29,7 +30,7 @@ def lacking(study: Study) -> str | None:
         return None  # of natural text as much is harvested as is done soon
     each = len(check_positions(study.inputs, None)) * sum(map(study.model.width, study.sites)) * np.dtype("float16").itemsize
     return (
-        f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {_duration(_seconds(study))} here, "
+        f"{study.name} has no bank yet. `{_command(study)}` builds one, once: about {duration(_seconds(study))} here, "
         f"{_rows(study) * each / 1e9:.1f} GB. Until then walks read it."
     )
 
@@ -38,16 +39,17 @@ def holds(study: Study, query: Query, fixed: str | None = None) -> bool:
     """Whether the study's bank, or the one that would be built, holds a query's site and position, and the one ``fixed``."""
     if study.inputs.every_token:
         return fixed is None and (query.textless or query.position >= int(query.bos))
-    bank = study.known_bank(query.site)
-    sites = [query.site] if bank is None and query.site in study.model.sites else study.sites if bank is None else bank.sites
+    site = searched_site(study, query.site)
+    bank = study.known_bank(site)
+    sites = [site] if bank is None and site in study.model.sites else study.sites if bank is None else bank.sites
     if bank is not None and bank.manifest.positions == [ALL]:
-        return query.site in sites and fixed is None
+        return site in sites and fixed is None
     names = check_positions(study.inputs, None) if bank is None else bank.manifest.positions
     if query.textless:
-        return query.site in sites and (fixed is None or fixed in names)
+        return site in sites and (fixed is None or fixed in names)
     places = study.positions.names(query.ids)
     here = {name for name in names if places.get(name) == query.position}
-    return query.site in sites and bool(here) and (fixed is None or fixed in names)
+    return site in sites and bool(here) and (fixed is None or fixed in names)
 
 
 def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
@@ -56,7 +58,7 @@ def lacks_site(study: Study, bank: ActivationBank, site: Site) -> str:
     held = ", ".join(each.short for each in bank.sites[:_NAMED]) + (", …" if len(bank.sites) > _NAMED else "")
     return (
         f"The bank {bank.folder} holds {held}, not {site.short}: search without --bank, or harvest it of as many tokens, "
-        f"about {_duration(seconds)} here, with `{harvest_command(study, site)}`."
+        f"about {duration(seconds)} here, with `{harvest_command(study, site)}`."
     )
 
 
@@ -64,7 +66,7 @@ def lacks_other(study: Study, site: Site) -> str:
     """Return that no bank of a study holds a site that is none of its own, and what builds one."""
     soon = _work(study) <= QUICK
     way = "Ask for the corpus, which builds one first" if soon else f"`{_command(study, site)}` builds one, once"
-    return f"No bank of {study.name} holds {site} yet. {way}: about {_duration(_seconds(study))} here."
+    return f"No bank of {study.name} holds {site} yet. {way}: about {duration(_seconds(study))} here."
 
 
 def harvest_command(study: Study, site: Site | None) -> str:
@@ -94,13 +96,6 @@ def _seconds(study: Study) -> float:
     if study not in _SECONDS:
         _SECONDS[study] = seconds_of(study, _rows(study))
     return _SECONDS[study]
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as a reader would say it."""
-    if seconds < 90:
-        return f"{math.ceil(seconds / 10) * 10} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _command(study: Study, site: Site | None = None) -> str:

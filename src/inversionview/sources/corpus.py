@@ -60,15 +60,21 @@ def search(
         UnknownSiteError, UnknownPositionError: the bank does not hold the site or position.
         BankError, MismatchError: the bank is damaged or another model's.
     """
+    from inversionview.bank.latents.codes import is_latent, served
     from inversionview.core.errors import UnknownSiteError
     from inversionview.sources.bank_cost import lacks_site
     from inversionview.sources.noted import noted
     from inversionview.sources.searched import corpus_preimage, held_names
+    from inversionview.studies.latents import searchable
+    from inversionview.terminal.options import check
 
+    if is_latent(query.site):  # its codes tell the spread by which they are compared
+        check([epsilon], distance)
+        bank = searchable(study, bank, query.site, report)
     near: dict[str, Any] = {"epsilon": epsilon, "within": within, "distance": distance}
     scope = resolved(study, query.site, **near, query=query, bank=bank, report=report)
     searched = study.bank(bank, report=report, site=query.site)
-    if study.inputs.every_token and query.site not in searched.sites:
+    if study.inputs.every_token and query.site not in searched.sites and not served(searched, query.site):
         raise UnknownSiteError(lacks_site(study, searched, query.site))
     names = None if fixed is None else held_names(searched, study.positions, query, fixed)
     compared = replace(scope, at=names)

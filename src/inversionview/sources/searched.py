@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 
 from inversionview.bank.approximate import ApproximateIndex, load_or_build
-from inversionview.bank.search import Hits, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.latents.codes import served
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
-from inversionview.core.errors import UnknownPositionError
+from inversionview.core.errors import SettingError, UnknownPositionError
 from inversionview.core.information import bits
 from inversionview.core.ranges import check_seed, whole
 from inversionview.core.scope import Scope
@@ -81,6 +83,8 @@ def corpus_preimage(
         whole(count, "The count of inputs")
     check_seed(seed)
     notes = compared(bank, query, scope.at)
+    if approximate and served(bank, query.site):
+        raise SettingError(f"{query.site} is searched exactly, and at once: leave out the approximate index.")
     searched = _Search(bank, query, scope, _proposals(bank, query, scope) if approximate else {})
     if found is not None and count is not None:
         found(searched.first_look(k, count, seed, per_window))

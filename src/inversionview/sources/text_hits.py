@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from inversionview.bank.search import Hits
+from inversionview.bank.hits import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.information import Bits, clustered_bits
 from inversionview.corpora.windows import WindowInputs
@@ -48,11 +49,15 @@ class TextHits:
 
     def bits(self, inside: Hits) -> Bits:
         """Return what hits inside ε mean, those of one window hanging together."""
+        of = self.bank.places.inputs_of
+        return clustered_bits(np.bincount(of(inside.rows), minlength=len(self._sizes)), self._sizes)
+
+    @cached_property
+    def _sizes(self) -> Rows:
+        """How many occurrences each window has, the query's own left out."""
         sizes = self.windows.occurrences(np.arange(self._count))
         sizes[-1] -= sizes.sum() - len(self.bank)  # the bank may end within a window
-        of = self.bank.places.inputs_of
-        sizes -= np.bincount(of(self.own), minlength=len(sizes))
-        return clustered_bits(np.bincount(of(inside.rows), minlength=len(sizes)), sizes)
+        return sizes - np.bincount(self.bank.places.inputs_of(self.own), minlength=len(sizes))
 
     def distinct(self, inside: Hits) -> int:
         """Return how many different prefixes hits have."""

@@ -156,16 +156,42 @@ def bank_to_search(study: Study, folder: Path | None, site: Site | Sequence[Site
         folder: where it lies, if that is named.
         site: which it must hold, one or several, or patterns over sites.
     """
+    from inversionview.studies.latents import searched_site
+
     if isinstance(site, str):
         from inversionview.model.sites.patterns import expand
 
         site = expand(site, study.model.sites)
+    held = searched_site(study, site) if isinstance(site, Site) and folder is None else site
     with resumable(), bar("harvesting", 1000) as advance:
 
         def begin(path: Path, rows: int) -> None:
-            err.print(f"No bank yet: building one of {_extent(study, rows, site)}, once, in {path}", soft_wrap=True)
+            err.print(f"No bank yet: building one of {_extent(study, rows, held)}, once, in {path}", soft_wrap=True)
 
-        return study.bank(folder, report=lambda share, note: advance(int(1000 * share), note), begin=begin, site=site)
+        found = study.bank(folder, report=lambda share, note: advance(int(1000 * share), note), begin=begin, site=held)
+    if isinstance(site, Site) and site.through:
+        encoded(found, site)
+    return found
+
+
+def encoded(bank: ActivationBank, site: Site) -> None:
+    """See to it that the codes of a dictionary on a bank are kept, with a progress bar; say how long that takes."""
+    from inversionview.bank.latents.codes import dictionary_of, opened
+    from inversionview.core.progress import duration
+
+    if site in bank.sites or site.base not in bank.sites or dictionary_of(site) is None:
+        return
+    codes = opened(bank, site)
+    if codes.there:
+        return
+    seconds, rows = codes.seconds(), len(bank) * len(bank.manifest.positions)
+    err.print(
+        f"{site.base} holds no codes of {site.through.lstrip('|')} yet: encoding {rows:,} {bank.manifest.unit}, once, about "
+        f"{duration(seconds)} here, in {codes.folder}",
+        soft_wrap=True,
+    )
+    with resumable(), bar("encoding", 1000) as advance:
+        codes.encode(lambda share, note: advance(int(1000 * share), note))
 
 
 def _extent(study: Study, rows: int, site: Site | Sequence[Site] | None) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from inversionview.bank.search import Hits, doubt, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.search import doubt, search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.scope import MOST_EPSILON, Distance, Meaning

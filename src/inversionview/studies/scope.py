@@ -8,6 +8,7 @@ from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
 from inversionview.core.scope import MOST_EPSILON, Distance, Epsilon, Meaning, Scope, check_apart, check_distance, epsilon_named
 from inversionview.studies.calibrated import FILE, Advice, read_calibration
+from inversionview.studies.latents import searchable, teach_known
 from inversionview.studies.meaning import epsilon_meant
 from inversionview.studies.statistics import learn
 
@@ -69,11 +70,13 @@ def resolved(
         check_within(within, epsilon, query.site)
     advice = _advised(study, site)
     chosen = (advice.distance if advice else study.spec.distance) if distance is None else check_distance(distance)
+    if site is not None:
+        teach_known(study, bank, site)
     learn(study, [chosen], study.sites if site is None else [site], report)
     if within is not None and query is not None:
         return Scope(_of_own_units(study, query, chosen, within), chosen, at)
     told = advice.epsilons.get(_ADVISED) if advice and chosen == advice.distance else None
-    named = (told or _own(study, site, distance)) if epsilon is None else epsilon_named(epsilon)
+    named = (told or own_epsilon(study, site, distance)) if epsilon is None else epsilon_named(epsilon)
     if isinstance(named, Meaning):
         if query is None:
             raise SettingError(f"ε = {epsilon} is another number for each query, and here there are many: give a number.")
@@ -81,7 +84,7 @@ def resolved(
             raise SettingError(
                 f"What ε = {epsilon} is, a corpus tells: give texts (`read` and `search` take --texts), or a number."
             )
-        named = epsilon_meant(study.bank(bank, report=report, site=query.site), query, chosen, named)
+        named = epsilon_meant(searchable(study, bank, query.site, report), query, chosen, named)
     return Scope(named, chosen, at)
 
 
@@ -104,7 +107,7 @@ def _advised(study: Study, site: Site | None) -> Advice | None:
     return read_calibration(study).get(site.short)
 
 
-def _own(study: Study, site: Site | None, distance: Distance | None) -> float:
+def own_epsilon(study: Study, site: Site | None, distance: Distance | None = None) -> float:
     """Return the study's ε: for a site the one of its kind, where a run has some."""
     if site is None or distance not in (None, study.spec.distance):
         return study.spec.epsilon

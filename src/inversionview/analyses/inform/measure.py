@@ -14,7 +14,7 @@ import numpy.typing as npt
 from inversionview.analyses.feature_codes import Codes, Feature, codes_of
 from inversionview.analyses.inform.result import Cell, FeatureTable, Total
 from inversionview.analyses.site_positions import Place, bits_of, enumerated, least_of, places
-from inversionview.bank.search import Hits
+from inversionview.bank.hits import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.information import entropy, mean, means
 from inversionview.core.progress import Progress

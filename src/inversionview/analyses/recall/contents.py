@@ -15,7 +15,7 @@ import numpy.typing as npt
 from inversionview.analyses.recall.result import Carried, ContentTable, HeadContent
 from inversionview.analyses.recall.retrieval import RetrievalHead
 from inversionview.analyses.site_positions import Allowed, enumerated, places
-from inversionview.bank.search import Hits
+from inversionview.bank.hits import Hits
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import SettingError
 from inversionview.core.information import entropy, mean

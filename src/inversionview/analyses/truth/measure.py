@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.analyses.feature_codes import Codes, codes_of
-from inversionview.bank.search import Hits, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core.errors import MismatchError
 from inversionview.core.information import divergence, shares

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inversionview.bank.search import Hits, search
+from inversionview.bank.hits import Hits
+from inversionview.bank.search import search
 from inversionview.bank.store import ActivationBank
 from inversionview.core import information
 from inversionview.core.errors import SettingError, UnknownPositionError

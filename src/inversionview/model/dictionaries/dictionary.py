@@ -142,7 +142,7 @@ class Dictionary:
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latents"]:
         """Return the codes of activations, in fp32; a latent that does not fire has 0."""
-        return self._codes(self._taken(x), self._encoder, slice(None))
+        return self._codes(self.taken(x), self.encoder, slice(None))
 
     def encode_some(self, x: Float[Tensor, "*batch d_in"], latents: Sequence[int]) -> Float[Tensor, "*batch some"]:
         """Return the codes of some latents; where these compete with all others (``topk`` and its kin), all are computed.
@@ -153,7 +153,7 @@ class Dictionary:
         chosen = [self.checked(latent) for latent in latents]
         if not self.separable:
             return self.encode(x)[..., chosen]
-        return self._codes(self._taken(x), self.parts.encoder[chosen].float(), chosen)
+        return self._codes(self.taken(x), self.parts.encoder[chosen].float(), chosen)
 
     @torch.no_grad()
     def decode(
@@ -178,7 +178,7 @@ class Dictionary:
                     f"{self.source} normalises each activation by itself ({self.normalisation}): give the activations that "
                     "were encoded, too."
                 )
-            mean, spread = self._moments(of.float())
+            mean, spread = self.moments(of.float())
             decoded = decoded * spread + mean
         return decoded / self.factor
 
@@ -201,15 +201,19 @@ class Dictionary:
             raise SettingError(f"{self.source} has latents 0 to {self.d_latents - 1}, not {latent}: choose one of them.")
         return int(latent)
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is taken from each activation, and what it is then divided by; the eps of layer norm is not in it."""
         if self.normalisation == "layer_norm":
             mean = x.mean(-1, keepdim=True)
             return mean, (x - mean).std(-1, keepdim=True)
         return torch.zeros_like(x[..., :1]), x.norm(dim=-1, keepdim=True).clamp(min=_TINY) / self.d_in**0.5
 
-    def _taken(self, x: Tensor) -> Tensor:
-        """Return x̃ − s."""
+    def taken(self, x: Tensor) -> Tensor:
+        """Return x̃ − s.
+
+        Raises:
+            SettingError: they are of another width.
+        """
         if x.shape[-1:] != (self.d_in,):
             raise SettingError(
                 f"{self.source} reads vectors of {self.d_in} numbers, not {list(x.shape)}: is it of another site?"
@@ -218,12 +222,13 @@ class Dictionary:
         if self.factor != 1.0:
             x = x * self.factor
         if self.normalisation != "none":
-            mean, spread = self._moments(x)
+            mean, spread = self.moments(x)
             x = (x - mean) / (spread + _EPS if self.normalisation == "layer_norm" else spread)
         return x if self.parts.subtracted is None else x - self.parts.subtracted.float()
 
     @cached_property
-    def _encoder(self) -> Tensor:
+    def encoder(self) -> Float[Tensor, "latents d_in"]:
+        """The encoder in fp32."""
         return _fp32(self.parts.encoder, f"The encoder of {self.source}")
 
     @cached_property

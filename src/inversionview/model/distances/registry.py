@@ -124,8 +124,12 @@ def _of_one_number(site: Site, distance: Distance, statistics: Statistics | None
             "none: give texts (`read` and `search` take --texts)."
         )
     part = site.part
-    apart = _APART if part is not None and part.rectified else 0.0
-    return Metric(distance, gain=1 / statistics.spread(site.key), jump=apart, absolute=True)
+    return metric_of_numbers(distance, statistics.spread(site.key), part is not None and part.rectified)
+
+
+def metric_of_numbers(distance: Distance, spread: Float[Tensor, " 1"], rectified: bool) -> Metric:
+    """Return the distance of single numbers of a spread; of ``rectified`` ones 0 is far from all others."""
+    return Metric(distance, gain=1 / spread, jump=_APART if rectified else 0.0, absolute=True)
 
 
 def norms_after(backend: Backend, site: Site) -> list[Norm]:
