@@ -257,8 +257,8 @@ def prepared(folder: Path) -> dict[str, str]:
 
     def load(name: Any = None, **options: Any) -> Any:
         loaded = remembered(name, **options)
-        if not loaded.bare and loaded._bank is None and loaded.spec.inputs == "addition":
-            loaded._bank = iv.build_bank(loaded, folder / "bank", rows=100)
+        if not loaded.bare and loaded.banks.own is None and loaded.spec.inputs == "addition":
+            loaded.banks.own = iv.build_bank(loaded, folder / "bank", rows=100)
             loaded.sites = loaded.sites[:2]
         if not loaded.bare and isinstance(loaded.inputs, FactsInputs) and loaded.inputs.known is None:
             import numpy as np

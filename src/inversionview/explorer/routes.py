@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import Response
 
 import inversionview
+from inversionview.core.errors import InversionViewError
 from inversionview.explorer.allowed_files import AllowedFiles
 from inversionview.explorer.answers import confirm, info, maps, readings
 from inversionview.explorer.banks import default_site, first_now, held, of_texts
@@ -328,7 +329,11 @@ def _query(study: Study, text: str, at: str | None, site: str | None) -> ReadQue
 
 def _first(study: Study, site: str | None, usual: str) -> str:
     """Return which source is likely to read a site: ``usual``, unless no bank holds that."""
-    if held(study, find_site(site or default_site(study), study.model.sites)):
+    try:
+        known = held(study, find_site(site or default_site(study), study.model.sites))
+    except InversionViewError:
+        return usual  # which says what is wrong
+    if known:
         return usual
     return next(source.name for source in sources(study) if not source.needs_bank)
 

@@ -29,7 +29,8 @@ from inversionview.preimage.preimage import Query
 from inversionview.preimage.query import Vector, check_one, from_outside, queried
 from inversionview.studies.decoders import decoder_path, opened_decoder
 from inversionview.studies.definition import Definition
-from inversionview.studies.first_bank import BeginBank, build_first, wanted_sites, wanted_tokens
+from inversionview.studies.first_bank import BeginBank
+from inversionview.studies.open_banks import OpenBanks
 from inversionview.studies.registry import default_model_called, defined
 from inversionview.studies.spec import StudySpec
 
@@ -42,13 +43,13 @@ class Study:
         spec: its settings.
         model: the probed model.
         folder: of its run, where it has one.
+        banks: those that are open.
     """
 
     def __init__(self, name: str, spec: StudySpec, model: ProbedModel, folder: Path | None = None) -> None:
         self.name, self.spec, self.model, self.folder = name, spec, model, folder
         self.sites: list[Site] = expand(spec.sites, model.sites)
-        self._bank: ActivationBank | None = None
-        self._further: list[ActivationBank] = []
+        self.banks = OpenBanks(self)
 
     def __repr__(self) -> str:
         return f"<Study {self.name} on {self.model.name}: iv.read(study, query), iv.search, iv.walk, iv.inform, iv.patch, …>"
@@ -184,9 +185,7 @@ class Study:
         if folder is not None:
             return folders.given(folder, self.model, self.inputs)
         known = self.known_bank(site)
-        if known is None:
-            known = self._opened(build_first(self, wanted_sites(self, site), report, begin), site)
-        return known
+        return self.banks.first(site, report, begin) if known is None else known
 
     def known_bank(self, site: Site | Sequence[Site] | None = None) -> ActivationBank | None:
         """Return the bank that is searched unless another is named, ``None`` where none was built yet that holds the sites.
@@ -194,18 +193,4 @@ class Study:
         Raises:
             BankError, MismatchError: the bank in the run's folder is damaged, unfinished or another model's.
         """
-        wanted = wanted_sites(self, site)
-        for bank in filter(None, (self._bank, *self._further) if wanted else (self._bank,)):
-            if not set(wanted) - set(bank.sites):
-                return bank
-        own, usual = [self.folder / "bank"] if self.folder else [], [] if self.inputs.every_token else self.sites
-        found = folders.find(self.model, self.inputs, own, wanted, usual, wanted_tokens(self), self.spec.distance)
-        return None if found is None else self._opened(found, site)
-
-    def _opened(self, bank: ActivationBank, site: Site | Sequence[Site] | None) -> ActivationBank:
-        """Keep a bank at hand: of the study's own sites, or beside that one where others were asked for."""
-        if self._bank is None and (self.inputs.every_token or not wanted_sites(self, site)):
-            self._bank = bank
-        else:
-            self._further.append(bank)
-        return bank
+        return self.banks.known(site)

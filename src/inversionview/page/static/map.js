@@ -65,7 +65,7 @@ export class ModelMap {
       el("p.caption.scale", {}, this.where, this.bound),
       el("p.caption", {}, this.note, this.readout), // of its own: what is said on hover must not move what is pointed at
       this.scroll,
-      el("form.off-map", { onsubmit: typed }, this.name, this.names, el("button.quiet", { type: "submit" }, "read"), this.off),
+      el("form.off-map", { onsubmit: typed }, this.name, this.names, el("button.quiet", { type: "submit" }, "show"), this.off),
     );
   }
 
