@@ -65,6 +65,7 @@ _PUBLIC = {
     "rates": "analyses.attribute.verb",
     "read": "sources.verb",
     "recall": "analyses.recall.verb",
+    "recover": "analyses.recover.verb",
     "retrieval_heads": "analyses.recall.verb",
     "search": "sources.corpus",
     "show": "preimage.widget",
@@ -120,6 +121,7 @@ __all__ = [
     "rates",
     "read",
     "recall",
+    "recover",
     "retrieval_heads",
     "search",
     "show",
@@ -145,6 +147,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch
     from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads
+    from inversionview.analyses.recover.verb import recover
     from inversionview.analyses.threshold.verb import threshold
     from inversionview.analyses.truth.verb import keep_truth, truth
     from inversionview.bank.store import ActivationBank
