@@ -46,6 +46,7 @@ BASE = {
     "train-probed": "addition --inputs 512 --out RUN",
     "bank": "addition --inputs 20 --sites a0.0 --positions = --out RUN",
     "evaluate": "addition --queries 1 --samples 1",
+    "recover": f"addition --text {ADD} --site x0.post",
     "inform": "addition --queries 1 --sites a0.0 --positions =",
     "truth": "addition --queries 1 --samples 2",
     "bits": "addition --queries 1 --sites a0.0 --positions = --epsilons 0.1",
@@ -97,6 +98,12 @@ INSTEAD = {
     ("dla", "--prompts"): "addition --site a0.0",
     ("dla", "--among"): "addition --site a0.0 --prompts PROMPTS",
     ("interpret", "--queries"): "addition --site a0.0 --at = --no-llm --queries 2",
+    ("recover", "--states"): "addition --site x0.post",
+    ("recover", "--tokens"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--context"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--texts"): "--model LLAMA --text John --site x0.post",
+    ("recover", "--field"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--per"): "--model LLAMA --texts TEXTS --text John --site x0.post",
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
@@ -140,6 +147,7 @@ SOUND = {
     ("calibrate", "--partners"): "3",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
+    ("recover", "--noise"): "0.1",
 }  # fmt: skip
 """A number that each option takes, where that is not 2."""
 

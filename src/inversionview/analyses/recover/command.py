@@ -34,10 +34,8 @@ def recover(
     noise: Annotated[
         float, typer.Option(min=0.0, help="Relative size of noise that the states have; with --text it is put on them.")
     ] = 0.0,
-    order: Annotated[
-        str, typer.Option(help="In which order tokens are tried: mixed, map, next, gradient or id.")
-    ] = "mixed",
-    tries: Annotated[int | None, typer.Option(min=1, help="Tokens that are tried at a position at most; by default all.")] = None,
+    order: Annotated[str, typer.Option(help="In which order tokens are tried: mixed, map, next, gradient or id.")] = "mixed",
+    tries: Annotated[int | None, typer.Option(min=1, help="Tokens tried at a position at most; by default all.")] = None,
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Try all tokens at every position, so that it is certain that no other fits.")
     ] = False,

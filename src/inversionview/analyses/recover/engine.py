@@ -1,7 +1,8 @@
 """Exact recovery: token by token, which tokens give the state at hand after the prefix that was recovered so far.
 
 Each candidate is run on the prefix's keys and values through the layers below the site alone, and taken where its state is the
-given one within rounding. SipIt (Nikolaou et al. 2025, arXiv 2510.15511) tries all tokens in some order; here the order is learned.
+given one within rounding. That is SipIt (Nikolaou et al. 2025, arXiv 2510.15511), which tries all tokens in some order; here
+the order is learned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _ELSEWHERE = 8
 
 
 @dataclass(frozen=True)
-class Found:
+class TokenFound:
     """A token that gives the state at its position."""
 
     token: int
@@ -53,7 +54,7 @@ class Prefix:
 
     ids: tuple[int, ...]
     cache: KeysValues | None
-    found: tuple[Found, ...] = ()
+    found: tuple[TokenFound, ...] = ()
 
     @property
     def off(self) -> float:
@@ -76,7 +77,7 @@ class Miss:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Matching:
     """What counts as a hit, and what is tried."""
 
     threshold: float
@@ -106,7 +107,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: ProbedModel, site: Site, states: Float[Tensor, "pos numbers"], mapped: StateMap | None, settings: Settings
+        self, model: ProbedModel, site: Site, states: Float[Tensor, "pos numbers"], mapped: StateMap | None, settings: Matching
     ) -> None:
         self.model, self.site, self.states, self.map, self.settings = model, site, states, mapped, settings
         self._scored: dict[int, Float[Tensor, " vocabulary"]] = {}
@@ -134,7 +135,7 @@ class Engine:
         Where several are followed they are tried in turn, and given up where another went on far sooner.
         """
         began = time.perf_counter()
-        trials = [Trial(self, prefix, row) for prefix in prefixes]
+        trials = [Tries(self, prefix, row) for prefix in prefixes]
         open_trials, most = list(trials), None
         while open_trials:
             for trial in list(open_trials):
@@ -215,7 +216,7 @@ class Engine:
         )
 
 
-class Trial:
+class Tries:
     """What is tried at one position after one prefix.
 
     Attributes:
@@ -292,7 +293,6 @@ class Trial:
         made = []
         for distance, token, rank, after in sorted(self._hits, key=lambda hit: hit[0])[:BEAM]:
             other = self._second if token == self.nearest[1] else self.nearest[0]
-            found = Found(token, rank, self.tried, distance, seconds, None if other == float("inf") else other)
+            found = TokenFound(token, rank, self.tried, distance, seconds, None if other == float("inf") else other)
             made.append(Prefix((*self.prefix.ids, token), after(), (*self.prefix.found, found)))
         return made
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import islice
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from inversionview.studies.study import Study
 
 TOKENS = 16_384
 """So many are learned from, where the vocabulary is large."""
-_PER_TOKEN = 64
+_PER_TOKEN = 32
 """Else so many times as the vocabulary has tokens."""
 _SHORT, _LONG = 32, 128
 """Tokens of the windows that are learned from, where the states are of a short text and of a long one."""
@@ -29,6 +30,9 @@ _FEWEST = 2048
 """Of text that its tokenizer can read less than so many tokens are no sample: random ones are taken."""
 _SHORTEST, _STRIDE = 100, 7
 """Characters of a line of the packaged text that is learned from, and every how many lines one is."""
+
+_IN_MEMORY: WeakKeyDictionary[ProbedModel, dict[str, StateMap]] = WeakKeyDictionary()
+"""Maps by model and what they depend on; those of a model that was in memory are nowhere else."""
 
 
 def maps_of(
@@ -47,7 +51,7 @@ def maps_of(
     length = min(_SHORT if rows <= _SHORT else _LONG, model.shape.max_length, model.shape.steady or model.shape.max_length)
     windows = windows_of(study, length, min(TOKENS, _PER_TOKEN * model.shape.vocabulary), seed)
     stated = {"model": model.fingerprint, "weights": str(model.embeddings().dtype), "windows": digest(windows.tobytes())}
-    kept = {site: KeptMap({**stated, "site": site.key}) for site in sites}
+    kept = {site: KeptMap({**stated, "site": site.key}, _IN_MEMORY.setdefault(model, {})) for site in sites}
     found = {site: made for site in sites if (made := kept[site].read()) is not None}
     lacking = [site for site in sites if site not in found]
     if not lacking:
@@ -55,8 +59,7 @@ def maps_of(
     told = None if report is None else lambda share: report(share, "learning which tokens to try first")
     for site, made in zip(lacking, learned(model, windows, lacking, embeddings_of(model), told), strict=True):
         found[site] = made
-        if not model.in_memory:
-            kept[site].write(made)
+        kept[site].write(made, on_disk=not model.in_memory)
     return [found[site] for site in sites], time.perf_counter() - began
 
 

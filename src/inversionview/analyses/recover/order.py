@@ -13,9 +13,9 @@ from inversionview.analyses.recover.state_map import StateMap
 from inversionview.core.errors import SettingError
 
 Ordering = Literal["mixed", "map", "next", "gradient", "id"]
-"""``map``: by the linear map from states to tokens. ``next``: by what the model says comes next. ``gradient``: by the first-order
-change of D² at the nearest token so far. ``id``: by number. ``mixed``: by the map alone at first, then by the map less what is
-common to the states that were tried, by what comes next, and by the gradient, in turn."""
+"""``map``: by the linear map from states to tokens. ``next``: by what the model says comes next; of a first token by number.
+``gradient``: by the first-order change of D² at the nearest token so far. ``id``: by number. ``mixed``: by the map alone at
+first, then by the map less what is common to the states that were tried, by what comes next, and by the gradient, in turn."""
 ORDERINGS: tuple[Ordering, ...] = get_args(Ordering)
 FIRST, GROWTH, MOST = 8, 4, 256
 """Tokens of the first batch, by how much each is larger than the one before, and of the largest."""
@@ -58,7 +58,13 @@ class Order:
         next_token: Callable[[], Float[Tensor, " vocabulary"]] | None,
         gradient: Callable[[int], Float[Tensor, " embedded"]],
     ) -> None:
-        self.ordering, self.left, self._state, self._map, self._embeddings = ordering, allowed.clone(), state, mapped, embeddings
+        self.ordering, self.left, self._state, self._map, self._embeddings = (
+            ordering,
+            allowed.clone(),
+            state,
+            mapped,
+            embeddings,
+        )
         self._known, self._next_token, self._gradient = known, next_token, gradient
         self._ids: list[Int[Tensor, " tried"]] = []
         self._states: list[Float[Tensor, "tried numbers"]] = []
@@ -82,12 +88,13 @@ class Order:
     def _rankings(self) -> Iterator[Float[Tensor, " vocabulary"]]:
         """Yield scores of all tokens, larger is sooner."""
         match self.ordering:
-            case "id":
+            case "id" | "next" if self.ordering == "id" or self._next_token is None:
                 yield -torch.arange(len(self.left), dtype=torch.float64)
             case "map":
                 yield self._known()
             case "next":
-                yield self._known() if self._next_token is None else self._next_token()
+                assert self._next_token is not None
+                yield self._next_token()
             case "gradient":
                 yield self._by_gradient() if self._ids else self._known()
             case "mixed" if not self._ids:

@@ -111,7 +111,7 @@ class Recovery(Result):
         if len(self.texts) == 1 and not self.more:
             return f"One text was found; {off} (threshold {self.threshold:.1e} for {self.precision})."
         many = f"More than {len(self.texts)}" if self.more else str(len(self.texts))
-        return f"{many} texts fit the states in {self.precision} (D ≤ {self.threshold:.1e}): they cannot be told apart from them."
+        return f"{many} texts fit the states in {self.precision} (D ≤ {self.threshold:.1e}): these cannot tell them apart."
 
     def _none(self) -> str:
         near = self.nearest
@@ -143,4 +143,3 @@ class Recovery(Result):
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each token, for a data frame."""
         return [asdict(token) for token in self.tokens]
-

@@ -1,8 +1,8 @@
 """How far a state may be from the one that its text gives: by the rounding of what was stored, and of what is computed.
 
 A number rounded to the nearest of its type is off by at most u times itself (u = 2⁻²⁴, 2⁻¹¹, 2⁻⁸ for fp32, fp16, bf16), so a
-vector rounded once is at D ≤ u from what it was. What is computed differs beside that by the order of its sums, which depends on
-how many texts and tokens run together.
+vector rounded once is at D ≤ u from what it was. What is computed differs beside that by the order of its sums, which depends
+on how many texts and tokens run together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ docs/recovery.md."""
 
 def precision_of(states: Float[Tensor, "pos numbers"]) -> str:
     """Return the coarsest type that holds all numbers of some states as they are."""
-    return next(name for name, dtype in TYPES.items() if torch.equal(states.to(dtype).to(states.dtype), states) or name == "fp32")
+    return next((name for name in ("bf16", "fp16") if torch.equal(rounded(states, name), states)), "fp32")
 
 
 def rounded(states: Float[Tensor, "pos numbers"], precision: str) -> Float[Tensor, "pos numbers"]:

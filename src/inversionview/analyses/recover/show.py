@@ -26,7 +26,9 @@ def table(result: Recovery) -> Group:
         parts.append(Text(f"position {each['position']} remains one of: {'  '.join(each['tokens'])}", style="dim"))
     parts.append(Text(result.note))
     if result.exact is not None:
-        parts.append(Text("That is the text they were taken from." if result.exact else "That is not what they were taken from."))
+        parts.append(
+            Text("That is the text they were taken from." if result.exact else "That is not what they were taken from.")
+        )
     return Group(*parts)
 
 
@@ -37,7 +39,5 @@ def _tokens(result: Recovery) -> Table:
         grid.add_column(title, justify="right", no_wrap=True)
     for t in result.tokens:
         other = "–" if t.runner_up is None else f"{t.runner_up:.2g}"
-        grid.add_row(
-            t.token, str(t.id), f"{t.rank:,}", f"{t.tried:,}", f"{t.distance:.1e}", other, f"{t.seconds:.3f}"
-        )
+        grid.add_row(t.token, str(t.id), f"{t.rank:,}", f"{t.tried:,}", f"{t.distance:.1e}", other, f"{t.seconds:.3f}")
     return grid

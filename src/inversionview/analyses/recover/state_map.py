@@ -1,16 +1,16 @@
 """A linear map from states to tokens, learned once for each model and site: which tokens to try first.
 
-States are taken for z = μ + A(e − ē) + noise with one covariance Σ, e the token's embedding: what the site shows of a token, and
-what its context does to that. Then log p(z | token) = z Σ⁻¹ A e − ½ eᵀ Aᵀ Σ⁻¹ A e + …, linear in z: Fisher's linear discriminant,
-with class means that are themselves linear in the embedding, so that tokens that were never seen are ranked, too.
+States are taken for z = μ + A(e − ē) + noise with one covariance Σ, e the token's embedding: what the site shows of a token,
+and what its context does to that. Then log p(z | token) = z Σ⁻¹ A e − ½ eᵀ Aᵀ Σ⁻¹ A e + …, linear in z: Fisher's linear
+discriminant, with class means that are themselves linear in the embedding, so that tokens that were never seen are ranked, too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from inversionview.model.sites.site import Site
 
 _FORMAT = 1
 _EMBEDDING, _NOISE, _FLOOR = 1e-2, 1e-3, 1e-7
-"""Added to the diagonals of the embeddings' and the noise's covariance, in units of their mean; a floor in units of the states'."""
+"""Added to the diagonals of the embeddings' and the noise's covariance, in units of their mean; a floor, in the states'."""
 _AT_ONCE = 32
 """Windows of text that are run together."""
 
@@ -62,7 +62,7 @@ class StateMap:
         return self.mean + (embedded - self.centre) @ self.forward
 
 
-class Moments:
+class MomentSums:
     """First and second moments of states and embeddings, summed up in passes.
 
     Attributes:
@@ -120,7 +120,7 @@ def learned(
         report: called with the share that is done.
     """
     v, front = model.vocabulary, len(model.vocabulary.front)
-    found = [Moments(site.numbers(model.shape.widths), embeddings.size(1)) for site in sites]
+    found = [MomentSums(site.numbers(model.shape.widths), embeddings.size(1)) for site in sites]
     for start in range(0, len(windows), _AT_ONCE):
         tokens = torch.from_numpy(windows[start : start + _AT_ONCE])
         there = (tokens != v.pad) & (tokens != v.eos)
@@ -157,37 +157,39 @@ def embeddings_of(model: ProbedModel) -> Float[Tensor, "vocabulary embedded"]:
 
 
 class KeptMap:
-    """The map of one site in the user's cache."""
+    """The map of one site, in memory and in the user's cache."""
 
-    def __init__(self, stated: dict[str, Any]) -> None:
+    def __init__(self, stated: dict[str, Any], memory: dict[str, StateMap]) -> None:
         """Open it.
 
         Args:
             stated: all that it depends on, as JSON values.
+            memory: what was read or made before.
         """
         from platformdirs import user_cache_path
 
-        name = digest(json.dumps([_FORMAT, stated], sort_keys=True).encode())
-        self.path: Path = user_cache_path("inversionview") / "recovery" / f"{name}.npz"
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return [field.name for field in fields(StateMap) if field.name != "tokens"]
+        self._name, self._memory = digest(json.dumps([_FORMAT, stated], sort_keys=True).encode()), memory
+        self.path: Path = user_cache_path("inversionview") / "recovery" / f"{self._name}.npz"
 
     def read(self) -> StateMap | None:
         """Return it; ``None`` where there is none, or none whole."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                parts = [torch.from_numpy(file[name]) for name in self._names]
-                return StateMap(*parts, tokens=int(file["tokens"]))
-        except Exception:  # whatever a damaged archive makes of itself: it is learned anew
-            return None
+        if self._name not in self._memory:
+            try:
+                with np.load(self.path, allow_pickle=False) as file:
+                    parts = [torch.from_numpy(file[name]) for name in _parts()]
+                    self._memory[self._name] = StateMap(*parts, tokens=int(file["tokens"]))
+            except Exception:  # whatever a damaged archive makes of itself: it is learned anew
+                return None
+        return self._memory[self._name]
 
-    def write(self, made: StateMap) -> None:
-        """Keep it; where the cache cannot be written it is learned anew the next time."""
-        try:
-            with replacing(self.path) as temporary, temporary.open("wb") as file:
-                parts: dict[str, Any] = {name: getattr(made, name).numpy() for name in self._names}
+    def write(self, made: StateMap, on_disk: bool) -> None:
+        """Keep it; where the cache cannot be written it is learned anew by the next process."""
+        self._memory[self._name] = made
+        if on_disk:
+            with suppress(StorageError), replacing(self.path) as temporary, temporary.open("wb") as file:
+                parts: dict[str, Any] = {name: getattr(made, name).numpy() for name in _parts()}
                 np.savez(file, tokens=made.tokens, **parts)
-        except StorageError:
-            return
+
+
+def _parts() -> list[str]:
+    return [field.name for field in fields(StateMap) if field.name != "tokens"]

@@ -22,7 +22,7 @@ Given = str | Path | Tensor | npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class States:
+class GivenStates:
     """States of consecutive positions, none of them padding at either end that is all zeros."""
 
     values: Float[Tensor, "pos numbers"]
@@ -33,7 +33,7 @@ class States:
     behind: int = 0
 
 
-def from_outside(given: Given, site: Site, model: ProbedModel, positions: Sequence[int] | None) -> States:
+def from_outside(given: Given, site: Site, model: ProbedModel, positions: Sequence[int] | None) -> GivenStates:
     """Return states that a file or a caller gives.
 
     Raises:
@@ -64,7 +64,7 @@ def from_outside(given: Given, site: Site, model: ProbedModel, positions: Sequen
     if len(there) > model.shape.max_length:
         raise InputError(f"{named} are of {len(there)} tokens, the model reads {model.shape.max_length}: give fewer rows.")
     cut = values[first : last + 1]
-    return States(cut, precision_of(cut), first, len(values) - 1 - last)
+    return GivenStates(cut, precision_of(cut), first, len(values) - 1 - last)
 
 
 def attends(site: Site) -> bool:
@@ -78,7 +78,7 @@ def _check_positions(positions: Sequence[int], rows: int, site: Site) -> None:
     if attends(site) and list(positions) != list(range(rows)):
         lacking = next((i for i in range(max(positions, default=0)) if i not in set(positions)), 0)
         raise InputError(
-            f"Position {lacking} is missing: states at {site} attend to all tokens before them, so give those from 0 on, in order."
+            f"Position {lacking} is missing: states at {site} attend to all tokens before them, so give all of them, in order."
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
-from inversionview.analyses.recover.engine import Engine, Prefix, Settings
+from inversionview.analyses.recover.engine import Engine, Matching, Prefix
 from inversionview.analyses.recover.learning import maps_of
 from inversionview.analyses.recover.order import Ordering, check_ordering
 from inversionview.analyses.recover.result import Nearest, RecoveredText, RecoveredToken, Recovery
 from inversionview.analyses.recover.rounding import TYPES, precision_of, threshold
-from inversionview.analyses.recover.states import Given, States, check_recoverable, from_outside, of_text
+from inversionview.analyses.recover.states import Given, GivenStates, check_recoverable, from_outside, of_text
 from inversionview.analyses.recover.whole import Outcome, Told, Unfinished, largest, recovered
 from inversionview.core.errors import SettingError
 from inversionview.core.progress import Progress
@@ -39,15 +40,12 @@ def recover(
 ) -> Recovery:
     """Return the text whose states at one site and all positions are given, token by token, each run in the model.
 
-    A token is taken where its state after the recovered prefix is the given one within rounding. All texts that fit are
-    returned; where none does it is said how near the nearest comes. SipIt (arXiv 2510.15511) shows that the map from texts to
-    states is injective in exact arithmetic, and recovers texts so; here the order of candidates is learned.
+    All texts whose states are the given ones within rounding are returned; where none is, how near the nearest comes.
 
     Args:
-        study: from ``load``, or a model. Its corpus, the packaged text or random tokens are what the order is learned from, once
-            for a model and site.
-        states: ``[pos, numbers]``, or a file with them, ``PATH[:key]``. Whether the state of BOS is among them, and whether
-            padding stands before the text, is found out. The types fp16 and bf16 are known by the numbers themselves.
+        study: from ``load``, or a model; the order of tokens is learned from its corpus, or from the packaged text.
+        states: ``[pos, numbers]``, or a file with them, ``PATH[:key]``. Whether BOS is among them, whether padding stands
+            before the text, and to which type they were rounded, is found out.
         text: in their place: a text whose states are taken, as a test.
         site: whose states; by default the study's.
         positions: of the states, where they are not from 0 on.
@@ -64,32 +62,31 @@ def recover(
         InputError: the states are of another width, not finite, or not of consecutive positions; see ``states.from_outside``.
         UnknownSiteError: the model has no such site.
     """
-    if (states is None) == (text is None):
-        raise SettingError("Give either states or a text whose states are taken.")
-    _check(rounded, text, noise, tries, seed)
+    _check(states, text, rounded, noise, tries, seed)
     ordering, model = check_ordering(order), study.model
     model.check_unchanged()
     where = find_site(site or study.spec.site, model.sites)
     check_recoverable(where)
     ids = None if text is None else model.encode(text)
-    if ids is None:
-        assert states is not None
-        given = from_outside(states, where, model, positions)
-    else:
+    if ids is not None:
         made = of_text(model, ids, where, rounded or "fp32", noise, seed)
-        given = States(made, precision_of(made))
-    needed = ordering != "id"
-    maps, learning = maps_of(study, [where], len(given.values), report, seed) if needed else ([None], 0.0)
+        given = GivenStates(made, precision_of(made))
+    else:
+        given = from_outside(cast(Given, states), where, model, positions)
+    mapped, learning = None, 0.0
+    if ordering not in ("next", "id"):
+        (mapped,), learning = maps_of(study, [where], len(given.values), report, seed)
     limit = threshold(given.precision, model.embeddings().dtype, noise, given.values.size(1))
-    settings = Settings(limit, noise > 0, ordering, None if tries is None else whole(tries, "The number of tries"), exhaustive)
-    engine, began = Engine(model, where, given.values, maps[0], settings), time.perf_counter()
-    kept = None if model.in_memory else Unfinished(engine, model.fingerprint)
+    engine = Engine(model, where, given.values, mapped, Matching(limit, noise > 0, ordering, tries, exhaustive))
+    began, kept = time.perf_counter(), None if model.in_memory else Unfinished(engine, model.fingerprint)
     outcome = recovered(engine, kept, _told(report, len(given.values)))
     return _result(engine, given, outcome, time.perf_counter() - began, learning, ids)
 
 
-def _check(rounded: str | None, text: str | None, noise: float, tries: int | None, seed: int) -> None:
+def _check(states: Given | None, text: str | None, rounded: str | None, noise: float, tries: int | None, seed: int) -> None:
     check_seed(seed)
+    if (states is None) == (text is None):
+        raise SettingError("Give either states or a text whose states are taken.")
     if rounded is not None and rounded not in TYPES:
         raise SettingError(f"States cannot be rounded to {rounded!r}: choose {', '.join(TYPES)}.")
     if rounded is not None and text is None:
@@ -105,7 +102,7 @@ def _told(report: Progress | None, rows: int) -> Told | None:
 
 
 def _result(
-    engine: Engine, given: States, outcome: Outcome, seconds: float, learning: float, ids: list[int] | None
+    engine: Engine, given: GivenStates, outcome: Outcome, seconds: float, learning: float, ids: list[int] | None
 ) -> Recovery:
     model, miss = engine.model, outcome.miss
     allowed = len(engine.allowed)

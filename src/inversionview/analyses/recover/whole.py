@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from inversionview.analyses.recover.engine import Engine, Found, Miss, Prefix
+from inversionview.analyses.recover.engine import Engine, Miss, Prefix, TokenFound
 from inversionview.core.errors import StorageError
 from inversionview.core.integrity import digest
 from inversionview.core.storage import write_json
@@ -49,24 +49,26 @@ class Unfinished:
         self.engine, self.path = engine, Path(user_cache_path("inversionview")) / "recovery" / "unfinished" / f"{name}.json"
         self._worked = 0.0
 
-    def read(self) -> tuple[Prefix, int] | None:
-        """Return what was recovered, and the row where it begins; ``None`` where there is nothing that fits the states."""
+    def read(self) -> tuple[Prefix, int, int] | None:
+        """Return what was recovered, the row where it begins and the next one; ``None`` where nothing is kept that fits."""
         try:
             told = json.loads(self.path.read_text(encoding="utf-8"))
-            found, ids, start = tuple(Found(**each) for each in told["found"]), tuple(told["ids"]), int(told["start"])
+            found, ids, start = tuple(TokenFound(**each) for each in told["found"]), tuple(told["ids"]), int(told["start"])
+            row = int(told["row"])
             prefix = self.engine.begun(ids)
-            rows = self.engine.states[start : start + len(found)]
+            rows = self.engine.states[row - len(found) : row]
             off = largest(self.engine, ids, rows)
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
             return None
-        return (Prefix(prefix.ids, prefix.cache, found), start) if off <= self.engine.settings.threshold else None
+        return (Prefix(prefix.ids, prefix.cache, found), start, row) if off <= self.engine.settings.threshold else None
 
-    def write(self, prefixes: Sequence[Prefix], start: int) -> None:
+    def write(self, prefixes: Sequence[Prefix], start: int, row: int) -> None:
         """Keep what was recovered, where it is one text and took a while; the cache may not be writable."""
         found = prefixes[0].found
         self._worked += found[-1].seconds if found else 0.0
         if len(prefixes) == 1 and self._worked > _EVERY:
-            told: dict[str, Any] = {"ids": list(prefixes[0].ids), "start": start, "found": [asdict(each) for each in found]}
+            told: dict[str, Any] = {"ids": list(prefixes[0].ids), "start": start, "row": row}
+            told["found"] = [asdict(each) for each in found]
             with suppress(StorageError):
                 write_json(self.path, told)
             self._worked = 0.0
@@ -91,7 +93,7 @@ def recovered(engine: Engine, kept: Unfinished | None = None, told: Told | None 
     front = engine.model.vocabulary.front
     begun = None if kept is None else kept.read()
     if begun is not None:
-        prefixes, start, row = [begun[0]], begun[1], begun[1] + len(begun[0].found)
+        prefixes, start, row = [begun[0]], *begun[1:]
     else:
         start, row, prefixes = _beginning(engine, front)
     more = False
@@ -107,7 +109,7 @@ def recovered(engine: Engine, kept: Unfinished | None = None, told: Told | None 
         if told is not None:
             told(row)
         if kept is not None:
-            kept.write(prefixes, start)
+            kept.write(prefixes, start, row)
     if kept is not None:
         kept.remove()
     return Outcome(tuple(prefixes), start, None, more)
