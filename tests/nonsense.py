@@ -99,6 +99,10 @@ INSTEAD = {
     ("dla", "--among"): "addition --site a0.0 --prompts PROMPTS",
     ("interpret", "--queries"): "addition --site a0.0 --at = --no-llm --queries 2",
     ("recover", "--states"): "addition --site x0.post",
+    ("recover", "--vector"): "addition --site x0.post",
+    ("recover", "--seconds"): "addition --site x0.post --vector VECTOR",
+    ("recover", "--count"): "addition --site x0.post --vector VECTOR --seconds 1",
+    ("recover", "--longest"): "addition --site x0.post --vector VECTOR --seconds 1",
     ("recover", "--tokens"): "--model LLAMA --texts TEXTS --text John --site x0.post",
     ("recover", "--context"): "--model LLAMA --texts TEXTS --text John --site x0.post",
     ("recover", "--texts"): "--model LLAMA --text John --site x0.post",
@@ -219,6 +223,8 @@ class TooLong(BaseException):
 
 def prepared(folder: Path) -> dict[str, str]:
     """Make what tasks read, cut short what takes long, and return what the words in capitals mean."""
+    import numpy as np
+
     from inversionview.analyses.complete import measure as completeness
     from inversionview.analyses.heads import measure as heads
     from inversionview.analyses.threshold import measure as threshold
@@ -243,6 +249,7 @@ def prepared(folder: Path) -> dict[str, str]:
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
+    np.save(folder / "vector.npy", np.ones(32, dtype=np.float32))
     remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
@@ -251,8 +258,6 @@ def prepared(folder: Path) -> dict[str, str]:
             loaded._bank = iv.build_bank(loaded, folder / "bank", rows=100)
             loaded.sites = loaded.sites[:2]
         if not loaded.bare and isinstance(loaded.inputs, FactsInputs) and loaded.inputs.known is None:
-            import numpy as np
-
             loaded.inputs.known = np.ones(loaded.inputs.facts, dtype=bool)
         return loaded
 
@@ -268,7 +273,7 @@ def prepared(folder: Path) -> dict[str, str]:
     training.fit_whitening = lambda *_: None
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
     return {"LLAMA": llama, "GPT2": llama, "FACTS": str(folder / "facts.jsonl"), "TEXTS": str(folder / "texts.txt"),
-            "PROMPTS": str(folder / "prompts.jsonl")}  # fmt: skip
+            "PROMPTS": str(folder / "prompts.jsonl"), "VECTOR": str(folder / "vector.npy")}  # fmt: skip
 
 
 def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:

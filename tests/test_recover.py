@@ -354,3 +354,55 @@ def test_a_mistake_is_one_sentence(probed: iv.ProbedModel, asked: Any, error: ty
 def test_sites_that_attend_to_nothing_need_no_positions_before_them(llama: Any, probed: iv.ProbedModel) -> None:
     z = llama.get_input_embeddings().weight.detach()[body(probed)]
     assert iv.recover(probed, z[4:], positions=range(4, len(z)), site="x0.pre", order="next").text == TEXT[3:]
+
+
+def test_one_vector_finds_what_comes_nearest(addition: iv.Study) -> None:
+    """Every text that is shown has its distance, and the search comes nearer than what it began with, or as near."""
+    site = next(each for each in addition.model.sites if each.short == "x1.post")
+    ids = body(addition.model, "403+288=691")[:8]
+    z = addition.model.activations(torch.tensor([ids]), [site])[0, 0, -1]
+    found = iv.recover_vector(addition, z, site="x1.post", rounds=15, seconds=600, count=6, longest=9)
+    for each in found.texts:
+        last = addition.model.activations(torch.tensor([[*addition.model.vocabulary.front, *each.ids]]), [site])[0, 0, -1]
+        assert each.distance == pytest.approx(float((last - z).norm() / z.norm()), abs=1e-5)
+    distances = [each.distance for each in found.texts]
+    assert distances == sorted(distances)
+    assert distances[0] <= found.corpus
+    assert found.texts[0].ids[-1] == ids[-1], "the last token is never lost at a residual stream"
+    for place, token in enumerate(found.tokens):
+        back = len(found.tokens) - place
+        assert token.certain == all(len(t.ids) >= back and t.ids[-back] == token.id for t in found.texts)
+    again = iv.recover_vector(addition, z, site="x1.post", rounds=15, seconds=600, count=6, longest=9)
+    assert [each.ids for each in again.texts] == [each.ids for each in found.texts]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"seconds": 0.0}, "positive number of seconds"),
+        ({"count": 0}, "number of texts"),
+        ({"longest": 0}, "number of tokens"),
+        ({"vector": torch.ones(3)}, "one of 32 numbers"),
+        ({"vector": torch.full((32,), float("nan"))}, "NaN"),
+        ({"site": "n0.1", "vector": torch.ones(1)}, "one number"),
+    ],
+)
+def test_a_mistake_with_a_vector_is_one_sentence(addition: iv.Study, asked: Any, says: str) -> None:
+    with pytest.raises(InversionViewError) as raised:
+        iv.recover_vector(addition, **{"vector": torch.ones(32), "site": "x0.post", **asked})
+    assert says in str(raised.value)
+
+
+def test_the_command_with_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "v.npy", np.linspace(-1, 1, 32, dtype=np.float32))
+    task = ["recover", "addition", "--vector", str(tmp_path / "v.npy"), "--site", "x0.post", "--seconds", "1", "--longest", "5"]
+    main([*task, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["distance"] <= told["corpus"]
+    assert len(told["texts"]) == 8
+    assert {"token", "id", "certain"} == set(told["tokens"][0])
+    for wrong in (["--tries", "3"], ["--text", "615+861=1476"], ["--noise", "0.1"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*task, *wrong])
+        assert ended.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -28,6 +28,8 @@ _NOISY = 64
 """With noise so many tokens are tried at least, of which the nearest is taken: the first that fits need not be it."""
 _ALIKE = 16.0
 """Tokens are tried beside one that fits where their embeddings differ by so many thresholds or less."""
+_NEAREST, _FURTHEST = 4, 32
+"""So many tokens are guessed ahead and run as one text, twice as many as fitted the last time."""
 _ELSEWHERE = 8
 """Where several texts are followed and one goes on, the others are given up after so many times as many tokens as it took."""
 
@@ -110,6 +112,7 @@ class Engine:
         self, model: ProbedModel, site: Site, states: Float[Tensor, "pos numbers"], mapped: StateMap | None, settings: Matching
     ) -> None:
         self.model, self.site, self.states, self.map, self.settings = model, site, states, mapped, settings
+        self._reach = _FURTHEST // 2
         self._scored: dict[int, Float[Tensor, " vocabulary"]] = {}
         self.crowded = False
         self._said: tuple[tuple[int, ...], KeysValues] | None = None
@@ -151,6 +154,29 @@ class Engine:
         self.crowded = sum(trial.fitting for trial in trials) > BEAM
         return sorted(children, key=lambda child: child.off)[:BEAM]
 
+    def ahead(self, prefix: Prefix, row: int) -> Prefix:
+        """Return a prefix that goes on with the map's first guesses as far as these fit, all run as one text.
+
+        A token that shares its embedding with others is left to ``step``, which tries these, too.
+        """
+        if self.settings.ordering != "mixed" or self.settings.noisy or self.settings.exhaustive or row == len(self.states):
+            return prefix
+        began = time.perf_counter()
+        rows = range(row, min(row + self._reach, len(self.states), row + self.model.shape.max_length - len(prefix.ids)))
+        guesses = [int(self.scored(each).masked_fill(~self._allowed, -torch.inf).argmax()) for each in rows]
+        out = self.model.extend(torch.tensor([guesses]), prefix.cache, self.site, logits=False)
+        assert out.activations is not None
+        states = self.model.own(out.activations[0].float().cpu(), self.site)
+        gaps = [float(self.distances(states[i : i + 1], each)) for i, each in enumerate(rows)]
+        fits = 0
+        while fits < len(rows) and gaps[fits] <= self.settings.threshold and not len(self.alike(guesses[fits])):
+            fits += 1
+        self._reach = min(_FURTHEST, 2 * self._reach) if fits == len(rows) else max(_NEAREST, 2 * fits)
+        each = (time.perf_counter() - began) / max(1, fits)
+        found = tuple(TokenFound(guesses[i], 0, 1, gaps[i], each, None) for i in range(fits))
+        ids = (*prefix.ids, *guesses[:fits])
+        return Prefix(ids, out.cache.cut(len(ids)), (*prefix.found, *found)) if fits else prefix
+
     def distances(self, states: Float[Tensor, "token numbers"], row: int) -> Float[Tensor, " token"]:
         """Return D of states from the one at hand: the normalized Euclidean distance (Huang et al. 2024, section 2.2)."""
         z = self.states[row]
@@ -161,7 +187,7 @@ class Engine:
         """Return the map's scores at a position; those of several are computed together."""
         if row not in self._scored:
             assert self.map is not None
-            some = range(row, min(row + 16, len(self.states)))
+            some = range(row, min(row + _FURTHEST, len(self.states)))
             self._scored = dict(zip(some, self.map.scores(self.states[some.start : some.stop], self.embeddings), strict=True))
         return self._scored[row]
 

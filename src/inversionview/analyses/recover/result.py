@@ -143,3 +143,69 @@ class Recovery(Result):
     def records(self) -> list[dict[str, Any]]:
         """Return one flat row for each token, for a data frame."""
         return [asdict(token) for token in self.tokens]
+
+
+@dataclass(frozen=True)
+class GuessedToken:
+    """A token of the text that comes nearest to a vector."""
+
+    token: str
+    """Its label."""
+    id: int
+    certain: bool
+    """All texts that are about as near have it at its place, counted from the end."""
+
+
+@dataclass(frozen=True)
+class GuessedText:
+    """A text whose last state is near a vector."""
+
+    text: str
+    ids: tuple[int, ...]
+    """Without what is run before it (BOS)."""
+    distance: float
+    came: str
+    """From what: ``corpus``, ``decoder``, or the proposal that made it."""
+
+
+@dataclass(frozen=True, repr=False)
+class VectorRecovery(Result):
+    """The texts that come nearest to one vector, of all that were run."""
+
+    site: str
+    texts: tuple[GuessedText, ...]
+    """The nearest first."""
+    tokens: tuple[GuessedToken, ...]
+    """Of the nearest."""
+    corpus: float
+    """D of the nearest text that the search began with."""
+    run: int
+    """So many texts were run."""
+    seconds: float
+
+    @property
+    def epsilon(self) -> float:
+        """The smallest ε that so many texts were found in: D of the farthest."""
+        return self.texts[-1].distance
+
+    @property
+    def note(self) -> str:
+        """A sentence: how near the texts come, and what is certain."""
+        sure = sum(token.certain for token in self.tokens)
+        return (
+            f"Of {self.run:,} texts that were run the nearest is at D = {self.texts[0].distance:.3g} (of the corpus: "
+            f"{self.corpus:.3g}), {len(self.texts)} lie within {self.epsilon:.3g}, and all of these have {sure} of its "
+            f"{len(self.tokens)} tokens. That is how near it comes, not what was written: others may be nearer."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "site": self.site, "text": self.texts[0].text, "distance": self.texts[0].distance, "epsilon": self.epsilon,
+            "corpus": self.corpus, "tokens": [asdict(each) for each in self.tokens],
+            "texts": [asdict(each) for each in self.texts], "run": self.run, "seconds": self.seconds, "note": self.note,
+        }  # fmt: skip
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat row for each text, for a data frame."""
+        return [{"text": each.text, "distance": each.distance, "came": each.came} for each in self.texts]

@@ -6,14 +6,32 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from inversionview.analyses.recover.result import Recovery
+from inversionview.analyses.recover.result import Recovery, VectorRecovery
 
 _TEXTS = 12
 """So many texts are shown where several fit."""
 
 
-def table(result: Recovery) -> Group:
+def table(result: Recovery | VectorRecovery) -> Group:
     """Return the text, its tokens with what each took, and what is to be said of it."""
+    return _near(result) if isinstance(result, VectorRecovery) else _exact(result)
+
+
+def _near(result: VectorRecovery) -> Group:
+    """Return the texts nearest to a vector; what is certain of the first is bold."""
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("D", justify="right", no_wrap=True)
+    grid.add_column("text")
+    grid.add_column("from", no_wrap=True)
+    for i, each in enumerate(result.texts):
+        text = Text(each.text)
+        if i == 0:
+            text = Text.assemble(*((token.token, "bold" if token.certain else "dim") for token in result.tokens))
+        grid.add_row(f"{each.distance:.3g}", text, each.came)
+    return Group(grid, Text(), Text("bold: the same in all of these, counted from the end", style="dim"), Text(result.note))
+
+
+def _exact(result: Recovery) -> Group:
     parts: list[Table | Text] = []
     if result.texts:
         parts += [Text(text.text) for text in result.texts[:_TEXTS]]

@@ -97,7 +97,12 @@ def recovered(engine: Engine, kept: Unfinished | None = None, told: Told | None 
     else:
         start, row, prefixes = _beginning(engine, front)
     more = False
-    while row < len(engine.states):
+    while True:
+        if len(prefixes) == 1:
+            before, prefixes = len(prefixes[0].ids), [engine.ahead(prefixes[0], row)]
+            row += len(prefixes[0].ids) - before
+        if row == len(engine.states):
+            break
         found = engine.step(prefixes, row)
         if isinstance(found, Miss):
             again = _begins(engine, front, row) if row > start else None
