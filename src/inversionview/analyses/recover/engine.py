@@ -105,6 +105,7 @@ class Engine:
 
     Attributes:
         allowed: ids of the tokens that there are.
+        all_fitted: all that was last guessed ahead did.
         crowded: more fitted at the last step than are followed.
     """
 
@@ -114,7 +115,7 @@ class Engine:
         self.model, self.site, self.states, self.map, self.settings = model, site, states, mapped, settings
         self._reach = _FURTHEST // 2
         self._scored: dict[int, Float[Tensor, " vocabulary"]] = {}
-        self.crowded = False
+        self.crowded = self.all_fitted = False
         self._said: tuple[tuple[int, ...], KeysValues] | None = None
         self.allowed = usable(model)
         self._allowed = torch.zeros(model.shape.vocabulary, dtype=torch.bool)
@@ -171,6 +172,7 @@ class Engine:
         fits = 0
         while fits < len(rows) and gaps[fits] <= self.settings.threshold and not len(self.alike(guesses[fits])):
             fits += 1
+        self.all_fitted = fits == len(rows)
         self._reach = min(_FURTHEST, 2 * self._reach) if fits == len(rows) else max(_NEAREST, 2 * fits)
         each = (time.perf_counter() - began) / max(1, fits)
         found = tuple(TokenFound(guesses[i], 0, 1, gaps[i], each, None) for i in range(fits))

@@ -14,7 +14,7 @@ from torch import Tensor
 TYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """From the coarsest."""
 _UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-24}
-_COMPUTED = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float64: 1e-12}
+_COMPUTED = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float64: 1e-12}
 """D of the states of one text by runs of other batches and prefixes, by the type of the weights, with a margin: see
 docs/recovery.md."""
 

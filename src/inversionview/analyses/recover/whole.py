@@ -101,6 +101,10 @@ def recovered(engine: Engine, kept: Unfinished | None = None, told: Told | None 
         if len(prefixes) == 1:
             before, prefixes = len(prefixes[0].ids), [engine.ahead(prefixes[0], row)]
             row += len(prefixes[0].ids) - before
+            if told is not None:
+                told(row)
+            if row < len(engine.states) and len(prefixes[0].ids) > before and engine.all_fitted:
+                continue
         if row == len(engine.states):
             break
         found = engine.step(prefixes, row)
