@@ -31,6 +31,8 @@ _LIKELY = 48
 """Tokens that a map proposes at a place."""
 _SHARPNESS = 0.3
 """Scores of the maps are log-likelihoods of a Gaussian that is too narrow: so much of them is believed."""
+_STEEPEST = 64
+"""Changes of one token among which the gradient's proposals are drawn."""
 _AT_ONCE = 32
 Text = tuple[int, ...]
 
@@ -121,9 +123,7 @@ class VectorSearch:
                 self.run[text] = Near(text, gap, fresh[text])
         return [self.run[text] for text in dict.fromkeys(texts) if text]
 
-    def walk(
-        self, starts: Sequence[Near], population: int, rounds: int, seconds: float, report: Progress | None
-    ) -> list[Near]:
+    def walk(self, starts: Sequence[Near], population: int, rounds: int, seconds: float, report: Progress | None) -> list[Near]:
         """Return the nearest texts after so many rounds, or so much time, the nearest first."""
         began, pool = time.perf_counter(), _best(starts, population)
         for number in range(rounds):
@@ -168,7 +168,8 @@ class VectorSearch:
             change = own @ self._embeddings.T
             change -= change.gather(1, torch.tensor(near.ids)[:, None])
             change[:, ~self._allowed] = torch.inf
-            first = change.flatten().topk(64, largest=False).indices.tolist()
+            some = min(_STEEPEST, int(change.isfinite().sum()))
+            first = change.flatten().topk(some, largest=False).indices.tolist()
             for i in self.rng.choice(first, size=min(8, len(first)), replace=False).tolist():
                 made.append((_put(near.ids, i // change.size(1), i % change.size(1)), "gradient"))
         return made
