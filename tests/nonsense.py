@@ -46,6 +46,7 @@ BASE = {
     "train-probed": "addition --inputs 512 --out RUN",
     "bank": "addition --inputs 20 --sites a0.0 --positions = --out RUN",
     "evaluate": "addition --queries 1 --samples 1",
+    "recover": f"addition --text {ADD} --site x0.post",
     "inform": "addition --queries 1 --sites a0.0 --positions =",
     "truth": "addition --queries 1 --samples 2",
     "bits": "addition --queries 1 --sites a0.0 --positions = --epsilons 0.1",
@@ -98,6 +99,16 @@ INSTEAD = {
     ("dla", "--prompts"): "addition --site a0.0",
     ("dla", "--among"): "addition --site a0.0 --prompts PROMPTS",
     ("interpret", "--queries"): "addition --site a0.0 --at = --no-llm --queries 2",
+    ("recover", "--states"): "addition --site x0.post",
+    ("recover", "--vector"): "addition --site x0.post",
+    ("recover", "--seconds"): "addition --site x0.post --vector VECTOR",
+    ("recover", "--count"): "addition --site x0.post --vector VECTOR --seconds 1",
+    ("recover", "--longest"): "addition --site x0.post --vector VECTOR --seconds 1",
+    ("recover", "--tokens"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--context"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--texts"): "--model LLAMA --text John --site x0.post",
+    ("recover", "--field"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("recover", "--per"): "--model LLAMA --texts TEXTS --text John --site x0.post",
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
@@ -147,6 +158,7 @@ SOUND = {
     ("calibrate", "--partners"): "3",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
+    ("recover", "--noise"): "0.1",
 }  # fmt: skip
 """A number that each option takes, where that is not 2."""
 
@@ -253,6 +265,7 @@ def prepared(folder: Path) -> dict[str, str]:
     save_file({"W_enc": sparse.T.copy(), "b_enc": sparse[:, 0].copy(), "W_dec": sparse, "b_dec": sparse[0]},
               folder / "sae" / "sae_weights.safetensors")  # fmt: skip
     (folder / "sae" / "cfg.json").write_text(json.dumps({"architecture": "standard", "d_in": width, "d_sae": 24}))
+    np.save(folder / "vector.npy", np.ones(32, dtype=np.float32))
     remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
@@ -261,8 +274,6 @@ def prepared(folder: Path) -> dict[str, str]:
             loaded.banks.own = iv.build_bank(loaded, folder / "bank", rows=100)
             loaded.sites = loaded.sites[:2]
         if not loaded.bare and isinstance(loaded.inputs, FactsInputs) and loaded.inputs.known is None:
-            import numpy as np
-
             loaded.inputs.known = np.ones(loaded.inputs.facts, dtype=bool)
         return loaded
 
@@ -278,7 +289,8 @@ def prepared(folder: Path) -> dict[str, str]:
     training.fit_whitening = lambda *_: None
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
     return {"LLAMA": llama, "GPT2": llama, "FACTS": str(folder / "facts.jsonl"), "TEXTS": str(folder / "texts.txt"),
-            "PROMPTS": str(folder / "prompts.jsonl"), "LATENTS": f"x1.post|sae:{folder / 'sae'}"}  # fmt: skip
+            "PROMPTS": str(folder / "prompts.jsonl"), "LATENTS": f"x1.post|sae:{folder / 'sae'}",
+            "VECTOR": str(folder / "vector.npy")}  # fmt: skip
 
 
 def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "read": ("counting", COUNT),
     "walk": ("counting", COUNT, "--seconds", "300"),
     "search": ("counting", COUNT),
+    "recover": ("counting", "--text", COUNT),
     "inform": ("counting",),
     "truth": ("counting",),
     "bits": ("counting",),

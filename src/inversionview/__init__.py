@@ -66,6 +66,8 @@ _PUBLIC = {
     "rates": "analyses.attribute.verb",
     "read": "sources.verb",
     "recall": "analyses.recall.verb",
+    "recover": "analyses.recover.verb",
+    "recover_vector": "analyses.recover.vector_verb",
     "retrieval_heads": "analyses.recall.verb",
     "search": "sources.corpus",
     "show": "preimage.widget",
@@ -122,6 +124,8 @@ __all__ = [
     "rates",
     "read",
     "recall",
+    "recover",
+    "recover_vector",
     "retrieval_heads",
     "search",
     "show",
@@ -148,6 +152,8 @@ if TYPE_CHECKING:
     from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch
     from inversionview.analyses.recall.verb import known_facts, recall, retrieval_heads
+    from inversionview.analyses.recover.vector_verb import recover_vector
+    from inversionview.analyses.recover.verb import recover
     from inversionview.analyses.threshold.verb import threshold
     from inversionview.analyses.truth.verb import keep_truth, truth
     from inversionview.bank.store import ActivationBank

@@ -7,7 +7,7 @@ from inversionview.core import interruption
 ORDER = [
     *("read", "walk", "search", "sites", "path", "demo"),
     *("train", "train-probed", "bank", "evaluate"),
-    *("inform", "truth", "bits", "complete", "threshold", "latents", "calibrate", "agree"),
+    *("recover", "inform", "truth", "bits", "complete", "threshold", "latents", "calibrate", "agree"),
     *("patch", "ablate", "flow", "dla", "heads", "recall", "interpret"),
     *("explore", "export"),
 ]

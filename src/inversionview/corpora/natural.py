@@ -74,7 +74,7 @@ def opened(wanted: TextSource, model: ProbedModel, report: Progress | None = Non
     if wanted.texts == OWN and not Path(OWN).exists():
         return _own(wanted, model, context, report, folder)
     packaged = wanted.texts == SPEECHES and not Path(wanted.texts).exists()
-    files = [_speeches()] if packaged else files_of(wanted.texts)
+    files = [speeches()] if packaged else files_of(wanted.texts)
     size = sum(map(sized, files))
     share = min(1.0, max(_LARGE, (wanted.tokens or _MOST) * _CHARACTERS) / size) if size else 1.0
     state = [metadata.version(SPEECHES)] if packaged else _state(files)
@@ -108,7 +108,7 @@ def _own(wanted: TextSource, model: ProbedModel, context: int, report: Progress 
     return WindowInputs.load(where, model.vocabulary)
 
 
-def _speeches() -> str:
+def speeches() -> str:
     """Return the folder of the default corpus."""
     spec = find_spec(SPEECHES)
     if spec is None or not spec.submodule_search_locations:

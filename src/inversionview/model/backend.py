@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, autograd, device
 
-from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.cache import Alternatives, Extended, KeysValues
 from inversionview.model.sites.attention import GATHERED
 from inversionview.model.sites.kind import Kind, Tap, Widths
 from inversionview.model.sites.site import REGISTRY, Site, Sites, all_sites
@@ -284,6 +284,13 @@ class Backend(Protocol):
 
         That is what ``extend`` gives for copies of ``cache``, which is of one sequence; here none is copied where that can be
         helped: the tokens are run side by side as one sequence, in which none sees another.
+        """
+        ...
+
+    def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
+        """Run each of some tokens by itself after the sequence that ``cache`` holds, no further than ``site``.
+
+        That is what ``extend`` gives for copies of ``cache``; it takes less where these need not be made.
         """
         ...
 

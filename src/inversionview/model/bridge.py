@@ -23,7 +23,7 @@ from inversionview.model.bridge_extension import continues, from_keys_and_values
 from inversionview.model.bridge_hooks import HookedBridge, stop
 from inversionview.model.bridge_parts import parts_of
 from inversionview.model.bridge_variants import beside_up_to, side_by_side
-from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.cache import Alternatives, Extended, KeysValues
 from inversionview.model.loading import first_line, load_causal_lm, quiet
 from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.site import Site
@@ -203,6 +203,13 @@ class BridgeBackend(HookedBridge):
         out = self.extend(token.expand(rows, 1), before, None, patches=patches).logits
         assert out is not None
         return out[:, 0]
+
+    def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
+        """See ``Backend.alternatives``: of every token a copy of the cache is run."""
+        before = None if cache is None else cache.repeated(len(tokens))
+        out = self.extend(tokens[:, None], before, site, logits=False)
+        assert out.activations is not None
+        return Alternatives(out.activations[:, 0], lambda which: out.cache.rows(torch.tensor([which])))
 
     @cached_property
     def _beside(self) -> int:

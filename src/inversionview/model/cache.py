@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -44,6 +46,13 @@ class KeysValues:
         every = ([x.expand(count, -1, -1, -1) for x in some] for some in (self.keys, self.values))
         return KeysValues(*every)
 
+    def going_on(self, new: KeysValues, which: int) -> KeysValues:
+        """Return the only sequence there is and one of the tokens of ``new``, which were run after it side by side."""
+        at = slice(self.length + which, self.length + which + 1)
+        pairs = ((self.keys, new.keys), (self.values, new.values))
+        keys, values = ([torch.cat([x, y[:, :, at]], 2) for x, y in zip(a, b, strict=True)] for a, b in pairs)
+        return KeysValues(keys, values)
+
     def layers(self, count: int) -> KeysValues:
         """Return the first ``count`` layers.
 
@@ -81,3 +90,13 @@ class Extended:
     logits: Float[Tensor, "batch new vocabulary"] | None
     cache: KeysValues
     """Of the tokens before and the new ones, in the layers that were run."""
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """What ``Backend.alternatives`` computed."""
+
+    activations: Float[Tensor, "token width"]
+    """Of the site, of each token after what precedes all of them."""
+    after: Callable[[int], KeysValues]
+    """Gives the cache after one of the tokens, in the layers that were run."""

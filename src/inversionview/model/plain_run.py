@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from inversionview.model.backend import LogitLoss, Loss, Norm, Patch, layers_run, pulled
-from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.cache import Alternatives, Extended, KeysValues
 from inversionview.model.plain_reading import Heads, PlainReading
 from inversionview.model.sites.kind import AFTER, Tap
 from inversionview.model.sites.site import Site
@@ -101,6 +101,20 @@ class PlainRun(PlainReading):
         x, seen = self._continued(self.embedding[token].expand(1, rows, -1), start, beside=True)
         put = {where: patch.beside() for where, patch in patches.items()}
         return self._unembedded(self._run(x, seen, cache, None, logits=True, patches=put)[1], put)[0]
+
+    def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
+        """See ``Backend.alternatives``: the tokens stand side by side in one sequence, in which none sees another."""
+        past = None if cache is None else cache.layers(layers_run(self.shape, site, False))
+        start, embedded = 0 if past is None else past.length, self.embedding[tokens][None]
+        x, seen = self._continued(embedded, start, beside=True)
+        z, last, kept = self._run(x, seen, past, site, logits=False)
+        if site.tap.name == "embed":
+            z = embedded
+        elif site.layer == AFTER:
+            z = self.final_norm(last)
+        assert z is not None
+        before = kept.cut(0) if past is None else past
+        return Alternatives(z[0], lambda which: before.going_on(kept, which))
 
     def pull(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None, site: Site, loss: Loss

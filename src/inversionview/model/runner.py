@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inversionview.core.errors import InputError, SettingError, WeightsError
 from inversionview.model.backend import Backend, LogitLoss, Loss, Patch, Shape
-from inversionview.model.cache import Extended, KeysValues
+from inversionview.model.cache import Alternatives, Extended, KeysValues
 from inversionview.model.sites.kind import Tap
 from inversionview.model.sites.patterns import find_site
 from inversionview.model.sites.site import Site, Sites
@@ -224,6 +224,26 @@ class Runner:
             raise InputError(f"The sequence has {length} tokens, the model reads {self.shape.max_length}: shorten it.")
         self.check_steady(length)
         return self.backend.variants(torch.tensor(token, device=self.device), cache, rows, patches)
+
+    @torch.no_grad()
+    def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
+        """Run each of some tokens by itself after the sequence that ``cache`` holds, no further than ``site``.
+
+        That is what ``extend`` gives for copies of ``cache``; it takes less, see ``Backend``. ``None``: they are the first.
+
+        Raises:
+            UnknownSiteError: the model has no such site.
+            SettingError: ``cache`` is of several sequences.
+            InputError: the sequence grows longer than the model reads.
+        """
+        find_site(site, self.sites)
+        if cache is not None and cache.batch != 1:
+            raise SettingError(f"Alternatives follow one sequence, but the cache is of {cache.batch}: take one of its rows.")
+        length = 1 + (0 if cache is None else cache.length)
+        if length > self.shape.max_length:
+            raise InputError(f"The sequence has {length} tokens, the model reads {self.shape.max_length}: shorten it.")
+        self.check_steady(length)
+        return self.backend.alternatives(tokens.to(self.device), cache, site)
 
     def check_steady(self, length: int) -> None:
         """Raise ``InputError`` unless a text of so many tokens can be gone on with, as walks do."""
