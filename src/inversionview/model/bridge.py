@@ -206,8 +206,7 @@ class BridgeBackend(HookedBridge):
 
     def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
         """See ``Backend.alternatives``: of every token a copy of the cache is run."""
-        before = None if cache is None else cache.repeated(len(tokens))
-        out = self.extend(tokens[:, None], before, site, logits=False)
+        out = self.extend(tokens[:, None], None if cache is None else cache.repeated(len(tokens)), site, logits=False)
         assert out.activations is not None
         return Alternatives(out.activations[:, 0], lambda which: out.cache.rows(torch.tensor([which])))
 

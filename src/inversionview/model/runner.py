@@ -227,9 +227,7 @@ class Runner:
 
     @torch.no_grad()
     def alternatives(self, tokens: Int[Tensor, " token"], cache: KeysValues | None, site: Site) -> Alternatives:
-        """Run each of some tokens by itself after the sequence that ``cache`` holds, no further than ``site``.
-
-        That is what ``extend`` gives for copies of ``cache``; it takes less, see ``Backend``. ``None``: they are the first.
+        """Run each of some tokens by itself after the one sequence of ``cache`` (``None``: as the first); see ``Backend``.
 
         Raises:
             UnknownSiteError: the model has no such site.

@@ -57,7 +57,7 @@ class TriedOptions:
 
 
 @dataclass(frozen=True)
-class SearchedOptions:
+class NearestOptions:
     """How long texts are searched for one vector, and which."""
 
     seconds: Annotated[float, typer.Option(help="With --vector: how long it is searched.")] = 60.0
@@ -76,7 +76,7 @@ def recover(
     *,
     what: WhatOptions,
     tried: TriedOptions,
-    searched: SearchedOptions,
+    searched: NearestOptions,
     seed: SeedOpt = 0,
     to: Annotated[list[Path] | None, typer.Option("--out", help="Write .csv or .parquet (repeatable).")] = None,
     on: ModelOptions,
@@ -111,7 +111,7 @@ def recover(
 
 
 def _found(
-    study: Study, what: WhatOptions, tried: TriedOptions, searched: SearchedOptions, seed: int, report: Progress
+    study: Study, what: WhatOptions, tried: TriedOptions, searched: NearestOptions, seed: int, report: Progress
 ) -> Recovery | VectorRecovery:
     from inversionview.analyses.recover.order import check_ordering
 

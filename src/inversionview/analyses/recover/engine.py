@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int
@@ -309,7 +309,7 @@ class Tries:
         self._order.told(batch, states)
         for i, distance in enumerate(distances.tolist()):
             if distance <= engine.settings.threshold:
-                self._hits.append((distance, int(batch[i]), self.tried + i, lambda i=i, after=out.after: after(i)))
+                self._hits.append((distance, int(batch[i]), self.tried + i, partial(out.after, i)))
             if distance < self.nearest[0]:
                 self._second, self.nearest = self.nearest[0], (distance, int(batch[i]))
             elif distance < self._second:

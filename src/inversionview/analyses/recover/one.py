@@ -48,8 +48,8 @@ class Near:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Occurrences of text and their states at a site."""
+class OccurrenceStates:
+    """OccurrenceStates of text and their states at a site."""
 
     windows: Ids
     where: Int[Tensor, "occurrence 2"]
@@ -57,7 +57,7 @@ class Sample:
     states: Float[Tensor, "occurrence numbers"]
 
 
-def sampled_states(model: ProbedModel, windows: Ids, site: Site, report: Progress | None = None) -> Sample:
+def sampled_states(model: ProbedModel, windows: Ids, site: Site, report: Progress | None = None) -> OccurrenceStates:
     """Return the states of all occurrences in windows of text."""
     v, front = model.vocabulary, len(model.vocabulary.front)
     found, places = [], []
@@ -69,7 +69,7 @@ def sampled_states(model: ProbedModel, windows: Ids, site: Site, report: Progres
         places.append(there.nonzero() + torch.tensor([start, 0]))
         if report is not None:
             report(min(1.0, (start + _AT_ONCE) / len(windows)), "states of the corpus")
-    return Sample(windows, torch.cat(places), torch.cat(found))
+    return OccurrenceStates(windows, torch.cat(places), torch.cat(found))
 
 
 class VectorSearch:
@@ -85,7 +85,13 @@ class VectorSearch:
     """
 
     def __init__(
-        self, model: ProbedModel, site: Site, z: Float[Tensor, " numbers"], sample: Sample, longest: int, seed: int = 0
+        self,
+        model: ProbedModel,
+        site: Site,
+        z: Float[Tensor, " numbers"],
+        sample: OccurrenceStates,
+        longest: int,
+        seed: int = 0,
     ) -> None:
         self.model, self.site, self.z, self.sample, self.longest = model, site, z.float(), sample, longest
         self.rng, self.front = np.random.default_rng((seed, 29)), model.vocabulary.front

@@ -176,8 +176,8 @@ class KeptMap:
         if self._name not in self._memory:
             try:
                 with np.load(self.path, allow_pickle=False) as file:
-                    parts = [torch.from_numpy(file[name]) for name in _parts()]
-                    self._memory[self._name] = StateMap(*parts, tokens=int(file["tokens"]))
+                    parts = {name: torch.from_numpy(file[name]) for name in _parts()}
+                    self._memory[self._name] = StateMap(**parts, tokens=int(file["tokens"]))
             except Exception:  # whatever a damaged archive makes of itself: it is learned anew
                 return None
         return self._memory[self._name]
