@@ -60,6 +60,7 @@ BASE = {
     "heads": "ioi --model LLAMA --anyway --prompts 2 --again",
     "recall": "facts --model GPT2 --facts FACTS --queries 2 --heads 1 --least 0",
     "interpret": f"addition {ADD} --site a0.0 --at = --no-llm",
+    "judge": "STATEMENTS --study addition",
     "explore": "--no-browser",
     "export": f"addition {ADD} --at = --site a0.0 --count 2 --out PAGE",
 }
@@ -97,6 +98,12 @@ INSTEAD = {
     ("dla", "--prompts"): "addition --site a0.0",
     ("dla", "--among"): "addition --site a0.0 --prompts PROMPTS",
     ("interpret", "--queries"): "addition --site a0.0 --at = --no-llm --queries 2",
+    ("judge", "--model"): "SAYINGS --texts TEXTS",
+    ("judge", "--tokens"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--context"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--texts"): "SAYINGS --model LLAMA",
+    ("judge", "--field"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--per"): "SAYINGS --model LLAMA --texts TEXTS",
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
@@ -136,7 +143,8 @@ class Case(NamedTuple):
 SOUND = {
     ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
     ("train-probed", "--inputs"): "1024",
-    ("inform", "--tokens"): "60", ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",
+    ("inform", "--tokens"): "60", ("judge", "--tokens"): "60",
+    ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",
     ("calibrate", "--partners"): "3",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
@@ -235,6 +243,8 @@ def prepared(folder: Path) -> dict[str, str]:
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "texts.txt").write_text("\n".join(f"John gave Mary {i} rings" for i in range(60)))
     (folder / "prompts.jsonl").write_text('{"text": "615+861=", "expected": "1"}\n')
+    place = {"text": "John gave Mary", "at": "#2", "site": "a1.0"}
+    (folder / "sayings.jsonl").write_text(json.dumps({**place, "statement": "re:John"}))
     remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
@@ -260,7 +270,8 @@ def prepared(folder: Path) -> dict[str, str]:
     training.fit_whitening = lambda *_: None
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
     return {"LLAMA": llama, "GPT2": llama, "FACTS": str(folder / "facts.jsonl"), "TEXTS": str(folder / "texts.txt"),
-            "PROMPTS": str(folder / "prompts.jsonl")}  # fmt: skip
+            "PROMPTS": str(folder / "prompts.jsonl"), "SAYINGS": str(folder / "sayings.jsonl"),
+            "STATEMENTS": str(Path(__file__).parent / "statements.jsonl")}  # fmt: skip
 
 
 def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:
