@@ -1,20 +1,20 @@
-"""Verdicts where the truth is known: how often they are right, how often what is wrong passes for proven, and how long they take.
+"""Verdicts where the truth is known: how often they are right, how often what is wrong is called proven, and how long they take.
 
 python benchmarks/judging.py [STATEMENTS] [STUDY …]
 
-Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which conjunction of
-feature values is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of those of which it is true lie inside, those
-between ε and 2ε left out. From that statements are made whose verdict is known:
+Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which conjunction
+of feature values is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of those of which it is true lie inside,
+those between ε and 2ε left out. From that statements are made whose verdict is known:
 
-    right          that conjunction                                                                  proven
-    general        some of what holds inside; 30 % or more of the inputs of which it is true lie outside   too general
-    narrow         with another value of the input, which 5 to 70 % of the preimage have                too narrow
-    other site     what is right of another site for the same input, and no truer inside than elsewhere     unproven
-    other query    what is right of another input at the same site, true of 5 % inside at most              unproven
-    subtle         one digit, letter or carry of the right one changed, likewise                            unproven
+    right          that conjunction                                                               proven
+    general        what holds inside, but of the inputs of which it is true 30 % or more lie outside    too general
+    narrow         with another value of the input, which 5 to 70 % of the preimage have             too narrow
+    other site     what is right of another site for the same input, no truer inside than elsewhere  unproven
+    other query    what is right of another input at the same site, true of 5 % inside at most       unproven
+    subtle         one digit, letter or carry of the right one changed, likewise                     unproven
 
-The judge sees the odd half alone. STATEMENTS (by default 1,000) of each study are judged on banks of 200,000 inputs, on as many threads
-as OMP_NUM_THREADS allows.
+The judge tests on the odd half. STATEMENTS (by default 1,000) of each study are judged on its bank of 200,000 inputs, on as many
+threads as OMP_NUM_THREADS allows.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ EXPECTED = {
     "subtle": "unproven",
 }  # fmt: skip
 PLACES = {
-    "addition": [("a0.0", "="), ("a0.0", "A1"), ("a0.1", "="), ("a0.2", "="), ("a0.3", "="), ("a0.1", "A1"), ("a0.2", "A1"),
-                 ("a0.3", "A1"), ("a0.0", "+"), ("a0.2", "A2"), ("a0.3", "A2"), ("a0.1", "A2"), ("x0.mid", "="),
-                 ("x0.post", "F1"), ("x0.post", "F2"), ("x0.post", "S1"), ("a1.0", "="), ("a1.1", "A1"), ("a1.2", "A2"),
-                 ("a1.3", "A3"), ("x1.post", "A1"), ("x1.post", "A2")],
+    "addition": [("a0.0", "="), ("a0.0", "A1"), ("a0.0", "+"), ("a0.3", "A2"), ("x0.mid", "="), ("a1.2", "A2"), ("x1.post", "A1"),
+                 *(("x0.pre", at) for at in ("F1", "F2", "F3", "S1", "S2", "S3", "A1", "A2", "A3"))],
     "counting": [("a1.0", ":"), ("x1.mid", ":"), ("x1.post", ":"), ("a0.0", ":"), ("x0.pre", "query"), ("a0.0", "query"),
                  ("x0.post", ":")],
 }  # fmt: skip
@@ -204,11 +202,14 @@ def of_one(found: Any, place: tuple[str, str], row: int, features: Values, rng: 
             break
 
 
-def report(study: str, made: Judgements, took: float) -> tuple[int, int, int, int]:
+def report(study: str, made: Judgements, took: float, busy: float) -> tuple[int, int, int, int]:
     """Print how often verdicts are right by kind; return right, all, wrong ones called proven, and how many are wrong."""
     right = wrong = proven = 0
     activations = len({each.claim.activation for each in made})
-    print(f"{study}: {len(made)} statements about {activations} activations on {made.inputs:,} inputs in {took:.0f} s")
+    print(
+        f"{study}: {len(made)} statements about {activations} activations on {made.inputs:,} inputs in {took:.0f} s, "
+        f"{busy:.0f} s of a core"
+    )
     for kind, expected in EXPECTED.items():
         own = [each for each in made if each.claim.by == kind]
         told = Counter(each.verdict for each in own)
@@ -237,12 +238,15 @@ def main() -> None:
         texts = dict(zip(rows, map(study.model.vocabulary.decode, bank.tokens(np.array(rows)).tolist()), strict=True))
         print(f"{name}: statements made in {time.perf_counter() - began:.0f} s", flush=True)
         began = time.perf_counter()
+        busy = time.process_time()
         judged = iv.judge(study, [case.record(texts) for case in made], bank=bank)
-        total += report(name, judged, time.perf_counter() - began)
+        total += report(name, judged, time.perf_counter() - began, time.process_time() - busy)
         for each in judged:
             if each.verdict != EXPECTED[str(each.claim.by)]:
-                print(f"    {each.claim.by}: {each.claim.statement} of {each.claim.site} at {each.claim.at} of {each.claim.text}: "
-                      f"{each.verdict}. {each.why}")  # fmt: skip
+                claim = each.claim
+                print(
+                    f"    {claim.by}: {claim.statement} of {claim.site} at {claim.at} of {claim.text}: {each.verdict}. {each.why}"
+                )
     right, every, proven, wrong = total.tolist()
     print(f"verdicts right: {right} of {every} = {right / max(1, every):.4f}")
     print(f"swapped or subtly wrong called proven: {proven} of {wrong} = {proven / max(1, wrong):.4f}")

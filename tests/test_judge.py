@@ -112,10 +112,10 @@ def test_the_gain_over_a_control_is_welchs_interval(rows: list[tuple[bool, bool,
     a, b = better[inside], -better[~inside]
     found = gain(inside, holds, other)
     assert found.value == pytest.approx((a.mean() - b.mean()) / 2)
-    if a.std() or b.std():
+    if a.std() and b.std():
         ends = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx((ends.low / 2, ends.high / 2))
-    else:
+    elif not a.std() and not b.std():
         assert found.low == found.value == found.high
 
 
@@ -235,7 +235,7 @@ def test_a_walk_adds_what_the_corpus_lacks(addition: iv.Study, bank: ActivationB
     assert (int(both.inside.sum()), int((~both.inside).sum())) == (45, 45)
     assert (both.rows[~both.inside] == found.test.outside[:45]).all()
     assert (both.tokens[both.rows < 0] == tokens).all()
-    assert set(both.features["{F1,S1}"][both.rows < 0]) == {"68"}
+    assert set(both.features["{F1,S1}"][both.rows < 0].tolist()) == {68}
 
     real = walked.walk
 
@@ -275,9 +275,13 @@ def test_forms_of_a_file_are_one(tmp_path: Path) -> None:
     )
 
 
-def test_the_command_prints_a_line_for_each(bank: ActivationBank, tmp_path: Path, made: Judgements) -> None:
+def test_the_command_prints_a_line_for_each(
+    bank: ActivationBank, tmp_path: Path, made: Judgements, capsys: pytest.CaptureFixture[str]
+) -> None:
     outs = [tmp_path / f"out.{form}" for form in ("html", "md", "csv", "json")]
-    out = run("judge", FILE, "--study", "addition", "--bank", bank.folder, "--json", *(w for o in outs for w in ("--out", o)))
+    own = ("judge", str(FILE), "--study", "addition", "--bank", str(bank.folder))
+    code, out, _ = run(capsys, *own, "--json", *(word for path in outs for word in ("--out", str(path))))
+    assert code == 0
     lines = [json.loads(line) for line in out.splitlines()]
     wanted = ["id", "verdict", "balanced_accuracy", "auroc", "precision", "coverage", "inside", "outside", "controls"]
     assert all(set(wanted) <= set(line) for line in lines)
@@ -285,7 +289,8 @@ def test_the_command_prints_a_line_for_each(bank: ActivationBank, tmp_path: Path
     assert set(lines[0]["controls"]) == set(CONTROLS)
     assert list(pandas.read_csv(outs[2])["verdict"]) == [line["verdict"] for line in lines]
     assert "too general" in outs[1].read_text(encoding="utf-8")
-    assert "proven" in run("judge", FILE, "--study", "addition", "--bank", bank.folder, "--controls", "none")
+    code, out, _ = run(capsys, *own, "--controls", "none")
+    assert (code, "proven" in out) == (0, True)
 
 
 def test_what_is_said_stays_text(addition: iv.Study, bank: ActivationBank, tmp_path: Path) -> None:
@@ -327,22 +332,29 @@ def test_leaderboards_average_over_activations(made: Judgements) -> None:
         ([1], "is no statement"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(line: Any, says: str, tmp_path: Path, bank: ActivationBank) -> None:
+def test_mistakes_are_told_in_one_sentence(
+    line: Any, says: str, tmp_path: Path, addition: iv.Study, bank: ActivationBank
+) -> None:
     path = tmp_path / "s.jsonl"
     path.write_text(json.dumps(line), encoding="utf-8")
     if isinstance(line, Sequence):
         path.write_text("[[1]]", encoding="utf-8")
-    assert says in bad("judge", path, "--study", "addition", "--bank", bank.folder)
+    with pytest.raises(errors.InversionViewError) as raised:
+        iv.judge(addition, path, bank=bank)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_mistakes_of_the_command(tmp_path: Path, bank: ActivationBank) -> None:
+def test_mistakes_of_the_command(tmp_path: Path, bank: ActivationBank, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
-    own = ("--study", "addition", "--bank", bank.folder)
-    assert "holds no statement" in bad("judge", tmp_path / "empty.jsonl", *own)
-    assert "no.jsonl" in bad("judge", tmp_path / "no.jsonl", *own)
-    assert "There is no control 'sites'" in bad("judge", FILE, *own, "--controls", "sites")
-    assert "Name a study, or give --model and --texts." in bad("judge", FILE)
-    assert "time of a walk" in bad("judge", FILE, *own, "--seconds", "0")
+    (tmp_path / "site.jsonl").write_text(json.dumps({**PLACE, "site": "a9.9", "statement": "A1=1"}), encoding="utf-8")
+    own, file = ("--study", "addition", "--bank", str(bank.folder)), str(FILE)
+    bad(capsys, "judge", str(tmp_path / "empty.jsonl"), *own, says="holds no statement")
+    bad(capsys, "judge", str(tmp_path / "no.jsonl"), *own, says="no.jsonl")
+    bad(capsys, "judge", str(tmp_path / "site.jsonl"), *own, says="line 1: ")
+    bad(capsys, "judge", file, *own, "--controls", "sites", says="There is no control 'sites'")
+    bad(capsys, "judge", file, says="Name a study, or give --model and --texts.")
+    bad(capsys, "judge", file, *own, "--seconds", "0", says="time of a walk")
 
 
 def test_an_order_is_a_condition(bank: ActivationBank) -> None:

@@ -41,7 +41,7 @@ class Measured:
     outside: int
     exactness: Mean | None = None
     """Of random inputs of which it is true and which lie clearly on one side, the share inside; ``None`` where it was not
-    asked, which it is where precision and coverage are high."""
+    asked, which it is where precision is high."""
 
     @classmethod
     def of(cls, inside: Labels, holds: Labels, grades: Graded) -> Measured:
@@ -56,11 +56,6 @@ class Measured:
         precision, coverage = share(int(holds[inside].sum()), n), share(int((~holds[~inside]).sum()), m)
         area, few = auroc(inside, grades), min(n, m)
         return cls(precision, coverage, _middle(precision, coverage), Mean(area, *wilson(area * few, few)), n, m)
-
-    @property
-    def fits(self) -> bool:
-        """Precision and coverage are high."""
-        return min(self.precision.low, self.coverage.low) >= BAR
 
     @property
     def excess(self) -> bool:
@@ -122,7 +117,7 @@ def ruled(told: Measured, of_query: bool | None) -> tuple[Ruling, str]:
         return "unproven", f"It is false of the input itself, and true of {p.value:.0%} of those inside."
     if p.low >= BAR and told.excess:
         return "too general", "It is true inside, but outside, too: of " + _outside(told)
-    if told.fits and (told.exactness is None or told.exactness.low >= BAR):
+    if min(p.low, c.low) >= BAR and (told.exactness is None or told.exactness.low >= BAR):
         return "proven", f"It is true of {p.value:.0%} of the inputs inside and false of {c.value:.0%} outside."
     if c.low >= BAR and p.high < BAR and p.low > 1 - c.low:
         return "too narrow", f"It is true of {p.value:.0%} of the inputs inside alone: the activation tells less."

@@ -17,7 +17,7 @@ from inversionview.analyses.judge.controls import Controls, Makers, search
 from inversionview.analyses.judge.evidence import Evidence, apart, joined, matched, of_input
 from inversionview.analyses.judge.exactness import Corpus
 from inversionview.analyses.judge.result import CONTROLS, Exhibit, Judgement, Rival
-from inversionview.analyses.judge.rulings import LEAST, Measured, gain, ruled, untestable
+from inversionview.analyses.judge.rulings import BAR, LEAST, Measured, gain, ruled, untestable
 from inversionview.analyses.judge.subjects import Subject, together, vectors
 from inversionview.analyses.judge.walked import Walker
 from inversionview.bank.store import ActivationBank
@@ -119,7 +119,9 @@ class Judging:
         """
         told, beside = Measured.of(on.inside, said.holds, said.grades), None
         if condition is not None:
-            told = replace(told, exactness=self.corpus.exactness(bench.subject, condition)) if told.fits else told
+            told = (
+                replace(told, exactness=self.corpus.exactness(bench.subject, condition)) if told.precision.low >= BAR else told
+            )
             beside = None if bench.line is None else _beside(bench.line, condition)
         verdict, why = ruled(told, of_query)
         rivals = {name: None if held is None else _rival(held.statement, held.condition.of(on), said, on)
