@@ -1,10 +1,10 @@
-"""Verdicts where the truth is known: how often they are right, how often what is wrong is called proven, and how long they take.
+"""Verdicts where the truth is known: how often they are right, and what is wrong called proven; and how long they take.
 
 python benchmarks/judging.py [STATEMENTS] [STUDY …]
 
-Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which conjunction
-of feature values is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of those of which it is true lie inside,
-those between ε and 2ε left out. From that statements are made whose verdict is known:
+Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which
+conjunction of feature values is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of those of which it is true
+lie inside, those between ε and 2ε left out. From that statements are made whose verdict is known:
 
     right          that conjunction                                                               proven
     general        what holds inside, but of the inputs of which it is true 30 % or more lie outside    too general
@@ -13,8 +13,8 @@ those between ε and 2ε left out. From that statements are made whose verdict i
     other query    what is right of another input at the same site, true of 5 % inside at most       unproven
     subtle         one digit, letter or carry of the right one changed, likewise                     unproven
 
-The judge tests on the odd half. STATEMENTS (by default 1,000) of each study are judged on its bank of 200,000 inputs, on as many
-threads as OMP_NUM_THREADS allows.
+The judge tests on the odd half. STATEMENTS (by default 1,000) of each study are judged on its bank of 200,000 inputs, on as
+many threads as OMP_NUM_THREADS allows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ EXPECTED = {
     "subtle": "unproven",
 }  # fmt: skip
 PLACES = {
-    "addition": [("a0.0", "="), ("a0.0", "A1"), ("a0.0", "+"), ("a0.3", "A2"), ("x0.mid", "="), ("a1.2", "A2"), ("x1.post", "A1"),
+    "addition": [("a0.0", "="), ("a0.0", "A1"), ("a0.0", "+"), ("a0.3", "A2"), ("x0.mid", "="), ("a1.2", "A2"),
+                 ("x1.post", "A1"),
                  *(("x0.pre", at) for at in ("F1", "F2", "F3", "S1", "S2", "S3", "A1", "A2", "A3"))],
     "counting": [("a1.0", ":"), ("x1.mid", ":"), ("x1.post", ":"), ("a0.0", ":"), ("x0.pre", "query"), ("a0.0", "query"),
                  ("x0.post", ":")],
@@ -70,14 +71,15 @@ class Truth:
         names = bank.manifest.positions
         self.there = bank.located(self.rows, names)[1] >= 0
         self.stored = [bank.activations(site, name, self.rows).numpy() for name in names]
+        self.squares = [(x**2).sum(1) for x in self.stored]
         self.bank, self.site, self.names = bank, site, names
 
     def sides(self, row: int, at: str) -> tuple[np.ndarray, np.ndarray]:
         """Return which even rows lie inside, and which beyond 2ε; the query itself is on neither side."""
         z = self.bank.activations(self.site, at, np.array([row])).numpy()[0]
-        length, near = np.sqrt((z**2).sum()), np.full(len(self.rows), np.inf)
-        for column, x in enumerate(self.stored):
-            d = np.sqrt(((x - z) ** 2).sum(1)) / length
+        square, near = float((z**2).sum()), np.full(len(self.rows), np.inf)
+        for column, (x, own) in enumerate(zip(self.stored, self.squares, strict=True)):
+            d = np.sqrt((own - 2 * (x @ z) + square).clip(min=0) / square)
             near = np.minimum(near, np.where(self.there[:, column], d, np.inf))
         near[self.rows == row] = np.nan
         return near <= self.epsilon, near > 2 * self.epsilon
@@ -137,7 +139,7 @@ def cases(study: iv.Study, bank: Any, rng: np.random.Generator, wanted: int) -> 
         for at in (at for other, at in places if other == site):
             own = found.setdefault((site, at), {})
             for tried, row in enumerate(rows.tolist()):
-                if len(own) * 5 * len(places) >= wanted * 1.5 or (tried >= 12 and not own) or tried > wanted // 4:
+                if len(own) * 5 * len(places) >= wanted * 1.5 or (tried >= 12 and not own) or tried > 60:
                     break
                 inside, outside = truth.sides(row, at)
                 if inside.sum() < LEAST or outside.sum() < LEAST:
@@ -245,7 +247,8 @@ def main() -> None:
             if each.verdict != EXPECTED[str(each.claim.by)]:
                 claim = each.claim
                 print(
-                    f"    {claim.by}: {claim.statement} of {claim.site} at {claim.at} of {claim.text}: {each.verdict}. {each.why}"
+                    f"    {claim.by}: {claim.statement} of {claim.site} at {claim.at} of {claim.text}: {each.verdict}.",
+                    each.why,
                 )
     right, every, proven, wrong = total.tolist()
     print(f"verdicts right: {right} of {every} = {right / max(1, every):.4f}")

@@ -10,7 +10,9 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from inversionview.analyses.feature_codes import codes_of
+from inversionview.analyses.interpret.client import Client
 from inversionview.analyses.interpret.sides import GAP
+from inversionview.analyses.judge.by_model import Confirm, by_model
 from inversionview.analyses.judge.claims import Claim, checked, read_claims
 from inversionview.analyses.judge.conditions import Condition, condition
 from inversionview.analyses.judge.evidence import Columns, of_rows
@@ -27,6 +29,8 @@ from inversionview.studies.accepting import accepting
 from inversionview.studies.scope import resolved
 from inversionview.studies.study import Study
 
+FEATURES = "features"
+"""Who judges offline."""
 Statements = str | Path | Sequence[Claim | Mapping[str, Any]]
 """A file, see ``read_claims``, or what its records would be."""
 
@@ -49,11 +53,13 @@ def judge(
     study: Study,
     statements: Statements,
     *,
+    client: Client | None = None,
     bank: ActivationBank | str | Path | None = None,
     controls: Sequence[str] | None = None,
     lines: bool = False,
     seconds: float | None = None,
     seed: int = 0,
+    confirm: Confirm | None = None,
     report: Progress | None = None,
     **sides: Unpack[SideOptions],
 ) -> Judgements:
@@ -65,11 +71,13 @@ def judge(
         study: from ``load``.
         statements: a file, or records with ``statement``, ``text``, ``at`` and ``site`` (or ``vector`` and ``site``), and
             perhaps ``id`` and ``by``.
+        client: a language model that judges, prose as well; without one filters and regular expressions are checked offline.
         bank: as in ``search``.
         controls: which of ``CONTROLS`` each is held against; by default all.
         lines: take each line of a statement for a claim of its own.
         seconds: of a walk for each activation of which the corpus has too few inputs inside; by default none is made.
         seed: of random inputs and walks.
+        confirm: called with the estimate of what a language model will be asked, before it is.
         report: called with the share of the work that is done, and a note.
         sides: ``epsilon``, ``distance``, ``fixed`` and ``gap``; see ``SideOptions``.
 
@@ -77,6 +85,7 @@ def judge(
         InputError, UnknownSiteError, UnknownPositionError: a statement is empty, or says not of which activation it speaks, or
             there is no such; the line is named.
         SettingError: a statement cannot be checked offline; a setting is out of range.
+        BudgetError, EndpointError: the language model would take too much, or cannot be asked at all.
         BankError, MismatchError: the bank is damaged or another model's.
     """
     check_seed(seed)
@@ -86,13 +95,18 @@ def judge(
     subjects = subjects_of(study, claims)
     walker = None if seconds is None else Walker(study, seconds, seed)
     searched = study.bank(bank, report=report, site=sites_of(study, claims))
-    some = of_rows(searched, np.arange(min(16, len(searched))), np.ones(min(16, len(searched)), dtype=bool)).features
-    conditions = [[_condition(claim, some) for claim in subject.claims] for subject in subjects]
+    conditions = None if client is not None else _conditions(searched, subjects)
     placed = [_placed(study, searched, subject, sides) for subject in subjects]
     judging = Judging(study, searched, codes_of(searched), gap, seed, wanted, walker)
-    made = offline(judging, placed, conditions, report or (lambda share, note: None))
-    by_claim = {id(each.claim): each for own in made for each in own}
-    return Judgements(study.name, "features", len(searched), gap, seed, tuple(by_claim[id(claim)] for claim in claims))
+    tell, note = report or (lambda share, note: None), None
+    if conditions is not None:
+        made = offline(judging, placed, conditions, tell)
+    else:
+        assert client is not None
+        made, note = by_model(judging, placed, client, confirm, tell)
+    found = {id(each.claim): each for own in made for each in own}
+    judgements = tuple(found[id(claim)] for claim in claims)
+    return Judgements(study.name, client.model if client else FEATURES, len(searched), gap, seed, judgements, note)
 
 
 def claims_of(statements: Statements, lines: bool = False) -> list[Claim]:
@@ -113,6 +127,17 @@ def check_controls(names: Sequence[str] | None) -> tuple[str, ...]:
         if name not in CONTROLS and name != "none":
             raise SettingError(f"There is no control {name!r}; there are {', '.join(CONTROLS)}.{did_you_mean(name, CONTROLS)}")
     return tuple(name for name in CONTROLS if names is None or name in names)
+
+
+def _conditions(bank: ActivationBank, subjects: Sequence[Subject]) -> list[list[Condition]]:
+    """Return what is said of each activation as what can be checked.
+
+    Raises:
+        SettingError: a statement cannot be; its line is named.
+    """
+    some = min(16, len(bank))
+    known = of_rows(bank, np.arange(some), np.ones(some, dtype=bool)).features
+    return [[_condition(claim, known) for claim in subject.claims] for subject in subjects]
 
 
 def _condition(claim: Claim, known: Columns) -> Condition:
