@@ -3,15 +3,15 @@
 python benchmarks/judging.py [STATEMENTS] [STUDY …]
 
 Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which
-conjunction of feature values is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of those of which it is true
-lie inside, those between ε and 2ε left out. From that statements are made whose verdict is known:
+conjunction of feature values, or ranges of numbers, is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of
+those of which it is true lie inside, those between ε and 2ε left out. From that statements are made whose verdict is known:
 
     right          that conjunction                                                               proven
     general        what holds inside, but of the inputs of which it is true 30 % or more lie outside    too general
     narrow         with another value of the input, which 5 to 70 % of the preimage have             too narrow
     other site     what is right of another site for the same input, no truer inside than elsewhere  unproven
     other query    what is right of another input at the same site, true of 5 % inside at most       unproven
-    subtle         one digit, letter or carry of the right one changed, likewise                     unproven
+    subtle         one digit, letter, carry or range of the right one changed                         unproven
 
 The judge tests on the odd half. STATEMENTS (by default 1,000) of each study are judged on its bank of 200,000 inputs, on as
 many threads as OMP_NUM_THREADS allows.
@@ -41,7 +41,7 @@ PLACES = {
                  ("x1.post", "A1"),
                  *(("x0.pre", at) for at in ("F1", "F2", "F3", "S1", "S2", "S3", "A1", "A2", "A3"))],
     "counting": [("a1.0", ":"), ("x1.mid", ":"), ("x1.post", ":"), ("a0.0", ":"), ("x0.pre", "query"), ("a0.0", "query"),
-                 ("x0.post", ":")],
+                 ("x0.post", ":"), ("x0.pre", ":"), ("x0.mid", "query"), ("x0.mid", ":"), ("a1.0", "query")],
 }  # fmt: skip
 """Where activations are read; those whose content no conjunction of values tells exactly are passed over."""
 EXACT, LEAST = 0.99, 100
@@ -86,12 +86,33 @@ class Truth:
 
     def true(self, values: Values) -> np.ndarray:
         """Return of which even rows a conjunction is true."""
-        return np.all([self.features[name][self.rows] == value for name, value in values.items()], axis=0)
+        each = []
+        for name, value in values.items():
+            column = self.features[name][self.rows]
+            each.append((column >= value[0]) & (column <= value[1]) if isinstance(value, tuple) else column == value)
+        return np.all(each, axis=0)
+
+    def holding(self, row: int, inside: np.ndarray) -> Values:
+        """Return the values, or of numbers the ranges, that 99 % of the inputs inside have."""
+        found: Values = {}
+        for name, column in self.features.items():
+            within = column[self.rows][inside]
+            if (within == column[row]).mean() >= EXACT:
+                found[name] = column[row]
+            elif column.dtype.kind in "iu":
+                low, high = (int(np.quantile(within, q, method="nearest")) for q in (0.002, 0.998))
+                if low <= column[row] <= high and (low > column.min() or high < column.max()):
+                    found[name] = low, high
+        return found
 
 
 def said(values: Values) -> str:
     """Return a conjunction as filters."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    each = [
+        f"{name}>={value[0]}, {name}<={value[1]}" if isinstance(value, tuple) else f"{name}={value}"
+        for name, value in values.items()
+    ]
+    return ", ".join(each)
 
 
 def exact(truth: Truth, inside: np.ndarray, outside: np.ndarray, known: Values) -> Values | None:
@@ -116,7 +137,10 @@ def _within(true: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def changed(name: str, value: Any, values: np.ndarray, rng: np.random.Generator) -> Any:
-    """Return a value next to one: a digit or letter of it one more or less, or a carry flipped."""
+    """Return a value next to one: a digit or letter of it one more or less, a carry flipped, or the range beside a range."""
+    if isinstance(value, tuple):
+        low, high = value
+        return (high + 1, 2 * high - low + 1) if high < values.max() else (2 * low - high - 1, low - 1)
     near = sorted(set(values.tolist()) - {value}, key=lambda other: _apart(value, other))
     least = _apart(value, near[0])
     return near[int(rng.integers(sum(_apart(value, other) == least for other in near)))]
@@ -144,11 +168,7 @@ def cases(study: iv.Study, bank: Any, rng: np.random.Generator, wanted: int) -> 
                 inside, outside = truth.sides(row, at)
                 if inside.sum() < LEAST or outside.sum() < LEAST:
                     continue
-                known = {
-                    name: column[row]
-                    for name, column in features.items()
-                    if (column[truth.rows][inside] == column[row]).mean() >= EXACT
-                }
+                known = truth.holding(row, inside)
                 right = exact(truth, inside, outside, known)
                 if right is not None:
                     own[row] = right, inside, outside, truth
@@ -168,9 +188,7 @@ def of_one(found: Any, place: tuple[str, str], row: int, features: Values, rng: 
         return Case(kind, row, site, at, said(values))
 
     yield case("right", right)
-    holding = {
-        name: column[row] for name, column in features.items() if (column[truth.rows][inside] == column[row]).mean() >= EXACT
-    }
+    holding = truth.holding(row, inside)
     names = [*holding]
     for name in [names[i] for i in rng.permutation(len(names))]:
         fewer = {other: value for other, value in right.items() if other != name} if name in right else {name: holding[name]}

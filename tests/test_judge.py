@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from inversionview.analyses.judge.result import CONTROLS, Judgements
 from inversionview.analyses.judge.rulings import BAR, LEAST, Measured, gain, ruled
 from inversionview.bank.store import ActivationBank
 from inversionview.core import errors
+from inversionview.studies.registry import shipped_inputs
 from tests.scripted import Reply, serving
 from tests.test_cli import bad, run
 
@@ -242,7 +244,7 @@ def test_a_walk_adds_what_the_corpus_lacks(addition: iv.Study, bank: ActivationB
     real = walked.walk
 
     def short(*given: Any, seconds: float, **options: Any) -> Any:
-        return real(*given, steps=40, **options)
+        return real(*given, steps=12, chains=64, exchange=False, decoder=False, **options)
 
     monkeypatch.setattr(walked, "walk", short)
     told_ = {**PLACE, "site": "x0.mid", "at": "=", "statement": "A1=1"}
@@ -353,7 +355,9 @@ def test_mistakes_of_the_command(tmp_path: Path, bank: ActivationBank, capsys: p
     own, file = ("--study", "addition", "--bank", str(bank.folder)), str(FILE)
     bad(capsys, "judge", str(tmp_path / "empty.jsonl"), *own, says="holds no statement")
     bad(capsys, "judge", str(tmp_path / "no.jsonl"), *own, says="no.jsonl")
-    bad(capsys, "judge", str(tmp_path / "site.jsonl"), *own, says="line 1: ")
+    bad(capsys, "judge", str(tmp_path / "site.jsonl"), *own, says="site.jsonl, line 1: ")
+    (tmp_path / "text.jsonl").write_text(json.dumps({**PLACE, "text": "6x", "statement": "A1=1"}), encoding="utf-8")
+    bad(capsys, "judge", str(tmp_path / "text.jsonl"), *own, says="text.jsonl, line 1: ")
     bad(capsys, "judge", file, *own, "--controls", "sites", says="There is no control 'sites'")
     bad(capsys, "judge", file, says="Name a study, or give --model and --texts.")
     bad(capsys, "judge", file, *own, "--seconds", "0", says="time of a walk")
@@ -370,6 +374,11 @@ def test_an_order_is_a_condition(bank: ActivationBank) -> None:
 # -- by a language model ----------------------------------------------------------------------------------------------
 
 
+@cache
+def shipped() -> Any:
+    return shipped_inputs("addition")
+
+
 def knowing(body: dict[str, Any], number: int = 0) -> Reply:
     """A judge that reads: of each input it says whether the hundreds digits are 6 and 8, or what a check asks."""
     user = body["messages"][1]["content"]
@@ -380,17 +389,14 @@ def knowing(body: dict[str, Any], number: int = 0) -> Reply:
 
 
 def truth(statement: str, text: str) -> bool:
-    first, second, answer = re.split("[+=]", text)
-    if "hundreds digits are 6 and 8" in statement:
+    inputs, said = shipped(), json.loads(statement)
+    first, second = text.split("=")[0].split("+")
+    if "hundreds digits are 6 and 8" in said:
         return sorted(first[0] + second[0]) == ["6", "8"]
-    features = {**{f"F{i + 1}": first[i] for i in range(3)}, **{f"S{i + 1}": second[i] for i in range(3)}}
-    words = {v: k for k, v in iv.load("addition").inputs.glossary.items()}
-    name, _, value = json.loads(statement).rpartition(": ")
-    sums = {f"F{i}+S{i}": str(int(features[f"F{i}"]) + int(features[f"S{i}"])) for i in (1, 2, 3)}
-    carry3 = int(features["F3"]) + int(features["S3"]) > 9
-    carry2 = int(features["F2"]) + int(features["S2"]) + carry3 > 9
-    every = {**features, **sums, "C2": str(int(carry2)), "C3": str(int(carry3)), "A1": answer[0]}
-    return every[words[name]] == value
+    name, _, value = said.partition(": ")
+    feature = next(key for key, words in inputs.glossary.items() if words.lower() == name.lower())
+    row = (int(first) - 100) * 900 + int(second) - 100
+    return bool(inputs.said(feature, inputs.features(inputs.tokens(np.array([row])))[feature][0].item()) == value)
 
 
 def asked(study: iv.Study, bank: ActivationBank, script: Any, tmp_path: Path, *statements: str) -> tuple[Judgements, Any]:
@@ -410,9 +416,6 @@ def test_a_language_model_judges_prose(addition: iv.Study, bank: ActivationBank,
     assert "inside" not in said
     assert "outside" not in said
     assert "D =" not in said
-    again, second = asked(addition, bank, lambda *_: Reply(status=500), tmp_path, "The hundreds digits are 6 and 8.")
-    del again
-    assert second.bodies  # another address is another judge
     with serving(knowing) as server:
         client = Client("scripted", base_url=server.url, cache=tmp_path / "own")
         runs = [iv.judge(addition, [{**PLACE, "statement": "The hundreds digits are 6 and 8."}], client=client, bank=bank)

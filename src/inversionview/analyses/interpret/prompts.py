@@ -37,7 +37,7 @@ class Summary(Form):
 
 
 class Guess(Form):
-    """How probable it is that a numbered input lies inside."""
+    """How probable it is that a numbered input satisfies the statement."""
 
     input: int
     probability: Annotated[float, Field(ge=0, le=1)]

@@ -1,8 +1,8 @@
 """A language model as the judge: it is shown a statement and inputs in random order, and says of which it is true.
 
 It never sees the site, the side or the distance of an input, nor how many lie on each side. Of each statement it is asked three
-times at most, and of a few *checks*, no more than there are statements: what single features say, which is true of some inputs and
-false of others by definition. A judge that cannot tell these apart has its verdicts withheld.
+times at most, and of a few *checks*, no more than there are statements: what single features say, which is true of some inputs
+and false of others by definition. A judge that cannot tell these apart has its verdicts withheld.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ def _wrong(client: Client, checks: Sequence[_Check], outcomes: Sequence[Outcome]
         return None
     return (
         f"{client.model} is no judge: of {len(true)} inputs whose answer is known it calls {told.precision.value:.0%} of the "
-        f"true ones true and {1 - told.coverage.value:.0%} of the false ones, so its verdicts are withheld; take another with --by."
+        f"true ones true and {1 - told.coverage.value:.0%} of the false ones, so its verdicts are withheld; take "
+        "another with --by."
     )
 
 

@@ -113,6 +113,9 @@ def claims_of(statements: Statements, lines: bool = False) -> list[Claim]:
     """Return the statements that are meant; see ``read_claims``."""
     if isinstance(statements, str | Path):
         return read_claims(statements, lines)
+    made = [each for each in statements if isinstance(each, Claim)]
+    if made and len(made) == len(statements):
+        return made
     records = [vars(each) if isinstance(each, Claim) else each for each in statements]
     return checked(((f"Statement {number}", record) for number, record in enumerate(records, 1)), "The list", lines)
 
