@@ -1,6 +1,6 @@
 """Verdicts where the truth is known: how often they are right, and what is wrong called proven; and how long they take.
 
-python benchmarks/judging.py [STATEMENTS] [STUDY …]
+python benchmarks/judging.py [STATEMENTS] [SEED] [STUDY …]
 
 Of random activations of addition and counting it is known exactly, by brute force over the even half of a bank, which
 conjunction of feature values, or ranges of numbers, is their preimage: it is true of 99 % of the inputs inside ε, and 99 % of
@@ -247,12 +247,13 @@ def main() -> None:
     """Make the statements, judge them, and count."""
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     total = np.zeros(4, dtype=int)
-    for name in sys.argv[2:] or list(PLACES):
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for name in sys.argv[3:] or list(PLACES):
         study = iv.load(name)
         bank = study.bank()
         sites = {site.short for site in bank.sites}
         PLACES[name] = [(site, at) for site, at in PLACES[name] if Site.parse(site).short in sites]
-        rng, began = np.random.default_rng(0), time.perf_counter()
+        rng, began = np.random.default_rng(seed), time.perf_counter()
         made = cases(study, bank, rng, wanted)
         rows = sorted({case.row for case in made})
         texts = dict(zip(rows, map(study.model.vocabulary.decode, bank.tokens(np.array(rows)).tolist()), strict=True))

@@ -125,6 +125,10 @@ INSTEAD = {
     + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
     for option in ("--llm", "--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
 } | {
+    ("judge", option): "STATEMENTS --study addition --by nobody --base-url http://127.0.0.1:9/v1 --estimate"
+    + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
+    for option in ("--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
+} | {
     (command, "--index"): task.replace("--at = ", "") for command, task in BASE.items()
 }  # fmt: skip
 """Where an option goes with others than the command's small task."""
@@ -142,6 +146,7 @@ class Case(NamedTuple):
 
 SOUND = {
     ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
+    ("judge", "--budget"): "100000",
     ("train-probed", "--inputs"): "1024",
     ("inform", "--tokens"): "60", ("judge", "--tokens"): "60",
     ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from math import ceil, sqrt
 from pathlib import Path
@@ -26,7 +27,7 @@ from inversionview.analyses.judge.conditions import Alike, condition
 from inversionview.analyses.judge.evidence import Evidence, joined, matched, of_rows
 from inversionview.analyses.judge.leaderboard import leaderboard
 from inversionview.analyses.judge.result import CONTROLS, Judgements
-from inversionview.analyses.judge.rulings import BAR, LEAST, Measured, gain, ruled
+from inversionview.analyses.judge.rulings import BAR, LEAST, Measured, gain, ruled, share
 from inversionview.bank.store import ActivationBank
 from inversionview.core import errors
 from inversionview.studies.registry import shipped_inputs
@@ -99,6 +100,22 @@ def test_verdicts_are_their_definition(a: tuple[int, int], b: tuple[int, int], o
     assert measured.balanced_accuracy.low == pytest.approx(value - reach, abs=1e-6)
     assert measured.auroc.value == pytest.approx(value)  # of yes and no alone, the two are one
     assert measured.auroc.low <= measured.auroc.value <= measured.auroc.high
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "within", "expected"),
+    [
+        (100, 0, (100, 100), "proven"),
+        (100, 0, (50, 100), "too general"),
+        (100, 0, (92, 100), "unproven"),  # 0.85 to 0.96: on which side of 0.9 is not known
+        (30, 0, (100, 100), "too narrow"),
+        (30, 0, (92, 100), "too narrow"),
+        (30, 0, (50, 100), "unproven"),  # truer inside than just outside, but no sign of being inside
+    ],
+)
+def test_what_is_true_elsewhere_in_the_corpus_counts(inside: int, outside: int, within: tuple[int, int], expected: str) -> None:
+    measured = replace(told(inside, 100, outside, 100), exactness=share(*within))
+    assert ruled(measured, True)[0] == expected
 
 
 def test_the_least_inputs_are_those_that_can_prove_anything() -> None:

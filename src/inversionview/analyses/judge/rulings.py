@@ -41,7 +41,8 @@ class Measured:
     outside: int
     exactness: Mean | None = None
     """Of random inputs of which it is true and which lie clearly on one side, the share inside; ``None`` where it was not
-    asked, which it is where precision is high."""
+    asked, which it is where precision is high, or
+    coverage and the statement true inside more often than outside."""
 
     @classmethod
     def of(cls, inside: Labels, holds: Labels, grades: Graded) -> Measured:
@@ -56,6 +57,11 @@ class Measured:
         precision, coverage = share(int(holds[inside].sum()), n), share(int((~holds[~inside]).sum()), m)
         area, few = auroc(inside, grades), min(n, m)
         return cls(precision, coverage, _middle(precision, coverage), Mean(area, *wilson(area * few, few)), n, m)
+
+    @property
+    def partly(self) -> bool:
+        """It is false of nearly all inputs outside, and shown to be true inside more often."""
+        return self.coverage.low >= BAR and self.precision.low > 1 - self.coverage.low
 
     @property
     def excess(self) -> bool:
@@ -119,8 +125,14 @@ def ruled(told: Measured, of_query: bool | None) -> tuple[Ruling, str]:
         return "too general", "It is true inside, but outside, too: of " + _outside(told)
     if min(p.low, c.low) >= BAR and (told.exactness is None or told.exactness.low >= BAR):
         return "proven", f"It is true of {p.value:.0%} of the inputs inside and false of {c.value:.0%} outside."
-    if c.low >= BAR and p.high < BAR and p.low > 1 - c.low:
+    if told.partly and p.high < BAR and not told.excess:
         return "too narrow", f"It is true of {p.value:.0%} of the inputs inside alone: the activation tells less."
+    if told.partly and told.exactness is not None and told.excess:
+        wide = 1 - told.exactness.value
+        return (
+            "unproven",
+            f"It is true of {p.value:.0%} of the inputs inside, and {wide:.0%} of all that it is true of lie outside.",
+        )
     if p.low <= 1 - c.low:
         return "unproven", "It is not shown to be true inside more often than outside."
     if p.high < BAR and c.high < BAR:

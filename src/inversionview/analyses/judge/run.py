@@ -120,7 +120,9 @@ class Judging:
         told, beside = Measured.of(on.inside, said.holds, said.grades), None
         if condition is not None:
             told = (
-                replace(told, exactness=self.corpus.exactness(bench.subject, condition)) if told.precision.low >= BAR else told
+                replace(told, exactness=self.corpus.exactness(bench.subject, condition))
+                if told.precision.low >= BAR or told.partly
+                else told
             )
             beside = None if bench.line is None else _beside(bench.line, condition)
         verdict, why = ruled(told, of_query)
