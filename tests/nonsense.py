@@ -62,6 +62,7 @@ BASE = {
     "heads": "ioi --model LLAMA --anyway --prompts 2 --again",
     "recall": "facts --model GPT2 --facts FACTS --queries 2 --heads 1 --least 0",
     "interpret": f"addition {ADD} --site a0.0 --at = --no-llm",
+    "judge": "STATEMENTS --study addition",
     "explore": "--no-browser",
     "export": f"addition {ADD} --at = --site a0.0 --count 2 --out PAGE",
 }
@@ -109,6 +110,12 @@ INSTEAD = {
     ("recover", "--texts"): "--model LLAMA --text John --site x0.post",
     ("recover", "--field"): "--model LLAMA --texts TEXTS --text John --site x0.post",
     ("recover", "--per"): "--model LLAMA --texts TEXTS --text John --site x0.post",
+    ("judge", "--model"): "SAYINGS --texts TEXTS",
+    ("judge", "--tokens"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--context"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--texts"): "SAYINGS --model LLAMA",
+    ("judge", "--field"): "SAYINGS --model LLAMA --texts TEXTS",
+    ("judge", "--per"): "SAYINGS --model LLAMA --texts TEXTS",
     ("search", "--tokens"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--context"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
     ("search", "--per-window"): "--model LLAMA --texts TEXTS John --site a1.0 --count 2",
@@ -136,6 +143,10 @@ INSTEAD = {
     + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
     for option in ("--llm", "--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
 } | {
+    ("judge", option): "STATEMENTS --study addition --by nobody --base-url http://127.0.0.1:9/v1 --estimate"
+    + {"--price-in": " --price-out 1", "--price-out": " --price-in 1"}.get(option, "")
+    for option in ("--base-url", "--concurrency", "--budget", "--price-in", "--price-out", "--timeout", "--cache")
+} | {
     (command, "--index"): task.replace("--at = ", "") for command, task in BASE.items()
 }  # fmt: skip
 """Where an option goes with others than the command's small task."""
@@ -153,8 +164,10 @@ class Case(NamedTuple):
 
 SOUND = {
     ("train", "--batch"): "8", ("train", "--width"): "16", ("train", "--max-length"): "32", ("interpret", "--budget"): "100000",
+    ("judge", "--budget"): "100000",
     ("train-probed", "--inputs"): "1024",
-    ("inform", "--tokens"): "60", ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",
+    ("inform", "--tokens"): "60", ("judge", "--tokens"): "60",
+    ("calibrate", "--tokens"): "60", ("calibrate", "--occurrences"): "60",
     ("calibrate", "--partners"): "3",
     ("bank", "--rank"): "0", ("recall", "--least"): "0.0", ("explore", "--port"): "0", ("flow", "--threshold"): "0.2",
     ("flow", "--effect"): "0.2", ("flow", "--attention"): "0.2", ("export", "--seconds"): "0.1", ("agree", "--seconds"): "0.1",
@@ -266,6 +279,8 @@ def prepared(folder: Path) -> dict[str, str]:
               folder / "sae" / "sae_weights.safetensors")  # fmt: skip
     (folder / "sae" / "cfg.json").write_text(json.dumps({"architecture": "standard", "d_in": width, "d_sae": 24}))
     np.save(folder / "vector.npy", np.ones(32, dtype=np.float32))
+    place = {"text": "John gave Mary", "at": "#2", "site": "a1.0"}
+    (folder / "sayings.jsonl").write_text(json.dumps({**place, "statement": "re:John"}))
     remembered = cache(loading.load)
 
     def load(name: Any = None, **options: Any) -> Any:
@@ -290,7 +305,8 @@ def prepared(folder: Path) -> dict[str, str]:
     Walk._over = lambda self: self.chains is not None and self.chains.steps >= 2
     return {"LLAMA": llama, "GPT2": llama, "FACTS": str(folder / "facts.jsonl"), "TEXTS": str(folder / "texts.txt"),
             "PROMPTS": str(folder / "prompts.jsonl"), "LATENTS": f"x1.post|sae:{folder / 'sae'}",
-            "VECTOR": str(folder / "vector.npy")}  # fmt: skip
+            "VECTOR": str(folder / "vector.npy"), "SAYINGS": str(folder / "sayings.jsonl"),
+            "STATEMENTS": str(Path(__file__).parent / "statements.jsonl")}  # fmt: skip
 
 
 def run(argv: list[str], seconds: int, encoding: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "heads": ("ioi",),
     "recall": (),
     "interpret": ("counting", "--no-llm"),
+    "judge": (str(Path(__file__).parent / "statements.jsonl"), "--study", "addition"),
     "export": ("counting", COUNT, "--out", "{tmp}/page.html"),
     "explore": ("--no-browser", "--port", "0"),
 }

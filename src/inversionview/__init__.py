@@ -7,7 +7,7 @@
     iv.read(study, query)  # its preimage, exact where that takes seconds; or iv.search, iv.walk
     iv.inform(study)  # bits about each feature, at every site and position; also iv.bits
     iv.patch(study, ["=:a0.0"])  # does the answer follow? also iv.ablate, iv.flow, iv.attribute
-    iv.interpret(study, 10, "a0.0", "=")  # what it encodes, in a sentence with a score
+    iv.interpret(study, 10, "a0.0", "=")  # what it encodes, in a sentence with a score; of others' sentences iv.judge
     iv.truth(study)  # the decoder held against exact preimages; also iv.agree, iv.evaluate
 
 Verbs are functions whose first argument is a study. This list is the public surface; a name is imported when it is first used.
@@ -52,6 +52,7 @@ _PUBLIC = {
     "heads": "analyses.heads.verb",
     "inform": "analyses.inform.verb",
     "interpret": "analyses.interpret.verb",
+    "judge": "analyses.judge.verb",
     "keep_truth": "analyses.truth.verb",
     "known_facts": "analyses.recall.verb",
     "known_heads": "analyses.heads.verb",
@@ -110,6 +111,7 @@ __all__ = [
     "heads",
     "inform",
     "interpret",
+    "judge",
     "keep_truth",
     "known_facts",
     "known_heads",
@@ -148,6 +150,7 @@ if TYPE_CHECKING:
     from inversionview.analyses.heads.verb import heads, known_heads, named_heads
     from inversionview.analyses.inform.verb import inform
     from inversionview.analyses.interpret.verb import interpret
+    from inversionview.analyses.judge.verb import judge
     from inversionview.analyses.latents.verb import latents
     from inversionview.analyses.norms.verb import norms
     from inversionview.analyses.patch.verb import pairs, patch

@@ -8,7 +8,7 @@ ORDER = [
     *("read", "walk", "search", "sites", "path", "demo"),
     *("train", "train-probed", "bank", "evaluate"),
     *("recover", "inform", "truth", "bits", "complete", "threshold", "latents", "calibrate", "agree"),
-    *("patch", "ablate", "flow", "dla", "heads", "recall", "interpret"),
+    *("patch", "ablate", "flow", "dla", "heads", "recall", "interpret", "judge"),
     *("explore", "export"),
 ]
 """In which ``--help`` lists the commands; others come after."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import inversionview as iv
+from inversionview.analyses.interpret.endpoint import OF_AN_ENDPOINT, EndpointOptions, EstimateOnly, confirming, tell_estimate
 from inversionview.core.errors import SettingError
 from inversionview.core.interruption import resumable
 from inversionview.studies.arguments import bank_to_search, loaded_study
-from inversionview.terminal.app import app, bar, err, listed, out, print_json
+from inversionview.terminal.app import app, bar, listed, out, print_json
 from inversionview.terminal.checked import unused
 from inversionview.terminal.naming_sites import NAMES_SITES
 from inversionview.terminal.options import BankOpt, JsonOpt, ModelOptions, ScopeOptions, SeedOpt, StudyArg
@@ -22,10 +22,6 @@ from inversionview.terminal.options import BankOpt, JsonOpt, ModelOptions, Scope
 if TYPE_CHECKING:
     from inversionview.analyses.interpret.client import Client, Estimate
     from inversionview.analyses.interpret.result import Interpretations
-
-
-class _EstimateOnly(Exception):  # noqa: N818
-    """Ends a run before its first request."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +48,11 @@ class SubjectOptions:
 
 
 @dataclass(frozen=True)
-class WriterOptions:
+class WriterOptions(EndpointOptions):
     """Who writes the sentences: features, or a language model with an endpoint, a budget and a cache."""
 
     no_llm: Annotated[bool, typer.Option("--no-llm", help="Statements from the study's features, offline.")] = False
     llm: Annotated[str | None, typer.Option(help="Name of the language model; by default OPENAI_MODEL.")] = None
-    base_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint; by default OPENAI_BASE_URL. The key is OPENAI_API_KEY.")
-    ] = None
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight.")] = 8
-    budget: Annotated[int | None, typer.Option(min=1, help="Tokens that the run may take at most.")] = None
-    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")] = None
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of answers.")] = None
-    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 120
-    cache: Annotated[Path | None, typer.Option(help="Folder of the answers; by default in the user's cache.")] = None
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would take, and send nothing.")] = False
 
     def check(self, context: typer.Context) -> None:
         """Refuse what belongs to a language model where none is asked, and to a report where none is made.
@@ -77,27 +63,13 @@ class WriterOptions:
         if self.no_llm and (self.llm or self.base_url or self.estimate):
             raise SettingError("--no-llm asks no language model: leave --llm, --base-url and --estimate out.")
         if self.no_llm:
-            names = ("concurrency", "budget", "price_in", "price_out", "timeout", "cache")
-            unused(context, "no language model is asked", *names)
+            unused(context, "no language model is asked", *OF_AN_ENDPOINT)
         if self.estimate:
             unused(context, "nothing is asked, with --estimate", "to")
 
-    def client(self) -> Client | None:
+    def writer(self) -> Client | None:
         """Return the language model that is asked, if one is."""
-        if self.no_llm:
-            return None
-        from inversionview.analyses.interpret.client import Client
-
-        return Client(
-            self.llm,
-            base_url=self.base_url,
-            concurrency=self.concurrency,
-            budget=self.budget,
-            price_in=self.price_in,
-            price_out=self.price_out,
-            timeout=self.timeout,
-            cache=self.cache,
-        )
+        return None if self.no_llm else self.client(self.llm)
 
 
 @app.command(
@@ -134,7 +106,7 @@ def interpret(
     if what.texts:
         unused(context, "TEXT is what is read", "queries")
     loaded = loaded_study(study, on, [what.site])
-    client = writer.client()
+    client = writer.writer()
     sites, positions = what.places(everywhere=bool(to))
     searched = bank_to_search(loaded, bank, None if sites == "*" else sites)
     seen: list[Estimate] = []
@@ -153,11 +125,11 @@ def interpret(
                 fixed=fixed,
                 gap=gap,
                 seed=seed,
-                confirm=_confirm(seen, writer.estimate),
+                confirm=confirming(seen, writer.estimate),
                 report=lambda share, note: advance(int(1000 * share), note),
             )
-    except _EstimateOnly:
-        _tell_estimate(seen[0], client, as_json)
+    except EstimateOnly:
+        tell_estimate(seen[0], client, as_json)
         return
     for path in to or []:
         made.save(path)
@@ -167,33 +139,9 @@ def interpret(
         out.print(made)
 
 
-def _confirm(seen: list[Estimate], only: bool) -> Callable[[Estimate], None]:
-    def confirm(estimate: Estimate) -> None:
-        seen.append(estimate)
-        if only:
-            raise _EstimateOnly
-        cost = "" if estimate.cost is None else f", at most {estimate.cost:.4f}"
-        err.print(f"At most {estimate.requests:,} requests and {estimate.tokens:,} tokens{cost}.", soft_wrap=True)
-
-    return confirm
-
-
 def _value(made: Interpretations) -> dict[str, Any]:
     """Return what is printed as JSON: a single interpretation stands beside what is said of all."""
     every = made.to_json()
     if len(made) != 1:
         return every
     return {**{name: value for name, value in every.items() if name != "interpretations"}, **made[0].to_json()}
-
-
-def _tell_estimate(estimate: Estimate, client: Client | None, as_json: bool) -> None:
-    value: dict[str, Any] = {"model": client.model if client else None, **vars(estimate)}
-    if as_json:
-        print_json(value)
-        return
-    cost = "" if estimate.cost is None else f" They cost at most {estimate.cost:.4f}."
-    out.print(
-        f"{value['model']}: at most {estimate.requests:,} requests and {estimate.tokens:,} tokens, of which "
-        f"{estimate.answer_tokens:,} are answers.{cost}",
-        soft_wrap=True,
-    )

@@ -37,7 +37,7 @@ class Summary(Form):
 
 
 class Guess(Form):
-    """How probable it is that a numbered input lies inside."""
+    """How probable it is that a numbered input satisfies the statement."""
 
     input: int
     probability: Annotated[float, Field(ge=0, le=1)]
@@ -92,10 +92,10 @@ _SUMMARIZE = (
     'Answer with one JSON object {"summary": …}: one precise sentence that says what this site encodes at this position in '
     "general, not the values of single queries."
 )
+_HALVES = "Half of the numbered inputs satisfy it, half do not."
+_ANY = "All of the numbered inputs may satisfy it, some, or none: look at each by itself."
 _JUDGE = (
-    "You test a statement about inputs. Half of the numbered inputs satisfy it, half do not. "
-    + _DATA
-    + " Answer with one JSON "
+    "You test a statement about inputs. {shares} " + _DATA + " Answer with one JSON "
     'object {"guesses": [{"input": 1, "probability": …}, …]}: for each numbered input the probability, from 0 to 1, that it '
     "satisfies the statement."
 )
@@ -159,11 +159,19 @@ def summary_prompt(place: str, statements: Sequence[str], glossary: Mapping[str,
     return Prompt(_READER, "\n\n".join(parts), Summary, 250)
 
 
-def judge_prompt(statement: str, inputs: Sequence[Shown], glossary: Mapping[str, str]) -> Prompt:
-    """Return the request to simulate a statement: which of these inputs does it hold of?"""
+def judge_prompt(statement: str, inputs: Sequence[Shown], glossary: Mapping[str, str], halves: bool = True) -> Prompt:
+    """Return the request to simulate a statement: which of these inputs does it hold of?
+
+    Args:
+        statement: what is said.
+        inputs: of which.
+        glossary: words of the study.
+        halves: say that it holds of half of them; else of any number.
+    """
     lines = [f"{number} {quoted(each.text())}" for number, each in enumerate(inputs, start=1)]
     parts = [f"{_glossary(glossary)}The statement:", _block([quoted(statement)]), f"{len(inputs)} inputs:", _block(lines)]
-    return Prompt(_JUDGE, "\n\n".join(parts), Guesses, 60 + 24 * len(inputs))
+    system = _JUDGE.replace("{shares}", _HALVES if halves else _ANY)
+    return Prompt(system, "\n\n".join(parts), Guesses, 60 + 24 * len(inputs))
 
 
 def probabilities(guesses: Guesses, count: int) -> list[float]:

@@ -21,7 +21,7 @@ from inversionview.analyses.site_positions import draw_queries
 from inversionview.bank.store import ActivationBank
 from inversionview.core.arrays import Ids
 from inversionview.core.errors import InputError, UnknownPositionError
-from inversionview.core.scope import OWN, Own, Scope
+from inversionview.core.scope import OWN, Distance, Own, Scope
 from inversionview.corpora.naming import ALL
 from inversionview.model.measure import distance_to
 from inversionview.model.sites.site import Site
@@ -64,16 +64,11 @@ class ReadCell:
         if not len(rows):
             return []
         names = [self.position] if self.scope.at == OWN else self.bank.manifest.positions
-        tokens, places = self.bank.located(rows, names)
-        z = self.z[query].expand(len(tokens), -1)
-        each, _, _ = distance_to(self.bank.model, torch.from_numpy(tokens), z, self.site, self.scope.distance)
-        reached = each.gather(1, torch.from_numpy(places.clip(min=0))).numpy()
-        reached = np.where(places >= 0, reached, np.inf)
-        nearest, which = reached.min(1), reached.argmin(1)
+        every, nearest = measured(self.bank, rows, self.z[query], self.site, self.scope.distance, names)
         return [
-            (shown(self.bank, tokens[i], int(places[i, which[i]])), float(nearest[i]))
-            for i in range(len(rows))
-            if (nearest[i] <= self.scope.epsilon) == inside
+            (each, float(near))
+            for each, near in zip(every, nearest.tolist(), strict=True)
+            if (near <= self.scope.epsilon) == inside
         ]
 
     def told(self, query: int, statement: FeatureStatement, line: bool = False) -> Verdict | None:
@@ -97,6 +92,27 @@ def shown(bank: ActivationBank, ids: npt.NDArray[np.int64], position: int = -1) 
     kept = [i for i, token in enumerate(ids.tolist()) if token not in (bank.inputs.bos, bank.inputs.eos, bank.inputs.pad)]
     strings = tuple(vocabulary.strings([int(ids[i]) for i in kept]))
     return Shown(strings, kept.index(position) if position in kept else None)
+
+
+def measured(
+    bank: ActivationBank, rows: Rows, z: Float[Tensor, " d_model"], site: Site, distance: Distance, names: Sequence[str]
+) -> tuple[list[Shown], npt.NDArray[np.float32]]:
+    """Run rows of a bank through the model again; return each with the position marked where D is reached, and D.
+
+    Args:
+        bank: the corpus.
+        rows: of the bank, at least one.
+        z: the query activation.
+        site: its site.
+        distance: which distance.
+        names: of the positions that are compared.
+    """
+    tokens, places = bank.located(rows, names)
+    each, _, _ = distance_to(bank.model, torch.from_numpy(tokens), z.expand(len(tokens), -1), site, distance)
+    reached = each.gather(1, torch.from_numpy(places.clip(min=0))).numpy()
+    reached = np.where(places >= 0, reached, np.inf)
+    nearest, which = reached.min(1), reached.argmin(1)
+    return [shown(bank, tokens[i], int(places[i, which[i]])) for i in range(len(rows))], nearest
 
 
 @dataclass(frozen=True)
