@@ -25,7 +25,7 @@ _SAMPLE = 5000
 """Occurrences or inputs by which it is known how common something is."""
 
 
-class Measured:
+class MeasuredCodes:
     """Latents at one activation, held against a bank.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from inversionview.analyses.latents.measure import Measured
+from inversionview.analyses.latents.measure import MeasuredCodes
 from inversionview.analyses.latents.result import LatentRanking
 from inversionview.bank.latents.codes import codes_of, dictionary_of
 from inversionview.bank.store import ActivationBank
@@ -65,7 +65,7 @@ def latents(
     names = None if fixed is None else held_names(searched, study.positions, query, fixed)
     codes = codes_of(searched, site, report)
     own = searched.rows_of(query.ids, query.position)
-    measured = Measured(codes, site, own, searched.position_numbers(names), threshold)
+    measured = MeasuredCodes(codes, site, own, searched.position_numbers(names), threshold)
     items = measured.fired(query.z.float().cpu().numpy(), verify, report)
     told = measured.strongest([each.latent for each in items[:count]])
     items[:count] = [replace(each, feature=told[each.latent][0], strongest=told[each.latent][1]) for each in items[:count]]
