@@ -371,7 +371,7 @@ def test_one_vector_finds_what_comes_nearest(addition: iv.Study) -> None:
     assert found.texts[0].ids[-1] == ids[-1], "the last token is never lost at a residual stream"
     for place, token in enumerate(found.tokens):
         back = len(found.tokens) - place
-        assert token.certain == all(len(t.ids) >= back and t.ids[-back] == token.id for t in found.texts)
+        assert token.agreed == all(len(t.ids) >= back and t.ids[-back] == token.id for t in found.texts)
 
 
 def test_rounds_and_a_seed_fix_what_is_found(probed: iv.ProbedModel) -> None:
@@ -404,7 +404,7 @@ def test_the_command_with_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture
     told = json.loads(capsys.readouterr().out)
     assert told["distance"] <= told["corpus"]
     assert len(told["texts"]) == 8
-    assert {"token", "id", "certain"} == set(told["tokens"][0])
+    assert {"token", "id", "agreed"} == set(told["tokens"][0])
     for wrong in (["--tries", "3"], ["--text", "615+861=1476"], ["--noise", "0.1"]):
         with pytest.raises(SystemExit) as ended:
             main([*task, *wrong])

@@ -285,8 +285,8 @@ class Tries:
             return True
         if len(self._hits) > 1 and not settings.noisy and not self._twins():
             return True  # the site does not tell tokens apart here: all that fit are wanted
-        if settings.noisy and self.tried < _NOISY:
-            return True
+        if settings.noisy:
+            return self.tried < _NOISY
         for _, token, _, _ in list(self._hits):
             others = self.engine.alike(token)
             others = others[self._order.left[others]]

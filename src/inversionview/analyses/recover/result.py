@@ -152,8 +152,8 @@ class GuessedToken:
     token: str
     """Its label."""
     id: int
-    certain: bool
-    """All texts that are about as near have it at its place, counted from the end."""
+    agreed: bool
+    """All texts that are about as near have it at its place, counted from the end; all may be wrong."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,11 @@ class VectorRecovery(Result):
 
     @property
     def note(self) -> str:
-        """A sentence: how near the texts come, and what is certain."""
-        sure = sum(token.certain for token in self.tokens)
+        """A sentence: how near the texts come, and in what they agree."""
+        same = sum(token.agreed for token in self.tokens)
         return (
             f"Of {self.run:,} texts that were run the nearest is at D = {self.texts[0].distance:.3g} (of the corpus: "
-            f"{self.corpus:.3g}), {len(self.texts)} lie within {self.epsilon:.3g}, and all of these have {sure} of its "
+            f"{self.corpus:.3g}), {len(self.texts)} lie within {self.epsilon:.3g}, and all of these have {same} of its "
             f"{len(self.tokens)} tokens. That is how near it comes, not what was written: others may be nearer."
         )
 

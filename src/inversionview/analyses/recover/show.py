@@ -18,7 +18,7 @@ def table(result: Recovery | VectorRecovery) -> Group:
 
 
 def _near(result: VectorRecovery) -> Group:
-    """Return the texts nearest to a vector; what is certain of the first is bold."""
+    """Return the texts nearest to a vector; what all have of the first is bold."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("D", justify="right", no_wrap=True)
     grid.add_column("text")
@@ -26,7 +26,7 @@ def _near(result: VectorRecovery) -> Group:
     for i, each in enumerate(result.texts):
         text = Text(each.text)
         if i == 0:
-            text = Text.assemble(*((token.token, "bold" if token.certain else "dim") for token in result.tokens))
+            text = Text.assemble(*((token.token, "bold" if token.agreed else "dim") for token in result.tokens))
         grid.add_row(f"{each.distance:.3g}", text, each.came)
     return Group(grid, Text(), Text("bold: the same in all of these, counted from the end", style="dim"), Text(result.note))
 
