@@ -157,11 +157,11 @@ def untestable(inside: int, outside: int, bits: float, inputs: int) -> str:
         inputs: of the corpus, half of which are unseen.
     """
     if inside < LEAST:
-        most = log2(max(1.0, inputs / (2 * LEAST)))
+        most, wanted = log2(max(1.0, inputs / (2 * LEAST))), ceil(round(2 * LEAST * 2**bits, 3))
         return (
-            f"{inside} unseen inputs lie inside ε, and a test needs {LEAST}: of {inputs:,} inputs an activation may tell at "
-            f"most {most:.1f} bits, and this one tells {bits:.1f}; take a bank of {ceil(2 * LEAST * 2**bits):,} inputs, a "
-            "larger ε, or a walk."
+            f"Of the {LEAST} unseen inputs inside ε that a test needs there are {inside}: of {inputs:,} inputs an activation "
+            f"may tell at most {most:.1f} bits, and this one tells {bits:.1f}; take a bank of {wanted:,} inputs, a larger ε "
+            "or, for a study, a walk."
         )
     return (
         f"{outside} unseen inputs lie clearly outside ε, and a test needs {LEAST}: the activation tells {bits:.1f} bits, and "
