@@ -16,15 +16,17 @@ _BEFORE, _AFTER = 20, 14
 
 def table(result: LatentRanking) -> Group:
     """Return the first latents, their bits, codes, how often they fire and on what, and how many are off."""
+    some = result.items[: result.detailed]
+    numbers = [(f"#{each.latent}", _bits(each), f"{each.code:.3g}", _share(each.fires, result.rows)) for each in some]
+    titles = ("latent", "bits", "code", "fires on")
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("latent", "bits", "code", "fires on"):
-        grid.add_column(title, justify="right", no_wrap=True)
+    for title, cells in zip(titles, zip(titles, *numbers, strict=True), strict=True):  # what is narrow is cut in the contexts
+        grid.add_column(title, justify="right", no_wrap=True, min_width=max(map(len, cells)))
     grid.add_column("most on", no_wrap=True, max_width=24)
     grid.add_column("strongest", no_wrap=True)
-    for each in result.items[: result.detailed]:
+    for each, cells in zip(some, numbers, strict=True):
         strongest = _context(each.strongest[0], result.query.ends) if each.strongest else Text("")
-        fires = _share(each.fires, result.rows)
-        grid.add_row(f"#{each.latent}", _bits(each), f"{each.code:.3g}", fires, _feature(each), strongest)
+        grid.add_row(*cells, _feature(each), strongest)
     return Group(query_line(result.query), grid, Text(), Text(_note(result), style="dim"))
 
 
