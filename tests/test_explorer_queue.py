@@ -310,7 +310,7 @@ def test_one_bank_is_built_once(monkeypatch: pytest.MonkeyPatch, addition: iv.St
         def known_bank(self) -> None:
             return None
 
-        def bank(self, report: Any) -> str:
+        def bank(self, report: Any, site: Any) -> str:
             for done in range(1, 11):
                 report(done / 10, f"{done} of 10 inputs")
             built.append(1)

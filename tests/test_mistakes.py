@@ -57,7 +57,9 @@ def commands_with_a_model() -> dict[str, list[str]]:
         "train": ["--texts", "plain.txt", "--out", "nowhere"], "explore": ["--no-browser", "--port", "0"], "recall": [],
         "export": [ADD], "dla": [ADD], "read": [ADD], "walk": [ADD], "sites": [],
         "patch": ["addition", "--at", "=:a0.0"], "ablate": ["addition", "--at", "=:a0.0"], "heads": ["ioi"],
-        "interpret": ["addition", "--no-llm"],
+        "interpret": ["addition", "--no-llm"], "recover": ["--text", "Hello", "--site", "x0.post"],
+        "latents": ["addition", ADD, "--at", "=", "--site", "x0.post|sae:addition"],
+        "judge": [str(Path(__file__).parent / "statements.jsonl")],
     }  # fmt: skip
     words = {name: [ADD] for name in ("search", "threshold", "agree")}
     return {name: special.get(name, ["addition", *words.get(name, [])]) for name in names}

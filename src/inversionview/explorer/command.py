@@ -65,11 +65,11 @@ def explore(
     others = allowed(allow_host or [])
     openers, last = studies_to_serve(runs or [], model, device, source_named(texts))
     listening = bound(host, port)
+    files = files_for(listening, others, allow_file or [])
     address = shown(host, listening) + ("" if last is None else f"#{urlencode({'study': last})}")
     out.print(f"The explorer is at {address} (Ctrl-C ends it).", soft_wrap=True)
     if model is not None and _on_the_hub(model):
         err.print(f"There is no directory {model}: it is looked for on the hub when it is first opened.", soft_wrap=True)
-    files = files_for(listening, others, allow_file or [])
     serve(openers, listening, host, others, files, None if no_browser else partial(webbrowser.open, address))
 
 
