@@ -392,4 +392,4 @@ def train(
 def _begun_from(decoder: Decoder, start: str | Path, inputs: Inputs, config: TrainConfig) -> Guide | None:
     """Copy the weights of another decoder, and return it as a guide where balls are learned; see ``begin_from``."""
     begin_from(decoder, start)
-    return Guide(deepcopy(decoder), inputs.max_length, inputs.pad) if config.target == "ball" else None
+    return Guide(deepcopy(decoder).requires_grad_(False), inputs.max_length, inputs.pad) if config.target == "ball" else None

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from inversionview.core.arrays import Ids
+from inversionview.decoder.balls.guide import Guide
 from inversionview.decoder.decoder import Decoder
-from inversionview.decoder.sampling import log_probs_at, sample
 from inversionview.decoder.scoring import PrefixTree, log_probs
 
 
@@ -30,24 +30,20 @@ class DecoderWriter:
 
     def draw(self, count: int, rng: np.random.Generator) -> Ids:
         """See ``Writer.draw``; what is longer than a row is cut, so that it is no input."""
-        device = self.decoder.device
-        z = self.z.to(device, torch.float32).expand(count, -1)
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-        site = torch.full((count,), self.site, device=device)
-        drawn = sample(self.decoder, z, site, generator=generator).cpu().numpy()[:, : self.width]
-        return np.pad(drawn, ((0, 0), (0, self.width - drawn.shape[1])), constant_values=self.pad)
+        return self._guide.draw(self.z.expand(count, -1), np.full(count, self.site), rng)
+
+    @property
+    def _guide(self) -> Guide:
+        return Guide(self.decoder, self.width, self.pad)
 
     def score(self, tokens: Ids) -> npt.NDArray[np.float64]:
         """See ``Writer.score``."""
+        if self.decoder.config.unread:
+            return self._guide.score(tokens, self.z.expand(len(tokens), -1), np.full(len(tokens), self.site))
         longest = self.decoder.config.input_length
         fitting = (tokens[:, longest:] == self.pad).all(1)
         tokens, out = tokens[fitting][:, :longest], np.full(len(tokens), -np.inf)
         z = self.z.to(self.decoder.device, torch.float32)
-        if self.decoder.config.unread:
-            ids = torch.from_numpy(tokens).to(z.device)
-            where = torch.full((len(ids),), self.site, device=z.device)
-            each = log_probs_at(self.decoder, ids, z.expand(len(ids), -1), where, [1.0], as_drawn=True)[0].sum(-1)
-        else:
-            each = log_probs(self.decoder, PrefixTree.of(tokens, self.pad), z[None], self.site, as_drawn=True)[0]
+        each = log_probs(self.decoder, PrefixTree.of(tokens, self.pad), z[None], self.site, as_drawn=True)[0]
         out[fitting] = each.double().numpy(force=True)
         return out

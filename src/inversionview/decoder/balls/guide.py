@@ -18,13 +18,13 @@ class Guide:
     """Writes an input for each of many activations, x′ ∼ p_θ(x ∣ z, s), and says how probable any is.
 
     Args:
-        decoder: its weights stay as they are; of the sites that are trained on, in their order.
+        decoder: its weights are not to be trained meanwhile; of the sites that are trained on, in their order.
         width: tokens of a row.
         pad: what rows are filled up with.
     """
 
     def __init__(self, decoder: Decoder, width: int, pad: int) -> None:
-        self.decoder, self.width, self.pad = decoder.eval().requires_grad_(False), width, pad
+        self.decoder, self.width, self.pad = decoder.eval(), width, pad
 
     @property
     def digest(self) -> str:
